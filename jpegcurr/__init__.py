@@ -1,0 +1,43 @@
+"""JPEG-quality curricula: encode at several qualities, train through a swap, show what it did.
+
+Public names are imported on first use, so that ``import jpegcurr`` and ``jpegcurr encode`` never pay for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Beton": "jpegcurr.encoding.beton",
+    "EncodeSpec": "jpegcurr.encoding.codec",
+    "reencode": "jpegcurr.encoding.codec",
+    "encode_dataset": "jpegcurr.encoding.encode",
+    "Manifest": "jpegcurr.encoding.manifest",
+    "open_splits": "jpegcurr.encoding.sources",
+    "JpegcurrError": "jpegcurr.errors",
+    "UsageError": "jpegcurr.errors",
+    "Recipe": "jpegcurr.recipe",
+    "load_recipe": "jpegcurr.recipe",
+    "resolve_runtime": "jpegcurr.runtime",
+    "plan_epochs": "jpegcurr.training.curriculum",
+    "open_loaders": "jpegcurr.training.loaders",
+    "train": "jpegcurr.training.train",
+    "load_run": "jpegcurr.training.model",
+    "evaluate_run": "jpegcurr.analysis.evaluate",
+    "predict_images": "jpegcurr.analysis.predict",
+    "compare_cams": "jpegcurr.analysis.cam",
+    "write_report": "jpegcurr.analysis.report",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604  (the names are the keys above)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jpegcurr' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,49 @@
+"""Every error that a user can meet.
+
+    JpegcurrError            exit code 1: the work was asked for rightly and failed
+    ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
+    ├── EncodeError          more images failed than allowed, or the disk is full
+    ├── TrainingError        the loss is not finite
+    └── UsageError           exit code 2: what was asked for cannot be done; nothing was written
+        ├── SourceError      an image folder that is missing, empty or without classes
+        ├── BetonError       a file that is not a whole .beton, or betons that do not belong together
+        └── RecipeError      a recipe with an unknown key, a wrong value or a missing file
+
+The message is one or two sentences: what is wrong, by name, and the way out.
+"""
+
+
+class JpegcurrError(Exception):
+    """The root; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ImageError(JpegcurrError):
+    """One image cannot be decoded or stored."""
+
+
+class EncodeError(JpegcurrError):
+    """An encoding run that had to stop; no output was made."""
+
+
+class TrainingError(JpegcurrError):
+    """A training run that had to stop; the last checkpoint is whole."""
+
+
+class UsageError(JpegcurrError):
+    """Something the user typed, wrote or pointed at."""
+
+    exit_code = 2
+
+
+class SourceError(UsageError):
+    """An image folder that cannot be a labelled data set."""
+
+
+class BetonError(UsageError):
+    """A file that is not a whole .beton, or that does not belong with the others."""
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot mean anything."""
