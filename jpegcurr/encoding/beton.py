@@ -124,6 +124,9 @@ class Beton:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __reduce__(self) -> tuple[type["Beton"], tuple[Path]]:
+        return Beton, (self.path,)  # a worker process maps the file itself
+
     def payload(self, index: int) -> bytes:
         """Return the stored bytes of one sample: a JPEG in mode 0, RGB rows [h w 3] in mode 1."""
         start = int(self._ptrs[index])

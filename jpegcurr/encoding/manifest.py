@@ -19,7 +19,7 @@ class Manifest(BaseModel):
     """The header of one output.
 
     Attributes:
-        source: the image folder of the split, as it was typed.
+        source: the folder that was encoded, as it was typed; ``split`` is the part of it that this file holds.
         subsampling: chroma layout in J:a:b notation, or ``as in the source``.
         classes: names by label.
         images: samples in the beton. ``failures`` more were read and could not be stored.

@@ -28,7 +28,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One split of a data set. ``classes[label]`` is a class's name; ``ignored`` counts files without an image suffix."""
+    """One split of the data set below ``root``, the folder that was given.
+
+    ``classes[label]`` is a class's name; ``ignored`` counts files without an image suffix.
+    """
 
     root: Path
     split: str
@@ -61,11 +64,11 @@ def open_splits(root: Path) -> tuple[Source, ...]:
         raise SourceError(f"{root} {what}. Give a folder that holds train/<class>/* and val/<class>/*, or <class>/*.")
     splits = [name for name in SPLITS if (root / name).is_dir()]
     if not splits:
-        return (_open_split(root, root.resolve().name, None),)
+        return (_open_split(root, root, root.resolve().name, None),)
     sources: list[Source] = []
     for name in splits:
         classes = sources[0].classes if sources else None
-        sources.append(_open_split(root / name, name, classes))
+        sources.append(_open_split(root, root / name, name, classes))
     return tuple(sources)
 
 
@@ -77,7 +80,7 @@ def open_split(root: Path, split: str) -> Source:
     return sources[split]
 
 
-def _open_split(folder: Path, split: str, classes: Sequence[str] | None) -> Source:
+def _open_split(root: Path, folder: Path, split: str, classes: Sequence[str] | None) -> Source:
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not found:
         raise SourceError(f"{folder} has no class folders. Put the images of each class in a folder of its own: <class>/*.")
@@ -97,7 +100,7 @@ def _open_split(folder: Path, split: str, classes: Sequence[str] | None) -> Sour
         ignored += others
     if not items:
         raise SourceError(f"{folder} has class folders but no images in them.")
-    return Source(folder, split, names, tuple(items), ignored)
+    return Source(root, split, names, tuple(items), ignored)
 
 
 def _images(folder: Path) -> tuple[list[Path], int]:

@@ -1,0 +1,1 @@
+"""Room 3: checkpoint in, pictures and numbers out."""

@@ -1,0 +1,73 @@
+"""Accuracy of a run on stored validation sets, one row a quality."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jpegcurr.encoding.codec import Quality
+from jpegcurr.encoding.executors import available_cpus
+from jpegcurr.errors import UsageError
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.datasets import Dataset, open_dataset
+from jpegcurr.training.loaders import View, choose_kind, open_loader
+from jpegcurr.training.model import Run
+from jpegcurr.training.score import Scores, score
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One run on one beton; ``loader`` names the decode path."""
+
+    run: Path
+    weights: str
+    data: Path
+    quality: Quality | None
+    loader: str
+    scores: Scores
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name, for JSON."""
+        return {
+            "run": str(self.run),
+            "weights": self.weights,
+            "data": str(self.data),
+            "quality": self.quality,
+            "loader": self.loader,
+            **self.scores.as_dict(),
+        }
+
+
+def validation_sets(run: Run) -> dict[str, Path]:
+    """The betons on which the run was evaluated while it trained, by name; raises UsageError if there are none."""
+    named = {name: path for name in run.recipe.evaluate if (path := run.recipe.data[name].val)}
+    if not named:
+        raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
+    return named
+
+
+def evaluate_run(run: Run, betons: Mapping[str, Path], runtime: Runtime, *, loader: str = "auto") -> Iterator[Evaluation]:
+    """Yield the scores of ``run`` on each beton, decoded as in training unless ``loader`` says otherwise.
+
+    Raises:
+        BetonError: a beton is missing or damaged.
+        UsageError: a beton has other classes than the run.
+    """
+    opened = {name: open_dataset(path) for name, path in betons.items()}
+    for dataset in opened.values():
+        _check_classes(run, dataset)
+    kind, _ = choose_kind(run.recipe.loader.kind if loader == "auto" else loader, run.image)
+    for dataset in opened.values():
+        view = View(dataset.beton, run.image, train=False, batch=run.recipe.batch.micro, workers=available_cpus())
+        scores = score(run.model, run.normalise, open_loader(kind, view, runtime), runtime)
+        yield Evaluation(run.path, run.weights, dataset.beton.path, dataset.quality, kind, scores)
+
+
+def _check_classes(run: Run, dataset: Dataset) -> None:
+    known = len(run.classes)
+    same = dataset.classes == run.classes if dataset.manifest else int(dataset.beton.labels.max()) < known
+    if not same:
+        raise UsageError(
+            f"{dataset.beton.path} has other classes ({len(dataset.classes)}) than {run.path} was trained on ({known}). "
+            "Encode it together with the training set, so that both have the same."
+        )

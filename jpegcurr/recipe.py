@@ -1,0 +1,254 @@
+"""One YAML file is one run: read, checked whole, and every default written down.
+
+Errors name every wrong field with its dotted path, all at once, and the nearest right name for a key that is unknown.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jpegcurr.encoding.codec import Quality
+from jpegcurr.errors import RecipeError
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Interpolation = Literal["area", "bilinear", "bicubic"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """``name`` is any timm ConvNeXt's (or other timm model's) name; ``drop_path`` its stochastic depth."""
+
+    name: str
+    drop_path: Fraction = 0.0
+
+
+class DataSection(_Section):
+    """One data set: its betons, and the quality that their manifests must say (left out: not checked, not made)."""
+
+    train: Path
+    val: Path | None = None
+    quality: Quality | None = None
+
+
+class Phase(_Section):
+    """Train on ``data`` until ``until_epoch`` (exclusive; epochs count from 0)."""
+
+    data: str
+    until_epoch: Positive
+
+
+class ImageSection(_Section):
+    """What the model sees.
+
+    ``size`` pixels a side; training crops by torchvision's random-resized rule (``scale`` of the area, aspect ``ratio``)
+    and flips with probability ``hflip``; validation takes the centre square of ``val_crop`` times the shorter side.
+    """
+
+    size: Annotated[int, Field(ge=32)] = 224
+    interpolation: Interpolation = "area"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    val_crop: Annotated[float, Field(gt=0, le=1)] = 224 / 256
+
+
+class BatchSection(_Section):
+    """``size`` images an optimiser step, in micro-batches of ``per_device`` (gradients are accumulated)."""
+
+    size: Positive = 4096
+    per_device: Positive = 128
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.size % self.micro:
+            raise ValueError(f"size {self.size} is not a multiple of per_device {self.per_device}")
+        return self
+
+    @property
+    def micro(self) -> int:
+        """Images a forward pass."""
+        return min(self.size, self.per_device)
+
+
+class ScheduleSection(_Section):
+    """Linear warm-up from 0 to ``lr``, then a cosine to ``min_lr``; ``lr`` belongs to ``batch.size`` and is not scaled.
+
+    ``horizon`` says where the cosine ends: ``whole`` at the last epoch; ``phase`` at the end of the phase under way, so
+    that every swap to a longer plan lifts the learning rate again (a warm restart).
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 4e-3
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    horizon: Literal["phase", "whole"] = "whole"
+
+
+class OptimSection(_Section):
+    """AdamW; biases, norms and other one-dimensional parameters are not decayed."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    clip_grad: Annotated[float, Field(gt=0)] | None = None
+    label_smoothing: Fraction = 0.1
+
+
+class EmaSection(_Section):
+    """``decay`` per optimiser step, constant, from the first step; it holds about ``1 / (1 - decay)`` steps."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+
+
+class LoaderSection(_Section):
+    """``kind``: ``auto`` takes FFCV where it can be imported. ``workers``: threads (ffcv) or processes (plain; 0: none)."""
+
+    kind: Literal["auto", "ffcv", "plain"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+
+
+class Recipe(_Section):
+    """A whole run."""
+
+    model: ModelSection
+    data: Annotated[dict[str, DataSection], Field(min_length=1)]
+    curriculum: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    evaluate: tuple[str, ...] = ()
+    image: ImageSection = ImageSection()
+    batch: BatchSection = BatchSection()
+    schedule: ScheduleSection = ScheduleSection()
+    optim: OptimSection = OptimSection()
+    ema: EmaSection = EmaSection()
+    loader: LoaderSection = LoaderSection()
+    tracking: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        previous = 0
+        for number, phase in enumerate(self.curriculum):
+            _known(f"curriculum.{number}.data", phase.data, self.data)
+            if phase.until_epoch <= previous:
+                raise ValueError(f"curriculum.{number}.until_epoch {phase.until_epoch} is not after epoch {previous}")
+            previous = phase.until_epoch
+        for number, name in enumerate(self.evaluate):
+            _known(f"evaluate.{number}", name, self.data)
+            if self.data[name].val is None:
+                raise ValueError(f"evaluate.{number} is {name!r}, but data.{name}.val is not given")
+        if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
+            raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
+
+    @property
+    def epochs(self) -> int:
+        """Where the last phase ends."""
+        return self.curriculum[-1].until_epoch
+
+    def to_yaml(self) -> str:
+        """The recipe with every default filled in."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+def find_recipe(name: Path) -> Path:
+    """Return ``name`` if it is a file; else the shipped recipe of that bare name; else raise RecipeError."""
+    if name.is_file():
+        return name
+    shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob("*.yaml"))}
+    if name.parent == Path() and name.name in shipped:
+        return shipped[name.name]
+    raise RecipeError(f"{name} does not exist.{_nearest(name.name, list(shipped))} Shipped recipes: {', '.join(shipped)}.")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe, apply ``a.b=value`` overrides (values are YAML), and check it.
+
+    Raises:
+        RecipeError: the file is not YAML, or a field is unknown, missing or wrong; every such field is named.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} is not a recipe: it holds no keys.")
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error))) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set ``a.b.0.c=value`` in the parsed YAML; list positions count from 0."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override!r} is not of the form key.subkey=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: the value is not YAML: {error}") from None
+    node: Any = tree
+    *parents, last = key.split(".")
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise RecipeError(f"--set {override!r}: the recipe has no place {key}.") from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {path}: unknown key.{_nearest(str(item['loc'][-1]), _siblings(item['loc']))}")
+        elif item["type"] == "value_error":
+            lines.append(f"  {path + ': ' if path else ''}{item['ctx']['error']}")
+        else:
+            lines.append(f"  {path}: {item['msg']}")
+    return list(dict.fromkeys(lines))
+
+
+def _siblings(location: Sequence[int | str]) -> list[str]:
+    """The right keys at the place of a wrong one."""
+    section: type[BaseModel] = Recipe
+    for part in location[:-1]:
+        if isinstance(part, str) and part in section.model_fields:
+            inner = _section_in(section.model_fields[part].annotation)
+            section = inner or section
+    return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _section_in(argument))), None)
+
+
+def _known(where: str, name: str, data: dict[str, DataSection]) -> None:
+    if name not in data:
+        raise ValueError(f"{where}: no data set {name!r}.{_nearest(name, list(data))} data has: {', '.join(data)}")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _shipped_folders() -> list[Path]:
+    """``jpegcurr/recipes`` in an installed wheel; ``recipes`` beside the package in a checkout."""
+    package = Path(__file__).parent
+    return [folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()]

@@ -1,0 +1,114 @@
+"""FFCV's loader behind our contract. The only file that imports ffcv's pipeline.
+
+What stock FFCV does differently from the plain loader, until its decoder is replaced: it decodes with libjpeg's fast DCT
+(mean difference about 1 level), and its crops and flips cannot be seeded (the order can).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_TORCH_THREADS = torch.get_num_threads()  # before ffcv is imported, which sets torch's threads to 1
+
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+from ffcv.loader import Loader as StockLoader
+from ffcv.loader import OrderOption
+from ffcv.pipeline.operation import Operation
+from ffcv.reader import Reader
+from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
+from ffcv.traversal_order.base import TraversalOrder
+from numpy.typing import NDArray
+
+from jpegcurr.encoding.executors import available_cpus
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.loaders import Batch, View
+
+
+# numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.
+_kept: list[StockLoader] = []
+
+
+class FfcvLoader:
+    """``ffcv.loader.Loader`` with ``view.workers`` threads (0 means 1, more than there are processors means all)."""
+
+    def __init__(self, view: View, runtime: Runtime) -> None:
+        self._view = view
+        self._runtime = runtime
+        with _torch_threads_kept():
+            self._loader = StockLoader(
+                str(view.beton.path),
+                batch_size=view.batch,
+                num_workers=min(max(view.workers, 1), available_cpus()),
+                os_cache=True,
+                order=OrderOption.SEQUENTIAL,
+                seed=view.seed,
+                drop_last=False,
+                pipelines=_pipelines(view),
+            )
+        _kept.append(self._loader)
+        self._loader.traversal_order = _OurOrder(self._loader, view)  # the constructor of 1.0.2 refuses a class here
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def at(self, epoch: int) -> Iterator[Batch]:
+        """See ``loaders.Loader``."""
+        self._loader.next_epoch = epoch
+        self._loader.first_traversal_order = self._view.order(epoch)
+        with _torch_threads_kept():
+            batches = iter(self._loader)
+        try:
+            for images, labels in batches:
+                yield self._own(images), self._own(labels).flatten()
+        finally:
+            batches.close()
+            batches.join()  # its thread ends at the latest half a second after close
+
+    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy out of FFCV's ring of buffers, which the batches after next overwrite."""
+        return tensor.to(self._runtime.device, copy=True)
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Undo ffcv's ``torch.set_num_threads(num_workers)``: loading is one thing, the model's arithmetic another."""
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_TORCH_THREADS)
+
+
+class _OurOrder(TraversalOrder):  # type: ignore[misc]
+    def __init__(self, loader: StockLoader, view: View) -> None:
+        super().__init__(loader)
+        self._view = view
+
+    def sample_order(self, epoch: int) -> NDArray[np.uint64]:
+        return self._view.order(epoch).astype(np.uint64)
+
+
+def _pipelines(view: View) -> dict[str, list[Operation] | None]:
+    """The image's operations first, then the label's: FFCV yields fields in this order."""
+    image = view.image
+    square = (image.size, image.size)
+    decoder: list[Operation]
+    if view.train:
+        decoder = [
+            RandomResizedCropRGBImageDecoder(square, image.scale, image.ratio),
+            RandomHorizontalFlip(image.hflip),
+        ]
+    else:
+        decoder = [CenterCropRGBImageDecoder(square, image.val_crop)]
+    pipelines: dict[str, list[Operation] | None] = {}
+    for name, field in Reader(str(view.beton.path)).handlers.items():
+        if isinstance(field, RGBImageField):
+            pipelines = {name: [*decoder, ToTensor(), ToTorchImage()]} | pipelines
+        elif isinstance(field, IntField):
+            pipelines[name] = [IntDecoder(), ToTensor()]
+        else:
+            pipelines[name] = None
+    return pipelines

@@ -1,0 +1,141 @@
+"""One contract, two loaders.
+
+A loader yields ``(uint8 [b 3 h w], int64 [b])`` on the runtime's device, has ``len()`` in batches, and ``at(epoch)``. Which
+samples come, and in which order, is a function of (seed, epoch) that both loaders share; a training epoch is cut to whole
+optimiser steps, a validation epoch is every sample once in file order.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import ceil
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.encoding.executors import available_cpus
+from jpegcurr.errors import RecipeError
+from jpegcurr.recipe import ImageSection, Recipe
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.datasets import Datasets
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How one beton is seen: in batches of ``batch``, shuffled and cropped at random if ``train``.
+
+    A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole.
+    """
+
+    beton: Beton
+    image: ImageSection
+    train: bool
+    batch: int
+    step: int = 1
+    seed: int = 0
+    workers: int = 0
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The samples of ``epoch``, in order."""
+        count = len(self.beton)
+        if not self.train:
+            return np.arange(count)
+        shuffled = np.random.default_rng((self.seed, epoch)).permutation(count)
+        return shuffled[: count - count % self.step]
+
+    def __len__(self) -> int:
+        images = len(self.beton) - len(self.beton) % self.step if self.train else len(self.beton)
+        return ceil(images / self.batch)
+
+
+class Loader(Protocol):
+    """What the training loop asks of a loader."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def at(self, epoch: int) -> Iterator[Batch]:
+        """Iterate ``epoch``; leaving early stops whatever works behind it. A batch is the caller's to keep."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaders:
+    """Open loaders by data set name; ``kind`` is ``ffcv`` or ``plain`` and ``reason`` the sentence that says why."""
+
+    train: dict[str, Loader]
+    val: dict[str, Loader]
+    kind: str
+    reason: str
+
+
+def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loaders:
+    """Open a loader on every data set of ``recipe``, so that a swap between epochs opens nothing.
+
+    Raises:
+        RecipeError: a training set is smaller than one batch, or the loader asked for cannot do what is asked.
+    """
+    kind, reason = choose_kind(recipe.loader.kind, recipe.image)
+    workers = available_cpus() if recipe.loader.workers == "auto" else recipe.loader.workers
+    for name, dataset in datasets.train.items():
+        if len(dataset.beton) < recipe.batch.size:
+            raise RecipeError(
+                f"batch.size {recipe.batch.size} is larger than data.{name}.train, {len(dataset.beton)} images: not one "
+                "step an epoch. Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
+            )
+
+    def view(beton: Beton, train: bool) -> View:
+        batch = recipe.batch
+        return View(beton, recipe.image, train, batch.micro, batch.size if train else 1, recipe.seed, workers)
+
+    train = {name: open_loader(kind, view(dataset.beton, True), runtime) for name, dataset in datasets.train.items()}
+    val = {name: open_loader(kind, view(dataset.beton, False), runtime) for name, dataset in datasets.val.items()}
+    return Loaders(train, val, kind, reason)
+
+
+def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:
+    """Open one loader of ``kind`` ``ffcv`` or ``plain``."""
+    opener: dict[str, Callable[[View, Runtime], Loader]] = {"ffcv": _open_ffcv, "plain": _open_plain}
+    return opener[kind](view, runtime)
+
+
+def choose_kind(asked: str, image: ImageSection) -> tuple[str, str]:
+    """Return ``ffcv`` or ``plain`` and why; raises RecipeError where ``asked`` cannot be had."""
+    obstacle = _obstacle_to_ffcv(image)
+    if asked == "plain":
+        return "plain", "loader: plain (asked for)"
+    if obstacle is None:
+        return "ffcv", f"loader: ffcv ({'asked for' if asked == 'ffcv' else 'installed'})"
+    if asked == "ffcv":
+        raise RecipeError(f"loader.kind: ffcv cannot be used: {obstacle}. Set loader.kind=plain or auto.")
+    return "plain", f"loader: plain ({obstacle})"
+
+
+def _obstacle_to_ffcv(image: ImageSection) -> str | None:
+    if find_spec("ffcv") is None:
+        return "ffcv is not installed"
+    if image.interpolation != "area":
+        return f"ffcv resizes by area only, image.interpolation is {image.interpolation}"
+    try:
+        import ffcv.libffcv  # noqa: F401  (the part that is compiled)
+    except (ImportError, OSError) as error:
+        return f"ffcv cannot be imported: {error}"
+    return None
+
+
+def _open_ffcv(view: View, runtime: Runtime) -> Loader:
+    from jpegcurr.training.ffcv_loader import FfcvLoader
+
+    return FfcvLoader(view, runtime)
+
+
+def _open_plain(view: View, runtime: Runtime) -> Loader:
+    from jpegcurr.training.plain_loader import PlainLoader
+
+    return PlainLoader(view, runtime)

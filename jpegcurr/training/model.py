@@ -1,0 +1,104 @@
+"""timm models in, timm-layout checkpoints out.
+
+A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safetensors``, so that
+``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr.
+"""
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import save_for_hf
+
+from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.recipe import ImageSection, ModelSection, Recipe, load_recipe
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.score import Normaliser
+
+Weights = Literal["raw", "ema"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A trained model in evaluation mode on the runtime's device, and what it needs to see images as it was trained to."""
+
+    path: Path
+    weights: Weights
+    recipe: Recipe
+    model: torch.nn.Module
+    normalise: Normaliser
+    classes: tuple[str, ...]
+
+    @property
+    def image(self) -> ImageSection:
+        """The view of an image."""
+        return self.recipe.image
+
+
+def create_model(section: ModelSection, classes: int) -> torch.nn.Module:
+    """Make an untrained timm model with ``classes`` outputs; raises RecipeError for a name that timm does not know."""
+    if not timm.is_model(section.name):
+        close = get_close_matches(section.name, timm.list_models(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise RecipeError(f"model.name: timm has no model {section.name!r}.{hint}")
+    try:
+        model: torch.nn.Module = timm.create_model(
+            section.name, pretrained=False, num_classes=classes, drop_path_rate=section.drop_path
+        )
+    except TypeError as error:
+        raise RecipeError(f"model: timm cannot make {section.name!r} with these settings: {error}") from None
+    return model
+
+
+def normaliser(model: torch.nn.Module) -> Normaliser:
+    """The mean and deviation that timm states for ``model``."""
+    config = timm.data.resolve_model_data_config(model)
+    return Normaliser(config["mean"], config["std"])
+
+
+def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...], image: ImageSection) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = timm.data.resolve_model_data_config(model)
+    seen = {
+        "input_size": (3, image.size, image.size),
+        "crop_pct": image.val_crop,
+        "crop_mode": "center",
+        # timm knows no area filter; antialiased bilinear is the nearest that it has
+        "interpolation": "bilinear" if image.interpolation == "area" else image.interpolation,
+        "mean": config["mean"],
+        "std": config["std"],
+    }
+    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+        save_for_hf(
+            model, temporary, model_config={"label_names": list(classes)}, safe_serialization=True, data_config=seen
+        )
+        for name in ("config.json", "model.safetensors"):
+            Path(temporary, name).replace(folder / name)
+
+
+def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
+    """Load a run folder that ``jpegcurr train`` made.
+
+    Raises:
+        UsageError: the folder is missing, is no run, or has no checkpoint yet.
+    """
+    folder = path / "ema" if weights == "ema" else path
+    if not (path / "recipe.yaml").is_file():
+        what = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {what}. Give the folder that `jpegcurr train --out` made.")
+    if not (folder / "model.safetensors").is_file():
+        raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
+    try:
+        classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
+        model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
+    normalise = normaliser(model).to(runtime.device)
+    return Run(path, weights, load_recipe(path / "recipe.yaml"), runtime.place(model).eval(), normalise, classes)

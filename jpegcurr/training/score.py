@@ -1,0 +1,60 @@
+"""Accuracy and loss of a model on a loader, every sample counted once."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.nn import functional as F
+
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.loaders import Loader
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of ``images`` images: ``top1`` and ``top5`` in percent, ``loss`` the mean cross-entropy in nats."""
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers by name."""
+        return asdict(self)
+
+
+class Normaliser(torch.nn.Module):
+    """uint8 [b 3 h w] -> float32 of the same shape, less ``mean`` over ``std`` (per channel, on the 0 to 1 scale)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return (images.float() - self.mean) / self.std
+
+
+@torch.inference_mode()
+def score(model: torch.nn.Module, normalise: Normaliser, loader: Loader, runtime: Runtime) -> Scores:
+    """Evaluate ``model`` (put into evaluation mode and back) on one pass of ``loader``."""
+    training = model.training
+    model.eval()
+    images = 0
+    totals = torch.zeros(3, dtype=torch.float64)
+    try:
+        for batch, labels in loader.at(0):
+            with runtime.autocast():
+                logits = model(normalise(batch)).float()
+            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([top[:, 0].sum(), top.sum(), loss]).double().cpu()
+            images += len(labels)
+    finally:
+        model.train(training)
+    top1, top5, total_loss = (totals / images).tolist()
+    return Scores(images, 100 * top1, 100 * top5, total_loss)

@@ -1,0 +1,235 @@
+"""The training loop."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from uuid import uuid4
+
+import torch
+from timm.utils import ModelEmaV3
+
+from jpegcurr.errors import RecipeError, TrainingError, UsageError
+from jpegcurr.files import write_json, write_text
+from jpegcurr.recipe import Recipe, load_recipe
+from jpegcurr.runtime import Runtime
+from jpegcurr.tracking import Metrics, Row, open_trackers
+from jpegcurr.training.checkpoint import Trainee, load_state, save_state, saved_epoch
+from jpegcurr.training.curriculum import EpochPlan, plan_epochs
+from jpegcurr.training.datasets import Datasets, open_datasets
+from jpegcurr.training.loaders import Loader, Loaders, open_loaders
+from jpegcurr.training.model import create_model, export_model, normaliser
+from jpegcurr.training.optim import create_optimizer, set_learning_rate
+from jpegcurr.training.schedule import learning_rate
+from jpegcurr.training.score import Normaliser, score
+
+log = logging.getLogger("jpegcurr")
+STATE = "state.safetensors"
+
+# Called after every optimiser step with the plan of the epoch, the steps done in it and the steps it has.
+OnStep = Callable[[EpochPlan, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trainer:
+    recipe: Recipe
+    runtime: Runtime
+    model: torch.nn.Module
+    normalise: Normaliser
+    ema: ModelEmaV3
+    optimizer: torch.optim.Optimizer
+    on_step: OnStep
+
+    @property
+    def trainee(self) -> Trainee:
+        return Trainee(self.model, self.ema.module, self.optimizer, self.runtime)
+
+
+def train(
+    recipe: Recipe, out: Path, *, runtime: Runtime, resume: bool = False, on_step: OnStep = lambda plan, done, steps: None
+) -> Metrics:
+    """Train ``recipe`` into the folder ``out`` and return its metrics.
+
+    ``out`` gets ``recipe.yaml`` (resolved), ``run.json``, ``metrics.jsonl``, ``summary.csv``, the raw weights
+    (``config.json``, ``model.safetensors``), ``ema/`` with the averaged ones, and ``state.safetensors``, from which
+    ``resume`` goes on at the first epoch that is not whole. With the plain loader a resumed run on a CPU ends in the same
+    weights, bit for bit, as one that never stopped.
+
+    Raises:
+        UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe differs.
+        BetonError, RecipeError: the data does not fit the recipe; nothing was written.
+        TrainingError: the loss is not finite.
+    """
+    _check_folder(recipe, out, resume)
+    datasets = open_datasets(recipe, log.info)
+    loaders = open_loaders(recipe, datasets, runtime)
+    log.info(runtime.reason)
+    log.info(loaders.reason)
+    trainer = _build(recipe, runtime, len(datasets.classes), on_step)
+    start = load_state(out / STATE, trainer.trainee) if resume else 0
+    plans = plan_epochs(recipe)
+    run_id = _write_head(recipe, out, datasets, loaders, runtime)
+    trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
+    metrics = Metrics(out, trackers, before=start)
+    if start:
+        log.info("resuming at epoch %d of %d", start, len(plans))
+    try:
+        for plan in plans[start:]:
+            _announce(plan, plans, recipe)
+            row = _train_epoch(trainer, loaders.train[plan.data], plan)
+            row |= _evaluate(trainer, loaders.val)
+            metrics.record(row)
+            _save(trainer, out, datasets.classes, plan.epoch + 1)
+            log.info(describe_row(row, len(plans)))
+    finally:
+        metrics.close()
+    return metrics
+
+
+def _build(recipe: Recipe, runtime: Runtime, classes: int, on_step: OnStep) -> _Trainer:
+    torch.manual_seed(recipe.seed)
+    model = runtime.place(create_model(recipe.model, classes))
+    normalise = normaliser(model).to(runtime.device)
+    ema = ModelEmaV3(model, decay=recipe.ema.decay)
+    return _Trainer(recipe, runtime, model, normalise, ema, create_optimizer(model, recipe.optim), on_step)
+
+
+def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
+    """One pass over ``loader``: an optimiser step for every ``batch.size`` images."""
+    recipe, runtime = trainer.recipe, trainer.runtime
+    micro_batches = recipe.batch.size // recipe.batch.micro
+    steps = len(loader) // micro_batches
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
+    total = torch.zeros((), device=runtime.device)
+    started = perf_counter()
+    trainer.model.train()
+    for number, (images, labels) in enumerate(loader.at(plan.epoch)):
+        with runtime.autocast():
+            loss = criterion(trainer.model(trainer.normalise(images)), labels) / micro_batches
+        loss.backward()
+        total += loss.detach()
+        if (number + 1) % micro_batches == 0:
+            done = (number + 1) // micro_batches
+            _step(trainer, plan.epoch * steps + done - 1, steps, plan.horizon)
+            trainer.on_step(plan, done, steps)
+    loss_value = total.item() / steps
+    seconds = perf_counter() - started
+    if not math.isfinite(loss_value):
+        raise TrainingError(
+            f"The loss of epoch {plan.epoch} is {loss_value}. The last checkpoint is from before it. "
+            "A smaller schedule.lr, or optim.clip_grad, usually helps."
+        )
+    rates = [learning_rate(recipe.schedule, plan.epoch * steps + at, steps, plan.horizon) for at in (0, steps - 1)]
+    return {
+        "epoch": plan.epoch,
+        "phase": plan.phase,
+        "data": plan.data,
+        "lr_first": rates[0],
+        "lr_last": rates[1],
+        "steps": steps,
+        "seconds": seconds,
+        "images_per_second": steps * recipe.batch.size / seconds,
+        "train/loss": loss_value,
+    }
+
+
+def _step(trainer: _Trainer, step: int, steps_per_epoch: int, horizon: int) -> None:
+    set_learning_rate(trainer.optimizer, learning_rate(trainer.recipe.schedule, step, steps_per_epoch, horizon))
+    if trainer.recipe.optim.clip_grad is not None:
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.ema.update(trainer.model)
+
+
+def _evaluate(trainer: _Trainer, loaders: dict[str, Loader]) -> Row:
+    row: Row = {}
+    for name, loader in loaders.items():
+        for prefix, model in (("", trainer.model), ("ema_", trainer.ema.module)):
+            scores = score(model, trainer.normalise, loader, trainer.runtime)
+            row |= {f"val/{name}/{prefix}{key}": value for key, value in scores.as_dict().items() if key != "images"}
+    return row
+
+
+def _save(trainer: _Trainer, out: Path, classes: tuple[str, ...], epoch: int) -> None:
+    """The exports first: whoever finds the state finds weights at least as new as it."""
+    image = trainer.recipe.image
+    export_model(trainer.model, out, classes, image)
+    export_model(trainer.ema.module, out / "ema", classes, image)
+    save_state(out / STATE, trainer.trainee, epoch)
+
+
+def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    """A new run needs a new folder; a resumed one the folder of the same recipe."""
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} exists. Go on with that run with --resume, or choose another folder with --out.")
+        return
+    if not (out / STATE).is_file():
+        raise UsageError(f"--resume: {out} holds no run to go on with. Leave --resume out to start one.")
+    before = load_recipe(out / "recipe.yaml")
+    free = {"curriculum", "evaluate", "loader", "tracking", "data"}
+    for field in Recipe.model_fields:
+        if field not in free and getattr(before, field) != getattr(recipe, field):
+            raise RecipeError(f"--resume: {field} differs from {out / 'recipe.yaml'}. Resume with the same, or start anew.")
+    done = saved_epoch(out / STATE)
+    if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
+        raise RecipeError(
+            f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
+            "Only epochs to come may change (with schedule.horizon whole, not even where they end)."
+        )
+
+
+def _write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
+    """Write what was asked for and what it was made of; return the run's id, which a resumed run keeps."""
+    packages = ("jpegcurr", "numpy", "pillow", "simplejpeg", "timm", "torch", "torchvision")
+    out.mkdir(parents=True, exist_ok=True)
+    run_id = json.loads((out / "run.json").read_bytes())["id"] if (out / "run.json").is_file() else uuid4().hex[:12]
+    write_text(out / "recipe.yaml", recipe.to_yaml())
+    sets = {f"{role}/{name}": each for role in ("train", "val") for name, each in getattr(datasets, role).items()}
+    head = {
+        "schema_version": 1,
+        "id": run_id,
+        "command": sys.argv,
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in packages},
+        "runtime": runtime.reason,
+        "loader": loaders.kind,
+        "classes": len(datasets.classes),
+        "data": {
+            key: {
+                "path": str(each.beton.path),
+                "images": len(each.beton),
+                "quality": each.quality,
+                "keys_sha256": each.manifest.keys_sha256 if each.manifest else None,
+            }
+            for key, each in sets.items()
+        },
+    }
+    write_json(out / "run.json", head)
+    return run_id
+
+
+def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], recipe: Recipe) -> None:
+    """Say where a phase begins."""
+    if plan.epoch and plans[plan.epoch - 1].phase == plan.phase:
+        return
+    last = recipe.curriculum[plan.phase].until_epoch - 1
+    change = "swap to" if plan.epoch else "start with"
+    log.info("phase %d: %s %s (%s), epochs %d to %d", plan.phase, change, plan.data, recipe.data[plan.data].train, plan.epoch, last)
+
+
+def describe_row(row: Row, epochs: int) -> str:
+    """One line for people: epoch, data, rate, loss, speed, and top-1 per validation set (EMA in brackets)."""
+    head = (
+        f"epoch {row['epoch']:>3}/{epochs}  {row['data']}  lr {float(row['lr_first']):.2e}  loss {float(row['train/loss']):.3f}"
+        f"  {float(row['images_per_second']):.0f} img/s"
+    )
+    names = [key.split("/")[1] for key in row if key.startswith("val/") and key.endswith("/top1")]
+    tops = (f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names)
+    return "  | ".join([head, *tops])
