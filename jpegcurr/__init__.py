@@ -30,7 +30,7 @@ _HOMES = {
     "write_report": "jpegcurr.analysis.report",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604  (the names are the keys above)
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

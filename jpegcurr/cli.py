@@ -3,7 +3,6 @@
 Rooms are imported inside the commands, so that ``--help`` is quick and ``encode`` never imports torch.
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -95,19 +94,21 @@ def encode(
     refuse_existing([file for split in outputs.values() for beton in split for file in output_files(beton)], force=force)
     done: dict[Path, Manifest] = {}
     for source in sources:
-        with console.encode_progress(source.split, len(source.items), quiet=quiet) as on_outcome:
-            with open_executor(threads, dask) as (executor, workers):
-                done |= encode_dataset(
-                    source,
-                    outputs[source.split],
-                    executor=executor,
-                    workers=workers,
-                    order=None if order == "auto" else order,
-                    seed=seed,
-                    max_failures=max_failures,
-                    force=force,
-                    on_outcome=on_outcome,
-                )
+        with (
+            console.encode_progress(source.split, len(source.items), quiet=quiet) as on_outcome,
+            open_executor(threads, dask) as (executor, workers),
+        ):
+            done |= encode_dataset(
+                source,
+                outputs[source.split],
+                executor=executor,
+                workers=workers,
+                order=None if order == "auto" else order,
+                seed=seed,
+                max_failures=max_failures,
+                force=force,
+                on_outcome=on_outcome,
+            )
     console.print_encoded(done)
 
 
@@ -135,7 +136,8 @@ def inspect(
 def train(
     recipe: Annotated[Path, typer.Option("--recipe", "-r", help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field: --set batch.size=64; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field: --set batch.size=64; repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe's name> if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -152,7 +154,7 @@ def train(
     settled = load_recipe(path, overrides or ())
     folder = out or Path("runs") / path.stem
     try:
-        with console.progress_bar("step", quiet=quiet) as bar:
+        with console.progress_bar("step", quiet=quiet, live_only=True) as bar:
             train_recipe(
                 settled,
                 folder,
@@ -253,7 +255,13 @@ def cam(
     runs = [load_run(folder, runtime, weights) for folder in run_folders]
     with console.progress_bar("img") as bar:
         study = compare_cams(
-            runs, images, specs, runtime, layer=layer, limit=limit, on_images=lambda done, of: bar.update("cam", done, of)
+            runs,
+            images,
+            specs,
+            runtime,
+            layer=layer,
+            limit=limit,
+            on_images=lambda done, of: bar.update("cam", done, of),
         )
     comparisons = write_report(study, output)
     for sentence in verdict(study, comparisons):

@@ -72,9 +72,9 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Bar]:
-    """Show a bar on stderr while the block runs."""
-    if quiet:
+def progress_bar(unit: str, *, quiet: bool = False, live_only: bool = False) -> Iterator[Bar]:
+    """Show a bar on stderr while the block runs; off a terminal, nothing if ``live_only``."""
+    if quiet or (live_only and not err.is_terminal):
         yield _NoBar(None, unit)
         return
     if not err.is_terminal:
@@ -149,7 +149,12 @@ def print_inspection(found: "Inspection", *, as_json: bool) -> None:
     """Everything that ``inspect`` says."""
     manifest = found.manifest
     if as_json:
-        facts = {"path": str(found.path), "samples": found.samples, "subsampling": found.subsampling, "page_size": found.page_size}
+        facts = {
+            "path": str(found.path),
+            "samples": found.samples,
+            "subsampling": found.subsampling,
+            "page_size": found.page_size,
+        }
         facts |= {"widths": found.widths, "heights": found.heights, "sample_bytes": found.sample_bytes}
         out.print_json(json.dumps(facts | {"manifest": manifest.model_dump() if manifest else None}))
         return

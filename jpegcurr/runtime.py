@@ -25,7 +25,7 @@ class Runtime:
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         """Move a model to the device in channels_last."""
-        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def rng_state(self) -> dict[str, torch.Tensor]:
         """The state of every torch generator that this device's work draws from, uint8."""

@@ -64,12 +64,12 @@ def read_metrics(folder: Path) -> list[Row]:
 
 def open_trackers(names: Sequence[str], folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Tracker]:
     """Open the trackers named in a recipe; a resumed ``run_id`` is gone on with. Raises UsageError for a missing package."""
-    openers = {"tensorboard": _TensorBoard, "wandb": _Wandb}
+    openers: dict[str, type[_TensorBoard] | type[_Wandb]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
     return [openers[name](folder, run_id, config) for name in names]
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, _run_id: str, config: Mapping[str, Any]) -> None:
         self._writer = _extra("tensorboard", "torch.utils.tensorboard").SummaryWriter(str(folder / "tensorboard"))
         self._writer.add_text("recipe", "```\n" + json.dumps(config, indent=2) + "\n```")
 

@@ -84,6 +84,8 @@ def grad_cam(
     evaluation mode for the call and left as it was found.
 
     Args:
+        model: any network in which ``layer`` is a stage that all later work goes through.
+        layer: its name in ``model.named_modules()``.
         images: normalised, float [b 3 s s], square.
         targets: the class of each image, int64 [b]; the likeliest where None.
 
@@ -126,12 +128,12 @@ def grad_cam(
 
 def find_layer(model: torch.nn.Module, layer: str) -> torch.nn.Module:
     """Return the module called ``layer``; raises UsageError with the stages that timm names."""
-    modules = dict(model.named_modules())
+    modules: dict[str, torch.nn.Module] = dict(model.named_modules())
     if layer in modules and layer:
         return modules[layer]
     close = get_close_matches(layer, list(modules), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    stages = ", ".join(str(each["module"]) for each in model.feature_info)  # type: ignore[union-attr]
+    stages = ", ".join(str(each["module"]) for each in model.feature_info)
     raise UsageError(f"--layer {layer!r}: the model has no such layer.{hint} Its stages: {stages}.")
 
 
@@ -148,7 +150,7 @@ def compare_cams(
     *,
     layer: str | None = None,
     limit: int = 50,
-    on_images: Callable[[int, int], None] = lambda done, total: None,
+    on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
     """Make the maps of every image in ``folder`` in every run at every quality.
 

@@ -51,7 +51,8 @@ def verdict(study: CamStudy, comparisons: list[Comparison]) -> list[str]:
     sentences = []
     reference = view_name(study.views[0], study)
     for view, each in zip(study.views[1:], comparisons, strict=True):
-        maps = f"their maps correlate {_number(each.mean['pearson'])} (maps of unrelated images: {_number(each.null['pearson'])})"
+        alike, unrelated = _number(each.mean["pearson"]), _number(each.null["pearson"])
+        maps = f"their maps correlate {alike} (maps of unrelated images: {unrelated})"
         changed = f"{each.flips} of {_count(study.images, 'prediction')} change"
         sentences.append(f"{reference} to {view_name(view, study)}: {changed}; {maps}.{_accuracy_sentence(each)}")
     if not sentences:
@@ -84,7 +85,9 @@ def _warnings(study: CamStudy) -> list[str]:
         found.append(f"{dark} maps are zero everywhere: nothing in them speaks for the class explained.")
     grid = study.images[0].seen[0].cam.shape
     if grid[0] * grid[1] < 25:
-        found.append(f"The grid has only {grid[0]}x{grid[1]} cells: correlations over so few are coarse. An earlier --layer has more.")
+        found.append(
+            f"The grid has only {grid[0]}x{grid[1]} cells: correlations over so few are coarse. An earlier --layer has more."
+        )
     return found
 
 
@@ -157,7 +160,8 @@ def _figures(study: CamStudy, comparisons: list[Comparison]) -> dict[str, Any]:
                 "truth": image.truth,
                 "target": image.target,
                 "seen": [
-                    {"top": [list(pair) for pair in seen.top], "logit": seen.logit, "cam": seen.cam.tolist()} for seen in image.seen
+                    {"top": [list(pair) for pair in seen.top], "logit": seen.logit, "cam": seen.cam.tolist()}
+                    for seen in image.seen
                 ],
             }
             for image in study.images

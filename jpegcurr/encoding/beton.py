@@ -113,7 +113,7 @@ class Beton:
         header = self._header()
         self.page_size = int(header["page_size"])
         records = self._read_records(int(header["fields"]), int(header["samples"]))
-        image, label = self._columns(records)
+        image, label = self._columns()
         self.labels: NDArray[np.int64] = records[label].astype(np.int64)
         self.widths: NDArray[np.uint16] = records[image]["width"].copy()
         self.heights: NDArray[np.uint16] = records[image]["height"].copy()
@@ -155,7 +155,7 @@ class Beton:
         self._kinds = kinds
         return self._slice(start, dtype, samples)
 
-    def _columns(self, records: np.ndarray) -> tuple[str, str]:
+    def _columns(self) -> tuple[str, str]:
         if self._kinds.count(_RGB) != 1 or self._kinds.count(_INT) != 1:
             raise BetonError(f"{self.path} must have one image field and one integer field (the label).")
         return f"f{self._kinds.index(_RGB)}", f"f{self._kinds.index(_INT)}"

@@ -81,16 +81,15 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
     Raises:
         ImageError: the bytes are no image that Pillow can read, or it does not fit into a JPEG.
     """
-    image = _open(data)
-    plain = _is_plain_jpeg(image, data)
+    opened = _open(data)
     pixels: Pixels | None = None
     outputs = []
     for spec in specs:
-        if spec.quality == "source" and plain:
-            outputs.append(Encoded(data, image.width, image.height, copied=True))
+        if spec.quality == "source" and opened.plain:
+            outputs.append(Encoded(data, opened.image.width, opened.image.height, copied=True))
             continue
         if pixels is None:
-            pixels = _decode(image, data, plain)
+            pixels = _decode(opened)
         if spec.quality == "source":
             outputs.append(_encode(pixels, CONVERTED_QUALITY, "4:4:4"))
         else:
@@ -100,8 +99,7 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
 
 def decode_rgb(data: bytes) -> Pixels:
     """Decode any image to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError."""
-    image = _open(data)
-    return np.ascontiguousarray(_decode(image, data, _is_plain_jpeg(image, data))[:, :, ::-1])
+    return np.ascontiguousarray(_decode(_open(data))[:, :, ::-1])
 
 
 class _Scratch(threading.local):
@@ -119,34 +117,42 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _open(data: bytes) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An image whose header is read; ``plain``: any JPEG decoder reads ``data`` as the upright RGB or grey it is."""
+
+    image: Image.Image
+    data: bytes
+    plain: bool
+
+
+def _open(data: bytes) -> _Opened:
     if not data:
         raise ImageError("the file is empty")
+    file = BytesIO(data)
     try:
-        return Image.open(BytesIO(data))
+        image = Image.open(file)
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(str(error)) from None
+    kind = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    upright = image.getexif().get(_EXIF_ORIENTATION, 1) not in range(2, 9)
+    ended = data.rfind(b"\xff\xd9", file.tell()) >= 0  # Pillow has read up to where the scan begins
+    return _Opened(image, data, kind and upright and ended)
 
 
-def _is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
-    """Whether any JPEG decoder reads ``data`` as the upright RGB (or grey) picture that it is."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
-        return False
-    if image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9):
-        return False
-    return data.rfind(b"\xff\xd9", image.fp.tell() if image.fp else 0) >= 0  # Pillow stops reading where the scan begins
-
-
-def _decode(image: Image.Image, data: bytes, plain: bool) -> Pixels:
+def _decode(opened: _Opened) -> Pixels:
     """Upright BGR, uint8 [h w 3]; the array may be this thread's scratch, so use it before the next call."""
-    if plain:
+    image = opened.image
+    if opened.plain:
         try:
             buffer = _scratch.of(image.width * image.height * 3)
-            return simplejpeg.decode_jpeg(data, "BGR", buffer=buffer)
+            bgr: Pixels = simplejpeg.decode_jpeg(opened.data, "BGR", buffer=buffer)
         except ValueError:
             pass  # a warning of libjpeg's, which Pillow may forgive
+        else:
+            return bgr
     try:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

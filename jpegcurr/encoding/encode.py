@@ -52,7 +52,7 @@ def encode_dataset(
     seed: int = 0,
     max_failures: int = 0,
     force: bool = False,
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    on_outcome: Callable[[Outcome], None] = lambda _outcome: None,
 ) -> dict[Path, Manifest]:
     """Encode ``source`` once for every output: ``{path of the beton: spec}``, each with its manifest beside it.
 
@@ -107,9 +107,7 @@ def _encode_item(item: Item, specs: Sequence[EncodeSpec]) -> Outcome:
         return Outcome(item, item.size, (), error.strerror or str(error))
 
 
-def _encoded_in_order(
-    items: Sequence[Item], specs: Sequence[EncodeSpec], executor: Executor, ahead: int
-) -> Iterator[Outcome]:
+def _encoded_in_order(items: Sequence[Item], specs: Sequence[EncodeSpec], executor: Executor, ahead: int) -> Iterator[Outcome]:
     """Map ``encode_chunk`` over ``items`` in order with at most ``ahead`` chunks under way."""
     pending: deque[Future[list[Outcome]]] = deque()
     try:
@@ -158,9 +156,13 @@ class _Output:
     @contextmanager
     def opened(cls, path: Path, capacity: int, page_size: int) -> Iterator["_Output"]:
         """Stage the beton last out, so that a beton in place always has its manifest."""
-        with staged(path) as partial, staged(items_path(path)) as items:
-            with BetonWriter(partial, capacity, page_size) as beton, items.open("w", encoding="utf-8") as rows:
-                yield cls(path, beton, rows, partial)
+        with (
+            staged(path) as partial,
+            staged(items_path(path)) as items,
+            BetonWriter(partial, capacity, page_size) as beton,
+            items.open("w", encoding="utf-8") as rows,
+        ):
+            yield cls(path, beton, rows, partial)
 
     def add(self, outcome: Outcome, position: int) -> None:
         """Append one image, or the row that says why it is missing."""

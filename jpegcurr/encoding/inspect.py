@@ -52,7 +52,7 @@ def inspect_beton(path: Path) -> Inspection:
     )
 
 
-def verify_beton(path: Path, on_sample: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+def verify_beton(path: Path, on_sample: Callable[[int, int], None] = lambda _done, _total: None) -> list[str]:
     """Decode every sample and return what is wrong with those that do not decode as they should."""
     beton = Beton(path)
 

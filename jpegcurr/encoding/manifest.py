@@ -12,8 +12,6 @@ from jpegcurr.encoding.codec import Quality
 from jpegcurr.encoding.sources import Order
 from jpegcurr.errors import BetonError
 
-SCHEMA_VERSION = 1
-
 
 class Manifest(BaseModel):
     """The header of one output.
@@ -33,7 +31,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     split: str
     source: str
     quality: Quality
@@ -92,7 +90,9 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(row)
 
 
-def library_versions(names: Iterable[str] = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg")) -> dict[str, str]:
+def library_versions(
+    names: Iterable[str] = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
+) -> dict[str, str]:
     """Installed versions by distribution name; ``absent`` where there is none."""
     return {name: _version(name) for name in names}
 

@@ -60,7 +60,7 @@ def load_state(path: Path, trainee: Trainee) -> int:
     groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "rng": {}}
     try:
         with safe_open(path, "pt") as file:
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
                 group, _, name = key.partition(".")
                 groups[group][name] = file.get_tensor(key)
         trainee.model.load_state_dict(groups["model"])

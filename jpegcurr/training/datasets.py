@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def _check_quality(dataset: Dataset, wanted: Quality | None) -> None:
 
 def _check_paired(datasets: Sequence[Dataset]) -> None:
     """Sample i must be one image in all: the same keys in the same order (without manifests: the same labels)."""
-    for first, other in zip(datasets, datasets[1:], strict=False):
+    for first, other in pairwise(datasets):
         _check_classes(first, other)
         if len(first.beton) != len(other.beton):
             raise BetonError(

@@ -5,13 +5,9 @@ What stock FFCV does differently from the plain loader, until its decoder is rep
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
-
-_TORCH_THREADS = torch.get_num_threads()  # before ffcv is imported, which sets torch's threads to 1
-
 from ffcv.fields import IntField, RGBImageField
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
@@ -25,8 +21,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.loaders import Batch, View
-
+from jpegcurr.training.loaders import Batch, View, torch_threads_kept
 
 # numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.
 _kept: list[StockLoader] = []
@@ -38,7 +33,7 @@ class FfcvLoader:
     def __init__(self, view: View, runtime: Runtime) -> None:
         self._view = view
         self._runtime = runtime
-        with _torch_threads_kept():
+        with torch_threads_kept():
             self._loader = StockLoader(
                 str(view.beton.path),
                 batch_size=view.batch,
@@ -59,7 +54,7 @@ class FfcvLoader:
         """See ``loaders.Loader``."""
         self._loader.next_epoch = epoch
         self._loader.first_traversal_order = self._view.order(epoch)
-        with _torch_threads_kept():
+        with torch_threads_kept():
             batches = iter(self._loader)
         try:
             for images, labels in batches:
@@ -71,15 +66,6 @@ class FfcvLoader:
     def _own(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy out of FFCV's ring of buffers, which the batches after next overwrite."""
         return tensor.to(self._runtime.device, copy=True)
-
-
-@contextmanager
-def _torch_threads_kept() -> Iterator[None]:
-    """Undo ffcv's ``torch.set_num_threads(num_workers)``: loading is one thing, the model's arithmetic another."""
-    try:
-        yield
-    finally:
-        torch.set_num_threads(_TORCH_THREADS)
 
 
 class _OurOrder(TraversalOrder):  # type: ignore[misc]
@@ -103,12 +89,11 @@ def _pipelines(view: View) -> dict[str, list[Operation] | None]:
         ]
     else:
         decoder = [CenterCropRGBImageDecoder(square, image.val_crop)]
-    pipelines: dict[str, list[Operation] | None] = {}
+    image_field: dict[str, list[Operation] | None] = {}
+    other_fields: dict[str, list[Operation] | None] = {}
     for name, field in Reader(str(view.beton.path)).handlers.items():
         if isinstance(field, RGBImageField):
-            pipelines = {name: [*decoder, ToTensor(), ToTorchImage()]} | pipelines
-        elif isinstance(field, IntField):
-            pipelines[name] = [IntDecoder(), ToTensor()]
+            image_field[name] = [*decoder, ToTensor(), ToTorchImage()]
         else:
-            pipelines[name] = None
-    return pipelines
+            other_fields[name] = [IntDecoder(), ToTensor()] if isinstance(field, IntField) else None
+    return image_field | other_fields

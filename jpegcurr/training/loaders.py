@@ -6,6 +6,7 @@ optimiser steps, a validation epoch is every sample once in file order.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
@@ -123,14 +124,26 @@ def _obstacle_to_ffcv(image: ImageSection) -> str | None:
     if image.interpolation != "area":
         return f"ffcv resizes by area only, image.interpolation is {image.interpolation}"
     try:
-        import ffcv.libffcv  # noqa: F401  (the part that is compiled)
+        with torch_threads_kept():
+            import ffcv.libffcv  # noqa: F401  (the part that is compiled)
     except (ImportError, OSError) as error:
         return f"ffcv cannot be imported: {error}"
     return None
 
 
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Undo what ffcv does to torch's threads: one when it is imported, as many as its own wherever it compiles."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _open_ffcv(view: View, runtime: Runtime) -> Loader:
-    from jpegcurr.training.ffcv_loader import FfcvLoader
+    with torch_threads_kept():
+        from jpegcurr.training.ffcv_loader import FfcvLoader
 
     return FfcvLoader(view, runtime)
 

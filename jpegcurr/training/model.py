@@ -5,6 +5,7 @@ A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safete
 """
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,10 +76,9 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
         "mean": config["mean"],
         "std": config["std"],
     }
+    whole = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        save_for_hf(
-            model, temporary, model_config={"label_names": list(classes)}, safe_serialization=True, data_config=seen
-        )
+        save_for_hf(whole, temporary, model_config={"label_names": list(classes)}, safe_serialization=True, data_config=seen)
         for name in ("config.json", "model.safetensors"):
             Path(temporary, name).replace(folder / name)
 

@@ -51,7 +51,12 @@ class _Trainer:
 
 
 def train(
-    recipe: Recipe, out: Path, *, runtime: Runtime, resume: bool = False, on_step: OnStep = lambda plan, done, steps: None
+    recipe: Recipe,
+    out: Path,
+    *,
+    runtime: Runtime,
+    resume: bool = False,
+    on_step: OnStep = lambda _plan, _done, _steps: None,
 ) -> Metrics:
     """Train ``recipe`` into the folder ``out`` and return its metrics.
 
@@ -221,15 +226,22 @@ def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], recipe: Recipe) -> 
         return
     last = recipe.curriculum[plan.phase].until_epoch - 1
     change = "swap to" if plan.epoch else "start with"
-    log.info("phase %d: %s %s (%s), epochs %d to %d", plan.phase, change, plan.data, recipe.data[plan.data].train, plan.epoch, last)
+    log.info(
+        "phase %d: %s %s (%s), epochs %d to %d",
+        plan.phase,
+        change,
+        plan.data,
+        recipe.data[plan.data].train,
+        plan.epoch,
+        last,
+    )
 
 
 def describe_row(row: Row, epochs: int) -> str:
-    """One line for people: epoch, data, rate, loss, speed, and top-1 per validation set (EMA in brackets)."""
-    head = (
-        f"epoch {row['epoch']:>3}/{epochs}  {row['data']}  lr {float(row['lr_first']):.2e}  loss {float(row['train/loss']):.3f}"
-        f"  {float(row['images_per_second']):.0f} img/s"
-    )
+    """One line for people: epoch, data, rates, loss, speed, and top-1 per validation set (EMA in brackets)."""
+    rates = f"lr {float(row['lr_first']):.1e} to {float(row['lr_last']):.1e}"
+    speed = f"{float(row['images_per_second']):.0f} img/s"
+    head = f"epoch {row['epoch']:>3}/{epochs}  {row['data']}  {rates}  loss {float(row['train/loss']):.3f}  {speed}"
     names = [key.split("/")[1] for key in row if key.startswith("val/") and key.endswith("/top1")]
     tops = (f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names)
     return "  | ".join([head, *tops])

@@ -46,13 +46,13 @@ def random_view(pixels: Pixels, image: ImageSection, key: tuple[int, int, int]) 
         flip = bool(torch.rand(()) < image.hflip)
     box = Box(drawn["top"], drawn["left"], drawn["height"], drawn["width"])
     view = _resized(pixels, box, image.size, image.interpolation)
-    return F.horizontal_flip(view) if flip else view
+    return view.flip(2) if flip else view
 
 
 def _resized(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) -> torch.Tensor:
     part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
     if interpolation == "area":  # as FFCV does; torch's area filter is another
-        part = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA)
-        return torch.from_numpy(part).permute(2, 0, 1)
+        return torch.from_numpy(cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
     tensor = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)
-    return F.resize(tensor, [size, size], _TORCH_FILTERS[interpolation], antialias=True)
+    resized: torch.Tensor = F.resize(tensor, [size, size], _TORCH_FILTERS[interpolation], antialias=True)
+    return resized
