@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import RecipeError
 
 Positive = Annotated[int, Field(ge=1)]
@@ -35,7 +34,7 @@ class DataSection(_Section):
 
     train: Path
     val: Path | None = None
-    quality: Quality | None = None
+    quality: Annotated[int, Field(ge=1, le=100)] | Literal["source"] | None = None
 
 
 class Phase(_Section):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,13 +134,13 @@ def find_layer(model: torch.nn.Module, layer: str) -> torch.nn.Module:
         return modules[layer]
     close = get_close_matches(layer, list(modules), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    stages = ", ".join(str(each["module"]) for each in model.feature_info)
-    raise UsageError(f"--layer {layer!r}: the model has no such layer.{hint} Its stages: {stages}.")
+    raise UsageError(f"--layer {layer!r}: the model has no such layer.{hint} Its stages: {', '.join(stages(model))}.")
 
 
-def last_stage(model: torch.nn.Module) -> str:
-    """The name of the last feature stage, as timm's ``feature_info`` gives it."""
-    return str(model.feature_info[-1]["module"])  # type: ignore[index, union-attr]
+def stages(model: torch.nn.Module) -> list[str]:
+    """The names of the feature stages, as timm's ``feature_info`` gives them; the last is the default to explain."""
+    info: Any = model.feature_info
+    return [str(stage["module"]) for stage in info]
 
 
 def compare_cams(
@@ -164,7 +165,7 @@ def compare_cams(
     for run in runs[1:]:
         if run.classes != first.classes:
             raise UsageError(f"{run.path} and {first.path} have different classes, so their maps explain different things.")
-    layer = layer or last_stage(first.model)
+    layer = layer or stages(first.model)[-1]
     files = find_images(folder)
     chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int))]
     images: list[CamImage] = []

@@ -5,6 +5,8 @@ What stock FFCV does differently from the plain loader, until its decoder is rep
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
+from queue import Empty
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader as StockLoader
 from ffcv.loader import OrderOption
+from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline.operation import Operation
 from ffcv.reader import Reader
 from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
@@ -57,15 +60,23 @@ class FfcvLoader:
         with torch_threads_kept():
             batches = iter(self._loader)
         try:
-            for images, labels in batches:
+            for fields in batches:
+                images, labels = sorted(fields, key=torch.Tensor.dim, reverse=True)  # in the file's order, whichever it is
                 yield self._own(images), self._own(labels).flatten()
         finally:
             batches.close()
-            batches.join()  # its thread ends at the latest half a second after close
+            _empty(batches)
 
     def _own(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy out of FFCV's ring of buffers, which the batches after next overwrite."""
         return tensor.to(self._runtime.device, copy=True)
+
+
+def _empty(batches: EpochIterator) -> None:
+    """Wait for FFCV's thread to end. It blocks for ever on its last ``put`` when the queue is full, so take from it."""
+    while batches.is_alive():
+        with suppress(Empty):
+            batches.output_queue.get(timeout=0.05)
 
 
 class _OurOrder(TraversalOrder):  # type: ignore[misc]
@@ -78,7 +89,7 @@ class _OurOrder(TraversalOrder):  # type: ignore[misc]
 
 
 def _pipelines(view: View) -> dict[str, list[Operation] | None]:
-    """The image's operations first, then the label's: FFCV yields fields in this order."""
+    """The operations of every field by name, in the file's order, which is the order in which FFCV yields them."""
     image = view.image
     square = (image.size, image.size)
     decoder: list[Operation]
@@ -89,11 +100,10 @@ def _pipelines(view: View) -> dict[str, list[Operation] | None]:
         ]
     else:
         decoder = [CenterCropRGBImageDecoder(square, image.val_crop)]
-    image_field: dict[str, list[Operation] | None] = {}
-    other_fields: dict[str, list[Operation] | None] = {}
+    pipelines: dict[str, list[Operation] | None] = {}
     for name, field in Reader(str(view.beton.path)).handlers.items():
         if isinstance(field, RGBImageField):
-            image_field[name] = [*decoder, ToTensor(), ToTorchImage()]
+            pipelines[name] = [*decoder, ToTensor(), ToTorchImage()]
         else:
-            other_fields[name] = [IntDecoder(), ToTensor()] if isinstance(field, IntField) else None
-    return image_field | other_fields
+            pipelines[name] = [IntDecoder(), ToTensor()] if isinstance(field, IntField) else None
+    return pipelines

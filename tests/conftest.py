@@ -1,0 +1,68 @@
+"""Fixtures: the data set and a run, made once, and an empty folder for every test."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from samples import encode_all, tiny_recipe, write_photos
+
+from jpegcurr.runtime import Runtime, resolve_runtime
+from jpegcurr.training.train import train
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    have = {"ffcv": find_spec("ffcv") is not None, "gpu": torch.cuda.is_available()}
+    for item in items:
+        for mark, there in have.items():
+            if item.get_closest_marker(mark) and not there:
+                item.add_marker(pytest.mark.skip(reason=f"no {mark} here"))
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test runs in a folder of its own; the package's log goes back to where pytest sees it."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield
+    logger = logging.getLogger("jpegcurr")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See ``samples.write_photos``."""
+    root = tmp_path_factory.mktemp("photos")
+    write_photos(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs at source and quality 50, both splits."""
+    folder = tmp_path_factory.mktemp("betons")
+    encode_all(photos, folder, ["source", 50])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Runtime:
+    return resolve_runtime("cpu")
+
+
+@pytest.fixture(scope="session")
+def trained(betons: Path, cpu: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(tiny_recipe(betons, folder), folder / "run", runtime=cpu)
+    return folder / "run"
+
+
+@pytest.fixture
+def trained_copy(trained: Path, tmp_path: Path) -> Path:
+    """The same run, to be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))

@@ -1,0 +1,87 @@
+"""What the tests are made of: real photographs that scikit-image ships, as JPEGs of the layouts found in the wild."""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jpegcurr.encoding.codec import EncodeSpec, Quality
+from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.executors import open_executor
+from jpegcurr.encoding.sources import open_splits
+from jpegcurr.recipe import Recipe, load_recipe
+
+PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "grass": "grass.png"}
+CROPS = {"train": 12, "val": 4}
+# What Pillow is told for the JPEGs of the data set, in turn.
+LAYOUTS: tuple[dict[str, object], ...] = (
+    {"quality": 96, "subsampling": "4:4:4"},
+    {"quality": 92, "subsampling": "4:2:0"},
+    {"quality": 90, "subsampling": "4:2:2", "progressive": True},
+)
+
+
+def photograph(name: str) -> Image.Image:
+    with Image.open(str(files("skimage").joinpath("data", PHOTOGRAPHS[name]))) as image:
+        return image.convert("RGB")
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def write_photos(root: Path) -> None:
+    """``root/{train,val}/<class>/NN.jpg``: crops of 64 to 160 pixels a side; the last of each class is grey."""
+    random = np.random.default_rng(0)
+    for label in PHOTOGRAPHS:
+        whole = photograph(label)
+        for split, count in CROPS.items():
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                width, height = (int(side) for side in random.integers(64, 161, 2))
+                left = int(random.integers(0, whole.width - width))
+                top = int(random.integers(0, whole.height - height))
+                crop = whole.crop((left, top, left + width, top + height))
+                crop = crop.convert("L") if number == count - 1 else crop
+                (root / split / label / f"{number:02}.jpg").write_bytes(jpeg(crop, **LAYOUTS[number % len(LAYOUTS)]))
+
+
+def encode_all(root: Path, out: Path, qualities: Sequence[Quality], threads: int = 2, max_failures: int = 0) -> None:
+    for source in open_splits(root):
+        specs = [EncodeSpec(quality) for quality in qualities]
+        outputs = {out / f"{source.split}-{spec.name}.beton": spec for spec in specs}
+        with open_executor(threads) as (executor, workers):
+            encode_dataset(source, outputs, executor=executor, workers=workers, max_failures=max_failures)
+
+
+def tiny_tree(betons: Path) -> dict[str, object]:
+    """A recipe that trains the smallest ConvNeXt for four epochs, two on clean and two on q50."""
+
+    def data(file: str, quality: Quality) -> dict[str, object]:
+        paths = {split: str(betons / f"{split}-{file}.beton") for split in ("train", "val")}
+        return {**paths, "quality": quality}
+
+    return {
+        "model": {"name": "test_convnext", "drop_path": 0.1},
+        "data": {"clean": data("source", "source"), "q50": data("q50", 50)},
+        "curriculum": [{"data": "clean", "until_epoch": 2}, {"data": "q50", "until_epoch": 4}],
+        "evaluate": ["clean", "q50"],
+        "image": {"size": 32},
+        "batch": {"size": 16, "per_device": 8},
+        "schedule": {"lr": 2e-3, "warmup_epochs": 1},
+        "ema": {"decay": 0.9},
+        "loader": {"kind": "plain", "workers": 0},
+    }
+
+
+def tiny_recipe(betons: Path, folder: Path, *overrides: str) -> Recipe:
+    """``tiny_tree`` as a recipe, with overrides as after ``--set``."""
+    path = folder / "tiny.yaml"
+    path.write_text(json.dumps(tiny_tree(betons)))  # JSON is YAML
+    return load_recipe(path, overrides)

@@ -1,0 +1,108 @@
+"""Betons held against each other before anything is trained."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from samples import encode_all, jpeg, photograph, tiny_recipe, tiny_tree
+
+from jpegcurr.encoding.manifest import items_path, manifest_path
+from jpegcurr.errors import BetonError
+from jpegcurr.recipe import Recipe
+from jpegcurr.training.datasets import open_datasets
+
+
+def put(root: str, *labels: str, images: int = 3) -> Path:
+    for split in ("train", "val"):
+        for label in labels:
+            Path(root, split, label).mkdir(parents=True)
+            for number in range(images):
+                Path(root, split, label, f"{number}.jpg").write_bytes(
+                    jpeg(photograph("cat").crop((number, 0, number + 40, 40)))
+                )
+    return Path(root)
+
+
+def recipe_on(**paths: Path) -> Recipe:
+    """A recipe with one data set for each folder of betons, ``clean`` from source files and the others from q50."""
+    tree = tiny_tree(Path())
+    data = {}
+    for name, folder in paths.items():
+        file, quality = ("source", "source") if name == "clean" else ("q50", 50)
+        data[name] = {"train": folder / f"train-{file}.beton", "val": folder / f"val-{file}.beton", "quality": quality}
+    phases = [{"data": name, "until_epoch": number + 1} for number, name in enumerate(data)]
+    schedule = {"warmup_epochs": 0}
+    return Recipe.model_validate(tree | {"data": data, "curriculum": phases, "evaluate": list(data), "schedule": schedule})
+
+
+def said(recipe: Recipe) -> list[str]:
+    lines: list[str] = []
+    open_datasets(recipe, lines.append)
+    return lines
+
+
+def test_what_belongs_together_is_opened_without_a_word(betons: Path, tmp_path: Path) -> None:
+    assert said(tiny_recipe(betons, tmp_path)) == []
+
+
+def test_another_number_of_classes_is_refused() -> None:
+    encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
+    encode_all(put("b", "x", "y", "zebra"), Path("b-betons"), [50])
+    with pytest.raises(
+        BetonError, match=r"b-betons/train-q50\.beton has 3 classes, a-betons.* has 2 \('zebra' is only in one\)"
+    ):
+        said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
+
+
+def test_another_number_of_images_is_refused() -> None:
+    encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
+    encode_all(put("b", "x", "y", images=4), Path("b-betons"), [50])
+    with pytest.raises(BetonError, match=r"holds 8 images, .* holds 6.*--quality source --quality 50"):
+        said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
+
+
+def test_other_images_are_refused() -> None:
+    encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
+    root = put("b", "x", "y")
+    (root / "train/x/2.jpg").rename(root / "train/x/9.jpg")
+    encode_all(root, Path("b-betons"), [50])
+    with pytest.raises(BetonError, match="other images than .*, or in another order"):
+        said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
+
+
+def test_another_quality_than_the_recipe_says_is_refused(betons: Path, tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match=r"data\.q50\.train: .*train-q50\.beton has quality 50, the recipe says 90"):
+        said(tiny_recipe(betons, tmp_path, "data.q50.quality=90"))
+
+
+def test_a_missing_beton_is_made_as_its_fellow_was(photos: Path, betons: Path, tmp_path: Path) -> None:
+    for path in betons.glob("*q50*"):
+        shutil.copy(path, path.name)
+    recipe = tiny_recipe(Path(), tmp_path)
+    lines = said(recipe)
+    assert len(lines) == 2
+    assert "train-source.beton is missing; making it from" in lines[0]
+    for split in ("train", "val"):
+        assert Path(f"{split}-source.beton").read_bytes() == (betons / f"{split}-source.beton").read_bytes()
+    assert said(recipe) == []
+
+
+def test_a_missing_beton_without_a_fellow_or_a_source_is_told(betons: Path, tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match=r"data\.clean\.train: train-source\.beton does not exist.*jpegcurr encode"):
+        said(tiny_recipe(Path(), tmp_path))
+    for path in betons.glob("*q50*"):
+        shutil.copy(path, path.name)
+    text = Path("train-q50.json").read_text()
+    Path("train-q50.json").write_text(text.replace('"source": "', '"source": "gone'))
+    with pytest.raises(BetonError, match="train-source.beton does not exist and cannot be made: gone"):
+        said(tiny_recipe(Path(), tmp_path))
+    assert not list(Path().glob("*source*"))
+
+
+def test_a_beton_without_a_manifest_is_checked_by_its_labels(betons: Path, tmp_path: Path) -> None:
+    for path in betons.glob("*.beton"):
+        shutil.copy(path, path.name)
+    assert not manifest_path(Path("train-q50.beton")).exists()
+    assert not items_path(Path("train-q50.beton")).exists()
+    datasets = open_datasets(tiny_recipe(Path(), tmp_path), print)
+    assert datasets.classes == ("0", "1", "2", "3")

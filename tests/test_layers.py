@@ -1,0 +1,106 @@
+"""The rooms and their one-way doors."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jpegcurr
+
+PACKAGE = Path(jpegcurr.__file__).parent
+# Each may import itself and what stands before it.
+LAYERS = (
+    ("__init__",),
+    ("errors",),
+    ("files",),
+    ("encoding",),
+    ("recipe", "runtime", "tracking"),
+    ("training",),
+    ("analysis",),
+    ("console",),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, inside functions too, except for types only."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    hidden = {id(inner) for node in typed for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "jpegcurr" else {str(node.module)}
+            )
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_go_one_way(module: Path) -> None:
+    own = RANK[module.parts[0]]
+    for name in imports(PACKAGE / module.with_suffix(".py")):
+        if name.startswith("jpegcurr."):
+            assert RANK[name.split(".")[1]] <= own, f"{module} imports {name}"
+
+
+def test_encoding_stands_alone() -> None:
+    allowed = {"cv2", "distributed", "numpy", "PIL", "pydantic", "simplejpeg", "jpegcurr", *sys.stdlib_module_names}
+    for path in PACKAGE.glob("encoding/*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= allowed, path
+
+
+@pytest.mark.parametrize(
+    ("what", "owners"),
+    [
+        ("distributed", {"encoding/executors.py"}),
+        ("ffcv", {"training/ffcv_loader.py", "training/loaders.py"}),
+        ("wandb", set()),
+    ],
+)
+def test_an_optional_package_is_imported_by_the_file_that_owns_it(what: str, owners: set[str]) -> None:
+    importers = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == what for name in imports(path))
+    }
+    assert importers == owners
+
+
+def test_cuda_is_asked_for_in_one_place() -> None:
+    askers = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "cuda.is_available" in path.read_text()}
+    assert askers == {"runtime.py"}
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "encode --help", "train --help", "inspect --help", "encode nowhere --quality 50"]
+)
+def test_quick_commands_never_import_torch(command: str) -> None:
+    code = f"""
+import sys
+from jpegcurr.cli import main
+try:
+    main({command.split()!r})
+except SystemExit:
+    print([name for name in ("torch", "ffcv", "timm") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in jpegcurr.__all__:
+        assert getattr(jpegcurr, name) is not None
+    assert set(jpegcurr.__all__) == set(dir(jpegcurr))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = jpegcurr.nonsense

@@ -1,0 +1,184 @@
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import tiny_recipe, tiny_tree
+
+from jpegcurr.errors import RecipeError
+from jpegcurr.recipe import Recipe, ScheduleSection, find_recipe, load_recipe
+from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.model import create_model
+from jpegcurr.training.schedule import learning_rate
+
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_can_be_run(path: Path) -> None:
+    """Valid, found by its bare name, with a model that timm makes, and explained in its first lines."""
+    assert find_recipe(Path(path.name)).read_text() == path.read_text()
+    recipe = load_recipe(path)
+    create_model(recipe.model, 10)
+    assert len(plan_epochs(recipe)) == recipe.epochs
+    assert path.read_text().startswith("# ")
+
+
+def test_the_control_differs_from_two_phase_in_the_curriculum_alone() -> None:
+    two_phase, control = (load_recipe(find_recipe(Path(name))).model_dump() for name in ("two_phase.yaml", "clean_only.yaml"))
+    different = {key for key in two_phase if two_phase[key] != control[key]}
+    assert different == {"curriculum"}
+    assert [phase["until_epoch"] for phase in two_phase["curriculum"]] == [100, 150]
+    assert [phase["until_epoch"] for phase in control["curriculum"]] == [100, 150]
+    assert {phase["data"] for phase in control["curriculum"]} == {"clean"}
+
+
+def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:
+    Path("demo.yaml").write_text("mine")
+    assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
+
+
+def test_a_recipe_that_is_not_there_is_told_with_the_nearest_and_all() -> None:
+    with pytest.raises(RecipeError, match=r"'two_phase\.yaml'.*Shipped recipes: .*clean_only\.yaml"):
+        find_recipe(Path("two_fase.yaml"))
+
+
+def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    Path("again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(Path("again.yaml")) == recipe
+    assert "interpolation: area" in recipe.to_yaml(), "defaults are written down"
+
+
+def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tmp_path, tmp_path, "schedule.lr=1e-3", "curriculum.1.until_epoch=9", "evaluate=[q50]", "optim.clip_grad=1"
+    )
+    assert (recipe.schedule.lr, recipe.epochs, recipe.evaluate, recipe.optim.clip_grad) == (1e-3, 9, ("q50",), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("modle.name=x", r"modle: unknown key\. Did you mean 'model'\?"),
+        ("schedule.warmup=3", r"schedule\.warmup: unknown key\. Did you mean 'warmup_epochs'\?"),
+        ("data.clean.trian=x", r"data\.clean\.trian: unknown key\. Did you mean 'train'\?"),
+        ("curriculum.0.untill_epoch=3", r"curriculum\.0\.untill_epoch: unknown key\. Did you mean 'until_epoch'\?"),
+        ("schedule.lr=fast", r"schedule\.lr: Input should be a valid number"),
+        ("schedule.horizon=epoch", r"schedule\.horizon: Input should be 'phase' or 'whole'"),
+        ("curriculum.1.until_epoch=2", r"curriculum\.1\.until_epoch 2 is not after epoch 2"),
+        ("curriculum.1.data=q55", r"no data set 'q55'\. Did you mean 'q50'\? data has: clean, q50"),
+        ("evaluate=[claen]", r"evaluate\.0: no data set 'claen'\. Did you mean 'clean'"),
+        ("data.q50.val=null", r"evaluate\.1 is 'q50', but data\.q50\.val is not given"),
+        ("data.q50.quality=500", r"data\.q50\.quality"),
+        ("batch.per_device=5", r"size 16 is not a multiple of per_device 5"),
+        ("schedule.warmup_epochs=4", r"warmup_epochs 4 leaves nothing of 4 epochs"),
+        ("curriculum.7.data=q50", r"no place curriculum\.7\.data"),
+        ("curriculum.x=1", r"no place curriculum\.x"),
+        ("seed", r"not of the form"),
+        ("seed=[", r"not YAML"),
+        ("seed=-1", r"seed"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_the_way_out(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        tiny_recipe(tmp_path, tmp_path, override)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        tiny_recipe(tmp_path, tmp_path, "seed=x", "image.size=1", "ema.decay=2")
+    for field in ("seed", "image.size", "ema.decay"):
+        assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "a: [", "\udcff"])
+def test_a_file_that_is_no_recipe_is_told_by_name(text: str) -> None:
+    Path("r.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        load_recipe(Path("r.yaml"))
+
+
+def test_a_wrong_model_name_is_told_with_the_nearest() -> None:
+    tree = tiny_tree(Path())
+    with pytest.raises(RecipeError, match=r"no model 'convnext_tinny'\. Did you mean 'convnext_tiny'"):
+        create_model(Recipe.model_validate(tree | {"model": {"name": "convnext_tinny"}}).model, 10)
+
+
+@given(
+    ends=st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True).map(sorted),
+    horizon=st.sampled_from(["phase", "whole"]),
+)
+def test_a_plan_covers_every_epoch_once_and_swaps_where_the_phases_end(ends: list[int], horizon: str) -> None:
+    tree = tiny_tree(Path())
+    names = ["clean", "q50"]
+    phases = [{"data": names[number % 2], "until_epoch": end} for number, end in enumerate(ends)]
+    schedule = {"warmup_epochs": 0, "horizon": horizon}
+    recipe = Recipe.model_validate(tree | {"curriculum": phases, "schedule": schedule})
+    plans = plan_epochs(recipe)
+    assert [plan.epoch for plan in plans] == list(range(ends[-1]))
+    for plan in plans:
+        phase = next(number for number, end in enumerate(ends) if plan.epoch < end)
+        expected_horizon = ends[phase] if horizon == "phase" else ends[-1]
+        assert (plan.phase, plan.data, plan.horizon) == (phase, names[phase % 2], expected_horizon)
+
+
+# The rates of the original experiment at the start of an epoch, as ConvNeXt's own code computes them (lr 4e-3, 20 epochs of
+# warm-up), for a run that ends at epoch 100, and for one resumed there with another end.
+@pytest.mark.parametrize(
+    ("horizon", "epoch", "rate"),
+    [
+        (100, 99, "2.5e-6"),
+        (150, 99, "1.337e-3"),
+        (150, 100, "1.2915e-3"),
+        (150, 110, "8.647e-4"),
+        (150, 120, "5.039e-4"),
+        (150, 130, "2.300e-4"),
+        (150, 149, "1.6e-6"),
+        (130, 99, "7.35e-4"),
+        (130, 100, "6.911e-4"),
+        (130, 110, "3.184e-4"),
+        (130, 120, "8.20e-5"),
+    ],
+)
+def test_the_schedule_is_the_official_one(horizon: int, epoch: int, rate: str) -> None:
+    """To half a unit of the last digit given."""
+    computed = learning_rate(ScheduleSection(), epoch * 312, 312, horizon)
+    unit = 10.0 ** int(Decimal(rate).as_tuple().exponent)
+    assert computed == pytest.approx(float(rate), abs=0.51 * unit)
+
+
+def test_the_schedule_equals_the_official_array_at_every_step() -> None:
+    """``np.linspace`` and the cosine of ConvNeXt's ``utils.cosine_scheduler``."""
+    from math import cos, pi
+
+    import numpy as np
+
+    steps, epochs, warmup = 7, 30, 4
+    schedule = ScheduleSection(lr=4e-3, min_lr=1e-6, warmup_epochs=warmup)
+    rest = epochs * steps - warmup * steps
+    official = [
+        *np.linspace(0, 4e-3, warmup * steps),
+        *(1e-6 + 0.5 * (4e-3 - 1e-6) * (1 + cos(pi * i / rest)) for i in range(rest)),
+    ]
+    ours = [learning_rate(schedule, step, steps, epochs) for step in range(epochs * steps)]
+    assert ours == pytest.approx(official, abs=1e-12)
+    assert ours[0] == 0
+    assert ours[warmup * steps - 1] == ours[warmup * steps] == 4e-3
+
+
+def test_the_swap_of_two_phase_is_a_warm_restart() -> None:
+    recipe = load_recipe(find_recipe(Path("two_phase.yaml")))
+    plans = plan_epochs(recipe)
+    last = learning_rate(recipe.schedule, 100 * 312 - 1, 312, plans[99].horizon)
+    first = learning_rate(recipe.schedule, 100 * 312, 312, plans[100].horizon)
+    assert last == pytest.approx(1.000016e-6, rel=1e-5)
+    assert first == pytest.approx(1.2915e-3, rel=1e-4)
+
+
+def test_json_schema_is_at_hand_for_editors() -> None:
+    schema = json.loads(json.dumps(Recipe.model_json_schema()))
+    assert set(yaml.safe_load(SHIPPED[0].read_text())) <= set(schema["properties"])
