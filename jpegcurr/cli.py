@@ -41,7 +41,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout i
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="jpegcurr", standalone_mode=False)
     except (JpegcurrError, typer.TyperException) as error:
         console.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         code = error.exit_code
@@ -128,7 +128,7 @@ def inspect(
         wrong = verify_beton(file, lambda done, total: bar.update("verify", done, total))
     if wrong:
         named = "\n".join(f"  {complaint}" for complaint in wrong[:5])
-        raise JpegcurrError(f"{len(wrong)} samples of {file} are wrong. Encode it again with --force:\n{named}")
+        raise JpegcurrError(f"{file} has samples that are not right ({len(wrong)}). Encode it again with --force:\n{named}")
     console.err.print(f"{file}: every sample decodes.", markup=False)
 
 

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 SHOWN_PREDICTIONS = 40
 
-out = Console(highlight=False, soft_wrap=True)
+WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

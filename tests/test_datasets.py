@@ -1,6 +1,8 @@
 """Betons held against each other before anything is trained."""
 
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from jpegcurr.encoding.manifest import items_path, manifest_path
 from jpegcurr.errors import BetonError
 from jpegcurr.recipe import Recipe
 from jpegcurr.training.datasets import open_datasets
+
+Said = Callable[[Recipe], list[str]]
 
 
 def put(root: str, *labels: str, images: int = 3) -> Path:
@@ -35,17 +39,24 @@ def recipe_on(**paths: Path) -> Recipe:
     return Recipe.model_validate(tree | {"data": data, "curriculum": phases, "evaluate": list(data), "schedule": schedule})
 
 
-def said(recipe: Recipe) -> list[str]:
-    lines: list[str] = []
-    open_datasets(recipe, lines.append)
-    return lines
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[Recipe], list[str]]:
+    """What opening a recipe's data sets says."""
+    caplog.set_level(logging.INFO, "jpegcurr")
+
+    def open_them(recipe: Recipe) -> list[str]:
+        caplog.clear()
+        open_datasets(recipe)
+        return caplog.messages
+
+    return open_them
 
 
-def test_what_belongs_together_is_opened_without_a_word(betons: Path, tmp_path: Path) -> None:
+def test_what_belongs_together_is_opened_without_a_word(said: Said, betons: Path, tmp_path: Path) -> None:
     assert said(tiny_recipe(betons, tmp_path)) == []
 
 
-def test_another_number_of_classes_is_refused() -> None:
+def test_another_number_of_classes_is_refused(said: Said) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     encode_all(put("b", "x", "y", "zebra"), Path("b-betons"), [50])
     with pytest.raises(
@@ -54,28 +65,28 @@ def test_another_number_of_classes_is_refused() -> None:
         said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
-def test_another_number_of_images_is_refused() -> None:
+def test_another_number_of_images_is_refused(said: Said) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     encode_all(put("b", "x", "y", images=4), Path("b-betons"), [50])
     with pytest.raises(BetonError, match=r"holds 8 images, .* holds 6.*--quality source --quality 50"):
         said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
-def test_other_images_are_refused() -> None:
+def test_other_images_are_refused(said: Said) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     root = put("b", "x", "y")
     (root / "train/x/2.jpg").rename(root / "train/x/9.jpg")
     encode_all(root, Path("b-betons"), [50])
-    with pytest.raises(BetonError, match="other images than .*, or in another order"):
+    with pytest.raises(BetonError, match=r"other images than .*, or in another order"):
         said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
-def test_another_quality_than_the_recipe_says_is_refused(betons: Path, tmp_path: Path) -> None:
+def test_another_quality_than_the_recipe_says_is_refused(said: Said, betons: Path, tmp_path: Path) -> None:
     with pytest.raises(BetonError, match=r"data\.q50\.train: .*train-q50\.beton has quality 50, the recipe says 90"):
         said(tiny_recipe(betons, tmp_path, "data.q50.quality=90"))
 
 
-def test_a_missing_beton_is_made_as_its_fellow_was(photos: Path, betons: Path, tmp_path: Path) -> None:
+def test_a_missing_beton_is_made_as_its_fellow_was(said: Said, photos: Path, betons: Path, tmp_path: Path) -> None:
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
     recipe = tiny_recipe(Path(), tmp_path)
@@ -87,22 +98,39 @@ def test_a_missing_beton_is_made_as_its_fellow_was(photos: Path, betons: Path, t
     assert said(recipe) == []
 
 
-def test_a_missing_beton_without_a_fellow_or_a_source_is_told(betons: Path, tmp_path: Path) -> None:
+def test_a_missing_beton_without_a_fellow_or_a_source_is_told(said: Said, betons: Path, tmp_path: Path) -> None:
     with pytest.raises(BetonError, match=r"data\.clean\.train: train-source\.beton does not exist.*jpegcurr encode"):
         said(tiny_recipe(Path(), tmp_path))
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
     text = Path("train-q50.json").read_text()
     Path("train-q50.json").write_text(text.replace('"source": "', '"source": "gone'))
-    with pytest.raises(BetonError, match="train-source.beton does not exist and cannot be made: gone"):
+    with pytest.raises(BetonError, match=r"train-source\.beton does not exist and cannot be made: gone"):
         said(tiny_recipe(Path(), tmp_path))
     assert not list(Path().glob("*source*"))
 
 
-def test_a_beton_without_a_manifest_is_checked_by_its_labels(betons: Path, tmp_path: Path) -> None:
+def test_a_beton_without_a_manifest_is_checked_by_its_labels(said: Said, betons: Path, tmp_path: Path) -> None:
     for path in betons.glob("*.beton"):
         shutil.copy(path, path.name)
     assert not manifest_path(Path("train-q50.beton")).exists()
     assert not items_path(Path("train-q50.beton")).exists()
-    datasets = open_datasets(tiny_recipe(Path(), tmp_path), print)
+    datasets = open_datasets(tiny_recipe(Path(), tmp_path))
     assert datasets.classes == ("0", "1", "2", "3")
+
+
+def test_a_validation_set_that_the_source_cannot_give_is_left_out_with_a_word(said: Said, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "train", "d/train")
+    encode_all(Path("d"), Path(), [50])
+    lines = said(tiny_recipe(Path(), tmp_path))
+    assert [line.split(":")[0] for line in lines] == ["data.clean.val", "data.q50.val", "data.clean.train"]
+    assert "its source has no val split" in lines[0]
+    assert {path.name for path in Path().glob("*.beton")} == {"train-q50.beton", "train-source.beton"}
+
+
+def test_nothing_is_made_when_something_is_missing_for_good(said: Said, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, "d")
+    encode_all(Path("d"), Path(), [50])
+    with pytest.raises(BetonError, match=r"data\.q50\.train: gone\.beton does not exist"):
+        said(tiny_recipe(Path(), tmp_path, "data.q50.train=gone.beton", "data.q50.quality=null"))
+    assert not list(Path().glob("*source*"))

@@ -11,7 +11,7 @@ from samples import jpeg, photograph, tiny_recipe
 
 from jpegcurr.encoding.beton import Beton, BetonWriter
 from jpegcurr.encoding.pixels import read_pixels
-from jpegcurr.errors import BetonError, ImageError, RecipeError
+from jpegcurr.errors import ImageError, RecipeError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.datasets import open_datasets
@@ -182,17 +182,13 @@ def test_a_sample_that_does_not_decode_is_named(cpu: Runtime, workers: int) -> N
         list(open_loader("plain", view, cpu).at(0))
 
 
-def quiet(_line: str) -> None:
-    pass
-
-
 def test_a_recipe_opens_every_data_set_before_the_first_epoch(betons: Path, tmp_path: Path, cpu: Runtime) -> None:
     recipe = tiny_recipe(betons, tmp_path)
-    loaders = open_loaders(recipe, open_datasets(recipe, quiet), cpu)
+    loaders = open_loaders(recipe, open_datasets(recipe), cpu)
     assert list(loaders.train) == list(loaders.val) == ["clean", "q50"]
 
 
 def test_a_batch_larger_than_the_data_is_told(betons: Path, tmp_path: Path, cpu: Runtime) -> None:
     recipe = tiny_recipe(betons, tmp_path, "batch.size=64")
     with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.clean\.train, 48 images"):
-        open_loaders(recipe, open_datasets(recipe, quiet), cpu)
+        open_loaders(recipe, open_datasets(recipe), cpu)

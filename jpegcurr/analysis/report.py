@@ -77,7 +77,7 @@ def _warnings(study: CamStudy) -> list[str]:
     found = []
     if study.skipped:
         names = "; ".join(f"{name}: {reason}" for name, reason in study.skipped[:5])
-        found.append(f"{len(study.skipped)} files could not be read and are left out ({names}).")
+        found.append(f"{_count(study.skipped, 'file')} could not be read, and left out ({names}).")
     if study.found > len(study.images) + len(study.skipped):
         found.append(f"{len(study.images)} evenly spaced images of {study.found} are shown and counted (--limit).")
     dark = sum(1 for image in study.images for seen in image.seen if seen.cam.max() <= 0)

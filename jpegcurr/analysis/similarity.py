@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import isfinite, nan, sqrt
+from math import isfinite, log, nan, sqrt
 from statistics import fmean
 
 import numpy as np
-from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr
 from scipy.stats import binomtest, spearmanr
 
 from jpegcurr.analysis.cam import CamImage, CamStudy, Map
@@ -73,7 +73,7 @@ def similarity(first: Map, second: Map) -> Similarity:
     return Similarity(
         pearson=float(np.corrcoef(a, b)[0, 1]) if varied else nan,
         spearman=float(spearmanr(a, b).statistic) if varied else nan,
-        jsd=float(jensenshannon(a, b, base=2)) ** 2 if lit else nan,
+        jsd=_divergence(a / a.sum(), b / b.sum()) if lit else nan,
         iou=_top_iou(a, b) if lit else nan,
         shift=float(np.linalg.norm(_centre(first) - _centre(second))) if lit else nan,
         magnitude=float(b.sum() / a.sum()) if lit else nan,
@@ -126,6 +126,12 @@ def _mean(figures: Sequence[Similarity]) -> dict[str, float]:
         values = [value for each in figures if isfinite(value := getattr(each, name))]
         means[name] = fmean(values) if values else nan
     return means
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Jensen-Shannon, bits. scipy's own is the root of it, and not a number where rounding makes it less than 0."""
+    middle = (p + q) / 2
+    return max(0.0, float(rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / (2 * log(2)))
 
 
 def _top_iou(a: np.ndarray, b: np.ndarray) -> float:

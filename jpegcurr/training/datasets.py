@@ -1,6 +1,7 @@
 """The betons of a recipe, opened and held against each other before anything is trained."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ from jpegcurr.encoding.manifest import Manifest, read_manifest
 from jpegcurr.encoding.sources import open_split
 from jpegcurr.errors import BetonError, SourceError
 from jpegcurr.recipe import Recipe
+
+log = logging.getLogger("jpegcurr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,44 +67,72 @@ def open_dataset(path: Path, where: str = "") -> Dataset:
     return Dataset(where or str(path), beton, manifest)
 
 
-def open_datasets(recipe: Recipe, say: Callable[[str], None]) -> Datasets:
+def open_datasets(recipe: Recipe) -> Datasets:
     """Open every beton that the recipe uses, make those that are missing, and check that they belong together.
+
+    A missing file is made the way its fellows were, from the folder that their manifests name. Where that folder has no
+    ``val`` split, the validation sets are left out with a warning.
 
     Raises:
         BetonError: a file is missing and cannot be made, is damaged, has another quality than the recipe says, or has
-            other classes, another number of images or another order than its fellows.
+            other classes, another number of images or another order than its fellows. Nothing was made if one is
+            missing for good.
     """
-    train = {name: recipe.data[name].train for name in dict.fromkeys(phase.data for phase in recipe.curriculum)}
-    val = {name: path for name in recipe.evaluate if (path := recipe.data[name].val)}
-    _make_missing(recipe, "train", train, say)
-    _make_missing(recipe, "val", val, say)
-    opened = Datasets(
-        {name: open_dataset(path, f"data.{name}.train") for name, path in train.items()},
-        {name: open_dataset(path, f"data.{name}.val") for name, path in val.items()},
-    )
-    for split in (opened.train, opened.val):
-        for name, dataset in split.items():
-            _check_quality(dataset, recipe.data[name].quality)
-        _check_paired(list(split.values()))
-    for dataset in opened.val.values():
-        _check_classes(next(iter(opened.train.values())), dataset)
-    return opened
+    used = {
+        f"data.{name}.train": recipe.data[name].train for name in dict.fromkeys(phase.data for phase in recipe.curriculum)
+    } | {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val)}
+    missing = {where: _pattern(recipe, where) for where, path in used.items() if not path.exists()}
+    for where in [where for where, pattern in missing.items() if pattern and not _has_split(pattern)]:
+        log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
+        del missing[where]
+    for where, path in used.items():
+        if not missing.get(where):
+            open_dataset(path, where)
+    for where, pattern in missing.items():
+        if pattern:
+            log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], pattern.source, pattern.quality)
+            _encode_like(pattern, used[where])
+    opened = {where: open_dataset(path, where) for where, path in used.items()}
+    for where, dataset in opened.items():
+        _check_quality(dataset, recipe.data[_name(where)].quality)
+    train, val = ({_name(where): each for where, each in opened.items() if where.endswith(role)} for role in (".train", ".val"))
+    _check_paired(list(train.values()))
+    _check_paired(list(val.values()))
+    for dataset in val.values():
+        _check_classes(next(iter(train.values())), dataset)
+    return Datasets(train, val)
 
 
-def _make_missing(recipe: Recipe, role: str, paths: dict[str, Path], say: Callable[[str], None]) -> None:
-    """Encode a missing beton the way a fellow in the same role was made, where its manifest and source are at hand."""
-    fellows = [data.train if role == "train" else data.val for data in recipe.data.values()]
-    manifests = [manifest for path in fellows if path and path.is_file() and (manifest := read_manifest(path))]
-    for name, path in paths.items():
-        quality = recipe.data[name].quality
-        if path.exists() or quality is None or not manifests:
-            continue
-        pattern = manifests[0]
-        say(f"data.{name}.{role}: {path} is missing; making it from {pattern.source}, quality {quality}")
-        _encode_like(pattern, path, quality)
+def _name(where: str) -> str:
+    """``data.q50.train`` -> ``q50``; a data set's name may hold dots."""
+    return where.removeprefix("data.").rpartition(".")[0]
 
 
-def _encode_like(pattern: Manifest, path: Path, quality: Quality) -> None:
+def _pattern(recipe: Recipe, where: str) -> Manifest | None:
+    """How to make a missing file: a fellow's manifest with its quality changed; None where there is nothing to go by."""
+    quality = recipe.data[_name(where)].quality
+    train = _manifests([data.train for data in recipe.data.values()])
+    val = _manifests([data.val for data in recipe.data.values() if data.val])
+    if quality is None or not train + val:
+        return None
+    if where.endswith(".train"):
+        return train[0].model_copy(update={"quality": quality}) if train else None
+    if val:
+        return val[0].model_copy(update={"quality": quality})
+    return train[0].model_copy(update={"quality": quality, "split": "val", "order": "folder"})
+
+
+def _manifests(paths: Sequence[Path]) -> list[Manifest]:
+    return [manifest for path in paths if path.is_file() and (manifest := read_manifest(path))]
+
+
+def _has_split(pattern: Manifest) -> bool:
+    """Whether the source could have the pattern's split: only a folder that is there can lack its val."""
+    root = Path(pattern.source)
+    return pattern.split != "val" or not root.is_dir() or (root / "val").is_dir()
+
+
+def _encode_like(pattern: Manifest, path: Path) -> None:
     try:
         source = open_split(Path(pattern.source), pattern.split)
     except SourceError as error:
@@ -109,7 +140,7 @@ def _encode_like(pattern: Manifest, path: Path, quality: Quality) -> None:
     with open_executor() as (executor, workers):
         encode_dataset(
             source,
-            {path: EncodeSpec(quality)},
+            {path: EncodeSpec(pattern.quality)},
             executor=executor,
             workers=workers,
             order=pattern.order,

@@ -71,7 +71,7 @@ def train(
         TrainingError: the loss is not finite.
     """
     _check_folder(recipe, out, resume)
-    datasets = open_datasets(recipe, log.info)
+    datasets = open_datasets(recipe)
     loaders = open_loaders(recipe, datasets, runtime)
     log.info(runtime.reason)
     log.info(loaders.reason)

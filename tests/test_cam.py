@@ -1,0 +1,266 @@
+"""Grad-CAM against pytorch-grad-cam, the comparison against cases whose answer is known, and the page."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from samples import jpeg, photograph
+
+from jpegcurr.analysis.cam import CamStudy, compare_cams, grad_cam, stages
+from jpegcurr.analysis.report import verdict, write_report
+from jpegcurr.analysis.similarity import compare_views, detectable_difference, similarity
+from jpegcurr.encoding.codec import EncodeSpec
+from jpegcurr.errors import UsageError
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.model import load_run
+
+SPECS = [EncodeSpec("source"), EncodeSpec(50), EncodeSpec(5)]
+
+
+def network(name: str = "test_convnext") -> torch.nn.Module:
+    torch.manual_seed(0)
+    model: torch.nn.Module = timm.create_model(name, num_classes=7)
+    for parameter in model.parameters():  # a fresh layer scale of 1e-6 would hide the blocks
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "layer"), [("test_convnext", "stages.3"), ("test_convnext", "stages.2"), ("resnet18", "layer4")]
+)
+@pytest.mark.parametrize("fixed", [True, False])
+def test_maps_are_those_of_pytorch_grad_cam_before_its_normalisation(name: str, layer: str, fixed: bool) -> None:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    class Raw(GradCAM):
+        """The reference with the scaling to 0..1 and to the image's size left out."""
+
+        def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):
+            (activations,) = self.activations_and_grads.activations
+            (gradients,) = self.activations_and_grads.gradients
+            cam = self.get_cam_image(
+                input_tensor,
+                self.target_layers[0],
+                targets,
+                activations.cpu().data.numpy(),
+                gradients.cpu().data.numpy(),
+                False,
+            )
+            return [np.maximum(cam, 0)[:, None, :]]
+
+        def aggregate_multi_layers(self, cam_per_target_layer):
+            return cam_per_target_layer[0][:, 0]
+
+    model = network(name).eval()
+    images = torch.randn(3, 3, 96, 96)
+    targets = torch.tensor([1, 5, 2]) if fixed else None
+    maps, logits = grad_cam(model, layer, images, targets)
+    classes = [ClassifierOutputTarget(int(index)) for index in (targets if targets is not None else logits.argmax(1))]
+    with Raw(model=model, target_layers=[dict(model.named_modules())[layer]]) as reference:
+        expected = reference(images, targets=classes)
+    assert maps.shape == expected.shape
+    assert float(maps.max()) > 0
+    assert np.allclose(maps.numpy(), expected, atol=1e-5 * max(1, expected.max()))
+    with torch.no_grad():
+        assert torch.allclose(logits, model(images), atol=1e-4)
+
+
+def test_the_model_is_left_as_it_was_found() -> None:
+    model = network().train()
+    frozen = next(iter(model.parameters()))
+    frozen.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for layer in ("stages.3", "head.fc"):  # the second fails
+        try:
+            grad_cam(model, layer, torch.randn(2, 3, 64, 64))
+        except UsageError:
+            assert layer == "head.fc"
+    assert model.training
+    assert not frozen.requires_grad
+    assert all(parameter.requires_grad for parameter in list(model.parameters())[1:])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_it_works_where_gradients_are_off() -> None:
+    model = network()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        maps, _ = grad_cam(model, "stages.3", torch.randn(2, 3, 64, 64))
+    assert maps.shape == (2, 2, 2)
+
+
+def test_a_layer_that_cannot_be_explained_is_told() -> None:
+    model = network()
+    assert stages(model) == ["stages.0", "stages.1", "stages.2", "stages.3"]
+    with pytest.raises(UsageError, match=r"'stages\.7'.*Did you mean 'stages\.\d'.*stages\.0, stages\.1"):
+        grad_cam(model, "stages.7", torch.randn(1, 3, 64, 64))
+    with pytest.raises(UsageError, match=r"Grad-CAM needs \[batch channels h w\]"):
+        grad_cam(model, "stages.3.blocks.0.norm", torch.randn(1, 3, 96, 96))  # channels last: [1 3 3 c]
+
+
+maps = arrays(np.float32, (4, 5), elements=st.floats(0.015625, 8, width=32)).filter(lambda cam: cam.std() > 0.05)
+
+
+@given(cam=maps, scale=st.floats(0.5, 4))
+def test_a_map_is_like_itself_at_any_scale(cam: np.ndarray, scale: float) -> None:
+    found = similarity(cam, (cam * scale).astype(np.float32))
+    assert found.pearson == pytest.approx(1, abs=1e-4)
+    assert found.jsd == pytest.approx(0, abs=1e-5)
+    assert found.shift == pytest.approx(0, abs=1e-4)
+    assert found.magnitude == pytest.approx(scale, rel=1e-4)
+
+
+@given(first=maps, second=maps)
+def test_figures_stay_in_their_ranges(first: np.ndarray, second: np.ndarray) -> None:
+    found = similarity(first, second)
+    assert -1.001 <= found.pearson <= 1.001
+    assert -1.001 <= found.spearman <= 1.001
+    assert -1e-9 <= found.jsd <= 1
+    assert 0 <= found.iou <= 1
+    assert 0 <= found.shift <= math.hypot(3, 4)
+
+
+def test_known_cases() -> None:
+    left = np.zeros((5, 5), np.float32)
+    left[2, 0] = 1
+    right = left[:, ::-1].copy()
+    apart = similarity(left, right)
+    assert (apart.shift, apart.jsd, apart.magnitude) == (4, pytest.approx(1), 1)
+    assert apart.pearson == pytest.approx(-1 / 24)
+    ramp = np.arange(25, dtype=np.float32).reshape(5, 5)
+    assert similarity(ramp, ramp).iou == 1
+    assert similarity(ramp, ramp[::-1].copy()).iou == 0
+    assert similarity(ramp, ramp**3).spearman == pytest.approx(1)
+    assert similarity(ramp, ramp**3).pearson < 0.95
+
+
+def test_what_is_undefined_is_not_a_number() -> None:
+    dark, ramp = np.zeros((3, 3), np.float32), np.arange(9, dtype=np.float32).reshape(3, 3)
+    found = similarity(dark, ramp)
+    assert all(
+        math.isnan(value) for value in (found.pearson, found.spearman, found.jsd, found.iou, found.shift, found.magnitude)
+    )
+
+
+def test_the_detectable_difference_is_that_of_the_normal_approximation() -> None:
+    """280 * sqrt(d / N): 5 % discordant of 50,000 show 0.28 points, 2 % show 0.18."""
+    assert detectable_difference(2500, 50_000) == pytest.approx(0.28, abs=0.005)
+    assert detectable_difference(1000, 50_000) == pytest.approx(0.18, abs=0.005)
+
+
+@pytest.fixture(scope="module")
+def study(photos: Path, trained: Path, cpu: Runtime) -> CamStudy:
+    return compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, layer="stages.1", limit=10)
+
+
+def test_a_study_explains_the_clean_prediction_in_every_view(study: CamStudy) -> None:
+    assert [view.quality for view in study.views] == ["source", "q50", "q5"]
+    assert (len(study.images), study.found) == (10, 16)
+    assert {image.truth for image in study.images} == {"astronaut", "cat", "coffee", "grass"}
+    for image in study.images:
+        assert image.target == image.seen[0].top[0][0]
+        assert set(image.pictures) == {"source", "q50", "q5"}
+        assert all(seen.cam.shape == (4, 4) for seen in image.seen)
+        assert np.abs(image.pictures["source"].astype(int) - image.pictures["q5"]).mean() > 1
+    assert any(not np.array_equal(image.seen[0].cam, image.seen[1].cam) for image in study.images)
+
+
+def test_the_same_quality_twice_is_no_difference(photos: Path, trained: Path, cpu: Runtime) -> None:
+    run = load_run(trained, cpu)
+    same = compare_cams([run, run], photos / "val", [EncodeSpec("source")], cpu, layer="stages.1")
+    (found,) = compare_views(same)
+    assert (found.flips, found.lost, found.gained, found.p_value) == (0, 0, 0, 1)
+    assert found.mean["pearson"] == pytest.approx(1)
+    assert found.mean["magnitude"] == pytest.approx(1)
+    assert found.null["pearson"] < 0.99
+    assert "no detectable difference" in verdict(same, [found])[0]
+
+
+def test_averaged_weights_are_another_model(photos: Path, trained: Path, cpu: Runtime) -> None:
+    runs = [load_run(trained, cpu, "raw"), load_run(trained, cpu, "ema")]
+    study = compare_cams(runs, photos / "val", [EncodeSpec("source")], cpu, layer="stages.1")
+    assert [view.weights for view in study.views] == ["raw", "ema"]
+    assert any(image.seen[0].logit != image.seen[1].logit for image in study.images)
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.canvases: list[list[list[float]]] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if "data-cam" in values:
+            self.canvases.append(json.loads(values["data-cam"] or ""))
+        self.sources += [values[key] or "" for key in ("src", "href") if key in values]
+        if tag not in ("meta", "img", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_offline_and_says_what_the_figures_say(study: CamStudy) -> None:
+    comparisons = write_report(study, Path("out/report.html"))
+    text = Path("out/report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert len(page.sources) == 30
+    assert all(source.startswith("data:image/webp;base64,") for source in page.sources)
+    assert sorted(map(str, page.canvases)) == sorted(
+        str([[float(f"{cell:.4g}") for cell in row] for row in seen.cam.tolist()])
+        for image in study.images
+        for seen in image.seen
+    )
+    for each in comparisons:
+        assert f"<td>{each.mean['pearson']:.2f}</td>" in text
+    figures = json.loads(Path("out/report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert figures["verdict"] == verdict(study, comparisons)
+    assert len(figures["images"]) == 10
+    assert figures["comparisons"][0]["mean"]["pearson"] == comparisons[0].mean["pearson"]
+    again = Path("again.html")
+    write_report(study, again)
+    assert again.read_text() == text
+
+
+def test_names_in_the_page_cannot_be_markup(trained: Path, cpu: Runtime) -> None:
+    name = '<script>alert(1)</script> & "quoted" \'.jpg'
+    Path("images").mkdir()
+    Path("images", name.replace("/", "")).write_bytes(jpeg(photograph("cat")))
+    study = compare_cams([load_run(trained, cpu)], Path("images"), SPECS, cpu)
+    write_report(study, Path("report.html"))
+    assert "<script>alert" not in Path("report.html").read_text()
+    assert Page(Path("report.html").read_text()).open == []
+
+
+def test_unreadable_images_are_listed_and_a_folder_of_them_is_an_error(trained: Path, cpu: Runtime) -> None:
+    Path("images").mkdir()
+    Path("images/bad.jpg").write_bytes(b"text")
+    run = load_run(trained, cpu)
+    with pytest.raises(UsageError, match=r"none of the 1 images can be read.*bad\.jpg"):
+        compare_cams([run], Path("images"), SPECS, cpu)
+    Path("images/good.jpg").write_bytes(jpeg(photograph("cat")))
+    study = compare_cams([run], Path("images"), SPECS, cpu)
+    assert study.skipped == (("images/bad.jpg", "not an image that Pillow can read"),)
+    comparisons = write_report(study, Path("report.html"))
+    assert math.isnan(comparisons[0].null["pearson"]), "one image has no unrelated fellow"
+    assert "1 file could not be read" in Path("report.html").read_text()
+    assert json.loads(Path("report.json").read_text())["comparisons"][0]["null"]["pearson"] is None

@@ -1,0 +1,273 @@
+"""The commands as people type them: what they print, what they leave, and what they say to a mistake."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from samples import encode_all, jpeg, photograph
+
+from jpegcurr import __version__
+from jpegcurr.cli import main
+
+SMALL = (
+    "--set model.name=test_convnext --set image.size=32 --set curriculum.0.until_epoch=1 --set curriculum.1.until_epoch=2 "
+    "--set schedule.warmup_epochs=0 --set batch.size=16 --set batch.per_device=16 --set loader.kind=plain "
+    "--set loader.workers=0 --device cpu"
+)
+
+
+class Ran:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    def call(command: str) -> Ran:
+        with pytest.raises(SystemExit) as left:
+            main(shlex.split(command))
+        captured = capsys.readouterr()
+        return Ran(int(left.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def imagenet(photos: Path) -> Path:
+    """``data/imagenet`` in the current folder."""
+    shutil.copytree(photos, "data/imagenet")
+    return Path("data/imagenet")
+
+
+@pytest.fixture
+def here(betons: Path, trained: Path, photos: Path) -> None:
+    """Betons, a run, images and a few things that are none of these, in the current folder."""
+    shutil.copytree(betons, "betons")
+    shutil.copytree(trained, "run")
+    shutil.copytree(photos / "val", "images")
+    Path("empty").mkdir()
+    Path("text.beton").write_text("this is no beton, however long it may be")
+    Path("flat").mkdir()
+    Path("flat/1.jpg").write_bytes(jpeg(photograph("cat")))
+    Path("file").touch()
+
+
+def tree() -> dict[str, int]:
+    return {str(path): path.stat().st_size for path in Path().rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("encode --quality 50", "data/imagenet does not exist"),
+        ("encode nowhere --quality 50", "nowhere does not exist"),
+        ("encode nowhere", "Which quality"),
+        ("encode empty --quality 50", "empty has no class folders"),
+        ("encode flat --quality 50", "flat has no class folders"),
+        ("encode file --quality 50", "file is not a folder"),
+        ("encode images --quality 0", "quality '0'.*from 1 to 100, or source"),
+        ("encode images --quality 101", "quality '101'.*from 1 to 100, or source"),
+        ("encode images --quality abc", "quality 'abc'.*from 1 to 100, or source"),
+        ("encode images --qualtiy 50", "No such option: --qualtiy"),
+        ("encode images --quality 50 --threads 0", "--threads"),
+        ("encode images --quality 50 --order random", "random"),
+        ("encode images --quality 50 --dask nonsense://x", "No Dask scheduler|pip install"),
+        ("inspect", "Missing argument 'file'"),
+        ("inspect none.beton", r"none\.beton does not exist"),
+        ("inspect text.beton", r"text\.beton is not a version-2 \.beton"),
+        ("inspect empty", "empty does not exist|empty is a folder"),
+        ("train", "Missing option '--recipe'"),
+        ("train --recipe two_fase.yaml", r"two_fase\.yaml does not exist\. Did you mean 'two_phase\.yaml'"),
+        ("train --recipe two_phase.yaml --set schedule.lrr=1", r"schedule\.lrr: unknown key\. Did you mean 'lr'"),
+        ("train --recipe two_phase.yaml --resume", "--resume: runs/two_phase holds no run"),
+        (
+            "train --recipe two_phase.yaml --set data.clean.train=none.beton --set data.clean.quality=null",
+            r"none\.beton does not",
+        ),
+        ("train --recipe two_phase.yaml --set data.clean.train=text.beton", r"text\.beton is not a version-2"),
+        ("train --recipe two_phase.yaml --out run", "run exists"),
+        ("train --recipe two_phase.yaml", r"batch\.size 4096 is larger than data\.clean\.train"),
+        ("train --recipe two_phase.yaml --device cuda:99", "cuda|CUDA"),
+        ("train --recipe two_phase.yaml --set model.name=convnext_tinny --set batch.size=16", "Did you mean 'convnext_tiny'"),
+        ("evaluate nowhere", "nowhere does not exist"),
+        ("evaluate empty", "empty is not a run folder"),
+        ("evaluate run --data none.beton", r"none\.beton does not exist"),
+        ("evaluate run --weights best", "best"),
+        ("predict run nowhere", "nowhere does not exist"),
+        ("predict run empty", "empty holds no images"),
+        ("predict nowhere images", "nowhere does not exist"),
+        ("predict run images --csv file", "file exists.*--force"),
+        ("cam run", "cam needs a run and a folder of images"),
+        ("cam run images --qualities source,200", "quality '200'"),
+        ("cam run images --layer stages.9", "no such layer"),
+        ("cam run empty", "empty holds no images"),
+        ("cam run images -o file", "file exists.*--force"),
+        ("nonsense", "No such command 'nonsense'"),
+    ],
+)
+def test_a_mistake_is_a_sentence_on_stderr_with_exit_code_2_and_nothing_written(run, here, command: str, said: str) -> None:
+    before = tree()
+    done = run(command)
+    assert re.search(said, done.err, re.DOTALL), done.err
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.splitlines()[-1].startswith(("error: ", "  "))
+    assert "Traceback" not in done.err
+    assert tree() == before
+
+
+def test_encode_without_arguments_reads_data_imagenet(run, imagenet: Path) -> None:
+    done = run("encode --quality 50")
+    assert done.code == 0
+    assert sorted(path.name for path in Path("betons").glob("*.beton")) == ["train-q50.beton", "val-q50.beton"]
+    assert re.search(r"betons/train-q50\.beton +48 .* 0$", done.out, re.MULTILINE)
+    assert "encode train: 48/48 img" in done.err
+    again = run("encode --quality 50")
+    assert (again.code, "--force" in again.err) == (2, True)
+    assert run("encode --quality 50 --force --quiet").err == ""
+
+
+def test_a_broken_image_is_named_with_exit_code_1(run, imagenet: Path) -> None:
+    (imagenet / "train/cat/03.jpg").write_bytes(b"not an image")
+    done = run("encode --quality 50 --quality source")
+    assert done.code == 1
+    assert "data/imagenet/train/cat/03.jpg: not an image that Pillow can read" in done.err
+    assert "--max-failures" in done.err
+    assert not list(Path("betons").iterdir())
+    done = run("encode --quality 50 --quality source --max-failures 1")
+    assert done.code == 0
+    assert re.search(r"train-source\.beton +47 .* 1$", done.out, re.MULTILINE)
+
+
+def test_the_two_commands_work_as_written_where_only_train_is_there(run, photos: Path) -> None:
+    shutil.copytree(photos / "train", "data/imagenet/train")
+    assert run("encode --quality 50").code == 0
+    done = run(f"train --recipe two_phase.yaml {SMALL}")
+    assert done.code == 0, done.err
+    assert "data.q50.val: betons/val-q50.beton does not exist and its source has no val split" in done.err
+    assert "betons/train-source.beton is missing; making it from data/imagenet" in done.err
+    assert "swap to q50" in done.err
+
+
+def test_the_whole_main_job(run, imagenet: Path) -> None:
+    assert run("encode --quality 50").code == 0
+    assert "every sample decodes" in run("inspect betons/train-q50.beton --verify").err
+    facts = json.loads(run("inspect betons/train-q50.beton --json").out)
+    assert (facts["samples"], facts["manifest"]["quality"]) == (48, 50)
+
+    done = run(f"train --recipe two_phase.yaml {SMALL}")
+    assert done.code == 0, done.err
+    assert done.out == "runs/two_phase\n"
+    assert "phase 1: swap to q50 (betons/train-q50.beton), epochs 1 to 1" in done.err
+    assert "resuming" not in done.err
+    done = run(f"train --recipe two_phase.yaml {SMALL} --resume --quiet")
+    assert (done.code, done.err) == (0, "")
+
+    rows = [json.loads(line) for line in Path("runs/two_phase/metrics.jsonl").read_text().splitlines()]
+    for weights, prefix in (("raw", ""), ("ema", "ema_")):
+        results = json.loads(run(f"evaluate runs/two_phase --weights {weights} --json --device cpu").out)
+        assert [each["quality"] for each in results] == ["source", 50]
+        for name, each in zip(("clean", "q50"), results, strict=True):
+            assert each["top1"] == pytest.approx(rows[-1][f"val/{name}/{prefix}top1"])
+            assert each["loss"] == pytest.approx(rows[-1][f"val/{name}/{prefix}loss"], rel=1e-4)
+            assert each["images"] == 16
+    assert re.search(r"betons/val-q50\.beton +50 +16 ", run("evaluate runs/two_phase").out)
+
+    (imagenet / "val/bad.jpg").write_bytes(b"text")
+    done = run("predict runs/two_phase data/imagenet/val")
+    assert done.code == 0
+    assert "not read: not an image that Pillow can read" in done.out
+    with Path("predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 17
+    for row in table:
+        if row["error"]:
+            assert row["file"] == "data/imagenet/val/bad.jpg"
+            continue
+        shares = [float(row[f"probability_{rank}"]) for rank in range(1, 5)]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5), "there are four classes"
+
+    done = run("cam runs/two_phase data/imagenet/val --qualities source,50 --layer stages.1")
+    assert done.code == 0
+    assert "source to q50: " in done.out
+    assert done.out.endswith("report.html\n")
+    assert Path("report.html").stat().st_size > 20_000
+    assert json.loads(Path("report.json").read_text())["skipped"][0]["file"] == "data/imagenet/val/bad.jpg"
+
+
+def test_a_beton_of_other_classes_is_refused_by_evaluate(run, here) -> None:
+    Path("other/zebra").mkdir(parents=True)
+    Path("other/zebra/1.jpg").write_bytes(jpeg(photograph("cat")))
+    encode_all(Path("other"), Path("others"), [50])
+    done = run("evaluate run --data others/other-q50.beton")
+    assert done.code == 2
+    assert "other classes (1) than run was trained on (4)" in done.err
+
+
+def test_a_damaged_beton_ends_verify_with_exit_code_1(run, here) -> None:
+    data = bytearray(Path("betons/val-q50.beton").read_bytes())
+    at = data.index(b"\xff\xd8\xff")
+    data[at : at + 30] = bytes(30)
+    Path("betons/val-q50.beton").write_bytes(data)
+    done = run("inspect betons/val-q50.beton --verify")
+    assert done.code == 1
+    assert "samples that are not right (1)" in done.err
+    assert "sample 0 of betons/val-q50.beton" in done.err
+
+
+def test_a_folder_of_broken_images_ends_predict_with_exit_code_1(run, here) -> None:
+    Path("broken").mkdir()
+    Path("broken/1.jpg").write_bytes(b"text")
+    done = run("predict run broken")
+    assert done.code == 1
+    assert "None of the 1 files" in done.err
+
+
+@pytest.mark.parametrize("command", ["", "encode", "inspect", "train", "evaluate", "predict", "cam"])
+def test_every_command_has_help(run, command: str) -> None:
+    done = run(f"{command} --help")
+    assert done.code == 0
+    assert "Usage: jpegcurr" in done.out
+    assert run(f"{command} -h").out == done.out
+
+
+def test_the_bare_command_shows_help_and_the_version_is_there(run) -> None:
+    done = run("")
+    assert done.code == 2
+    assert "encode" in done.out
+    assert run("--version").out == f"jpegcurr {__version__}\n"
+
+
+def test_python_m_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "jpegcurr", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"jpegcurr {__version__}\n"
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(run, here) -> None:
+    """A real SIGINT to a real process, in the middle of an epoch."""
+    command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
+    many = ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]
+    process = subprocess.Popen([*command, *many], stderr=subprocess.PIPE, text=True)
+    state = Path("runs/two_phase/state.safetensors")
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if "stopped" in line)
+    resume = line[line.index("jpegcurr train") :]
+    assert resume.endswith("--out runs/two_phase --resume")
+    done = run(resume.removeprefix("jpegcurr ") + " --set curriculum.0.until_epoch=500 --device cpu")
+    assert done.code == 2, "the plan already trained may stay, its horizon may not"
+    assert not list(Path("runs/two_phase").glob("*.partial"))

@@ -1,0 +1,303 @@
+"""Training through a swap, and going on as if it had never stopped."""
+
+import csv
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from samples import tiny_recipe
+
+from jpegcurr.errors import RecipeError, TrainingError, UsageError
+from jpegcurr.runtime import Runtime, resolve_runtime
+from jpegcurr.tracking import read_metrics
+from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.model import create_model, load_run
+from jpegcurr.training.optim import create_optimizer, set_learning_rate
+from jpegcurr.training.schedule import learning_rate
+from jpegcurr.training.train import train
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "state.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_swaps_its_data_and_leaves_everything_behind(trained: Path, betons: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path)
+    rows = read_metrics(trained)
+    assert [row["data"] for row in rows] == ["clean", "clean", "q50", "q50"]
+    assert [row["phase"] for row in rows] == [0, 0, 1, 1]
+    for row in rows:
+        start = int(row["epoch"]) * 3
+        assert row["steps"] == 3
+        assert row["lr_first"] == learning_rate(recipe.schedule, start, 3, 4)
+        assert row["lr_last"] == learning_rate(recipe.schedule, start + 2, 3, 4)
+        assert all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
+        for data in ("clean", "q50"):
+            for prefix in ("", "ema_"):
+                assert 0 <= float(row[f"val/{data}/{prefix}top1"]) <= float(row[f"val/{data}/{prefix}top5"]) == 100
+    with (trained / "summary.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
+    head = json.loads((trained / "run.json").read_text())
+    assert (head["loader"], head["classes"], head["data"]["train/q50"]["quality"]) == ("plain", 4, 50)
+    described = {"recipe.yaml", "run.json", "metrics.jsonl", "summary.csv"}
+    weights_too = {"config.json", "model.safetensors", "ema", "state.safetensors"}
+    assert {path.name for path in trained.iterdir()} == described | weights_too
+
+
+def test_it_learns(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """Four photographs are told apart far better than by chance (25 %)."""
+    ends = ["curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12", "image.size=64", "image.scale=[0.5,1.0]"]
+    metrics = train(tiny_recipe(betons, tmp_path, *ends), Path("run"), runtime=cpu)
+    assert metrics.rows[-1]["val/clean/top1"] >= 75
+    assert metrics.rows[-1]["val/q50/top1"] >= 75
+    assert float(metrics.rows[-1]["train/loss"]) < float(metrics.rows[0]["train/loss"]) - 0.3
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(
+    betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, stop: int
+) -> None:
+    """Stopped in the first phase, at the swap, and in the second."""
+    recipe = tiny_recipe(betons, tmp_path)
+
+    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
+        if (plan.epoch, done) == (stop, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Path("run"), runtime=cpu, on_step=interrupt)
+    assert len(read_metrics(Path("run"))) == stop
+    torch.manual_seed(123)  # whatever the new process has drawn
+    train(recipe, Path("run"), runtime=cpu, resume=True)
+    assert same(weights(Path("run")), weights(trained))
+    for row, expected in zip(read_metrics(Path("run")), read_metrics(trained), strict=True):
+        timed = {"seconds", "images_per_second"}
+        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+
+
+def test_a_row_written_before_its_state_is_written_again(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """A power cut between the two files."""
+    short = tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]", "schedule.horizon=phase")
+    train(short, Path("run"), runtime=cpu)
+    lines = Path("run/metrics.jsonl").read_text()
+    Path("run/metrics.jsonl").write_text(lines + lines.splitlines()[-1].replace('"epoch": 1', '"epoch": 2') + "\n")
+    longer = tiny_recipe(betons, tmp_path, "schedule.horizon=phase")
+    train(longer, Path("run"), runtime=cpu, resume=True)
+    assert [row["epoch"] for row in read_metrics(Path("run"))] == [0, 1, 2, 3]
+
+
+def test_a_finished_run_can_go_on_into_a_new_phase_as_in_the_original_experiment(
+    betons: Path, cpu: Runtime, tmp_path: Path
+) -> None:
+    phase = "schedule.horizon=phase"
+    train(tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]", phase), Path("run"), runtime=cpu)
+    train(tiny_recipe(betons, tmp_path, phase), Path("run"), runtime=cpu, resume=True)
+    train(tiny_recipe(betons, tmp_path, phase), Path("whole"), runtime=cpu)
+    assert same(weights(Path("run")), weights(Path("whole")))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("schedule.lr=1e-4", "schedule differs"),
+        ("model.name=convnext_atto", "model differs"),
+        ("seed=1", "seed differs"),
+        ("curriculum.0.until_epoch=1", "plan of the 4 epochs already trained differs"),
+        ("curriculum.1.until_epoch=9", "plan of the 4 epochs already trained differs"),
+    ],
+)
+def test_a_resume_that_would_not_continue_the_run_is_refused(
+    betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, override: str, said: str
+) -> None:
+    before = {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    with pytest.raises(RecipeError, match=said):
+        train(tiny_recipe(betons, tmp_path, override), trained, runtime=cpu, resume=True)
+    assert before == {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+
+
+def test_resume_needs_a_run_and_a_new_run_needs_a_new_folder(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path)
+    with pytest.raises(UsageError, match="--resume: nothing holds no run"):
+        train(recipe, Path("nothing"), runtime=cpu, resume=True)
+    assert not Path("nothing").exists()
+    with pytest.raises(UsageError, match=r"exists\. Go on with that run with --resume"):
+        train(recipe, trained, runtime=cpu)
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk" * 100])
+def test_a_damaged_state_is_told_by_name(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, damage: bytes) -> None:
+    (trained_copy / "state.safetensors").write_bytes(damage)
+    with pytest.raises(UsageError, match=r"state\.safetensors cannot be resumed from"):
+        train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
+    betons: Path, cpu: Runtime, tmp_path: Path
+) -> None:
+    """The rate is 0 at the first step and absurd at the others, so the first epoch diverges or the second."""
+    recipe = tiny_recipe(betons, tmp_path, "schedule.lr=1e30", "optim.weight_decay=0")
+    with pytest.raises(TrainingError, match=r"loss of epoch \d is (nan|inf).*schedule\.lr"):
+        train(recipe, Path("run"), runtime=cpu)
+
+
+@pytest.mark.parametrize("folder", ["", "ema"])
+def test_timm_loads_what_a_run_leaves(trained: Path, cpu: Runtime, folder: str) -> None:
+    theirs = timm.create_model(f"local-dir:{trained / folder}", pretrained=True).eval()
+    ours = load_run(trained, cpu, "ema" if folder else "raw")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(theirs(images), ours.model(images), atol=1e-5)
+    assert theirs.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert ours.classes == ("astronaut", "cat", "coffee", "grass")
+    plain = timm.create_model("test_convnext", num_classes=4, checkpoint_path=trained / folder / "model.safetensors")
+    assert same(plain.state_dict(), {key: value.contiguous() for key, value in theirs.state_dict().items()})
+
+
+def test_raw_and_averaged_weights_differ(trained: Path) -> None:
+    state = weights(trained)
+    names = [key.removeprefix("model.") for key in state if key.startswith("model.")]
+    assert any(not torch.equal(state[f"model.{name}"], state[f"ema.{name}"]) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda run: shutil.rmtree(run), "does not exist"),
+        (lambda run: (run / "recipe.yaml").unlink(), "is not a run folder"),
+        (lambda run: (run / "model.safetensors").unlink(), "holds no checkpoint yet"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"junk" * 10), "cannot be read"),
+        (lambda run: (run / "config.json").write_text("{}"), "cannot be read"),
+    ],
+)
+def test_what_is_no_run_is_told(trained_copy: Path, cpu: Runtime, spoil, said: str) -> None:
+    spoil(trained_copy)
+    with pytest.raises(UsageError, match=said):
+        load_run(trained_copy, cpu)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    one = ["curriculum=[{data: clean, until_epoch: 1}]", "schedule.warmup_epochs=0", "model.drop_path=0", "optim.eps=1e-3"]
+    for micro in (4, 16):
+        train(tiny_recipe(betons, tmp_path, *one, f"batch.per_device={micro}"), Path(f"m{micro}"), runtime=cpu)
+    first, second = weights(Path("m4")), weights(Path("m16"))
+    assert max(float((first[key] - second[key]).abs().max()) for key in first if key.startswith("model.")) < 1e-4
+
+
+def test_biases_norms_and_layer_scale_are_not_decayed(betons: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path)
+    model = create_model(recipe.model, 4)
+    optimizer = create_optimizer(model, recipe.optim)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in decayed) == (parameter.ndim > 1 and not name.endswith(".bias")), name
+    set_learning_rate(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+def test_the_log_says_what_is_used_and_where_the_swap_is(
+    betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="jpegcurr"):
+        train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu)
+    said = caplog.messages
+    assert any("CPU, float32" in line for line in said)
+    assert "loader: plain (asked for)" in said
+    swaps = [line for line in said if line.startswith("phase")]
+    assert swaps[0].startswith("phase 0: start with clean")
+    assert swaps[1].startswith("phase 1: swap to q50")
+    assert swaps[1].endswith("epochs 2 to 3")
+    assert sum(line.startswith("epoch ") for line in said) == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_follows(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny_recipe(betons, tmp_path, "tracking=[tensorboard]"), Path("run"), runtime=cpu)
+    events = EventAccumulator("run/tensorboard").Reload()
+    logged = [event.value for event in events.Scalars("val/q50/top1")]
+    assert logged == pytest.approx([float(row["val/q50/top1"]) for row in read_metrics(Path("run"))])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_follows_offline(betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(tiny_recipe(betons, tmp_path, "tracking=[wandb]"), Path("run"), runtime=cpu)
+    run_id = json.loads(Path("run/run.json").read_text())["id"]
+    (log,) = Path("run/wandb").glob("offline-run-*/*.wandb")
+    assert run_id in log.name
+    assert b"val/q50/ema_top1" in log.read_bytes()
+
+
+def test_a_tracker_that_is_not_installed_is_told(
+    betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(_module: str) -> None:
+        raise ImportError
+
+    monkeypatch.setattr("jpegcurr.tracking.import_module", absent)
+    with pytest.raises(UsageError, match=r"pip install 'jpegcurr\[wandb\]'"):
+        train(tiny_recipe(betons, tmp_path, "tracking=[wandb]"), Path("run"), runtime=cpu)
+
+
+def test_devices_are_resolved_with_a_reason() -> None:
+    cpu = resolve_runtime("cpu")
+    assert (cpu.device.type, cpu.dtype) == ("cpu", torch.float32)
+    assert "asked for" in cpu.reason
+    with pytest.raises(UsageError, match="'tpu' is not known"):
+        resolve_runtime("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_cuda_device_that_is_not_there_is_told() -> None:
+    with pytest.raises(UsageError, match="finds no CUDA device"):
+        resolve_runtime("cuda")
+    assert "no CUDA device" in resolve_runtime("auto").reason
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "kind", ["plain", pytest.param("ffcv", marks=[pytest.mark.ffcv, pytest.mark.filterwarnings("ignore")])]
+)
+def test_a_gpu_trains_in_bfloat16_and_resumes(betons: Path, tmp_path: Path, kind: str) -> None:
+    runtime = resolve_runtime("cuda")
+    assert runtime.dtype == torch.bfloat16
+    recipe = tiny_recipe(betons, tmp_path, f"loader.kind={kind}", "curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12")
+
+    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
+        if (plan.epoch, done) == (9, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Path("run"), runtime=runtime, on_step=interrupt)
+    metrics = train(recipe, Path("run"), runtime=runtime, resume=True)
+    assert [row["epoch"] for row in metrics.rows] == list(range(12))
+    assert float(metrics.rows[-1]["train/loss"]) < float(metrics.rows[0]["train/loss"])
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_through_ffcv_swaps_and_resumes(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path, "loader.kind=ffcv", "loader.workers=1", "evaluate=[]")
+
+    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
+        if (plan.epoch, done) == (2, 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Path("run"), runtime=cpu, on_step=interrupt)
+    metrics = train(recipe, Path("run"), runtime=cpu, resume=True)
+    assert [(row["epoch"], row["data"]) for row in metrics.rows] == [(0, "clean"), (1, "clean"), (2, "q50"), (3, "q50")]

@@ -1,0 +1,68 @@
+# Sourced by tools/demo and tools/test: makes .venv with the locked packages and puts it on PATH. Quick when nothing changed.
+# Installs what is missing: uv with pip, and, as root or with sudo, the headers from which FFCV is built (Debian, Ubuntu).
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif sudo -n true 2>/dev/null; then sudo "$@"; else return 1; fi
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || return 1
+    say "Installing $*"
+    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+python_fits() { python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+need_python() {
+    python_fits && return
+    command -v python3 >/dev/null || install_packages python3 || true
+    python_fits || { say "Python 3.11 or newer is needed as python3."; exit 1; }
+}
+
+need_uv() {
+    command -v uv >/dev/null && return
+    if [ ! -x .uv/bin/uv ]; then
+        python3 -m ensurepip --version >/dev/null 2>&1 || install_packages python3-venv || { say "python3-venv is needed."; exit 1; }
+        say "Installing uv"
+        python3 -m venv --clear .uv && .uv/bin/pip install -q --disable-pip-version-check uv
+    fi
+    PATH="$PWD/.uv/bin:$PATH"
+}
+
+python_headers() { python3 -c 'import os, sysconfig; os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null; }
+can_build_ffcv() { command -v g++ >/dev/null && pkg-config --exists opencv4 libturbojpeg 2>/dev/null && python_headers; }
+
+need_headers() {
+    can_build_ffcv || install_packages g++ pkg-config libopencv-dev libturbojpeg0-dev python3-dev || true
+    can_build_ffcv
+}
+
+# The lock without ffcv, for a machine that cannot build it: its block runs up to the next line that is not indented.
+without_ffcv() { awk '/^[^ ]/ { skip = /^ffcv==/ } !skip' tools/requirements.lock; }
+
+need_environment() {
+    local lock stamp
+    if [ -f .venv/.complete ] && [ .venv/.complete -nt tools/requirements.lock ] && [ .venv/.complete -nt pyproject.toml ]; then
+        return
+    fi
+    lock=$(mktemp)
+    if need_headers; then
+        cp tools/requirements.lock "$lock"
+    else
+        say "FFCV needs g++, pkg-config and the headers of OpenCV 4, libturbojpeg and Python; without them the plain loader is used."
+        without_ffcv >"$lock"
+    fi
+    say "Installing the locked packages into .venv (some gigabytes: torch brings CUDA)"
+    uv venv -q --allow-existing --python "$(command -v python3)" .venv
+    VIRTUAL_ENV="$PWD/.venv" uv pip sync -q --require-hashes "$lock"
+    VIRTUAL_ENV="$PWD/.venv" uv pip install -q --no-deps -e .
+    rm "$lock"
+    touch .venv/.complete
+}
+
+need_python
+need_uv
+need_environment
+PATH="$PWD/.venv/bin:$PATH"
