@@ -131,6 +131,6 @@ def test_a_validation_set_that_the_source_cannot_give_is_left_out_with_a_word(sa
 def test_nothing_is_made_when_something_is_missing_for_good(said: Said, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, "d")
     encode_all(Path("d"), Path(), [50])
-    with pytest.raises(BetonError, match=r"data\.q50\.train: gone\.beton does not exist"):
-        said(tiny_recipe(Path(), tmp_path, "data.q50.train=gone.beton", "data.q50.quality=null"))
+    with pytest.raises(BetonError, match=r"data\.q50\.val: gone\.beton does not exist"):
+        said(tiny_recipe(Path(), tmp_path, "data.q50.val=gone.beton", "data.q50.quality=null"))
     assert not list(Path().glob("*source*"))
