@@ -125,6 +125,23 @@ def test_a_resume_that_would_not_continue_the_run_is_refused(
     assert before == {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
 
 
+def test_a_run_stopped_before_its_first_checkpoint_may_be_started_over(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]")
+
+    def interrupt(_plan: EpochPlan, _done: int, _steps: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Path("run"), runtime=cpu, on_step=interrupt)
+    assert len(train(recipe, Path("run"), runtime=cpu).rows) == 2
+
+
+def test_a_resume_on_other_data_is_refused(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:
+    other = f"data.q50={{train: {betons}/train-source.beton, val: {betons}/val-source.beton}}"
+    with pytest.raises(UsageError, match=r"train/q50 .*train-source\.beton\) is not the data"):
+        train(tiny_recipe(betons, tmp_path, other), trained, runtime=cpu, resume=True)
+
+
 def test_resume_needs_a_run_and_a_new_run_needs_a_new_folder(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(betons, tmp_path)
     with pytest.raises(UsageError, match="--resume: nothing holds no run"):
@@ -132,6 +149,10 @@ def test_resume_needs_a_run_and_a_new_run_needs_a_new_folder(betons: Path, cpu: 
     assert not Path("nothing").exists()
     with pytest.raises(UsageError, match=r"exists\. Go on with that run with --resume"):
         train(recipe, trained, runtime=cpu)
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").touch()
+    with pytest.raises(UsageError, match="mine exists and is not a run"):
+        train(recipe, Path("mine"), runtime=cpu)
 
 
 @pytest.mark.parametrize("damage", [b"", b"junk" * 100])

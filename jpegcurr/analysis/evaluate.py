@@ -59,7 +59,7 @@ def evaluate_run(run: Run, betons: Mapping[str, Path], runtime: Runtime, *, load
     kind, _ = choose_kind(run.recipe.loader.kind if loader == "auto" else loader, run.image)
     for dataset in opened.values():
         view = View(dataset.beton, run.image, train=False, batch=run.recipe.batch.micro, workers=available_cpus())
-        scores = score(run.model, run.normalise, open_loader(kind, view, runtime), runtime)
+        (scores,) = score([run.model], run.normalise, open_loader(kind, view, runtime), runtime)
         yield Evaluation(run.path, run.weights, dataset.beton.path, dataset.quality, kind, scores)
 
 

@@ -25,6 +25,8 @@ from jpegcurr.training.datasets import Datasets
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
+MOST_WORKERS = 16  # unless a recipe names more
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -83,7 +85,7 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
         RecipeError: a training set is smaller than one batch, or the loader asked for cannot do what is asked.
     """
     kind, reason = choose_kind(recipe.loader.kind, recipe.image)
-    workers = available_cpus() if recipe.loader.workers == "auto" else recipe.loader.workers
+    workers = min(available_cpus(), MOST_WORKERS) if recipe.loader.workers == "auto" else recipe.loader.workers
     for name, dataset in datasets.train.items():
         if len(dataset.beton) < recipe.batch.size:
             raise RecipeError(

@@ -1,5 +1,6 @@
 """Accuracy and loss of a model on a loader, every sample counted once."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -40,21 +41,29 @@ class Normaliser(torch.nn.Module):
 
 
 @torch.inference_mode()
-def score(model: torch.nn.Module, normalise: Normaliser, loader: Loader, runtime: Runtime) -> Scores:
-    """Evaluate ``model`` (put into evaluation mode and back) on one pass of ``loader``."""
-    training = model.training
-    model.eval()
+def score(models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Loader, runtime: Runtime) -> list[Scores]:
+    """Evaluate every model (put into evaluation mode and back) on one pass of ``loader``."""
+    training = [model.training for model in models]
     images = 0
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals = torch.zeros(len(models), 3, dtype=torch.float64)
     try:
+        for model in models:
+            model.eval()
         for batch, labels in loader.at(0):
-            with runtime.autocast():
-                logits = model(normalise(batch)).float()
-            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            totals += torch.stack([top[:, 0].sum(), top.sum(), loss]).double().cpu()
+            inputs = normalise(batch)
+            totals += torch.stack([_totals(model, inputs, labels, runtime) for model in models]).cpu()
             images += len(labels)
     finally:
-        model.train(training)
-    top1, top5, total_loss = (totals / images).tolist()
-    return Scores(images, 100 * top1, 100 * top5, total_loss)
+        for model, mode in zip(models, training, strict=True):
+            model.train(mode)
+    means = (totals / images).tolist()
+    return [Scores(images, 100 * top1, 100 * top5, loss) for top1, top5, loss in means]
+
+
+def _totals(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, runtime: Runtime) -> torch.Tensor:
+    """How many are right at once, how many among the first five, and the summed loss: float64 [3]."""
+    with runtime.autocast():
+        logits = model(inputs).float()
+    top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([top[:, 0].sum(), top.sum(), loss]).double()

@@ -1,35 +1,31 @@
 """The training loop."""
 
-import json
 import logging
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from uuid import uuid4
 
 import torch
 from timm.utils import ModelEmaV3
 
-from jpegcurr.errors import RecipeError, TrainingError, UsageError
-from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe import Recipe, load_recipe
+from jpegcurr.errors import TrainingError
+from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import Metrics, Row, open_trackers
-from jpegcurr.training.checkpoint import Trainee, load_state, save_state, saved_epoch
+from jpegcurr.training.checkpoint import Trainee, load_state, save_state
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.datasets import Datasets, open_datasets
-from jpegcurr.training.loaders import Loader, Loaders, open_loaders
+from jpegcurr.training.datasets import open_datasets
+from jpegcurr.training.loaders import Loader, open_loaders
 from jpegcurr.training.model import create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer, set_learning_rate
+from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
 from jpegcurr.training.schedule import learning_rate
 from jpegcurr.training.score import Normaliser, score
 
 log = logging.getLogger("jpegcurr")
-STATE = "state.safetensors"
+CHECK_EVERY = 100  # optimiser steps between looks at whether the loss is still finite: each look waits for the device
 
 # Called after every optimiser step with the plan of the epoch, the steps done in it and the steps it has.
 OnStep = Callable[[EpochPlan, int, int], None]
@@ -66,19 +62,21 @@ def train(
     weights, bit for bit, as one that never stopped.
 
     Raises:
-        UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe differs.
-        BetonError, RecipeError: the data does not fit the recipe; nothing was written.
+        UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ.
+        BetonError, RecipeError: the data does not fit the recipe; no run was started.
         TrainingError: the loss is not finite.
     """
-    _check_folder(recipe, out, resume)
+    check_folder(recipe, out, resume=resume)
     datasets = open_datasets(recipe)
+    if resume:
+        check_same_data(out, datasets)
     loaders = open_loaders(recipe, datasets, runtime)
     log.info(runtime.reason)
     log.info(loaders.reason)
     trainer = _build(recipe, runtime, len(datasets.classes), on_step)
     start = load_state(out / STATE, trainer.trainee) if resume else 0
     plans = plan_epochs(recipe)
-    run_id = _write_head(recipe, out, datasets, loaders, runtime)
+    run_id = write_head(recipe, out, datasets, loaders, runtime)
     trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
     metrics = Metrics(out, trackers, before=start)
     if start:
@@ -111,6 +109,7 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
     steps = len(loader) // micro_batches
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
     total = torch.zeros((), device=runtime.device)
+    loss_value = 0.0
     started = perf_counter()
     trainer.model.train()
     for number, (images, labels) in enumerate(loader.at(plan.epoch)):
@@ -122,13 +121,9 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
             done = (number + 1) // micro_batches
             _step(trainer, plan.epoch * steps + done - 1, steps, plan.horizon)
             trainer.on_step(plan, done, steps)
-    loss_value = total.item() / steps
+            if done % CHECK_EVERY == 0 or done == steps:
+                loss_value = _finite(total.item() / done, plan)
     seconds = perf_counter() - started
-    if not math.isfinite(loss_value):
-        raise TrainingError(
-            f"The loss of epoch {plan.epoch} is {loss_value}. The last checkpoint is from before it. "
-            "A smaller schedule.lr, or optim.clip_grad, usually helps."
-        )
     rates = [learning_rate(recipe.schedule, plan.epoch * steps + at, steps, plan.horizon) for at in (0, steps - 1)]
     return {
         "epoch": plan.epoch,
@@ -143,6 +138,15 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
     }
 
 
+def _finite(loss: float, plan: EpochPlan) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss of epoch {plan.epoch} is {loss}. The last checkpoint is from before it. "
+            "A smaller schedule.lr, or optim.clip_grad, usually helps."
+        )
+    return loss
+
+
 def _step(trainer: _Trainer, step: int, steps_per_epoch: int, horizon: int) -> None:
     set_learning_rate(trainer.optimizer, learning_rate(trainer.recipe.schedule, step, steps_per_epoch, horizon))
     if trainer.recipe.optim.clip_grad is not None:
@@ -154,9 +158,9 @@ def _step(trainer: _Trainer, step: int, steps_per_epoch: int, horizon: int) -> N
 
 def _evaluate(trainer: _Trainer, loaders: dict[str, Loader]) -> Row:
     row: Row = {}
+    models = (trainer.model, trainer.ema.module)
     for name, loader in loaders.items():
-        for prefix, model in (("", trainer.model), ("ema_", trainer.ema.module)):
-            scores = score(model, trainer.normalise, loader, trainer.runtime)
+        for prefix, scores in zip(("", "ema_"), score(models, trainer.normalise, loader, trainer.runtime), strict=True):
             row |= {f"val/{name}/{prefix}{key}": value for key, value in scores.as_dict().items() if key != "images"}
     return row
 
@@ -167,57 +171,6 @@ def _save(trainer: _Trainer, out: Path, classes: tuple[str, ...], epoch: int) ->
     export_model(trainer.model, out, classes, image)
     export_model(trainer.ema.module, out / "ema", classes, image)
     save_state(out / STATE, trainer.trainee, epoch)
-
-
-def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """A new run needs a new folder; a resumed one the folder of the same recipe."""
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"{out} exists. Go on with that run with --resume, or choose another folder with --out.")
-        return
-    if not (out / STATE).is_file():
-        raise UsageError(f"--resume: {out} holds no run to go on with. Leave --resume out to start one.")
-    before = load_recipe(out / "recipe.yaml")
-    free = {"curriculum", "evaluate", "loader", "tracking", "data"}
-    for field in Recipe.model_fields:
-        if field not in free and getattr(before, field) != getattr(recipe, field):
-            raise RecipeError(f"--resume: {field} differs from {out / 'recipe.yaml'}. Resume with the same, or start anew.")
-    done = saved_epoch(out / STATE)
-    if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
-        raise RecipeError(
-            f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
-            "Only epochs to come may change (with schedule.horizon whole, not even where they end)."
-        )
-
-
-def _write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
-    """Write what was asked for and what it was made of; return the run's id, which a resumed run keeps."""
-    packages = ("jpegcurr", "numpy", "pillow", "simplejpeg", "timm", "torch", "torchvision")
-    out.mkdir(parents=True, exist_ok=True)
-    run_id = json.loads((out / "run.json").read_bytes())["id"] if (out / "run.json").is_file() else uuid4().hex[:12]
-    write_text(out / "recipe.yaml", recipe.to_yaml())
-    sets = {f"{role}/{name}": each for role in ("train", "val") for name, each in getattr(datasets, role).items()}
-    head = {
-        "schema_version": 1,
-        "id": run_id,
-        "command": sys.argv,
-        "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in packages},
-        "runtime": runtime.reason,
-        "loader": loaders.kind,
-        "classes": len(datasets.classes),
-        "data": {
-            key: {
-                "path": str(each.beton.path),
-                "images": len(each.beton),
-                "quality": each.quality,
-                "keys_sha256": each.manifest.keys_sha256 if each.manifest else None,
-            }
-            for key, each in sets.items()
-        },
-    }
-    write_json(out / "run.json", head)
-    return run_id
 
 
 def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], recipe: Recipe) -> None:

@@ -1,0 +1,95 @@
+"""The folder of a run: whether a run may start or go on in it, and what it says of itself."""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.files import write_json, write_text
+from jpegcurr.recipe import Recipe, load_recipe
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.checkpoint import saved_epoch
+from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.datasets import Datasets
+from jpegcurr.training.loaders import Loaders
+
+STATE = "state.safetensors"
+_HEAD = "run.json"
+_PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "timm", "torch", "torchvision")
+# What a resumed run may change: the epochs to come, what is evaluated and how the data is reached.
+_FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data"})
+
+
+def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """A new run needs a folder without one, a resumed run the folder of the same recipe.
+
+    A run that was stopped before its first checkpoint may be started over. Raises UsageError or RecipeError.
+    """
+    begun = (out / STATE).is_file()
+    if resume and begun:
+        _check_same_recipe(recipe, out)
+    elif resume:
+        raise UsageError(f"--resume: {out} holds no run to go on with. Leave --resume out to start one.")
+    elif begun:
+        raise UsageError(f"{out} exists. Go on with that run with --resume, or choose another folder with --out.")
+    elif out.exists() and not (out / _HEAD).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not a run. Choose another folder with --out.")
+
+
+def _check_same_recipe(recipe: Recipe, out: Path) -> None:
+    before = load_recipe(out / "recipe.yaml")
+    for field in Recipe.model_fields:
+        if field not in _FREE and getattr(before, field) != getattr(recipe, field):
+            raise RecipeError(f"--resume: {field} differs from {out / 'recipe.yaml'}. Resume with the same, or start anew.")
+    done = saved_epoch(out / STATE)
+    if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
+        raise RecipeError(
+            f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
+            "Only epochs to come may change (with schedule.horizon whole, not even where they end)."
+        )
+
+
+def check_same_data(out: Path, datasets: Datasets) -> None:
+    """Raise UsageError if a data set of the run in ``out`` now holds other images or another quality."""
+    before = json.loads((out / _HEAD).read_bytes())["data"]
+    for key, facts in _describe(datasets).items():
+        known = before.get(key, facts)
+        if any(known[what] != facts[what] for what in ("images", "quality", "keys_sha256")):
+            raise UsageError(f"--resume: {key} ({facts['path']}) is not the data that {out} was trained on so far.")
+
+
+def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
+    """Write what was asked for and what it was made of; return the run's id, which a resumed run keeps."""
+    out.mkdir(parents=True, exist_ok=True)
+    run_id = json.loads((out / _HEAD).read_bytes())["id"] if (out / _HEAD).is_file() else uuid4().hex[:12]
+    write_text(out / "recipe.yaml", recipe.to_yaml())
+    head = {
+        "schema_version": 1,
+        "id": run_id,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in _PACKAGES},
+        "runtime": runtime.reason,
+        "loader": loaders.kind,
+        "classes": len(datasets.classes),
+        "data": _describe(datasets),
+    }
+    write_json(out / _HEAD, head)
+    return run_id
+
+
+def _describe(datasets: Datasets) -> dict[str, dict[str, Any]]:
+    """``train/clean`` and so on: which file, and what identifies its images."""
+    return {
+        f"{role}/{name}": {
+            "path": str(dataset.beton.path),
+            "images": len(dataset.beton),
+            "quality": dataset.quality,
+            "keys_sha256": dataset.manifest.keys_sha256 if dataset.manifest else None,
+        }
+        for role, split in (("train", datasets.train), ("val", datasets.val))
+        for name, dataset in split.items()
+    }
