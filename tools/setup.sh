@@ -42,23 +42,23 @@ need_headers() {
 # The lock without ffcv, for a machine that cannot build it: its block runs up to the next line that is not indented.
 without_ffcv() { awk '/^[^ ]/ { skip = /^ffcv==/ } !skip' tools/requirements.lock; }
 
+sync() { VIRTUAL_ENV="$PWD/.venv" uv pip sync -q --require-hashes "$1"; }
+
 need_environment() {
-    local lock stamp
+    local reduced
     if [ -f .venv/.complete ] && [ .venv/.complete -nt tools/requirements.lock ] && [ .venv/.complete -nt pyproject.toml ]; then
         return
     fi
-    lock=$(mktemp)
-    if need_headers; then
-        cp tools/requirements.lock "$lock"
-    else
-        say "FFCV needs g++, pkg-config and the headers of OpenCV 4, libturbojpeg and Python; without them the plain loader is used."
-        without_ffcv >"$lock"
-    fi
     say "Installing the locked packages into .venv (some gigabytes: torch brings CUDA)"
     uv venv -q --allow-existing --python "$(command -v python3)" .venv
-    VIRTUAL_ENV="$PWD/.venv" uv pip sync -q --require-hashes "$lock"
+    if ! need_headers || ! sync tools/requirements.lock; then
+        say "FFCV is left out and the plain loader used: FFCV needs g++, pkg-config, and OpenCV 4's, libturbojpeg's and Python's headers."
+        reduced=$(mktemp --suffix .txt)
+        without_ffcv >"$reduced"
+        sync "$reduced"
+        rm "$reduced"
+    fi
     VIRTUAL_ENV="$PWD/.venv" uv pip install -q --no-deps -e .
-    rm "$lock"
     touch .venv/.complete
 }
 

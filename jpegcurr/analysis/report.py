@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
@@ -139,7 +140,7 @@ def _provenance(study: CamStudy) -> dict[str, str]:
         "Qualities": "re-encoded at full resolution before the crop, as jpegcurr encode stores them; source is the file itself",
         "Decoder": "libjpeg's accurate DCT",
         "Computed on": study.runtime,
-        "Command": " ".join(["jpegcurr", *sys.argv[1:]]),
+        "Command": shlex.join(["jpegcurr", *sys.argv[1:]]),
         "Versions": ", ".join(f"{name} {version(name)}" for name in packages),
     }
 
