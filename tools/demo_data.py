@@ -36,7 +36,7 @@ PHOTOGRAPHS = {
 GRID = 4
 VALIDATION_COLUMN = (1, 3, 0, 2)  # of each row
 SIDE = 128
-CROPS = {"train": 80, "val": 20}
+CROPS = {"train": 96, "val": 24}
 
 
 def main() -> None:
