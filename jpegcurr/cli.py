@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (JpegcurrError, typer.TyperException) as error:
         console.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         code = error.exit_code
+    except OSError as error:
+        console.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        code = 1
     if code == INTERRUPTED:
         console.fail("interrupted. Files under way were removed, those that are whole were kept.")
     sys.exit(code if isinstance(code, int) else 0)
@@ -147,6 +150,7 @@ def train(
     """Train a model while a curriculum swaps the data at epoch boundaries."""
     from jpegcurr.recipe import find_recipe, load_recipe
     from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.train import train as train_recipe
 
     console.show_log(quiet=quiet)
@@ -163,9 +167,11 @@ def train(
                 on_step=lambda plan, done, steps: bar.update(f"epoch {plan.epoch} ({plan.data})", done, steps),
             )
     except KeyboardInterrupt:
-        changes = " ".join(f"--set {shlex.quote(each)}" for each in overrides or ())
-        console.fail(f"stopped. Go on: jpegcurr train --recipe {recipe} {changes} --out {folder} --resume".replace("  ", " "))
-        raise typer.Exit(INTERRUPTED) from None
+        again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
+        again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
+        again += ["--resume"] if (folder / STATE).exists() else []
+        console.fail(f"stopped. To go on after the last whole epoch: {shlex.join(again)}")
+        sys.exit(INTERRUPTED)
     console.out.print(f"{folder}", markup=False)
 
 
@@ -249,6 +255,8 @@ def cam(
     *run_folders, images = paths
     if not run_folders:
         raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
+    if output.suffix != ".html":
+        raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = _specs(qualities.split(","))
     refuse_existing([output, output.with_suffix(".json")], force=force)
     runtime = resolve_runtime(device)

@@ -20,13 +20,18 @@ def staged(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        move_into_place(partial, path)
     except BaseException:
         with suppress(FileNotFoundError):
             partial.unlink()
         raise
+
+
+def move_into_place(partial: Path, path: Path) -> None:
+    """Sync the finished file ``partial`` and give it its name, replacing what had it."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
     _sync_folder(path.parent)
 
 
@@ -42,7 +47,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def refuse_existing(paths: list[Path], *, force: bool) -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set."""
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or could not be written for sure."""
+    for folder in dict.fromkeys(path.parent for path in paths):
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            what = "no permission to write there" if there.is_dir() else f"{there} is not a folder"
+            raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with -o.")
     existing = [path for path in paths if path.exists()]
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""

@@ -58,6 +58,14 @@ class ImageSection(_Section):
     hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
     val_crop: Annotated[float, Field(gt=0, le=1)] = 224 / 256
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)} is not two shares of the area, the smaller first, above 0 and up to 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio {list(self.ratio)} is not two aspect ratios, the smaller first, above 0")
+        return self
+
 
 class BatchSection(_Section):
     """``size`` images an optimiser step, in micro-batches of ``per_device`` (gradients are accumulated)."""
@@ -94,7 +102,7 @@ class OptimSection(_Section):
     """AdamW; biases, norms and other one-dimensional parameters are not decayed."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     clip_grad: Annotated[float, Field(gt=0)] | None = None
     label_smoothing: Fraction = 0.1

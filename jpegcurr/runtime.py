@@ -19,6 +19,11 @@ class Runtime:
     dtype: torch.dtype
     reason: str
 
+    @property
+    def pins_memory(self) -> bool:
+        """Whether batches on their way to the device are better page-locked."""
+        return self.device.type == "cuda"
+
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision where ``dtype`` is not float32; does nothing otherwise."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -66,5 +71,6 @@ def resolve_runtime(device: str = "auto") -> Runtime:
     except (RuntimeError, AssertionError):
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices.") from None
     torch.backends.cudnn.benchmark = True
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    with torch.cuda.device(chosen):
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return Runtime(chosen, dtype, f"{name}, {str(dtype).removeprefix('torch.')} autocast ({why})")

@@ -62,6 +62,12 @@ def read_metrics(folder: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UsageError if a tracker named in a recipe is not installed."""
+    for name in names:
+        _extra(name)
+
+
 def open_trackers(names: Sequence[str], folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Tracker]:
     """Open the trackers named in a recipe; a resumed ``run_id`` is gone on with. Raises UsageError for a missing package."""
     openers: dict[str, type[_TensorBoard] | type[_Wandb]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
@@ -70,7 +76,7 @@ def open_trackers(names: Sequence[str], folder: Path, run_id: str, config: Mappi
 
 class _TensorBoard:
     def __init__(self, folder: Path, _run_id: str, config: Mapping[str, Any]) -> None:
-        self._writer = _extra("tensorboard", "torch.utils.tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        self._writer = _extra("tensorboard").SummaryWriter(str(folder / "tensorboard"))
         self._writer.add_text("recipe", "```\n" + json.dumps(config, indent=2) + "\n```")
 
     def log(self, row: Mapping[str, float | int | str]) -> None:
@@ -84,7 +90,7 @@ class _TensorBoard:
 
 class _Wandb:
     def __init__(self, folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
-        self._run = _extra("wandb", "wandb").init(
+        self._run = _extra("wandb").init(
             project="jpegcurr", name=folder.name, dir=str(folder), config=dict(config), id=run_id, resume="allow"
         )
 
@@ -95,8 +101,11 @@ class _Wandb:
         self._run.finish()
 
 
-def _extra(extra: str, module: str) -> Any:
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+
+
+def _extra(name: str) -> Any:
     try:
-        return import_module(module)
+        return import_module(_MODULES[name])
     except ImportError:
-        raise UsageError(f"tracking: {extra} is not installed: pip install 'jpegcurr[{extra}]'.") from None
+        raise UsageError(f"tracking: {name} is not installed: pip install 'jpegcurr[{name}]'.") from None

@@ -24,6 +24,13 @@ LAYOUTS: tuple[dict[str, object], ...] = (
     {"quality": 90, "subsampling": "4:2:2", "progressive": True},
 )
 
+# Options that make `train --recipe two_phase.yaml` take seconds.
+SMALL = (
+    "--set model.name=test_convnext --set image.size=32 --set curriculum.0.until_epoch=1 --set curriculum.1.until_epoch=2 "
+    "--set schedule.warmup_epochs=0 --set batch.size=16 --set batch.per_device=16 --set loader.kind=plain "
+    "--set loader.workers=0 --device cpu"
+)
+
 
 def photograph(name: str) -> Image.Image:
     with Image.open(str(files("skimage").joinpath("data", PHOTOGRAPHS[name]))) as image:

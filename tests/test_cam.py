@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from samples import jpeg, photograph
+from scipy.stats import binom, binomtest
 
 from jpegcurr.analysis.cam import CamStudy, compare_cams, grad_cam, stages
 from jpegcurr.analysis.report import verdict, write_report
-from jpegcurr.analysis.similarity import compare_views, detectable_difference, similarity
+from jpegcurr.analysis.similarity import _mean, _unrelated, compare_views, detectable_difference, similarity
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
@@ -141,6 +142,7 @@ def test_known_cases() -> None:
     apart = similarity(left, right)
     assert (apart.shift, apart.jsd, apart.magnitude) == (4, pytest.approx(1), 1)
     assert apart.pearson == pytest.approx(-1 / 24)
+    assert apart.iou == 0, "dark cells are not among the brightest"
     ramp = np.arange(25, dtype=np.float32).reshape(5, 5)
     assert similarity(ramp, ramp).iou == 1
     assert similarity(ramp, ramp[::-1].copy()).iou == 0
@@ -158,6 +160,10 @@ def test_what_is_undefined_is_not_a_number() -> None:
 
 def test_the_detectable_difference_is_that_of_the_normal_approximation() -> None:
     """280 * sqrt(d / N): 5 % discordant of 50,000 show 0.28 points, 2 % show 0.18."""
+    for images in (48, 500):
+        share = detectable_difference(0, images) / 100
+        power = sum(binom.pmf(lost, images, share) for lost in range(images + 1) if binomtest(lost, lost or 1).pvalue < 0.05)
+        assert 0.78 < power < 0.9, "the exact test, where every change goes one way"
     assert detectable_difference(2500, 50_000) == pytest.approx(0.28, abs=0.005)
     assert detectable_difference(1000, 50_000) == pytest.approx(0.18, abs=0.005)
 
@@ -195,6 +201,17 @@ def test_averaged_weights_are_another_model(photos: Path, trained: Path, cpu: Ru
     study = compare_cams(runs, photos / "val", [EncodeSpec("source")], cpu, layer="stages.1")
     assert [view.weights for view in study.views] == ["raw", "ema"]
     assert any(image.seen[0].logit != image.seen[1].logit for image in study.images)
+
+
+def test_unrelated_pairs_are_of_different_classes_in_a_sorted_folder(study: CamStudy) -> None:
+    pairs = _unrelated(study.images)
+    assert len(pairs) == 10
+    assert all(first.truth != second.truth for first, second in pairs)
+
+
+def test_halved_and_doubled_magnitudes_are_no_change() -> None:
+    ramp = np.arange(1, 10, dtype=np.float32).reshape(3, 3)
+    assert _mean([similarity(ramp, ramp * 2), similarity(ramp, ramp / 2)])["magnitude"] == pytest.approx(1)
 
 
 class Page(HTMLParser):

@@ -12,16 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from samples import encode_all, jpeg, photograph
+from samples import SMALL, encode_all, jpeg, photograph
 
 from jpegcurr import __version__
 from jpegcurr.cli import main
-
-SMALL = (
-    "--set model.name=test_convnext --set image.size=32 --set curriculum.0.until_epoch=1 --set curriculum.1.until_epoch=2 "
-    "--set schedule.warmup_epochs=0 --set batch.size=16 --set batch.per_device=16 --set loader.kind=plain "
-    "--set loader.workers=0 --device cpu"
-)
 
 
 class Ran:
@@ -58,6 +52,7 @@ def here(betons: Path, trained: Path, photos: Path) -> None:
     Path("flat").mkdir()
     Path("flat/1.jpg").write_bytes(jpeg(photograph("cat")))
     Path("file").touch()
+    Path("there.html").touch()
 
 
 def tree() -> dict[str, int]:
@@ -83,7 +78,11 @@ def tree() -> dict[str, int]:
         ("inspect", "Missing argument 'file'"),
         ("inspect none.beton", r"none\.beton does not exist"),
         ("inspect text.beton", r"text\.beton is not a version-2 \.beton"),
-        ("inspect empty", "empty does not exist|empty is a folder"),
+        ("inspect empty", "empty is a folder"),
+        ("encode images --quality 50 -o file", "file cannot be written to: .*file is not a folder"),
+        ("encode images --quality 50 -o file/deep/er", "cannot be written to: .*file is not a folder"),
+        ("predict run images --csv file/x.csv", "cannot be written to"),
+        ("cam run images -o report.json", r"ends in \.html"),
         ("train", "Missing option '--recipe'"),
         ("train --recipe two_fase.yaml", r"two_fase\.yaml does not exist\. Did you mean 'two_phase\.yaml'"),
         ("train --recipe two_phase.yaml --set schedule.lrr=1", r"schedule\.lrr: unknown key\. Did you mean 'lr'"),
@@ -109,7 +108,7 @@ def tree() -> dict[str, int]:
         ("cam run images --qualities source,200", "quality '200'"),
         ("cam run images --layer stages.9", "no such layer"),
         ("cam run empty", "empty holds no images"),
-        ("cam run images -o file", "file exists.*--force"),
+        ("cam run images -o there.html", "there.html exists.*--force"),
         ("nonsense", "No such command 'nonsense'"),
     ],
 )
@@ -265,9 +264,19 @@ def test_ctrl_c_in_training_says_how_to_go_on(run, here) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    (line,) = (line for line in said.splitlines() if "stopped" in line)
-    resume = line[line.index("jpegcurr train") :]
-    assert resume.endswith("--out runs/two_phase --resume")
-    done = run(resume.removeprefix("jpegcurr ") + " --set curriculum.0.until_epoch=500 --device cpu")
-    assert done.code == 2, "the plan already trained may stay, its horizon may not"
+    (line,) = said.splitlines()[-1:]
+    assert line.startswith("error: stopped. To go on after the last whole epoch: jpegcurr train")
+    again = shlex.split(line[line.index("jpegcurr train") :])[1:]
+    assert again[-1] == "--resume"
+    process = subprocess.Popen([sys.executable, "-m", "jpegcurr", *again], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("resuming at epoch"):
+            break
+    else:
+        pytest.fail("it did not go on")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     assert not list(Path("runs/two_phase").glob("*.partial"))

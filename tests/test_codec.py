@@ -134,3 +134,24 @@ def test_a_wrong_quality_is_named(text: str) -> None:
 
 def test_right_qualities_are_read() -> None:
     assert [parse_quality(text) for text in ("1", "50", "100", "source")] == [1, 50, 100, "source"]
+
+
+def test_an_exif_block_that_cannot_be_read_says_nothing() -> None:
+    data = jpeg(photograph("cat"), quality=90, dpi=(72, 72), exif=b"Exif\0\0garbage")
+    source, half = reencode(data, [SOURCE, EncodeSpec(50)])
+    assert source.copied
+    (expected,) = reencode(jpeg(photograph("cat"), quality=90), [EncodeSpec(50)])
+    assert scan(half.data) == scan(expected.data)
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF    WEBP", b"BM", b"II*\0"]),
+)
+def test_noise_is_an_image_or_an_image_error(noise: bytes, start: bytes) -> None:
+    try:
+        (encoded,) = reencode(start + noise, [EncodeSpec(50)])
+    except ImageError as error:
+        assert str(error)
+    else:
+        assert encoded.width > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from samples import encode_all, jpeg, photograph, tiny_recipe, tiny_tree
 
+from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.manifest import items_path, manifest_path
 from jpegcurr.errors import BetonError
 from jpegcurr.recipe import Recipe
@@ -134,3 +135,15 @@ def test_nothing_is_made_when_something_is_missing_for_good(said: Said, photos: 
     with pytest.raises(BetonError, match=r"data\.q50\.val: gone\.beton does not exist"):
         said(tiny_recipe(Path(), tmp_path, "data.q50.val=gone.beton", "data.q50.quality=null"))
     assert not list(Path().glob("*source*"))
+
+
+def test_a_missing_beton_leaves_out_what_its_fellow_left_out(said: Said, photos: Path, tmp_path: Path) -> None:
+    """A damaged scan: quality 50 cannot be made of it, source would copy it."""
+    shutil.copytree(photos, "d")
+    broken = Path("d/train/cat/03.jpg")
+    data = broken.read_bytes()
+    table = data.index(b"\xff\xc4")
+    broken.write_bytes(data[: table + 5] + bytes([255] * 8) + data[table + 13 :])
+    encode_all(Path("d"), Path(), [50], max_failures=1)
+    assert len(said(tiny_recipe(Path(), tmp_path))) == 2
+    assert len(Beton(Path("train-source.beton"))) == len(Beton(Path("train-q50.beton"))) == 47

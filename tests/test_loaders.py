@@ -11,11 +11,11 @@ from samples import jpeg, photograph, tiny_recipe
 
 from jpegcurr.encoding.beton import Beton, BetonWriter
 from jpegcurr.encoding.pixels import read_pixels
-from jpegcurr.errors import ImageError, RecipeError
+from jpegcurr.errors import ImageError, RecipeError, TrainingError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.datasets import open_datasets
-from jpegcurr.training.loaders import Loader, View, choose_kind, open_loader, open_loaders
+from jpegcurr.training.loaders import Loader, View, choose_kind, ffcv_scratch, open_loader, open_loaders
 from jpegcurr.training.views import Box, centre_box, centre_view, random_view
 
 KINDS = ("plain", pytest.param("ffcv", marks=[pytest.mark.ffcv, pytest.mark.filterwarnings("ignore")]))
@@ -150,25 +150,25 @@ def test_the_centre_box_is_ffcvs() -> None:
 
 def test_area_is_for_both_and_other_filters_are_for_plain_alone() -> None:
     bicubic = ImageSection(interpolation="bicubic")
-    assert choose_kind("plain", IMAGE)[0] == "plain"
-    kind, reason = choose_kind("auto", bicubic)
+    assert choose_kind("plain", IMAGE, 0)[0] == "plain"
+    kind, reason = choose_kind("auto", bicubic, 0)
     assert kind == "plain"
     assert "ffcv" in reason
     with pytest.raises(RecipeError, match=r"loader\.kind"):
-        choose_kind("ffcv", bicubic)
+        choose_kind("ffcv", bicubic, 0)
 
 
 @pytest.mark.ffcv
 @pytest.mark.filterwarnings("ignore")
 def test_auto_takes_ffcv_where_it_is_and_says_so() -> None:
-    assert choose_kind("auto", IMAGE) == ("ffcv", "loader: ffcv (installed)")
+    assert choose_kind("auto", IMAGE, 0) == ("ffcv", "loader: ffcv (installed)")
 
 
 def test_auto_takes_plain_where_ffcv_is_not_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jpegcurr.training.loaders.find_spec", lambda _name: None)
-    assert choose_kind("auto", IMAGE) == ("plain", "loader: plain (ffcv is not installed)")
+    assert choose_kind("auto", IMAGE, 0) == ("plain", "loader: plain (ffcv is not installed)")
     with pytest.raises(RecipeError, match="ffcv is not installed"):
-        choose_kind("ffcv", IMAGE)
+        choose_kind("ffcv", IMAGE, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -192,3 +192,43 @@ def test_a_batch_larger_than_the_data_is_told(betons: Path, tmp_path: Path, cpu:
     recipe = tiny_recipe(betons, tmp_path, "batch.size=64")
     with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.clean\.train, 48 images"):
         open_loaders(recipe, open_datasets(recipe), cpu)
+
+
+def test_ffcv_is_not_asked_to_set_more_memory_aside_than_there_is(betons: Path) -> None:
+    """Five batches of the largest width times the largest height: one photograph of 24 megapixels is enough."""
+    beton = Beton(betons / "val-q50.beton")
+    assert ffcv_scratch(beton, 8) == 5 * 8 * 3 * int(beton.widths.max()) * int(beton.heights.max())
+    beton.widths[0], beton.heights[0] = 6000, 4000
+    kind, reason = choose_kind("auto", IMAGE, ffcv_scratch(beton, 10_000))
+    assert kind == "plain"
+    assert "GB to decode into" in reason or "not installed" in reason
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_ffcv_stops_loading_when_an_epoch_is_left(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    loaded = []
+    run_pipeline = EpochIterator.run_pipeline
+    monkeypatch.setattr(EpochIterator, "run_pipeline", lambda *args: loaded.append(1) or run_pipeline(*args))
+    loader = open_loader("ffcv", View(Beton(betons / "train-q50.beton"), IMAGE, True, batch=1, workers=1), cpu)
+    assert len(loader) == 48
+    batches = loader.at(0)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert len(loaded) < 12
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_in_ffcvs_thread_ends_the_epoch(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    def fail(*_args: object) -> None:
+        raise ValueError("a broken pipeline")
+
+    loader = open_loader("ffcv", View(Beton(betons / "val-q50.beton"), IMAGE, False, batch=4, workers=1), cpu)
+    monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
+    with pytest.raises(TrainingError, match="FFCV's loading thread died"):
+        list(loader.at(0))

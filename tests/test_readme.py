@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from samples import SMALL
 
 from jpegcurr.cli import main
 
@@ -15,11 +16,6 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("jpegcurr ")]
-SMALL = (
-    "--set model.name=test_convnext --set image.size=32 --set curriculum.0.until_epoch=1 --set curriculum.1.until_epoch=2 "
-    "--set schedule.warmup_epochs=0 --set batch.size=16 --set batch.per_device=16 --set loader.kind=plain "
-    "--set loader.workers=0 --device cpu"
-)
 
 
 def test_every_command_of_the_readme_runs_in_order_as_written(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,12 +163,36 @@ def test_a_damaged_state_is_told_by_name(betons: Path, cpu: Runtime, trained_cop
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
-    betons: Path, cpu: Runtime, tmp_path: Path
+    betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rate is 0 at the first step and absurd at the others, so the first epoch diverges or the second."""
-    recipe = tiny_recipe(betons, tmp_path, "schedule.lr=1e30", "optim.weight_decay=0")
-    with pytest.raises(TrainingError, match=r"loss of epoch \d is (nan|inf).*schedule\.lr"):
-        train(recipe, Path("run"), runtime=cpu)
+    """The rate is absurd from the second epoch on: the first is whole, and neither its weights nor its row are lost."""
+
+    def explode(plan: EpochPlan, _done: int, _steps: int) -> None:
+        if plan.epoch == 1:
+            monkeypatch.setattr("jpegcurr.training.train.learning_rate", lambda *_: 1e30)
+
+    with pytest.raises(TrainingError, match=r"loss of epoch 1 is (nan|inf).*schedule\.lr"):
+        train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
+    assert [row["epoch"] for row in read_metrics(Path("run"))] == [0]
+    assert all(torch.isfinite(value).all() for value in weights(Path("run")).values())
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "here")
+    train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, resume=True)
+    assert [row["epoch"] for row in read_metrics(Path("run"))] == [0, 1, 2, 3]
+
+
+def test_weights_that_the_last_step_spoilt_are_not_saved(
+    betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses of the epoch were finite; the update after the last of them was not."""
+
+    def explode(plan: EpochPlan, done: int, _steps: int) -> None:
+        if (plan.epoch, done) == (1, 2):
+            monkeypatch.setattr("jpegcurr.training.train.learning_rate", lambda *_: float("inf"))
+
+    with pytest.raises(TrainingError, match="loss of epoch 1"):
+        train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
+    assert all(torch.isfinite(value).all() for value in weights(Path("run")).values())
 
 
 @pytest.mark.parametrize("folder", ["", "ema"])
@@ -272,6 +296,7 @@ def test_a_tracker_that_is_not_installed_is_told(
     monkeypatch.setattr("jpegcurr.tracking.import_module", absent)
     with pytest.raises(UsageError, match=r"pip install 'jpegcurr\[wandb\]'"):
         train(tiny_recipe(betons, tmp_path, "tracking=[wandb]"), Path("run"), runtime=cpu)
+    assert not Path("run").exists()
 
 
 def test_devices_are_resolved_with_a_reason() -> None:

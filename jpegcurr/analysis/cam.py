@@ -27,7 +27,7 @@ Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class CamView:
     """One way to look at an image: through a run, at a quality."""
 
     run: Path
@@ -68,7 +68,7 @@ class CamImage:
 class CamStudy:
     """Everything that a report is made of; ``skipped`` are (file, reason) pairs, ``found`` how many images there were."""
 
-    views: tuple[View, ...]
+    views: tuple[CamView, ...]
     images: tuple[CamImage, ...]
     skipped: tuple[tuple[str, str], ...]
     found: int
@@ -178,7 +178,7 @@ def compare_cams(
         on_images(min(start + BATCH, len(chosen)), len(chosen))
     if not images:
         raise UsageError(f"{folder}: none of the {len(chosen)} images can be read. {skipped[0][0]}: {skipped[0][1]}.")
-    views = tuple(View(run.path, run.weights, spec.name) for run in runs for spec in specs)
+    views = tuple(CamView(run.path, run.weights, spec.name) for run in runs for spec in specs)
     return CamStudy(views, tuple(images), tuple(skipped), len(files), layer, runtime.reason)
 
 
@@ -206,8 +206,7 @@ def _see(runs: Sequence[Run], decoded: _Decoded, folder: Path, layer: str, runti
         for quality in next(iter(decoded.values())):
             batch = torch.stack([centre_view(each[quality], run.image) for each in decoded.values()])
             inputs = run.normalise(batch.to(runtime.device, memory_format=torch.channels_last))
-            with runtime.autocast():
-                maps, logits = grad_cam(run.model, layer, inputs, targets)
+            maps, logits = grad_cam(run.model, layer, inputs, targets)  # in float32: rounding would be a difference too
             if targets is None:
                 targets = logits.argmax(dim=1)
             for index, each in enumerate(_as_seen(maps, logits, targets, run.classes)):

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jpegcurr.encoding.codec import Quality
-from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.datasets import Dataset, open_dataset
-from jpegcurr.training.loaders import View, choose_kind, open_loader
+from jpegcurr.training.loaders import View, choose_kind, ffcv_scratch, loading_workers, open_loader
 from jpegcurr.training.model import Run
 from jpegcurr.training.score import Scores, score
 
@@ -47,7 +46,7 @@ def validation_sets(run: Run) -> dict[str, Path]:
 
 
 def evaluate_run(run: Run, betons: Mapping[str, Path], runtime: Runtime, *, loader: str = "auto") -> Iterator[Evaluation]:
-    """Yield the scores of ``run`` on each beton, decoded as in training unless ``loader`` says otherwise.
+    """Yield the scores of ``run`` on each beton, decoded as in training where it can be, or as ``loader`` says.
 
     Raises:
         BetonError: a beton is missing or damaged.
@@ -56,9 +55,12 @@ def evaluate_run(run: Run, betons: Mapping[str, Path], runtime: Runtime, *, load
     opened = {name: open_dataset(path) for name, path in betons.items()}
     for dataset in opened.values():
         _check_classes(run, dataset)
-    kind, _ = choose_kind(run.recipe.loader.kind if loader == "auto" else loader, run.image)
+    batch = run.recipe.batch.micro
+    if loader == "auto" and run.loader == "plain":
+        loader = "plain"
     for dataset in opened.values():
-        view = View(dataset.beton, run.image, train=False, batch=run.recipe.batch.micro, workers=available_cpus())
+        kind, _ = choose_kind(loader, run.image, ffcv_scratch(dataset.beton, batch))
+        view = View(dataset.beton, run.image, train=False, batch=batch, workers=loading_workers())
         (scores,) = score([run.model], run.normalise, open_loader(kind, view, runtime), runtime)
         yield Evaluation(run.path, run.weights, dataset.beton.path, dataset.quality, kind, scores)
 

@@ -65,8 +65,7 @@ def _predict_batch(run: Run, files: Sequence[Path], runtime: Runtime, top: int) 
     predictions = {file: Prediction(str(file), (), reason) for file, reason in errors.items()}
     if views:
         batch = torch.stack(list(views.values())).to(runtime.device, memory_format=torch.channels_last)
-        with runtime.autocast():
-            logits = run.model(run.normalise(batch)).float()
+        logits = run.model(run.normalise(batch))
         likeliest = logits.softmax(dim=1).topk(top, dim=1)
         for file, labels, shares in zip(views, likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
             pairs = tuple((run.classes[label], share) for label, share in zip(labels, shares, strict=True))

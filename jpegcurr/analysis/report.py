@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from jpegcurr.analysis.cam import CamImage, CamStudy, View
+from jpegcurr.analysis.cam import CamImage, CamStudy, CamView
 from jpegcurr.analysis.similarity import Comparison, compare_views, similarity
 from jpegcurr.encoding.codec import Pixels
 from jpegcurr.files import write_json, write_text
@@ -41,10 +41,13 @@ def write_report(study: CamStudy, path: Path) -> list[Comparison]:
     return comparisons
 
 
-def view_name(view: View, study: CamStudy) -> str:
+def view_name(view: CamView, study: CamStudy) -> str:
     """The quality, and the run where there are several."""
-    runs = {(each.run, each.weights) for each in study.views}
-    return view.quality if len(runs) == 1 else f"{view.run.name}, {view.quality}"
+    runs = list(dict.fromkeys(each.run for each in study.views))
+    if len(runs) == 1:
+        return view.quality
+    short = len({run.name for run in runs}) == len(runs)
+    return f"{view.run.name if short else view.run}, {view.quality}"
 
 
 def verdict(study: CamStudy, comparisons: list[Comparison]) -> list[str]:

@@ -93,6 +93,7 @@ class BetonWriter:
         self._file.seek(0)
         self._file.write(header.tobytes() + fields.tobytes() + self._records[: self._count].tobytes())
         self._file.flush()
+        os.fsync(self._file.fileno())  # the slow part, before any of an output's files gets its name
 
 
 class Beton:
@@ -179,6 +180,8 @@ class Beton:
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
+    if path.is_dir():
+        raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():
         raise BetonError(f"{path} does not exist. `jpegcurr encode` makes .beton files from an image folder.")
     if not os.access(path, os.R_OK):

@@ -76,7 +76,8 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
 
     Pixels are upright (EXIF orientation applied) and RGB at every quality, ``source`` included: the original bytes are
     passed through only where a plain JPEG decoder reads them as such, and become quality 95, 4:4:4 where it does not
-    (CMYK, another format, a rotation flag, no end-of-image marker).
+    (CMYK, another format, a rotation flag, no end-of-image marker). Bytes that are passed through are not decoded here,
+    so damage inside the scan shows only where another quality is made, or in ``jpegcurr inspect --verify``.
 
     Raises:
         ImageError: the bytes are no image that Pillow can read, or it does not fit into a JPEG.
@@ -134,12 +135,19 @@ def _open(data: bytes) -> _Opened:
         image = Image.open(file)
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(error)) from None
-    kind = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-    upright = image.getexif().get(_EXIF_ORIENTATION, 1) not in range(2, 9)
+    except Exception as error:  # of Pillow's plugins: OSError, SyntaxError, ValueError, EOFError, struct.error, ...
+        raise ImageError(str(error) or type(error).__name__) from None
     ended = data.rfind(b"\xff\xd9", file.tell()) >= 0  # Pillow has read up to where the scan begins
-    return _Opened(image, data, kind and upright and ended)
+    kind = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    return _Opened(image, data, kind and ended and not _is_rotated(image))
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    """What the EXIF block says; one that cannot be read says nothing."""
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+    except Exception:
+        return False
 
 
 def _decode(opened: _Opened) -> Pixels:
@@ -154,9 +162,9 @@ def _decode(opened: _Opened) -> Pixels:
         else:
             return bgr
     try:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(error)) from None
+        upright = (ImageOps.exif_transpose(image) if _is_rotated(image) else image).convert("RGB")
+    except Exception as error:
+        raise ImageError(str(error) or type(error).__name__) from None
     return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
 
 

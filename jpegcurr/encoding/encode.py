@@ -20,7 +20,7 @@ from jpegcurr.encoding.codec import Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.manifest import Manifest, items_path, library_versions, manifest_path
 from jpegcurr.encoding.sources import Item, Order, Source
 from jpegcurr.errors import EncodeError, ImageError
-from jpegcurr.files import refuse_existing, staged, write_json
+from jpegcurr.files import refuse_existing, staged
 
 CHUNK = 16
 AHEAD = 4  # chunks under way for each worker
@@ -67,7 +67,7 @@ def encode_dataset(
     refuse_existing([file for beton in outputs for file in output_files(beton)], force=force)
     order = order or ("shuffle" if source.split == "train" else "folder")
     items = source.ordered(order, seed)
-    page_size = page_size_for(max(item.size for item in items))
+    page_size = page_size_for(2 * max(item.size for item in items))  # a re-encode can be larger than its source
     if page_size > MAX_PAGE_SIZE:
         raise EncodeError(f"{max(items, key=lambda item: item.size).path} is larger than a .beton can hold (2 GiB).")
     failed: list[Outcome] = []
@@ -89,7 +89,9 @@ def encode_dataset(
                 for writer, spec in zip(writers, outputs.values(), strict=True)
             }
     except OSError as error:
-        raise EncodeError(f"{error.filename or next(iter(outputs)).parent}: {error.strerror}. Nothing was kept.") from error
+        raise EncodeError(
+            f"{error.filename or next(iter(outputs)).parent}: {error.strerror}. Nothing of the split {source.split} was kept."
+        ) from error
 
 
 def encode_chunk(items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[Outcome]:
@@ -138,7 +140,7 @@ def _stop_at_too_many(failed: Sequence[Outcome], max_failures: int) -> None:
     named = "\n".join(f"  {outcome.item.path}: {outcome.reason}" for outcome in failed[:NAMED_FAILURES])
     images = "image" if len(failed) == 1 else "images"
     raise EncodeError(
-        f"{len(failed)} {images} could not be read, {max_failures} may fail. Nothing was kept. "
+        f"{len(failed)} {images} could not be encoded, {max_failures} may fail. Nothing of this split was kept. "
         f"Mend or remove them, or leave up to N such images out with --max-failures N:\n{named}"
     )
 
@@ -146,9 +148,9 @@ def _stop_at_too_many(failed: Sequence[Outcome], max_failures: int) -> None:
 class _Output:
     """One beton under way and its rows of items."""
 
-    def __init__(self, path: Path, beton: BetonWriter, rows: TextIO, partial: Path) -> None:
+    def __init__(self, path: Path, beton: BetonWriter, rows: TextIO, partial: Path, manifest: Path) -> None:
         self.path, self.beton = path, beton
-        self._rows, self._partial = rows, partial
+        self._rows, self._partial, self._manifest = rows, partial, manifest
         self._keys = hashlib.sha256()
         self._images = self._failures = self._copied = self._bytes_in = self._bytes_out = 0
 
@@ -158,11 +160,12 @@ class _Output:
         """Stage the beton last out, so that a beton in place always has its manifest."""
         with (
             staged(path) as partial,
+            staged(manifest_path(path)) as manifest,
             staged(items_path(path)) as items,
             BetonWriter(partial, capacity, page_size) as beton,
             items.open("w", encoding="utf-8") as rows,
         ):
-            yield cls(path, beton, rows, partial)
+            yield cls(path, beton, rows, partial, manifest)
 
     def add(self, outcome: Outcome, position: int) -> None:
         """Append one image, or the row that says why it is missing."""
@@ -202,5 +205,5 @@ class _Output:
             beton_bytes=self._partial.stat().st_size,
             versions=library_versions(),
         )
-        write_json(manifest_path(self.path), manifest.model_dump())
+        self._manifest.write_text(json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return manifest

@@ -79,3 +79,7 @@ def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Ten
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, moments in optimizer.state.items():  # laid out in memory like their parameter, channels_last
+        for name, tensor in moments.items():
+            if tensor.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(tensor)

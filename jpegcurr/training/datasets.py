@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.codec import EncodeSpec, Quality
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.manifest import Manifest, read_manifest
+from jpegcurr.encoding.manifest import Manifest, read_items, read_manifest
 from jpegcurr.encoding.sources import open_split
 from jpegcurr.errors import BetonError, SourceError
 from jpegcurr.recipe import Recipe
@@ -82,7 +82,7 @@ def open_datasets(recipe: Recipe) -> Datasets:
         f"data.{name}.train": recipe.data[name].train for name in dict.fromkeys(phase.data for phase in recipe.curriculum)
     } | {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val)}
     missing = {where: _pattern(recipe, where) for where, path in used.items() if not path.exists()}
-    for where in [where for where, pattern in missing.items() if pattern and not _has_split(pattern)]:
+    for where in [where for where, pattern in missing.items() if pattern and not _has_split(pattern.manifest)]:
         log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
         del missing[where]
     for where, path in used.items():
@@ -90,7 +90,8 @@ def open_datasets(recipe: Recipe) -> Datasets:
             open_dataset(path, where)
     for where, pattern in missing.items():
         if pattern:
-            log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], pattern.source, pattern.quality)
+            like = pattern.manifest
+            log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], like.source, like.quality)
             _encode_like(pattern, used[where])
     opened = {where: open_dataset(path, where) for where, path in used.items()}
     for where, dataset in opened.items():
@@ -108,44 +109,52 @@ def _name(where: str) -> str:
     return where.removeprefix("data.").rpartition(".")[0]
 
 
-def _pattern(recipe: Recipe, where: str) -> Manifest | None:
-    """How to make a missing file: a fellow's manifest with its quality changed; None where there is nothing to go by."""
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """How to make a missing file: a manifest to follow, and the keys of images that its fellow had to leave out."""
+
+    manifest: Manifest
+    left_out: frozenset[str]
+
+
+def _pattern(recipe: Recipe, where: str) -> _Pattern | None:
+    """Follow a fellow in the same role, at the quality wanted; None where there is nothing to go by."""
     quality = recipe.data[_name(where)].quality
-    train = _manifests([data.train for data in recipe.data.values()])
-    val = _manifests([data.val for data in recipe.data.values() if data.val])
-    if quality is None or not train + val:
+    train = [data.train for data in recipe.data.values()]
+    val = [data.val for data in recipe.data.values() if data.val]
+    if quality is None:
         return None
-    if where.endswith(".train"):
-        return train[0].model_copy(update={"quality": quality}) if train else None
-    if val:
-        return val[0].model_copy(update={"quality": quality})
-    return train[0].model_copy(update={"quality": quality, "split": "val", "order": "folder"})
+    for path in train if where.endswith(".train") else val:
+        if path.is_file() and (manifest := read_manifest(path)):
+            failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
+            return _Pattern(manifest.model_copy(update={"quality": quality}), failed)
+    if where.endswith(".val") and (pattern := _pattern(recipe, where.removesuffix("val") + "train")):
+        changes = {"quality": quality, "split": "val", "order": "folder"}
+        return _Pattern(pattern.manifest.model_copy(update=changes), frozenset())
+    return None
 
 
-def _manifests(paths: Sequence[Path]) -> list[Manifest]:
-    return [manifest for path in paths if path.is_file() and (manifest := read_manifest(path))]
+def _has_split(manifest: Manifest) -> bool:
+    """Whether the source could have the split: only a folder that is there can lack its val."""
+    root = Path(manifest.source)
+    return manifest.split != "val" or not root.is_dir() or (root / "val").is_dir()
 
 
-def _has_split(pattern: Manifest) -> bool:
-    """Whether the source could have the pattern's split: only a folder that is there can lack its val."""
-    root = Path(pattern.source)
-    return pattern.split != "val" or not root.is_dir() or (root / "val").is_dir()
-
-
-def _encode_like(pattern: Manifest, path: Path) -> None:
+def _encode_like(pattern: _Pattern, path: Path) -> None:
+    manifest = pattern.manifest
     try:
-        source = open_split(Path(pattern.source), pattern.split)
+        source = open_split(Path(manifest.source), manifest.split)
     except SourceError as error:
         raise BetonError(f"{path} does not exist and cannot be made: {error}") from None
+    source = replace(source, items=tuple(item for item in source.items if item.key not in pattern.left_out))
     with open_executor() as (executor, workers):
         encode_dataset(
             source,
-            {path: EncodeSpec(pattern.quality)},
+            {path: EncodeSpec(manifest.quality)},
             executor=executor,
             workers=workers,
-            order=pattern.order,
-            seed=pattern.seed,
-            max_failures=pattern.failures,
+            order=manifest.order,
+            seed=manifest.seed,
         )
 
 

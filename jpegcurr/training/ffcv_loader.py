@@ -23,6 +23,7 @@ from ffcv.traversal_order.base import TraversalOrder
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.executors import available_cpus
+from jpegcurr.errors import TrainingError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.loaders import Batch, View, torch_threads_kept
 
@@ -60,20 +61,38 @@ class FfcvLoader:
         with torch_threads_kept():
             batches = iter(self._loader)
         try:
-            for fields in batches:
+            for fields in _alive(batches):
                 images, labels = sorted(fields, key=torch.Tensor.dim, reverse=True)  # in the file's order, whichever it is
                 yield self._own(images), self._own(labels).flatten()
         finally:
-            batches.close()
-            _empty(batches)
+            _end(batches)
 
     def _own(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy out of FFCV's ring of buffers, which the batches after next overwrite."""
         return tensor.to(self._runtime.device, copy=True)
 
 
-def _empty(batches: EpochIterator) -> None:
-    """Wait for FFCV's thread to end. It blocks for ever on its last ``put`` when the queue is full, so take from it."""
+def _alive(batches: EpochIterator) -> Iterator[list[torch.Tensor]]:
+    """Iterate FFCV's batches; its own ``next`` waits for ever when its thread has died of an exception."""
+    while True:
+        while batches.output_queue.empty():
+            batches.join(timeout=0.002)
+            if not batches.is_alive() and batches.output_queue.empty():
+                raise TrainingError("FFCV's loading thread died; its own error stands above. Set loader.kind=plain to go on.")
+        fields = next(batches, None)
+        if fields is None:
+            return
+        yield fields
+
+
+def _end(batches: EpochIterator) -> None:
+    """Stop FFCV's thread after the batch it is on.
+
+    ``close`` is not enough: the thread looks at it only when the queue has been full for half a second, and waits for
+    ever to put its last None into a full one. So it is given nothing more to load, and the queue is emptied.
+    """
+    batches.iter_ixes = iter(())
+    batches.close()
     while batches.is_alive():
         with suppress(Empty):
             batches.output_queue.get(timeout=0.05)

@@ -5,6 +5,7 @@ samples come, and in which order, is a function of (seed, epoch) that both loade
 optimiser steps, a validation epoch is every sample once in file order.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from jpegcurr.training.datasets import Datasets
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 MOST_WORKERS = 16  # unless a recipe names more
+SCRATCH_SHARE = 0.25  # of this machine's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,9 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     Raises:
         RecipeError: a training set is smaller than one batch, or the loader asked for cannot do what is asked.
     """
-    kind, reason = choose_kind(recipe.loader.kind, recipe.image)
-    workers = min(available_cpus(), MOST_WORKERS) if recipe.loader.workers == "auto" else recipe.loader.workers
+    scratch = max(ffcv_scratch(each.beton, recipe.batch.micro) for each in [*datasets.train.values(), *datasets.val.values()])
+    kind, reason = choose_kind(recipe.loader.kind, recipe.image, scratch)
+    workers = loading_workers() if recipe.loader.workers == "auto" else recipe.loader.workers
     for name, dataset in datasets.train.items():
         if len(dataset.beton) < recipe.batch.size:
             raise RecipeError(
@@ -108,11 +111,21 @@ def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:
     return opener[kind](view, runtime)
 
 
-def choose_kind(asked: str, image: ImageSection) -> tuple[str, str]:
+def loading_workers() -> int:
+    """One for every processor, within reason."""
+    return min(available_cpus(), MOST_WORKERS)
+
+
+def ffcv_scratch(beton: Beton, batch: int) -> int:
+    """Bytes that stock FFCV sets aside to decode into: five batches of the file's largest width times largest height."""
+    return 5 * batch * 3 * int(beton.widths.max()) * int(beton.heights.max())
+
+
+def choose_kind(asked: str, image: ImageSection, scratch: int) -> tuple[str, str]:
     """Return ``ffcv`` or ``plain`` and why; raises RecipeError where ``asked`` cannot be had."""
-    obstacle = _obstacle_to_ffcv(image)
     if asked == "plain":
         return "plain", "loader: plain (asked for)"
+    obstacle = _obstacle_to_ffcv(image, scratch)
     if obstacle is None:
         return "ffcv", f"loader: ffcv ({'asked for' if asked == 'ffcv' else 'installed'})"
     if asked == "ffcv":
@@ -120,7 +133,10 @@ def choose_kind(asked: str, image: ImageSection) -> tuple[str, str]:
     return "plain", f"loader: plain ({obstacle})"
 
 
-def _obstacle_to_ffcv(image: ImageSection) -> str | None:
+def _obstacle_to_ffcv(image: ImageSection, scratch: int) -> str | None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if scratch > memory * SCRATCH_SHARE:
+        return f"ffcv would need {scratch / 1e9:.0f} GB to decode into, for the largest image; {memory / 1e9:.0f} GB are there"
     if find_spec("ffcv") is None:
         return "ffcv is not installed"
     if image.interpolation != "area":

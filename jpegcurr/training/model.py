@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.files import move_into_place
 from jpegcurr.recipe import ImageSection, ModelSection, Recipe, load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.score import Normaliser
@@ -27,7 +28,10 @@ Weights = Literal["raw", "ema"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A trained model in evaluation mode on the runtime's device, and what it needs to see images as it was trained to."""
+    """A trained model in evaluation mode on the runtime's device, and what it needs to see images as it was trained to.
+
+    ``loader`` is the kind that it was trained with, ``ffcv`` or ``plain``.
+    """
 
     path: Path
     weights: Weights
@@ -35,6 +39,7 @@ class Run:
     model: torch.nn.Module
     normalise: Normaliser
     classes: tuple[str, ...]
+    loader: str
 
     @property
     def image(self) -> ImageSection:
@@ -44,10 +49,7 @@ class Run:
 
 def create_model(section: ModelSection, classes: int) -> torch.nn.Module:
     """Make an untrained timm model with ``classes`` outputs; raises RecipeError for a name that timm does not know."""
-    if not timm.is_model(section.name):
-        close = get_close_matches(section.name, timm.list_models(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RecipeError(f"model.name: timm has no model {section.name!r}.{hint}")
+    check_name(section)
     try:
         model: torch.nn.Module = timm.create_model(
             section.name, pretrained=False, num_classes=classes, drop_path_rate=section.drop_path
@@ -55,6 +57,14 @@ def create_model(section: ModelSection, classes: int) -> torch.nn.Module:
     except TypeError as error:
         raise RecipeError(f"model: timm cannot make {section.name!r} with these settings: {error}") from None
     return model
+
+
+def check_name(section: ModelSection) -> None:
+    """Raise RecipeError for a name that timm does not know."""
+    if not timm.is_model(section.name):
+        close = get_close_matches(section.name, timm.list_models(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise RecipeError(f"model.name: timm has no model {section.name!r}.{hint}")
 
 
 def normaliser(model: torch.nn.Module) -> Normaliser:
@@ -80,7 +90,7 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
         save_for_hf(whole, temporary, model_config={"label_names": list(classes)}, safe_serialization=True, data_config=seen)
         for name in ("config.json", "model.safetensors"):
-            Path(temporary, name).replace(folder / name)
+            move_into_place(Path(temporary, name), folder / name)
 
 
 def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
@@ -97,8 +107,10 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
     try:
         classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
+        loader = str(json.loads((path / "run.json").read_text(encoding="utf-8"))["loader"])
         model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
     normalise = normaliser(model).to(runtime.device)
-    return Run(path, weights, load_recipe(path / "recipe.yaml"), runtime.place(model).eval(), normalise, classes)
+    recipe = load_recipe(path / "recipe.yaml")
+    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader)

@@ -34,7 +34,7 @@ class PlainLoader:
             batch_sampler=[order[start : start + size] for start in range(0, len(order), size)],
             num_workers=self._view.workers,
             collate_fn=_collate,
-            pin_memory=self._runtime.device.type == "cuda",
+            pin_memory=self._runtime.pins_memory,
             generator=torch.Generator(),  # torch would draw a seed for its workers from the model's generator
         )
         for batch in batches:

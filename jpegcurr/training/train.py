@@ -13,12 +13,12 @@ from timm.utils import ModelEmaV3
 from jpegcurr.errors import TrainingError
 from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.tracking import Metrics, Row, open_trackers
+from jpegcurr.tracking import Metrics, Row, check_trackers, open_trackers
 from jpegcurr.training.checkpoint import Trainee, load_state, save_state
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.datasets import open_datasets
 from jpegcurr.training.loaders import Loader, open_loaders
-from jpegcurr.training.model import create_model, export_model, normaliser
+from jpegcurr.training.model import check_name, create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer, set_learning_rate
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
 from jpegcurr.training.schedule import learning_rate
@@ -67,6 +67,8 @@ def train(
         TrainingError: the loss is not finite.
     """
     check_folder(recipe, out, resume=resume)
+    check_name(recipe.model)
+    check_trackers(recipe.tracking)
     datasets = open_datasets(recipe)
     if resume:
         check_same_data(out, datasets)
@@ -124,6 +126,7 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
             if done % CHECK_EVERY == 0 or done == steps:
                 loss_value = _finite(total.item() / done, plan)
     seconds = perf_counter() - started
+    _finite(torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()]).sum().item(), plan)
     rates = [learning_rate(recipe.schedule, plan.epoch * steps + at, steps, plan.horizon) for at in (0, steps - 1)]
     return {
         "epoch": plan.epoch,
@@ -139,6 +142,7 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
 
 
 def _finite(loss: float, plan: EpochPlan) -> float:
+    """Return the loss, or the norm of the weights that the last step left, if it is a number."""
     if not math.isfinite(loss):
         raise TrainingError(
             f"The loss of epoch {plan.epoch} is {loss}. The last checkpoint is from before it. "
