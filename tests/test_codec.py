@@ -1,5 +1,6 @@
 """Re-encoding against Pillow, which is what people would otherwise use."""
 
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -144,14 +145,10 @@ def test_an_exif_block_that_cannot_be_read_says_nothing() -> None:
     assert scan(half.data) == scan(expected.data)
 
 
-@given(
-    st.binary(max_size=200),
-    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF    WEBP", b"BM", b"II*\0"]),
-)
-def test_noise_is_an_image_or_an_image_error(noise: bytes, start: bytes) -> None:
-    try:
-        (encoded,) = reencode(start + noise, [EncodeSpec(50)])
-    except ImageError as error:
-        assert str(error)
-    else:
-        assert encoded.width > 0
+MAGIC = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF    WEBP", b"BM", b"II*\0"]
+
+
+@given(start=st.sampled_from(MAGIC), noise=st.binary(max_size=200))
+def test_noise_raises_nothing_but_an_image_error(start: bytes, noise: bytes) -> None:
+    with suppress(ImageError):
+        reencode(start + noise, [EncodeSpec(50)])
