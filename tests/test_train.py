@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from samples import tiny_recipe
 
@@ -179,6 +180,29 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
     monkeypatch.chdir(tmp_path / "here")
     train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, resume=True)
     assert [row["epoch"] for row in read_metrics(Path("run"))] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_a_full_disk_keeps_the_checkpoint_before(
+    betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(_tensors: object, path: Path, _metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    def fill(plan: EpochPlan, _done: int, _steps: int) -> None:
+        if plan.epoch == 2:
+            monkeypatch.setattr("jpegcurr.training.checkpoint.save_file", full)
+
+    with pytest.raises(TrainingError, match=r"run: epoch 2 could not be saved: .*No space left"):
+        train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=fill)
+    assert not list(Path("run").glob(".*"))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "here")
+    train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, resume=True)
+    assert same(weights(Path("run")), weights(trained))
 
 
 def test_weights_that_the_last_step_spoilt_are_not_saved(

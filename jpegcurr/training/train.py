@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from safetensors import SafetensorError
 from timm.utils import ModelEmaV3
 
 from jpegcurr.errors import TrainingError
@@ -64,7 +65,7 @@ def train(
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ.
         BetonError, RecipeError: the data does not fit the recipe; no run was started.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or an epoch cannot be saved. The last checkpoint is whole.
     """
     check_folder(recipe, out, resume=resume)
     check_name(recipe.model)
@@ -88,8 +89,12 @@ def train(
             _announce(plan, plans, recipe)
             row = _train_epoch(trainer, loaders.train[plan.data], plan)
             row |= _evaluate(trainer, loaders.val)
-            metrics.record(row)
-            _save(trainer, out, datasets.classes, plan.epoch + 1)
+            try:
+                metrics.record(row)
+                _save(trainer, out, datasets.classes, plan.epoch + 1)
+            except (OSError, SafetensorError) as error:
+                what = f"{out}: epoch {plan.epoch} could not be saved: {error}"
+                raise TrainingError(f"{what}. What was saved before is whole; make room and go on from there.") from None
             log.info(describe_row(row, len(plans)))
     finally:
         metrics.close()
