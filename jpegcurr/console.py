@@ -160,10 +160,21 @@ def print_inspection(found: "Inspection", *, as_json: bool) -> None:
         facts |= {"widths": found.widths, "heights": found.heights, "sample_bytes": found.sample_bytes}
         out.print_json(json.dumps(facts | {"manifest": manifest.model_dump() if manifest else None}))
         return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _facts(found).items():
+        table.add_row(name, escape(value))
+    out.print(table, soft_wrap=False)
+
+
+def _facts(found: "Inspection") -> dict[str, str]:
+    """What an inspection found, in words, by name."""
+    manifest = found.manifest
     unknown = "not recorded: there is no manifest beside the file"
     spread = "smallest {:,}, median {:,}, largest {:,}".format
     layouts = ", ".join(f"{name} {100 * count / found.samples:.1f} %" for name, count in found.subsampling.items())
-    facts_shown = {
+    facts = {
         "file": str(found.path),
         "samples": f"{found.samples:,}",
         "classes": f"{len(manifest.classes):,}, {found.labels:,} with samples" if manifest else f"{found.labels:,} labels",
@@ -176,19 +187,14 @@ def print_inspection(found: "Inspection", *, as_json: bool) -> None:
     }
     if manifest:
         order = f"shuffle, seed {manifest.seed}" if manifest.order == "shuffle" else "folder"
-        facts_shown |= {
+        facts |= {
             "failures": f"{manifest.failures:,}",
             "original bytes kept": f"{manifest.copied:,}",
             "split and source": f"{manifest.split} of {manifest.source}",
             "order": order,
             "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         }
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts_shown.items():
-        table.add_row(name, escape(value))
-    out.print(table, soft_wrap=False)
+    return facts
 
 
 def print_evaluations(results: "Sequence[Evaluation]", *, as_json: bool) -> None:

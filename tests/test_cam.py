@@ -17,11 +17,13 @@ from samples import jpeg, photograph
 from scipy.stats import binom, binomtest
 
 from jpegcurr.analysis.cam import CamStudy, compare_cams, grad_cam, stages
+from jpegcurr.analysis.evaluate import evaluate_run
+from jpegcurr.analysis.predict import predict_images
 from jpegcurr.analysis.report import verdict, write_report
 from jpegcurr.analysis.similarity import _mean, _unrelated, compare_views, detectable_difference, similarity
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.errors import UsageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.model import load_run
 
 SPECS = [EncodeSpec("source"), EncodeSpec(50), EncodeSpec(5)]
@@ -281,3 +283,26 @@ def test_unreadable_images_are_listed_and_a_folder_of_them_is_an_error(trained: 
     assert math.isnan(comparisons[0].null["pearson"]), "one image has no unrelated fellow"
     assert "1 file could not be read" in Path("report.html").read_text()
     assert json.loads(Path("report.json").read_text())["comparisons"][0]["null"]["pearson"] is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_maps_and_scores_of_a_cpu(photos: Path, betons: Path, trained: Path, cpu: Runtime) -> None:
+    """Float32 on both; matrix products may round differently."""
+    gpu = resolve_runtime("cuda")
+    studies = [
+        compare_cams([load_run(trained, runtime)], photos / "val", SPECS, runtime, layer="stages.1") for runtime in (gpu, cpu)
+    ]
+    for ours, theirs in zip(studies[0].images, studies[1].images, strict=True):
+        assert ours.target == theirs.target
+        for one, other in zip(ours.seen, theirs.seen, strict=True):
+            assert np.allclose(one.cam, other.cam, rtol=0.05, atol=0.01 * float(other.cam.max()) + 1e-6)
+    scores = [
+        next(evaluate_run(load_run(trained, runtime), {"q50": betons / "val-q50.beton"}, runtime)).scores
+        for runtime in (gpu, cpu)
+    ]
+    assert scores[0].loss == pytest.approx(scores[1].loss, rel=0.02)
+    files = sorted((photos / "val").glob("*/*.jpg"))
+    likeliest = [
+        [each.top[0][0] for each in predict_images(load_run(trained, runtime), files, runtime)] for runtime in (gpu, cpu)
+    ]
+    assert likeliest[0] == likeliest[1]

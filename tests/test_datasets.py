@@ -10,7 +10,7 @@ from samples import encode_all, jpeg, photograph, tiny_recipe, tiny_tree
 
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.manifest import items_path, manifest_path
-from jpegcurr.errors import BetonError
+from jpegcurr.errors import BetonError, RecipeError
 from jpegcurr.recipe import Recipe
 from jpegcurr.training.datasets import open_datasets
 
@@ -36,8 +36,8 @@ def recipe_on(**paths: Path) -> Recipe:
         file, quality = ("source", "source") if name == "clean" else ("q50", 50)
         data[name] = {"train": folder / f"train-{file}.beton", "val": folder / f"val-{file}.beton", "quality": quality}
     phases = [{"data": name, "until_epoch": number + 1} for number, name in enumerate(data)]
-    schedule = {"warmup_epochs": 0}
-    return Recipe.model_validate(tree | {"data": data, "curriculum": phases, "evaluate": list(data), "schedule": schedule})
+    small = {"schedule": {"warmup_epochs": 0}, "batch": {"size": 2}}
+    return Recipe.model_validate(tree | {"data": data, "curriculum": phases, "evaluate": list(data)} | small)
 
 
 @pytest.fixture
@@ -127,6 +127,14 @@ def test_a_validation_set_that_the_source_cannot_give_is_left_out_with_a_word(sa
     assert [line.split(":")[0] for line in lines] == ["data.clean.val", "data.q50.val", "data.clean.train"]
     assert "its source has no val split" in lines[0]
     assert {path.name for path in Path().glob("*.beton")} == {"train-q50.beton", "train-source.beton"}
+
+
+def test_nothing_is_made_for_a_batch_that_is_too_large(said: Said, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, "d")
+    encode_all(Path("d"), Path(), [50])
+    with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.clean\.train, 48 images"):
+        said(tiny_recipe(Path(), tmp_path, "batch.size=64"))
+    assert not list(Path().glob("*source*"))
 
 
 def test_nothing_is_made_when_something_is_missing_for_good(said: Said, photos: Path, tmp_path: Path) -> None:

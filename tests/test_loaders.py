@@ -192,10 +192,9 @@ def test_a_recipe_opens_every_data_set_before_the_first_epoch(betons: Path, tmp_
     assert list(loaders.train) == list(loaders.val) == ["clean", "q50"]
 
 
-def test_a_batch_larger_than_the_data_is_told(betons: Path, tmp_path: Path, cpu: Runtime) -> None:
-    recipe = tiny_recipe(betons, tmp_path, "batch.size=64")
+def test_a_batch_larger_than_the_data_is_told(betons: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.clean\.train, 48 images"):
-        open_loaders(recipe, open_datasets(recipe), cpu)
+        open_datasets(tiny_recipe(betons, tmp_path, "batch.size=64"))
 
 
 def test_ffcv_is_not_asked_to_set_more_memory_aside_than_there_is(betons: Path) -> None:

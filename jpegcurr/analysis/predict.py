@@ -16,6 +16,7 @@ from jpegcurr.training.model import Run
 from jpegcurr.training.views import centre_view
 
 BATCH = 64
+TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def read_image(path: Path) -> Pixels:
         raise ImageError(error.strerror or str(error)) from None
 
 
-def predict_images(run: Run, files: Sequence[Path], runtime: Runtime, top: int = 5) -> Iterator[Prediction]:
+def predict_images(run: Run, files: Sequence[Path], runtime: Runtime, top: int = TOP) -> Iterator[Prediction]:
     """Yield a prediction for every file, in order."""
     for start in range(0, len(files), BATCH):
         yield from _predict_batch(run, files[start : start + BATCH], runtime, min(top, len(run.classes)))
@@ -73,7 +74,7 @@ def _predict_batch(run: Run, files: Sequence[Path], runtime: Runtime, top: int) 
     return [predictions[file] for file in files]
 
 
-def to_csv(predictions: Sequence[Prediction], top: int = 5) -> str:
+def to_csv(predictions: Sequence[Prediction], top: int = TOP) -> str:
     """``file,class_1,probability_1,...,error``, one line a file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -14,7 +14,7 @@ from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.manifest import Manifest, read_items, read_manifest
 from jpegcurr.encoding.sources import open_split
-from jpegcurr.errors import BetonError, SourceError
+from jpegcurr.errors import BetonError, RecipeError, SourceError
 from jpegcurr.recipe import Recipe
 
 log = logging.getLogger("jpegcurr")
@@ -77,6 +77,7 @@ def open_datasets(recipe: Recipe) -> Datasets:
         BetonError: a file is missing and cannot be made, is damaged, has another quality than the recipe says, or has
             other classes, another number of images or another order than its fellows. Nothing was made if one is
             missing for good.
+        RecipeError: a training set is smaller than one batch; nothing was made.
     """
     used = {
         f"data.{name}.train": recipe.data[name].train for name in dict.fromkeys(phase.data for phase in recipe.curriculum)
@@ -86,8 +87,13 @@ def open_datasets(recipe: Recipe) -> Datasets:
         log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
         del missing[where]
     for where, path in used.items():
-        if not missing.get(where):
-            open_dataset(path, where)
+        pattern = missing.get(where)
+        images = pattern.manifest.images if pattern else len(open_dataset(path, where).beton)
+        if where.endswith(".train") and images < recipe.batch.size:
+            raise RecipeError(
+                f"batch.size {recipe.batch.size} is larger than {where}, {images} images: not one step an epoch. "
+                "Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
+            )
     for where, pattern in missing.items():
         if pattern:
             like = pattern.manifest

@@ -84,17 +84,11 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     """Open a loader on every data set of ``recipe``, so that a swap between epochs opens nothing.
 
     Raises:
-        RecipeError: a training set is smaller than one batch, or the loader asked for cannot do what is asked.
+        RecipeError: the loader asked for cannot do what is asked.
     """
     scratch = max(ffcv_scratch(each.beton, recipe.batch.micro) for each in [*datasets.train.values(), *datasets.val.values()])
     kind, reason = choose_kind(recipe.loader.kind, recipe.image, scratch)
     workers = loading_workers() if recipe.loader.workers == "auto" else recipe.loader.workers
-    for name, dataset in datasets.train.items():
-        if len(dataset.beton) < recipe.batch.size:
-            raise RecipeError(
-                f"batch.size {recipe.batch.size} is larger than data.{name}.train, {len(dataset.beton)} images: not one "
-                "step an epoch. Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
-            )
 
     def view(beton: Beton, train: bool) -> View:
         batch = recipe.batch
