@@ -78,7 +78,7 @@ def encode(
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="auto: train is shuffled, every other split is not.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the shuffle.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="All processors if not given.")] = None,
     dask: Annotated[str | None, typer.Option(help="Encode on a Dask cluster: its scheduler's address.")] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="Images that may be left out because they cannot be read.")] = 0,

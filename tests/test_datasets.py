@@ -97,6 +97,8 @@ def test_a_missing_beton_is_made_as_its_fellow_was(said: Said, photos: Path, bet
     for split in ("train", "val"):
         assert Path(f"{split}-source.beton").read_bytes() == (betons / f"{split}-source.beton").read_bytes()
     assert said(recipe) == []
+    Path("train-source.beton").unlink()
+    assert len(said(recipe)) == 1, "what is left of it, its manifest, is replaced"
 
 
 def test_a_missing_beton_without_a_fellow_or_a_source_is_told(said: Said, betons: Path, tmp_path: Path) -> None:

@@ -79,26 +79,12 @@ def open_datasets(recipe: Recipe) -> Datasets:
             missing for good.
         RecipeError: a training set is smaller than one batch; nothing was made.
     """
-    used = {
-        f"data.{name}.train": recipe.data[name].train for name in dict.fromkeys(phase.data for phase in recipe.curriculum)
-    } | {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val)}
-    missing = {where: _pattern(recipe, where) for where, path in used.items() if not path.exists()}
-    for where in [where for where, pattern in missing.items() if pattern and not _has_split(pattern.manifest)]:
-        log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
-        del missing[where]
-    for where, path in used.items():
-        pattern = missing.get(where)
-        images = pattern.manifest.images if pattern else len(open_dataset(path, where).beton)
-        if where.endswith(".train") and images < recipe.batch.size:
-            raise RecipeError(
-                f"batch.size {recipe.batch.size} is larger than {where}, {images} images: not one step an epoch. "
-                "Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
-            )
-    for where, pattern in missing.items():
-        if pattern:
-            like = pattern.manifest
-            log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], like.source, like.quality)
-            _encode_like(pattern, used[where])
+    used = {f"data.{phase.data}.train": recipe.data[phase.data].train for phase in recipe.curriculum}
+    used |= {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val)}
+    for where, pattern in _plan_missing(recipe, used).items():
+        like = pattern.manifest
+        log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], like.source, like.quality)
+        _encode_like(pattern, used[where])
     opened = {where: open_dataset(path, where) for where, path in used.items()}
     for where, dataset in opened.items():
         _check_quality(dataset, recipe.data[_name(where)].quality)
@@ -108,6 +94,25 @@ def open_datasets(recipe: Recipe) -> Datasets:
     for dataset in val.values():
         _check_classes(next(iter(train.values())), dataset)
     return Datasets(train, val)
+
+
+def _plan_missing(recipe: Recipe, used: dict[str, Path]) -> "dict[str, _Pattern]":
+    """How to make what is missing of ``used``, from which validation sets that the source cannot give are taken out.
+
+    Raises BetonError or RecipeError for what stands against the run however the rest is made.
+    """
+    patterns = {where: pattern for where, path in used.items() if not path.exists() and (pattern := _pattern(recipe, where))}
+    for where in [where for where, pattern in patterns.items() if not _has_split(pattern.manifest)]:
+        log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
+        del patterns[where]
+    for where, path in used.items():
+        images = patterns[where].manifest.images if where in patterns else len(open_dataset(path, where).beton)
+        if where.endswith(".train") and images < recipe.batch.size:
+            raise RecipeError(
+                f"batch.size {recipe.batch.size} is larger than {where}, {images} images: not one step an epoch. "
+                "Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
+            )
+    return patterns
 
 
 def _name(where: str) -> str:
@@ -161,6 +166,7 @@ def _encode_like(pattern: _Pattern, path: Path) -> None:
             workers=workers,
             order=manifest.order,
             seed=manifest.seed,
+            force=True,  # without its beton, a manifest that is left over describes nothing
         )
 
 
