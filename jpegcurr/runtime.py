@@ -1,6 +1,7 @@
 """Where and in which precision to compute: the only place that asks for CUDA."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,16 @@ class Runtime:
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Undo what ffcv does to torch's threads: one when it is imported, as many as its own wherever it compiles."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resolve_runtime(device: str = "auto") -> Runtime:

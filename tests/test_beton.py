@@ -14,7 +14,8 @@ from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.loaders import View, open_loader
+from jpegcurr.training.contract import View
+from jpegcurr.training.loaders import open_loader
 from jpegcurr.training.views import centre_view
 
 PAGE = 1 << 21  # the smallest that FFCV takes

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def test_imports_go_one_way(module: Path) -> None:
     for name in imports(PACKAGE / module.with_suffix(".py")):
         if name.startswith("jpegcurr."):
             assert RANK[name.split(".")[1]] <= own, f"{module} imports {name}"
+
+
+def test_there_are_no_circles() -> None:
+    """Not even through imports inside functions."""
+    names = {".".join(["jpegcurr", *module.parts]): module for module in MODULES}
+    TopologicalSorter(
+        {name: imports(PACKAGE / module.with_suffix(".py")) & names.keys() for name, module in names.items()}
+    ).prepare()
 
 
 def test_encoding_stands_alone() -> None:

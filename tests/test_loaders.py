@@ -15,8 +15,9 @@ from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import ImageError, RecipeError, TrainingError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.contract import Loader, View
 from jpegcurr.training.datasets import open_datasets
-from jpegcurr.training.loaders import Loader, View, choose_kind, ffcv_scratch, open_loader, open_loaders
+from jpegcurr.training.loaders import choose_kind, ffcv_scratch, open_loader, open_loaders
 from jpegcurr.training.views import Box, centre_box, centre_view, random_view
 
 KINDS = ("plain", pytest.param("ffcv", marks=[pytest.mark.ffcv, pytest.mark.filterwarnings("ignore")]))

@@ -8,8 +8,9 @@ from typing import Any
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.contract import View
 from jpegcurr.training.datasets import Dataset, open_dataset
-from jpegcurr.training.loaders import View, choose_kind, ffcv_scratch, loading_workers, open_loader
+from jpegcurr.training.loaders import choose_kind, ffcv_scratch, loading_workers, open_loader
 from jpegcurr.training.model import Run
 from jpegcurr.training.score import Scores, score
 

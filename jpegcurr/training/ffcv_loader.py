@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.errors import TrainingError
-from jpegcurr.runtime import Runtime
-from jpegcurr.training.loaders import Batch, View, torch_threads_kept
+from jpegcurr.runtime import Runtime, torch_threads_kept
+from jpegcurr.training.contract import Batch, View
 
 # numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.
 _kept: list[StockLoader] = []
@@ -55,7 +55,7 @@ class FfcvLoader:
         return len(self._view)
 
     def at(self, epoch: int) -> Iterator[Batch]:
-        """See ``loaders.Loader``."""
+        """See ``contract.Loader``."""
         self._loader.next_epoch = epoch
         self._loader.first_traversal_order = self._view.order(epoch)
         with torch_threads_kept():

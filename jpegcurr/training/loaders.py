@@ -1,73 +1,20 @@
-"""One contract, two loaders.
-
-A loader yields ``(uint8 [b 3 h w], int64 [b])`` on the runtime's device, has ``len()`` in batches, and ``at(epoch)``. Which
-samples come, and in which order, is a function of (seed, epoch) that both loaders share; a training epoch is cut to whole
-optimiser steps, a validation epoch is every sample once in file order.
-"""
+"""Choosing between the two loaders, and opening one on every data set of a recipe."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import ceil
-from typing import Protocol
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe import ImageSection, Recipe
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, torch_threads_kept
+from jpegcurr.training.contract import Loader, View
 from jpegcurr.training.datasets import Datasets
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 MOST_WORKERS = 16  # unless a recipe names more
 SCRATCH_SHARE = 0.25  # of this machine's memory
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """How one beton is seen: in batches of ``batch``, shuffled and cropped at random if ``train``.
-
-    A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole.
-    """
-
-    beton: Beton
-    image: ImageSection
-    train: bool
-    batch: int
-    step: int = 1
-    seed: int = 0
-    workers: int = 0
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The samples of ``epoch``, in order."""
-        count = len(self.beton)
-        if not self.train:
-            return np.arange(count)
-        shuffled = np.random.default_rng((self.seed, epoch)).permutation(count)
-        return shuffled[: count - count % self.step]
-
-    def __len__(self) -> int:
-        images = len(self.beton) - len(self.beton) % self.step if self.train else len(self.beton)
-        return ceil(images / self.batch)
-
-
-class Loader(Protocol):
-    """What the training loop asks of a loader."""
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        ...
-
-    def at(self, epoch: int) -> Iterator[Batch]:
-        """Iterate ``epoch``; leaving early stops whatever works behind it. A batch is the caller's to keep."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +88,6 @@ def _obstacle_to_ffcv(image: ImageSection, scratch: int) -> str | None:
     except (ImportError, OSError) as error:
         return f"ffcv cannot be imported: {error}"
     return None
-
-
-@contextmanager
-def torch_threads_kept() -> Iterator[None]:
-    """Undo what ffcv does to torch's threads: one when it is imported, as many as its own wherever it compiles."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _open_ffcv(view: View, runtime: Runtime) -> Loader:

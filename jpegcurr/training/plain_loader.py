@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.loaders import Batch, View
+from jpegcurr.training.contract import Batch, View
 from jpegcurr.training.views import centre_view, random_view
 
 
@@ -26,7 +26,7 @@ class PlainLoader:
         return len(self._view)
 
     def at(self, epoch: int) -> Iterator[Batch]:
-        """See ``loaders.Loader``."""
+        """See ``contract.Loader``."""
         order = self._view.order(epoch).tolist()
         size = self._view.batch
         batches = DataLoader(

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.loaders import Loader
+from jpegcurr.training.contract import Loader
 
 
 @dataclass(frozen=True, slots=True)

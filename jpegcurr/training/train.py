@@ -16,9 +16,10 @@ from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import Metrics, Row, check_trackers, open_trackers
 from jpegcurr.training.checkpoint import Trainee, load_state, save_state
+from jpegcurr.training.contract import Loader
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.datasets import open_datasets
-from jpegcurr.training.loaders import Loader, open_loaders
+from jpegcurr.training.loaders import open_loaders
 from jpegcurr.training.model import check_name, create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer, set_learning_rate
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
