@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     help="JPEG-quality curricula: encode a data set at several qualities, train through a swap, see what it did.",
 )
 
@@ -78,7 +78,7 @@ def encode(
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="auto: train is shuffled, every other split is not.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the shuffle.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="All processors if not given.")] = None,
     dask: Annotated[str | None, typer.Option(help="Encode on a Dask cluster: its scheduler's address.")] = None,
     max_failures: Annotated[int, typer.Option(min=0, help="Images that may be left out because they cannot be read.")] = 0,
@@ -228,7 +228,10 @@ def predict(
             bar.update("predict", len(predictions), len(files))
     write_text(csv, to_csv(predictions))
     console.print_predictions(predictions, csv)
-    if all(prediction.error for prediction in predictions):
+    unread = sum(1 for prediction in predictions if prediction.error)
+    if unread:
+        console.err.print(f"{unread} of {len(predictions)} files could not be read; the table says why.", markup=False)
+    if unread == len(predictions):
         raise JpegcurrError(f"None of the {len(files)} files is an image that can be read.")
 
 
@@ -272,6 +275,8 @@ def cam(
             on_images=lambda done, of: bar.update("cam", done, of),
         )
     comparisons = write_report(study, output)
+    for name, reason in study.skipped:
+        console.err.print(f"left out: {name}: {reason}", markup=False)
     for sentence in verdict(study, comparisons):
         console.out.print(sentence, markup=False)
     console.out.print(f"{output}", markup=False)

@@ -31,6 +31,7 @@ def move_into_place(partial: Path, path: Path) -> None:
     """Sync the finished file ``partial`` and give it its name, replacing what had it."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
+    partial.chmod(0o666 & ~_umask())  # safetensors makes files for their owner alone
     partial.replace(path)
     _sync_folder(path.parent)
 
@@ -57,6 +58,13 @@ def refuse_existing(paths: list[Path], *, force: bool) -> None:
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise UsageError(f"{existing[0]} exists{others}. Choose another place with -o, or replace it with --force.")
+
+
+def _umask() -> int:
+    """The process's; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync_folder(folder: Path) -> None:

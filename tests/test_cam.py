@@ -270,6 +270,11 @@ def test_names_in_the_page_cannot_be_markup(trained: Path, cpu: Runtime) -> None
     assert Page(Path("report.html").read_text()).open == []
 
 
+def test_a_few_images_can_show_no_difference(photos: Path, trained: Path, cpu: Runtime) -> None:
+    study = compare_cams([load_run(trained, cpu)], photos / "val", SPECS[:2], cpu, limit=5)
+    assert "too few to show any difference" in verdict(study, compare_views(study))[0]
+
+
 def test_unreadable_images_are_listed_and_a_folder_of_them_is_an_error(trained: Path, cpu: Runtime) -> None:
     Path("images").mkdir()
     Path("images/bad.jpg").write_bytes(b"text")

@@ -242,6 +242,19 @@ def test_every_command_has_help(run, command: str) -> None:
     assert run(f"{command} -h").out == done.out
 
 
+def test_help_keeps_angle_brackets_and_stars(run) -> None:
+    assert "train/<class>/* and val/<class>/*, or <class>/*" in run("encode --help").out
+
+
+def test_evaluate_says_where_it_looked_for_the_validation_sets(run, here) -> None:
+    recipe = Path("run").resolve() / "recipe.yaml"
+    shutil.copytree("run", "moved")
+    Path("moved/recipe.yaml").write_text(re.sub(r"\S*/(val-source\.beton)", r"betons/gone/\1", recipe.read_text()))
+    done = run("evaluate moved")
+    assert done.code == 2
+    assert re.search(r"betons/gone/val-source\.beton, a validation set of moved, is not there in /.*--data", done.err)
+
+
 def test_the_bare_command_shows_help_and_the_version_is_there(run) -> None:
     done = run("")
     assert done.code == 2

@@ -118,6 +118,9 @@ def test_a_beton_without_a_manifest_is_checked_by_its_labels(said: Said, betons:
         shutil.copy(path, path.name)
     assert not manifest_path(Path("train-q50.beton")).exists()
     assert not items_path(Path("train-q50.beton")).exists()
+    lines = said(tiny_recipe(Path(), tmp_path))
+    assert len(lines) == 4
+    assert "has no manifest" in lines[0]
     datasets = open_datasets(tiny_recipe(Path(), tmp_path))
     assert datasets.classes == ("0", "1", "2", "3")
 
@@ -157,3 +160,12 @@ def test_a_missing_beton_leaves_out_what_its_fellow_left_out(said: Said, photos:
     encode_all(Path("d"), Path(), [50], max_failures=1)
     assert len(said(tiny_recipe(Path(), tmp_path))) == 2
     assert len(Beton(Path("train-source.beton"))) == len(Beton(Path("train-q50.beton"))) == 47
+
+
+def test_another_file_under_the_manifest_is_refused(said: Said, photos: Path, betons: Path, tmp_path: Path) -> None:
+    """Betons are padded to pages, so that two qualities of a small set have one size."""
+    encode_all(photos, Path(), ["source", 50, 10])
+    assert Path("val-q10.beton").stat().st_size == Path("val-q50.beton").stat().st_size
+    shutil.copy("val-q10.beton", "val-q50.beton")
+    with pytest.raises(BetonError, match=r"val-q50\.beton is not the file that its manifest describes"):
+        said(tiny_recipe(Path(), tmp_path))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from samples import tiny_recipe
 
 from jpegcurr.errors import RecipeError, TrainingError, UsageError
+from jpegcurr.files import _umask
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.tracking import read_metrics
 from jpegcurr.training.curriculum import EpochPlan
@@ -50,6 +51,7 @@ def test_a_run_swaps_its_data_and_leaves_everything_behind(trained: Path, betons
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
     head = json.loads((trained / "run.json").read_text())
     assert (head["loader"], head["classes"], head["data"]["train/q50"]["quality"]) == ("plain", 4, 50)
+    assert {path.stat().st_mode & 0o777 for path in trained.rglob("*") if path.is_file()} == {0o666 & ~_umask()}
     described = {"recipe.yaml", "run.json", "metrics.jsonl", "summary.csv"}
     weights_too = {"config.json", "model.safetensors", "ema", "state.safetensors"}
     assert {path.name for path in trained.iterdir()} == described | weights_too

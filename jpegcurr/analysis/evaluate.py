@@ -43,6 +43,13 @@ def validation_sets(run: Run) -> dict[str, Path]:
     named = {name: path for name in run.recipe.evaluate if (path := run.recipe.data[name].val)}
     if not named:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
+    missing = [path for path in named.values() if not path.exists()]
+    if missing:
+        where = "" if missing[0].is_absolute() else f" in {Path.cwd()}"
+        raise UsageError(
+            f"{missing[0]}, a validation set of {run.path}, is not there{where}. Evaluate where you trained, or name another: "
+            "--data val.beton."
+        )
     return named
 
 

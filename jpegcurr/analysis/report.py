@@ -69,10 +69,12 @@ def _accuracy_sentence(each: Comparison) -> str:
         return ""
     before, after = (100 * right / each.labelled for right in (each.right_reference, each.right))
     said = f" Accuracy {before:.1f} % to {after:.1f} % on the same {each.labelled} labelled images"
+    if each.p_value >= 0.05 and each.detectable >= 100:
+        return f"{said}: too few to show any difference."
     if each.p_value >= 0.05:
         return (
             f"{said}: no detectable difference (lost {each.lost}, gained {each.gained}; a difference of "
-            f"{min(each.detectable, 100):.1f} points or more would show)."
+            f"{each.detectable:.1f} points or more would show)."
         )
     return f"{said} (lost {each.lost}, gained {each.gained}; exact McNemar p = {each.p_value:.2g})."
 

@@ -183,7 +183,7 @@ def _map(path: Path) -> NDArray[np.uint8]:
     if path.is_dir():
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():
-        raise BetonError(f"{path} does not exist. `jpegcurr encode` makes .beton files from an image folder.")
+        raise BetonError(f"{path} does not exist. Make it with jpegcurr encode, from data/imagenet or the folder you name.")
     if not os.access(path, os.R_OK):
         raise BetonError(f"{path} cannot be read: no permission.")
     if path.stat().st_size == 0:

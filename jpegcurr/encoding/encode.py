@@ -140,7 +140,7 @@ def _stop_at_too_many(failed: Sequence[Outcome], max_failures: int) -> None:
     named = "\n".join(f"  {outcome.item.path}: {outcome.reason}" for outcome in failed[:NAMED_FAILURES])
     images = "image" if len(failed) == 1 else "images"
     raise EncodeError(
-        f"{len(failed)} {images} could not be encoded, {max_failures} may fail. Nothing of this split was kept. "
+        f"{len(failed)} {images} could not be encoded, {max_failures} may fail: stopped there. Nothing of this split was kept. "
         f"Mend or remove them, or leave up to N such images out with --max-failures N:\n{named}"
     )
 

@@ -64,6 +64,8 @@ def open_dataset(path: Path, where: str = "") -> Dataset:
         raise BetonError(f"{path} holds no images.")
     if manifest is not None and manifest.images != len(beton):
         raise BetonError(f"{path} holds {len(beton)} images, its manifest says {manifest.images}. Make them again.")
+    if manifest is not None and manifest.bytes_out != int(beton.sizes.sum()):
+        raise BetonError(f"{path} is not the file that its manifest describes: its samples have other sizes. Make it again.")
     return Dataset(where or str(path), beton, manifest)
 
 
@@ -171,6 +173,8 @@ def _encode_like(pattern: _Pattern, path: Path) -> None:
 
 
 def _check_quality(dataset: Dataset, wanted: Quality | None) -> None:
+    if dataset.manifest is None:
+        log.warning("%s: %s has no manifest: its quality and its images' names go unchecked", dataset.where, dataset.beton.path)
     if wanted is not None and dataset.quality is not None and wanted != dataset.quality:
         raise BetonError(
             f"{dataset.where}: {dataset.beton.path} has quality {dataset.quality}, the recipe says {wanted}. "

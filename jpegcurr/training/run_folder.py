@@ -2,11 +2,11 @@
 
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
 from jpegcurr.recipe import Recipe, load_recipe
@@ -18,7 +18,7 @@ from jpegcurr.training.loaders import Loaders
 
 STATE = "state.safetensors"
 _HEAD = "run.json"
-_PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "timm", "torch", "torchvision")
+_PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # What a resumed run may change: the epochs to come, what is evaluated and how the data is reached.
 _FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data"})
 
@@ -71,7 +71,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "id": run_id,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": library_versions(_PACKAGES),
         "runtime": runtime.reason,
         "loader": loaders.kind,
         "classes": len(datasets.classes),

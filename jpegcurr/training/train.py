@@ -188,7 +188,8 @@ def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], recipe: Recipe) -> 
     if plan.epoch and plans[plan.epoch - 1].phase == plan.phase:
         return
     last = recipe.curriculum[plan.phase].until_epoch - 1
-    change = "swap to" if plan.epoch else "start with"
+    before = plans[plan.epoch - 1].data if plan.epoch else None
+    change = {None: "start with", plan.data: "go on with"}.get(before, "swap to")
     log.info(
         "phase %d: %s %s (%s), epochs %d to %d",
         plan.phase,
