@@ -130,9 +130,10 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
             _step(trainer, plan.epoch * steps + done - 1, steps, plan.horizon)
             trainer.on_step(plan, done, steps)
             if done % CHECK_EVERY == 0 or done == steps:
-                loss_value = _finite(total.item() / done, plan)
+                loss_value = _finite(total.item() / done, "loss", plan)
     seconds = perf_counter() - started
-    _finite(torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()]).sum().item(), plan)
+    norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
+    _finite(norms.sum().item(), "weights' norm at the end", plan)  # the last step's update is in no loss yet
     rates = [learning_rate(recipe.schedule, plan.epoch * steps + at, steps, plan.horizon) for at in (0, steps - 1)]
     return {
         "epoch": plan.epoch,
@@ -147,14 +148,13 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
     }
 
 
-def _finite(loss: float, plan: EpochPlan) -> float:
-    """Return the loss, or the norm of the weights that the last step left, if it is a number."""
-    if not math.isfinite(loss):
+def _finite(value: float, what: str, plan: EpochPlan) -> float:
+    if not math.isfinite(value):
         raise TrainingError(
-            f"The loss of epoch {plan.epoch} is {loss}. The last checkpoint is from before it. "
+            f"The {what} of epoch {plan.epoch} is {value}. The last checkpoint is from before it. "
             "A smaller schedule.lr, or optim.clip_grad, usually helps."
         )
-    return loss
+    return value
 
 
 def _step(trainer: _Trainer, step: int, steps_per_epoch: int, horizon: int) -> None:
