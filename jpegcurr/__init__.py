@@ -14,7 +14,7 @@ _HOMES = {
     "reencode": "jpegcurr.encoding.codec",
     "encode_dataset": "jpegcurr.encoding.encode",
     "Manifest": "jpegcurr.encoding.manifest",
-    "open_splits": "jpegcurr.encoding.sources",
+    "open_sources": "jpegcurr.encoding.sources",
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",
     "Recipe": "jpegcurr.recipe",

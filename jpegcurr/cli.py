@@ -4,20 +4,22 @@ Rooms are imported inside the commands, so that ``--help`` is quick and ``encode
 """
 
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import jpegcurr
-from jpegcurr import console
+from jpegcurr import console, terminal
 from jpegcurr.errors import JpegcurrError, UsageError
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.codec import EncodeSpec
-    from jpegcurr.encoding.manifest import Manifest
 
 INTERRUPTED = 130
 
@@ -40,16 +42,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout i
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    if arguments is None:  # what a cluster's scheduler sends before it kills is answered like Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(args=arguments, prog_name="jpegcurr", standalone_mode=False)
     except (JpegcurrError, typer.TyperException) as error:
-        console.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+        terminal.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         code = error.exit_code
     except OSError as error:
-        console.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        terminal.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         code = 1
     if code == INTERRUPTED:
-        console.fail("interrupted. Files under way were removed, those that are whole were kept.")
+        terminal.fail("interrupted. Files under way were removed, those that are whole were kept.")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -59,7 +63,7 @@ def _top(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        console.out.print(f"jpegcurr {jpegcurr.__version__}")
+        terminal.out.print(f"jpegcurr {jpegcurr.__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -68,71 +72,109 @@ def _top(
 
 @app.command()
 def encode(
-    src: Annotated[Path, typer.Argument(help="A folder with train/<class>/* and val/<class>/*, or <class>/*.")] = Path(
-        "data/imagenet"
-    ),
+    src: Annotated[str, typer.Argument(help="What to encode, see above.")] = "data/imagenet",
     quality: Annotated[
         list[str] | None, typer.Option("--quality", help="1 to 100, or source for the original bytes; repeatable.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the betons.")] = Path("betons"),
+    labels: Annotated[Path | None, typer.Option(help="A CSV or TSV of path,label; or ImageNet's val labels.")] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Only this one; or the name of an unnamed one.")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--classes", help="Only these: A,B,C or a file with one a line; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Images of each split at most, chosen by --seed.")] = None,
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="auto: train is shuffled, every other split is not.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the shuffle and of --limit.")] = 0,
+    subsampling: Annotated[
+        Literal["420", "422", "444", "keep"], typer.Option(help="Chroma of what is encoded; keep: as in the source.")
+    ] = "420",
+    max_side: Annotated[int | None, typer.Option(min=1, max=65500, help="Make larger images this long, pixels.")] = None,
+    short_side: Annotated[int | None, typer.Option(min=1, max=65500, help="Make larger images this short, pixels.")] = None,
+    resize_filter: Annotated[
+        Literal["box", "bilinear", "hamming", "bicubic", "lanczos"] | None,
+        typer.Option("--filter", help="Of the resize, Pillow's; bicubic if not given."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="All processors if not given.")] = None,
     dask: Annotated[str | None, typer.Option(help="Encode on a Dask cluster: its scheduler's address.")] = None,
-    max_failures: Annotated[int, typer.Option(min=0, help="Images that may be left out because they cannot be read.")] = 0,
-    force: ForceOption = False,
+    max_failures: Annotated[
+        str, typer.Option(metavar="N|N%", help="Images of each split that may be left out because they cannot be read.")
+    ] = "0",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, how large and how soon.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an encode stopped; keep what is finished.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace what is there; with --resume, only what was made otherwise.")
+    ] = False,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Re-encode an image folder at one or more JPEG qualities into FFCV .beton files."""
-    from jpegcurr.encoding.encode import encode_dataset, output_files
-    from jpegcurr.encoding.executors import open_executor
-    from jpegcurr.encoding.sources import open_splits
-    from jpegcurr.files import refuse_existing
+    """Re-encode labelled images at one or more JPEG qualities into FFCV .beton files.
 
-    specs = _specs(quality)
-    sources = open_splits(src)
-    outputs = {source.split: {output / f"{source.split}-{spec.name}.beton": spec for spec in specs} for source in sources}
-    refuse_existing([file for split in outputs.values() for beton in split for file in output_files(beton)], force=force)
-    done: dict[Path, Manifest] = {}
-    for source in sources:
-        with (
-            console.encode_progress(source.split, len(source.items), quiet=quiet) as on_outcome,
-            open_executor(threads, dask) as (executor, workers),
-        ):
-            done |= encode_dataset(
-                source,
-                outputs[source.split],
+    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv;
+    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
+    'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    """
+    from jpegcurr.encoding.encode import encode_dataset, plan_outputs, refusal
+    from jpegcurr.encoding.estimate import estimate_splits
+    from jpegcurr.encoding.executors import keep_freed_memory, open_executor
+    from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize
+    from jpegcurr.encoding.sources import open_sources
+
+    terminal.show_log(quiet=quiet)
+    resize = parse_resize(max_side, short_side, resize_filter)
+    specs = [replace(spec, subsampling=subsampling, resize=resize) for spec in _specs(quality)]
+    allowed = parse_max_failures(max_failures)
+    only = parse_classes(classes or ())
+    keep_freed_memory()
+    with (
+        _interruptible("stopped." if dry_run else "stopped. What is encoded is kept: the same command with --resume goes on."),
+        open_executor(threads, dask) as (executor, workers),
+    ):
+        sources = open_sources(src, labels=labels, splits=split or (), classes=only, limit=limit, seed=seed)
+        outputs = plan_outputs(sources, specs, output)
+        if dry_run:
+            refused = "" if resume or force else refusal(outputs)
+            console.print_estimates(estimate_splits(sources, outputs, executor, seed=seed), output, refused, as_json=as_json)
+            return
+        with console.encode_progress(quiet=quiet) as watcher:
+            done = encode_dataset(
+                sources,
+                outputs,
                 executor=executor,
                 workers=workers,
                 order=None if order == "auto" else order,
                 seed=seed,
-                max_failures=max_failures,
+                max_failures=allowed,
+                resume=resume,
                 force=force,
-                on_outcome=on_outcome,
+                watcher=watcher,
             )
-    console.print_encoded(done)
+    console.print_encoded(done, as_json=as_json)
 
 
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .beton.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Decode every sample; exit code 1 if one is not right.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every byte and decode every sample; exit code 1 if one is wrong.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in a .beton: samples, classes, quality, chroma, sizes, failures, versions."""
-    from jpegcurr.encoding.inspect import inspect_beton, verify_beton
+    from jpegcurr.encoding.inspect import inspect_beton
+    from jpegcurr.encoding.verify import verify_beton
 
-    console.print_inspection(inspect_beton(file), as_json=as_json)
-    if not verify:
-        return
-    with console.progress_bar("img") as bar:
-        wrong = verify_beton(file, lambda done, total: bar.update("verify", done, total))
+    found = inspect_beton(file)
+    wrong = None
+    if verify:
+        with terminal.progress_bar("img") as bar:
+            wrong = list(verify_beton(file, lambda done, total: bar.update("verify", done, total)))
+    console.print_inspection(found, wrong, as_json=as_json)
     if wrong:
         named = "\n".join(f"  {complaint}" for complaint in wrong[:5])
-        raise JpegcurrError(f"{file} has samples that are not right ({len(wrong)}). Encode it again with --force:\n{named}")
-    console.err.print(f"{file}: every sample decodes.", markup=False)
+        places = "1 place" if len(wrong) == 1 else f"{len(wrong)} places"
+        raise JpegcurrError(f"{file} is not right in {places}. Encode it again with --force:\n{named}")
 
 
 @app.command()
@@ -153,12 +195,12 @@ def train(
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.train import train as train_recipe
 
-    console.show_log(quiet=quiet)
+    terminal.show_log(quiet=quiet)
     path = find_recipe(recipe)
     settled = load_recipe(path, overrides or ())
     folder = out or Path("runs") / path.stem
     try:
-        with console.progress_bar("step", quiet=quiet, live_only=True) as bar:
+        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar:
             train_recipe(
                 settled,
                 folder,
@@ -170,9 +212,9 @@ def train(
         again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
         again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
         again += ["--resume"] if (folder / STATE).exists() else []
-        console.fail(f"stopped. To go on after the last whole epoch: {shlex.join(again)}")
+        terminal.fail(f"stopped. To go on after the last whole epoch: {shlex.join(again)}")
         sys.exit(INTERRUPTED)
-    console.out.print(f"{folder}", markup=False)
+    terminal.out.print(f"{folder}", markup=False)
 
 
 @app.command()
@@ -194,7 +236,7 @@ def evaluate(
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)
     betons = {str(path): path for path in data} if data else validation_sets(loaded)
-    with console.progress_bar("set") as bar:
+    with terminal.progress_bar("set") as bar:
         results = []
         for evaluation in evaluate_run(loaded, betons, runtime, loader=loader):
             results.append(evaluation)
@@ -222,7 +264,7 @@ def predict(
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)
     predictions = []
-    with console.progress_bar("img") as bar:
+    with terminal.progress_bar("img") as bar:
         for prediction in predict_images(loaded, files, runtime):
             predictions.append(prediction)
             bar.update("predict", len(predictions), len(files))
@@ -230,7 +272,7 @@ def predict(
     console.print_predictions(predictions, csv)
     unread = sum(1 for prediction in predictions if prediction.error)
     if unread:
-        console.err.print(f"{unread} of {len(predictions)} files could not be read; the table says why.", markup=False)
+        terminal.err.print(f"{unread} of {len(predictions)} files could not be read; the table says why.", markup=False)
     if unread == len(predictions):
         raise JpegcurrError(f"None of the {len(files)} files is an image that can be read.")
 
@@ -264,7 +306,7 @@ def cam(
     refuse_existing([output, output.with_suffix(".json")], force=force)
     runtime = resolve_runtime(device)
     runs = [load_run(folder, runtime, weights) for folder in run_folders]
-    with console.progress_bar("img") as bar:
+    with terminal.progress_bar("img") as bar:
         study = compare_cams(
             runs,
             images,
@@ -276,10 +318,20 @@ def cam(
         )
     comparisons = write_report(study, output)
     for name, reason in study.skipped:
-        console.err.print(f"left out: {name}: {reason}", markup=False)
+        terminal.err.print(f"left out: {name}: {reason}", markup=False)
     for sentence in verdict(study, comparisons):
-        console.out.print(sentence, markup=False)
-    console.out.print(f"{output}", markup=False)
+        terminal.out.print(sentence, markup=False)
+    terminal.out.print(f"{output}", markup=False)
+
+
+@contextmanager
+def _interruptible(message: str) -> Iterator[None]:
+    """Answer Ctrl-C with ``message`` and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.fail(message)
+        sys.exit(INTERRUPTED)
 
 
 def _specs(qualities: Sequence[str] | None) -> "list[EncodeSpec]":

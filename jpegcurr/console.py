@@ -1,154 +1,117 @@
-"""What people see: progress on stderr, results on stdout."""
+"""What each command says of what came of it."""
 
 import json
-import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
+
+from jpegcurr.terminal import Bar, duration, err, megabytes, out, print_table, progress_bar
 
 if TYPE_CHECKING:
     from jpegcurr.analysis.evaluate import Evaluation
     from jpegcurr.analysis.predict import Prediction
-    from jpegcurr.encoding.encode import Outcome
+    from jpegcurr.encoding.chunks import Outcome
+    from jpegcurr.encoding.estimate import Estimate
     from jpegcurr.encoding.inspect import Inspection
+    from jpegcurr.encoding.items import Source
     from jpegcurr.encoding.manifest import Manifest
 
 SHOWN_PREDICTIONS = 40
-
-WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
-
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+SHOWN_FAILURES = 20
 
 
-class Bar:
-    """Progress through a known number of things: a live bar on a terminal, a line every tenth elsewhere."""
+class EncodeBar:
+    """What ``encode_dataset`` tells, on a bar."""
 
-    def __init__(self, progress: Progress | None, unit: str) -> None:
-        self._progress = progress
-        self._unit = unit
-        self._task = progress.add_task("", total=None) if progress else None
-        self._tenth = 0
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._done, self._failed = bar, 0, 0
 
-    def update(self, title: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done; a new title begins anew."""
-        if self._progress is not None and self._task is not None:
-            if self._progress.tasks[0].description != title:
-                self._progress.reset(self._task, total=total, description=title)
-            self._progress.update(self._task, completed=done)
-        elif 10 * done // total > self._tenth:
-            self._tenth = 10 * done // total % 10
-            err.print(f"{title}: {done}/{total} {self._unit}", markup=False)
+    def begin(self, source: "Source", done: int) -> None:
+        """A split begins, ``done`` of whose images need not be encoded again."""
+        self._done = done
+        if done:
+            err.print(f"encode {source.split}: {done:,} of {len(source.items):,} images are there already", markup=False)
+        self._bar.update(f"encode {source.split}", done, len(source.items))
 
-
-class _NoBar(Bar):
-    def update(self, title: str, done: int, total: int) -> None:
-        """Show nothing."""
-
-
-class _Speed(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        """Things a second over the last half minute."""
-        return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
+    def done(self, source: "Source", outcomes: "Sequence[Outcome]") -> None:
+        """Some more images of the split are encoded, or have failed."""
+        self._done += len(outcomes)
+        self._bar.update(f"encode {source.split}", self._done, len(source.items))
+        for outcome in outcomes:
+            if outcome.reason:
+                self._failed += 1
+                if self._failed <= SHOWN_FAILURES:
+                    err.print(f"not encoded: {source.store.where(outcome.item)}: {outcome.reason}", markup=False)
+                elif self._failed == SHOWN_FAILURES + 1:
+                    err.print("not encoded: more, which are in the outputs' .items.jsonl", markup=False)
 
 
 @contextmanager
-def progress_bar(unit: str, *, quiet: bool = False, live_only: bool = False) -> Iterator[Bar]:
-    """Show a bar on stderr while the block runs; off a terminal, nothing if ``live_only``."""
-    if quiet or (live_only and not err.is_terminal):
-        yield _NoBar(None, unit)
-        return
-    if not err.is_terminal:
-        yield Bar(None, unit)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(unit))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as progress:
-        yield Bar(progress, unit)
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        err.print(escape(self.format(record)))
-
-
-def show_log(*, quiet: bool) -> None:
-    """Send the package's log to stderr, above any bar; warnings only if ``quiet``."""
-    logger = logging.getLogger("jpegcurr")
-    logger.handlers = [_Lines()]
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logger.propagate = False
-
-
-def print_table(columns: list[str], rows: list[list[str]], *, title: str = "", left: int = 1) -> None:
-    """Print a table on stdout: the first ``left`` columns to the left, the numbers to the right."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    out.print(table, soft_wrap=False)
-
-
-def fail(message: str) -> None:
-    """Print an error on stderr."""
-    label = "[bold red]error:[/] " if sys.stderr.isatty() else "error: "
-    err.print(label + escape(message))
-
-
-def megabytes(count: int) -> str:
-    """``1234567`` -> ``1.2 MB``."""
-    return f"{count / 1e6:,.1f} MB"
-
-
-@contextmanager
-def encode_progress(split: str, images: int, *, quiet: bool) -> "Iterator[Callable[[Outcome], None]]":
-    """Yield what ``encode_dataset`` calls after every image."""
-    done = 0
+def encode_progress(*, quiet: bool) -> "Iterator[EncodeBar | None]":
+    """Yield what ``encode_dataset`` calls."""
     with progress_bar("img", quiet=quiet) as bar:
-
-        def on_outcome(outcome: "Outcome") -> None:
-            nonlocal done
-            done += 1
-            bar.update(f"encode {split}", done, images)
-            if outcome.reason and not quiet:
-                err.print(f"left out: {outcome.item.path}: {outcome.reason}", markup=False)
-
-        yield on_outcome
+        yield None if quiet else EncodeBar(bar)
 
 
-def print_encoded(done: "Mapping[Path, Manifest]") -> None:
+def print_encoded(done: "Mapping[Path, Manifest]", *, as_json: bool) -> None:
     """The closing table of ``encode``."""
+    if as_json:
+        out.print_json(json.dumps([{"path": str(path), **made.model_dump()} for path, made in done.items()]))
+        return
     rows = []
-    for path, manifest in done.items():
-        ratio = manifest.bytes_out / manifest.bytes_in
-        sizes = [megabytes(manifest.bytes_in), megabytes(manifest.bytes_out), f"{ratio:.2f}"]
-        rows.append([str(path), f"{manifest.images:,}", *sizes, f"{manifest.failures:,}"])
-    print_table(["beton", "images", "bytes in", "bytes out", "ratio", "failures"], rows)
+    for path, made in done.items():
+        ratio = made.bytes_out / made.bytes_in if made.bytes_in else 1.0
+        sizes = [megabytes(made.bytes_in), megabytes(made.beton_bytes), f"{ratio:.2f}"]
+        rows.append([str(path), f"{made.images:,}", *sizes, f"{made.failures:,}"])
+    print_table(["beton", "images", "images' bytes", "beton", "JPEG ratio", "failures"], rows)
+    for split, ignored in {made.split: made.ignored for made in done.values() if made.ignored}.items():
+        out.print(f"{split}: {ignored:,} files without an image's suffix were passed over", markup=False)
 
 
-def print_inspection(found: "Inspection", *, as_json: bool) -> None:
-    """Everything that ``inspect`` says."""
+def print_estimates(estimates: "Sequence[Estimate]", folder: Path, refused: str, *, as_json: bool) -> None:
+    """What ``encode --dry-run`` says."""
+    free = free_bytes(folder)
+    if as_json:
+        splits = [
+            {"split": each.split, "images": each.images, "bytes_in": each.bytes_in, "seconds": each.seconds}
+            | {"sampled": each.sampled, "sample_failures": len(each.failed)}
+            | {"outputs": {str(path): size for path, size in each.bytes_out.items()}}
+            for each in estimates
+        ]
+        out.print_json(json.dumps({"splits": splits, "free_bytes": free, "refused": refused or None}))
+        return
+    rows = []
+    for each in estimates:
+        for path, size in each.bytes_out.items():
+            rows.append([str(path), f"{each.images:,}", megabytes(each.bytes_in), f"about {megabytes(size)}"])
+    print_table(["would be made", "images", "images' bytes", "beton"], rows)
+    seconds, needed = sum(each.seconds for each in estimates), sum(sum(each.bytes_out.values()) for each in estimates)
+    sampled, failed = sum(each.sampled for each in estimates), [each for split in estimates for each in split.failed]
+    out.print(f"about {duration(seconds)} here, from {sampled:,} images that were encoded to find out", markup=False)
+    if refused:
+        out.print(f"As things are it would be refused: {refused}", markup=False)
+    if needed > free:
+        out.print(f"It does not fit: {megabytes(needed)} are needed in {folder}, {megabytes(free)} are free.", markup=False)
+    for wrong in failed[:SHOWN_FAILURES]:
+        out.print(f"would fail: {wrong}", markup=False)
+    if failed:
+        share = 100 * len(failed) / sampled
+        out.print(f"{len(failed)} of the sample would fail: {share:.2g} %, which --max-failures has to allow.", markup=False)
+
+
+def free_bytes(folder: Path) -> int:
+    """What a person may still write to the disk that ``folder`` is on, or would be."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    return shutil.disk_usage(there).free
+
+
+def print_inspection(found: "Inspection", wrong: list[str] | None, *, as_json: bool) -> None:
+    """Everything that ``inspect`` says; ``wrong`` is what a verification found, None without one."""
     manifest = found.manifest
     if as_json:
         facts = {
@@ -158,14 +121,22 @@ def print_inspection(found: "Inspection", *, as_json: bool) -> None:
             "page_size": found.page_size,
         }
         facts |= {"widths": found.widths, "heights": found.heights, "sample_bytes": found.sample_bytes}
-        out.print_json(json.dumps(facts | {"manifest": manifest.model_dump() if manifest else None}))
+        out.print_json(json.dumps(facts | {"manifest": manifest.model_dump() if manifest else None, "wrong": wrong}))
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _facts(found).items():
+    verdict = {} if wrong is None else {"verified": _verdict(found, wrong)}
+    for name, value in (_facts(found) | verdict).items():
         table.add_row(name, escape(value))
     out.print(table, soft_wrap=False)
+
+
+def _verdict(found: "Inspection", wrong: list[str]) -> str:
+    if wrong:
+        return f"wrong in {len(wrong):,} places"
+    checked = "and every byte is as it was written" if found.manifest else "(without a manifest there are no checksums)"
+    return f"every sample decodes {checked}"
 
 
 def _facts(found: "Inspection") -> dict[str, str]:
@@ -189,12 +160,25 @@ def _facts(found: "Inspection") -> dict[str, str]:
         order = f"shuffle, seed {manifest.seed}" if manifest.order == "shuffle" else "folder"
         facts |= {
             "failures": f"{manifest.failures:,}",
+            "other files passed over": f"{manifest.ignored:,}",
             "original bytes kept": f"{manifest.copied:,}",
             "split and source": f"{manifest.split} of {manifest.source}",
+            "labels from": manifest.labels or "the source itself",
+            "limit": f"{manifest.limit:,} images" if manifest.limit else "none",
+            "made smaller": _resize(manifest),
             "order": order,
             "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         }
     return facts
+
+
+def _resize(manifest: "Manifest") -> str:
+    resize = manifest.spec.resize
+    if resize is None:
+        return "no"
+    which = "longer" if resize.side == "max" else "shorter"
+    scaled = f"; {manifest.scaled:,} images decoded at a smaller scale" if manifest.scaled else ""
+    return f"{which} side to {resize.pixels} pixels at most, {resize.filter}{scaled}"
 
 
 def print_evaluations(results: "Sequence[Evaluation]", *, as_json: bool) -> None:

@@ -2,10 +2,10 @@
 
     JpegcurrError            exit code 1: the work was asked for rightly and failed
     ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
-    ├── EncodeError          more images failed than allowed, or the disk is full
+    ├── EncodeError          more images failed than allowed, the disk is full, or the source fails
     ├── TrainingError        the loss is not finite
     └── UsageError           exit code 2: what was asked for cannot be done; nothing was written
-        ├── SourceError      an image folder that is missing, empty or without classes
+        ├── SourceError      a data set that is missing, empty, damaged or without classes
         ├── BetonError       a file that is not a whole .beton, or betons that do not belong together
         └── RecipeError      a recipe with an unknown key, a wrong value or a missing file
 
@@ -24,7 +24,7 @@ class ImageError(JpegcurrError):
 
 
 class EncodeError(JpegcurrError):
-    """An encoding run that had to stop; no output was made."""
+    """An encoding run that had to stop; what is encoded is kept for --resume."""
 
 
 class TrainingError(JpegcurrError):
@@ -38,7 +38,7 @@ class UsageError(JpegcurrError):
 
 
 class SourceError(UsageError):
-    """An image folder that cannot be a labelled data set."""
+    """What cannot be read as a labelled data set."""
 
 
 class BetonError(UsageError):

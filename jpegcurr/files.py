@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def move_into_place(partial: Path, path: Path) -> None:
         os.fsync(file.fileno())
     partial.chmod(0o666 & ~_umask())  # safetensors makes files for their owner alone
     partial.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,17 +47,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def refuse_existing(paths: list[Path], *, force: bool) -> None:
+def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "") -> None:
     """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or could not be written for sure."""
-    for folder in dict.fromkeys(path.parent for path in paths):
+    refuse_unwritable(path.parent for path in paths)
+    existing = [path for path in paths if path.exists()]
+    if existing and not force:
+        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        ways = f"{or_else}, " if or_else else ""
+        raise UsageError(f"{existing[0]} exists{others}. Choose another place with -o, {ways}or replace it with --force.")
+
+
+def refuse_unwritable(folders: Iterable[Path]) -> None:
+    """Raise UsageError if one of ``folders`` is no folder, or cannot be made, or written to."""
+    for folder in dict.fromkeys(folders):
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             what = "no permission to write there" if there.is_dir() else f"{there} is not a folder"
             raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with -o.")
-    existing = [path for path in paths if path.exists()]
-    if existing and not force:
-        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise UsageError(f"{existing[0]} exists{others}. Choose another place with -o, or replace it with --force.")
 
 
 def _umask() -> int:
@@ -67,9 +73,11 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some file systems keep names by themselves and refuse
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,20 +1,27 @@
 """What the tests are made of: real photographs that scikit-image ships, as JPEGs of the layouts found in the wild."""
 
 import json
+import sys
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_loader
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from jpegcurr.encoding.codec import EncodeSpec, Quality
-from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.encode import encode_dataset, plan_outputs
 from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.sources import open_splits
+from jpegcurr.encoding.sources import open_sources
 from jpegcurr.recipe import Recipe, load_recipe
 
+TOOLS = Path(__file__).parent.parent / "tools"
 PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "grass": "grass.png"}
 CROPS = {"train": 12, "val": 4}
 # What Pillow is told for the JPEGs of the data set, in turn.
@@ -59,12 +66,11 @@ def write_photos(root: Path) -> None:
                 (root / split / label / f"{number:02}.jpg").write_bytes(jpeg(crop, **LAYOUTS[number % len(LAYOUTS)]))
 
 
-def encode_all(root: Path, out: Path, qualities: Sequence[Quality], threads: int = 2, max_failures: int = 0) -> None:
-    for source in open_splits(root):
-        specs = [EncodeSpec(quality) for quality in qualities]
-        outputs = {out / f"{source.split}-{spec.name}.beton": spec for spec in specs}
-        with open_executor(threads) as (executor, workers):
-            encode_dataset(source, outputs, executor=executor, workers=workers, max_failures=max_failures)
+def encode_all(root: str | Path, out: Path, qualities: Sequence[Quality], threads: int = 2, **options: Any) -> None:
+    sources = open_sources(root)
+    outputs = plan_outputs(sources, [EncodeSpec(quality) for quality in qualities], out)
+    with open_executor(threads) as (executor, workers):
+        encode_dataset(sources, outputs, executor=executor, workers=workers, **options)
 
 
 def tiny_tree(betons: Path) -> dict[str, object]:
@@ -92,3 +98,16 @@ def tiny_recipe(betons: Path, folder: Path, *overrides: str) -> Recipe:
     path = folder / "tiny.yaml"
     path.write_text(json.dumps(tiny_tree(betons)))  # JSON is YAML
     return load_recipe(path, overrides)
+
+
+def tool_module(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of ``tools/`` without a suffix, as a module of which things can be replaced."""
+    patch.setattr(sys, "dont_write_bytecode", True)
+    patch.syspath_prepend(str(TOOLS))
+    spec = spec_from_loader(name, SourceFileLoader(name, str(TOOLS / name)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    patch.setitem(sys.modules, name, module)  # dataclasses ask for it
+    spec.loader.exec_module(module)
+    return module

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import photograph
 
-from jpegcurr.encoding.beton import Beton, BetonWriter, page_size_for
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.encoding.layout import BetonIndex, page_size_for
 from jpegcurr.encoding.pixels import read_pixels
+from jpegcurr.encoding.writer import BetonWriter
 from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime
@@ -53,9 +55,23 @@ def test_what_is_written_is_read(samples: Samples, spare: int) -> None:
     assert (starts // PAGE == (starts + beton.sizes - 1) // PAGE).all(), "a record crosses a page"
 
 
+@pytest.mark.parametrize("mean", [9_000, 25_000, 110_000, 500_000])
+def test_a_file_is_hardly_larger_than_its_jpegs(mean: int) -> None:
+    """Sizes spread like photographs': 10,000 and more take 1 % more at most, fewer two pages."""
+    sizes = np.random.default_rng(0).lognormal(np.log(mean), 0.6, 20_000).astype(int)
+    for count in (1, 10, 500, 10_000, 20_000):
+        page = page_size_for(2 * int(sizes[:count].max()), int(sizes[:count].mean()))
+        index = BetonIndex(count, page)
+        for size in sizes[:count].tolist():
+            index.place(size, 1, 1, 0)
+        more = index.end + len(index.table()) - int(sizes[:count].sum())
+        assert more < (0.01 * sizes[:count].sum() if count >= 10_000 else 2 * page)
+
+
 def test_page_sizes_are_powers_of_two_that_hold_the_largest_record() -> None:
     assert page_size_for(1) == page_size_for(8 << 20) == 8 << 20
-    assert page_size_for((8 << 20) + 1) == 16 << 20
+    assert page_size_for((8 << 20) + 1) == page_size_for(1, 500_000) == 16 << 20
+    assert page_size_for(1 << 40) == 64 << 20
     writer = BetonWriter(Path("file"), 1, PAGE)
     writer.check_fits(bytes(PAGE))
     with pytest.raises(ImageError, match="do not fit"):

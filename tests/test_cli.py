@@ -143,8 +143,10 @@ def test_a_broken_image_is_named_with_exit_code_1(run, imagenet: Path) -> None:
     assert done.code == 1
     assert "data/imagenet/train/cat/03.jpg: not an image that Pillow can read" in done.err
     assert "--max-failures" in done.err
-    assert not list(Path("betons").iterdir())
+    assert not list(Path("betons").glob("[!.]*"))
     done = run("encode --quality 50 --quality source --max-failures 1")
+    assert (done.code, "--resume" in done.err) == (2, True)
+    done = run("encode --quality 50 --quality source --max-failures 1 --resume")
     assert done.code == 0
     assert re.search(r"train-source\.beton +47 .* 1$", done.out, re.MULTILINE)
 
@@ -161,7 +163,8 @@ def test_the_two_commands_work_as_written_where_only_train_is_there(run, photos:
 
 def test_the_whole_main_job(run, imagenet: Path) -> None:
     assert run("encode --quality 50").code == 0
-    assert "every sample decodes" in run("inspect betons/train-q50.beton --verify").err
+    assert "every sample decodes and every byte is as it was written" in run("inspect betons/train-q50.beton --verify").out
+    assert json.loads(run("inspect betons/train-q50.beton --verify --json").out)["wrong"] == []
     facts = json.loads(run("inspect betons/train-q50.beton --json").out)
     assert (facts["samples"], facts["manifest"]["quality"]) == (48, 50)
 
@@ -222,7 +225,7 @@ def test_a_damaged_beton_ends_verify_with_exit_code_1(run, here) -> None:
     Path("damaged.beton").write_bytes(data)
     done = run("inspect damaged.beton --verify")
     assert done.code == 1
-    assert "samples that are not right (1)" in done.err
+    assert "damaged.beton is not right in 1 place." in done.err
     assert "sample 0 of damaged.beton" in done.err
 
 

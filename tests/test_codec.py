@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from samples import PHOTOGRAPHS, jpeg, photograph
 
-from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, parse_quality, reencode
+from jpegcurr.encoding.codec import EncodeSpec, Resize, decode_rgb, parse_quality, reencode
 from jpegcurr.errors import ImageError, UsageError
 
 SOURCE = EncodeSpec("source")
@@ -57,6 +57,17 @@ def test_entropy_coded_bytes_are_those_of_pillow(
 def test_one_decode_gives_what_separate_passes_give() -> None:
     data = jpeg(photograph("cat"), quality=95)
     specs = [EncodeSpec(75), SOURCE, EncodeSpec(10)]
+    assert [each.data for each in reencode(data, specs)] == [reencode(data, [spec])[0].data for spec in specs]
+
+
+def test_outputs_of_several_sizes_do_not_disturb_each_other() -> None:
+    data = jpeg(photograph("astronaut"), quality=95)
+    specs = [
+        EncodeSpec(50),
+        EncodeSpec(50, resize=Resize("max", 32)),
+        EncodeSpec(30),
+        EncodeSpec(30, resize=Resize("short", 60)),
+    ]
     assert [each.data for each in reencode(data, specs)] == [reencode(data, [spec])[0].data for spec in specs]
 
 

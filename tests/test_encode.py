@@ -1,22 +1,32 @@
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from imagenet import tar, write_archives
 from samples import CROPS, PHOTOGRAPHS, encode_all, jpeg, photograph
 
+from jpegcurr.encoding.begun import output_files
 from jpegcurr.encoding.beton import Beton
+from jpegcurr.encoding.chunks import encode_chunk
 from jpegcurr.encoding.codec import EncodeSpec, reencode
-from jpegcurr.encoding.encode import encode_chunk, encode_dataset, output_files
+from jpegcurr.encoding.encode import MaxFailures, encode_dataset, plan_outputs
 from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.inspect import inspect_beton, verify_beton
+from jpegcurr.encoding.inspect import inspect_beton
+from jpegcurr.encoding.items import Source
 from jpegcurr.encoding.manifest import read_items, read_manifest
-from jpegcurr.encoding.sources import open_splits
+from jpegcurr.encoding.sources import open_sources
+from jpegcurr.encoding.verify import verify_beton
 from jpegcurr.errors import BetonError, EncodeError, UsageError
 
+PREPARE = str(Path(__file__).parent.parent / "tools/prepare_imagenet")
 TRAIN = CROPS["train"] * len(PHOTOGRAPHS)
 
 
@@ -32,13 +42,13 @@ def test_the_files_are_the_same_bytes_for_any_number_of_threads(photos: Path) ->
 
 
 def test_every_sample_is_its_image_reencoded(photos: Path, betons: Path) -> None:
-    source = open_splits(photos)[0]
-    items = source.ordered("shuffle", 0)
+    source = open_sources(photos)[0]
+    items = [source.items[int(position)] for position in source.ordered("shuffle", 0)]
     for name, spec in (("q50", EncodeSpec(50)), ("source", EncodeSpec("source"))):
         beton = Beton(betons / f"train-{name}.beton")
         assert beton.labels.tolist() == [item.label for item in items]
         for index, item in enumerate(items):
-            (expected,) = reencode(item.path.read_bytes(), [spec])
+            (expected,) = reencode(source.store.read(item), [spec])
             assert beton.payload(index) == expected.data
             assert (beton.widths[index], beton.heights[index]) == (expected.width, expected.height)
 
@@ -53,8 +63,8 @@ def test_the_manifest_says_what_was_made(betons: Path, photos: Path) -> None:
     half, source = (read_manifest(betons / f"train-{name}.beton") for name in ("q50", "source"))
     assert half is not None
     assert source is not None
-    assert (half.quality, half.subsampling, half.images, half.failures) == (50, "4:2:0", TRAIN, 0)
-    assert (source.quality, source.subsampling, source.copied) == ("source", "as in the source", TRAIN)
+    assert (half.quality, half.subsampling, half.images, half.failures) == (50, "420", TRAIN, 0)
+    assert (source.quality, source.copied, half.copied) == ("source", TRAIN, 0)
     assert half.keys_sha256 == source.keys_sha256
     assert half.classes == tuple(sorted(PHOTOGRAPHS))
     assert half.bytes_in == source.bytes_in == source.bytes_out == sum(p.stat().st_size for p in photos.glob("train/*/*"))
@@ -89,11 +99,27 @@ def spoil(root: Path) -> Path:
     return root
 
 
-def test_too_many_failures_end_the_run_by_name_and_leave_nothing() -> None:
+def test_too_many_failures_end_the_run_by_name_and_keep_what_is_done() -> None:
     spoil(Path("d"))
-    with pytest.raises(EncodeError, match=r"1 image could not be encoded.*--max-failures.*\n  d/[ab]/[12]\.jpg: "):
+    with pytest.raises(
+        EncodeError, match=r"2 images could not be encoded, 0 may fail: stopped there\.\n  d/[ab]/[12]\.jpg: "
+    ) as said:
         encode_all(Path("d"), Path("out"), [50, "source"])
-    assert list(Path("out").iterdir()) == []
+    assert "--max-failures" in str(said.value)
+    assert "--resume" in str(said.value)
+    assert not [path for path in Path("out").iterdir() if not path.name.startswith(".")]
+    encode_all(Path("d"), Path("out"), [50, "source"], max_failures=2, resume=True)
+    encode_all(Path("d"), Path("straight"), [50, "source"], max_failures=2)
+    assert digests(Path("out")) == digests(Path("straight"))
+
+
+def test_a_share_of_failures() -> None:
+    assert [MaxFailures(share=Fraction(share)).of(1000) for share in ("0", "0.001", "0.0015", "1")] == [0, 1, 1, 1000]
+    assert MaxFailures(3).of(10**6) == 3
+    spoil(Path("d"))
+    with pytest.raises(EncodeError, match="1 may fail"):
+        encode_all(Path("d"), Path("out"), [50], max_failures=MaxFailures(share=Fraction("0.3")))
+    encode_all(Path("d"), Path("out"), [50], max_failures=MaxFailures(share=Fraction("0.34")), resume=True)
 
 
 def test_allowed_failures_are_rows_and_leave_the_same_gap_at_every_quality() -> None:
@@ -106,7 +132,7 @@ def test_allowed_failures_are_rows_and_leave_the_same_gap_at_every_quality() -> 
         assert (len(Beton(path)), manifest.images, manifest.failures) == (4, 4, 2)
         failed = {row["key"]: row["reason"] for row in read_items(path) if row["status"] == "failed"}
         assert failed == {"a/1.jpg": "not an image that Pillow can read", "b/2.jpg": "No such file or directory"}
-    assert verify_beton(Path("out/d-q50.beton")) == []
+    assert list(verify_beton(Path("out/d-q50.beton"))) == []
 
 
 def test_a_folder_of_broken_images_makes_nothing_however_many_may_fail() -> None:
@@ -114,72 +140,70 @@ def test_a_folder_of_broken_images_makes_nothing_however_many_may_fail() -> None
     Path("d/a/1.jpg").write_bytes(b"text")
     with pytest.raises(EncodeError, match="None of the 1 files"):
         encode_all(Path("d"), Path("out"), [50], max_failures=10)
-    assert list(Path("out").iterdir()) == []
+    assert not [path for path in Path("out").iterdir() if not path.name.startswith(".")]
 
 
 def test_nothing_is_replaced_without_force(photos: Path) -> None:
-    source = open_splits(photos)[1]
-    outputs = {Path("val-q50.beton"): EncodeSpec(50)}
+    sources = open_sources(photos, splits=["val"])
+    outputs = plan_outputs(sources, [EncodeSpec(50)], Path())
     output_files(Path("val-q50.beton"))[2].write_text("mine")
     with open_executor(1) as (executor, workers):
         with pytest.raises(UsageError, match=r"val-q50\.items\.jsonl exists.*--force"):
-            encode_dataset(source, outputs, executor=executor, workers=workers)
+            encode_dataset(sources, outputs, executor=executor, workers=workers)
         assert Path("val-q50.items.jsonl").read_text() == "mine"
-        encode_dataset(source, outputs, executor=executor, workers=workers, force=True)
-    assert verify_beton(Path("val-q50.beton")) == []
-
-
-def test_an_interrupted_run_leaves_nothing_half_made(photos: Path) -> None:
-    def interrupt(_outcome: object) -> None:
-        raise KeyboardInterrupt
-
-    with open_executor(2) as (executor, workers), pytest.raises(KeyboardInterrupt):
-        encode_dataset(
-            open_splits(photos)[0],
-            {Path("out/x.beton"): EncodeSpec(50)},
-            executor=executor,
-            workers=workers,
-            on_outcome=interrupt,
-        )
-    assert list(Path("out").iterdir()) == []
-
-
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(photos: Path) -> None:
-    """A limit on the size of files stands in for the disk: both are an OSError in the middle of a write."""
-    code = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
-        "from jpegcurr.cli import main; main()"
-    )
-    command = [sys.executable, "-c", code, "encode", str(photos), "--quality", "50", "-o", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "File too large" in done.stderr
-    assert "Nothing of the split train was kept" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(Path("out").iterdir()) == []
+        encode_dataset(sources, outputs, executor=executor, workers=workers, force=True)
+    assert list(verify_beton(Path("val-q50.beton"))) == []
 
 
 def test_failures_are_outcomes_of_a_pure_function_that_pickles() -> None:
     import pickle
 
     spoil(Path("d"))
-    items = open_splits(Path("d"))[0].items
-    outcomes = pickle.loads(pickle.dumps(encode_chunk))(items, [EncodeSpec(50)])  # noqa: S301
+    (source,) = open_sources(Path("d"))
+    work = (source.store, list(source.items), [EncodeSpec(50)])
+    outcomes = pickle.loads(pickle.dumps(encode_chunk))(*pickle.loads(pickle.dumps(work)))  # noqa: S301
     assert [bool(outcome.reason) for outcome in outcomes] == [False, True, False, False, False, True]
     assert pickle.loads(pickle.dumps(outcomes)) == outcomes  # noqa: S301
 
 
-def test_a_dask_cluster_makes_the_same_bytes(photos: Path, betons: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_dask_cluster_makes_the_same_bytes(photos: Path, betons: Path, killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two worker processes, one of which is killed when the first two of 48 images are written and 16 are under way."""
     distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("jpegcurr.encoding.encode.CHUNK", 2)
+
+    class Killer:
+        def begin(self, source: Source, done: int) -> None:
+            pass
+
+        def done(self, source: Source, outcomes: object) -> None:
+            if pids:
+                os.kill(pids.pop(), signal.SIGKILL)
+
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, worker_dashboard_address=None
+        n_workers=2, threads_per_worker=1, dashboard_address=None, worker_dashboard_address=None, silence_logs=50
     ) as cluster:
-        source = open_splits(photos)[1]
+        pids = [nanny.pid for nanny in cluster.workers.values()][:1] if killed else []
+        sources = open_sources(photos)
+        outputs = plan_outputs(sources, [EncodeSpec("source"), EncodeSpec(50)], Path("out"))
         with open_executor(dask=cluster.scheduler_address) as (executor, workers):
             assert workers == 2
-            encode_dataset(source, {Path("out/val-q50.beton"): EncodeSpec(50)}, executor=executor, workers=workers)
-    assert Path("out/val-q50.beton").read_bytes() == (betons / "val-q50.beton").read_bytes()
+            encode_dataset(sources, outputs, executor=executor, workers=workers, watcher=Killer())
+    assert not pids
+    assert digests(Path("out")) == digests(betons)
+
+
+def test_workers_that_are_lost_end_the_run_with_a_sentence(photos: Path) -> None:
+    class Lost(ThreadPoolExecutor):
+        def submit(self, *arguments: object, **options: object) -> "Future[Any]":  # type: ignore[override]
+            future: Future[Any] = Future()
+            future.set_exception(MemoryError())
+            return future
+
+    sources = open_sources(photos)
+    outputs = plan_outputs(sources, [EncodeSpec(50)], Path())
+    with Lost() as executor, pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): .*--resume goes on"):
+        encode_dataset(sources, outputs, executor=executor, workers=1)
 
 
 def test_a_dask_scheduler_that_does_not_answer_is_told() -> None:
@@ -200,15 +224,6 @@ def test_inspection_reads_every_header(betons: Path) -> None:
     assert inspect_beton(betons / "train-q50.beton").subsampling == {"4:2:0": TRAIN}
 
 
-def test_verifying_finds_a_sample_that_was_overwritten(betons: Path) -> None:
-    data = bytearray((betons / "val-q50.beton").read_bytes())
-    start = int(Beton(betons / "val-q50.beton")._ptrs[3])
-    data[start : start + 40] = bytes(40)
-    Path("x.beton").write_bytes(data)
-    (complaint,) = verify_beton(Path("x.beton"))
-    assert "sample 3 of x.beton" in complaint
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_a_failure_by_name() -> None:
     Path("d/a").mkdir(parents=True)
@@ -216,3 +231,33 @@ def test_a_file_without_permission_is_a_failure_by_name() -> None:
     Path("d/a/1.jpg").chmod(0)
     with pytest.raises(EncodeError, match="Permission denied"):
         encode_all(Path("d"), Path("out"), [50])
+
+
+def test_archives_make_the_same_bytes_as_the_folder_they_unpack_to() -> None:
+    """All but the name of the source, which the manifest keeps."""
+    write_archives(Path("downloads"))
+    subprocess.run([sys.executable, PREPARE, "downloads", "folder"], check=True, capture_output=True)
+    for root in ("downloads", "folder"):
+        encode_all(Path(root), Path(f"from-{root}"), ["source", 50])
+    packed, unpacked = (digests(Path(f"from-{root}")) for root in ("downloads", "folder"))
+    assert sum(name.endswith((".beton", ".jsonl")) for name in packed) == 8
+    assert {name for name in packed if packed[name] != unpacked[name]} == {name for name in packed if name.endswith(".json")}
+
+
+def test_shards_and_a_hub_data_set_are_encoded() -> None:
+    datasets = pytest.importorskip("datasets")
+    picture = jpeg(photograph("cat").crop((0, 0, 60, 50)), quality=90)
+    Path("shards").mkdir()
+    Path("shards/train-0.tar").write_bytes(
+        tar({f"{n}.{end}": data for n in range(5) for end, data in (("jpg", picture), ("cls", b"3"))})
+    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    rows = {"image": [{"bytes": picture, "path": None}] * 5, "label": [1] * 5}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk("saved")
+    for where in ("shards", "hf:saved"):
+        encode_all(where, Path(where.replace(":", "-")), ["source", 50])
+    for path in (Path("shards/train-source.beton"), next(Path("hf-saved").glob("*-source.beton"))):
+        beton = Beton(path)
+        assert {beton.payload(index) for index in range(5)} == {picture}
+        assert list(verify_beton(path)) == []
+    assert set(Beton(Path("shards/train-q50.beton")).labels) == {3}

@@ -10,8 +10,9 @@ import pytest
 import torch
 from samples import jpeg, photograph, tiny_recipe
 
-from jpegcurr.encoding.beton import Beton, BetonWriter
+from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.pixels import read_pixels
+from jpegcurr.encoding.writer import BetonWriter
 from jpegcurr.errors import ImageError, RecipeError, TrainingError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime

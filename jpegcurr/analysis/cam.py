@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from jpegcurr.analysis.predict import find_images
-from jpegcurr.encoding.codec import EncodeSpec, Pixels, decode_rgb, reencode
+from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, reencode
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.model import Run

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from jpegcurr.encoding.codec import Pixels, decode_rgb
-from jpegcurr.encoding.sources import SUFFIXES
+from jpegcurr.encoding.codec import decode_rgb
+from jpegcurr.encoding.folders import SUFFIXES
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.model import Run

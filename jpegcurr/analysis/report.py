@@ -16,7 +16,7 @@ from PIL import Image
 
 from jpegcurr.analysis.cam import CamImage, CamStudy, CamView
 from jpegcurr.analysis.similarity import Comparison, compare_views, similarity
-from jpegcurr.encoding.codec import Pixels
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.files import write_json, write_text
 
 SCHEMA_VERSION = 1

@@ -1,209 +1,308 @@
-"""One pass over a labelled folder that writes a ``.beton`` for every quality asked for.
+"""One pass over a labelled data set that writes a ``.beton`` for every quality asked for.
 
 Workers read and encode chunks of images; one writer takes the chunks in order. The look-ahead is bounded, so memory does
-not grow with the data set, and the files are the same bytes for any number of workers.
+not grow with the data set, and the files are the same bytes for any number of workers and any number of stops.
 """
 
-import hashlib
-import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from math import floor
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol
 
-from jpegcurr.encoding.beton import MAX_PAGE_SIZE, BetonWriter, page_size_for
-from jpegcurr.encoding.codec import Encoded, EncodeSpec, reencode
-from jpegcurr.encoding.manifest import Manifest, items_path, library_versions, manifest_path
-from jpegcurr.encoding.sources import Item, Order, Source
-from jpegcurr.errors import EncodeError, ImageError
-from jpegcurr.files import refuse_existing, staged
+import numpy as np
+from numpy.typing import NDArray
 
-CHUNK = 16
+from jpegcurr.encoding.begun import begin, lock_file, output_files, refuse_begun, to_resume
+from jpegcurr.encoding.chunks import Outcome, in_order
+from jpegcurr.encoding.codec import EncodeSpec
+from jpegcurr.encoding.items import Item, Order, Source
+from jpegcurr.encoding.layout import page_size_for
+from jpegcurr.encoding.locks import locked
+from jpegcurr.encoding.manifest import Manifest, Plan, library_versions
+from jpegcurr.encoding.output import Output, item_row
+from jpegcurr.errors import EncodeError, ImageError, SourceError, UsageError
+from jpegcurr.files import refuse_existing, refuse_unwritable
+
+CHUNK = 16  # images
+CHUNK_BYTES = 1 << 22
 AHEAD = 4  # chunks under way for each worker
 NAMED_FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One image's fate: ``encoded`` in the order of the specs, or empty with the ``reason`` it failed."""
+class MaxFailures:
+    """How many images may be left out: a number, or a share (0 to 1) of all, exactly."""
 
-    item: Item
-    bytes_in: int
-    encoded: tuple[Encoded, ...]
-    reason: str = ""
+    count: int = 0
+    share: Fraction | None = None
+
+    def of(self, images: int) -> int:
+        """The number for a data set of ``images``."""
+        return self.count if self.share is None else floor(self.share * images)
 
 
-def output_files(beton: Path) -> list[Path]:
-    """Every file that encoding makes for one ``.beton``."""
-    return [beton, manifest_path(beton), items_path(beton)]
+class Watcher(Protocol):
+    """Hears how an encode goes."""
+
+    def begin(self, source: Source, done: int) -> None:
+        """A split begins, ``done`` of whose images need not be encoded again."""
+
+    def done(self, source: Source, outcomes: Sequence[Outcome]) -> None:
+        """Some more images of the split are encoded, or have failed."""
+
+
+Outputs = dict[str, dict[Path, EncodeSpec]]
+
+
+def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path) -> Outputs:
+    """Name the betons of every split: ``{split: {folder/split-q50.beton: spec}}``."""
+    return {source.split: {folder / f"{source.split}-{spec.name}.beton": spec for spec in specs} for source in sources}
 
 
 def encode_dataset(
-    source: Source,
-    outputs: Mapping[Path, EncodeSpec],
+    sources: Sequence[Source],
+    outputs: Outputs,
     *,
     executor: Executor,
     workers: int,
     order: Order | None = None,
     seed: int = 0,
-    max_failures: int = 0,
+    max_failures: MaxFailures | int = 0,
+    resume: bool = False,
     force: bool = False,
-    on_outcome: Callable[[Outcome], None] = lambda _outcome: None,
+    watcher: Watcher | None = None,
 ) -> dict[Path, Manifest]:
-    """Encode ``source`` once for every output: ``{path of the beton: spec}``, each with its manifest beside it.
+    """Encode every split once for all of its outputs: ``{split: {path of the beton: spec}}``, each with its manifest beside it.
 
-    Sample i is the same image in every output: an image that fails at one quality is left out of all. ``order`` is
+    Sample i is the same image in every output of a split: one that fails at one quality is left out of all. ``order`` is
     ``shuffle`` for the split called train and ``folder`` for any other unless given. ``executor`` runs
     ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as a thread pool.
 
+    Whatever ends the run, what is encoded stays in hidden files beside the outputs, and the same call with ``resume``
+    goes on from there; it keeps outputs that are finished. With both ``resume`` and ``force`` only what was made or begun
+    otherwise is replaced. ``watcher`` hears how it goes.
+
     Raises:
-        UsageError: an output exists and ``force`` is not set.
-        EncodeError: more than ``max_failures`` images failed, or an output could not be written. Nothing is kept.
+        UsageError: another process is writing one of the outputs; or one exists or was begun, and neither ``force`` nor
+            ``resume`` is set; or it was made or begun otherwise. Nothing was changed.
+        SourceError: a class or the source has a name that is not UTF-8.
+        EncodeError: more than ``max_failures`` images of a split failed, an output could not be written, or the source fails.
     """
-    refuse_existing([file for beton in outputs for file in output_files(beton)], force=force)
-    order = order or ("shuffle" if source.split == "train" else "folder")
-    items = source.ordered(order, seed)
-    page_size = page_size_for(2 * max(item.size for item in items))  # a re-encode can be larger than its source
-    if page_size > MAX_PAGE_SIZE:
-        raise EncodeError(f"{max(items, key=lambda item: item.size).path} is larger than a .beton can hold (2 GiB).")
-    failed: list[Outcome] = []
+    plans = {
+        source.split: {
+            path: plan_output(source, spec, order or _usual(source), seed) for path, spec in outputs[source.split].items()
+        }
+        for source in sources
+    }
+    paths = [path for each in plans.values() for path in each]
+    refuse_unwritable(path.parent for path in paths)
+    limit = max_failures if isinstance(max_failures, MaxFailures) else MaxFailures(max_failures)
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(locked(lock_file(path), path))
+        done = _settled(plans, resume=resume, force=force)
+        for source in sources:
+            left = {path: plan for path, plan in plans[source.split].items() if path not in done}
+            if left:
+                done |= _encode_split(source, left, executor, workers, limit, watcher)
+            elif watcher:
+                watcher.begin(source, len(source.items))
+            _check_paired({path: done[path] for path in plans[source.split]})
+    return {path: done[path] for path in paths}
+
+
+def refusal(outputs: Outputs) -> str:
+    """Why these outputs could not be made as things are; empty if they could. For a dry run: nothing is locked or changed."""
+    paths = [path for each in outputs.values() for path in each]
     try:
-        with ExitStack() as stack:
-            writers = [stack.enter_context(_Output.opened(path, len(items), page_size)) for path in outputs]
-            for outcome in _encoded_in_order(items, tuple(outputs.values()), executor, AHEAD * workers):
-                outcome = _checked(outcome, writers)
-                for position, writer in enumerate(writers):
-                    writer.add(outcome, position)
-                on_outcome(outcome)
-                if outcome.reason:
-                    failed.append(outcome)
-                    _stop_at_too_many(failed, max_failures)
-            if len(failed) == len(items):
-                raise EncodeError(f"None of the {len(items)} files in {source.root} is an image that can be read.")
-            return {
-                writer.path: writer.finish(source, spec, order, seed)
-                for writer, spec in zip(writers, outputs.values(), strict=True)
-            }
-    except OSError as error:
-        raise EncodeError(
-            f"{error.filename or next(iter(outputs)).parent}: {error.strerror}. Nothing of the split {source.split} was kept."
-        ) from error
+        refuse_unwritable(path.parent for path in paths)
+        _refuse(paths)
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
-def encode_chunk(items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[Outcome]:
-    """Read and encode a few images; a failure is an outcome, never an exception."""
-    return [_encode_item(item, specs) for item in items]
+def _refuse(paths: Sequence[Path]) -> None:
+    for path in paths:
+        refuse_begun(path)
+    refuse_existing([file for path in paths for file in output_files(path)], force=False, or_else="keep it with --resume")
 
 
-def _encode_item(item: Item, specs: Sequence[EncodeSpec]) -> Outcome:
-    try:
-        data = item.path.read_bytes()
-        return Outcome(item, len(data), tuple(reencode(data, specs)))
-    except ImageError as error:
-        return Outcome(item, item.size, (), str(error))
-    except OSError as error:
-        return Outcome(item, item.size, (), error.strerror or str(error))
+def _usual(source: Source) -> Order:
+    return "shuffle" if source.split == "train" else "folder"
 
 
-def _encoded_in_order(items: Sequence[Item], specs: Sequence[EncodeSpec], executor: Executor, ahead: int) -> Iterator[Outcome]:
-    """Map ``encode_chunk`` over ``items`` in order with at most ``ahead`` chunks under way."""
-    pending: deque[Future[list[Outcome]]] = deque()
-    try:
-        for start in range(0, len(items), CHUNK):
-            if len(pending) == ahead:
-                yield from pending.popleft().result()
-            pending.append(executor.submit(encode_chunk, items[start : start + CHUNK], specs))
-        while pending:
-            yield from pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
+def _settled(plans: Mapping[str, Mapping[Path, Plan]], *, resume: bool, force: bool) -> dict[Path, Manifest]:
+    """The outputs that are finished and kept; raises UsageError for what may be neither gone on with nor replaced."""
+    every = {path: plan for each in plans.values() for path, plan in each.items()}
+    if resume:
+        return {path: made for path, plan in every.items() if (made := to_resume(path, plan, force=force))}
+    if not force:
+        _refuse(list(every))
+    for path, plan in every.items():
+        begin(path, plan)  # all at once, so that a run that is stopped in the first split is gone on with in every one
+    return {}
 
 
-def _checked(outcome: Outcome, writers: Sequence["_Output"]) -> Outcome:
-    """Turn an image that some page cannot hold into a failure, for all outputs alike."""
-    try:
-        for writer, encoded in zip(writers, outcome.encoded, strict=False):
-            writer.beton.check_fits(encoded.data)
-    except ImageError as error:
-        return Outcome(outcome.item, outcome.bytes_in, (), str(error))
-    return outcome
+def _encode_split(
+    source: Source,
+    plans: Mapping[Path, Plan],
+    executor: Executor,
+    workers: int,
+    limit: MaxFailures,
+    watcher: Watcher | None,
+) -> dict[Path, Manifest]:
+    """Encode what is left of one split, all of whose outputs have one order and seed."""
+    plan = next(iter(plans.values()))
+    specs = [each.spec for each in plans.values()]
+    with _saying_how_to_go_on(), ExitStack() as stack:
+        begun = [stack.enter_context(Output.opened(path, each)) for path, each in plans.items()]
+        run = _Run(source, source.ordered(plan.order, plan.seed), begun, limit.of(len(source.items)))
+        if watcher:
+            watcher.begin(source, run.start)
+        with closing(in_order(run.chunks(), source.store, specs, executor, AHEAD * workers)) as chunks:
+            for outcomes in chunks:
+                run.write(outcomes)
+                if watcher:
+                    watcher.done(source, outcomes)
+        return dict(zip(plans, run.finish(), strict=True))
 
 
-def _stop_at_too_many(failed: Sequence[Outcome], max_failures: int) -> None:
-    if len(failed) <= max_failures:
-        return
-    named = "\n".join(f"  {outcome.item.path}: {outcome.reason}" for outcome in failed[:NAMED_FAILURES])
-    images = "image" if len(failed) == 1 else "images"
-    raise EncodeError(
-        f"{len(failed)} {images} could not be encoded, {max_failures} may fail: stopped there. Nothing of this split was kept. "
-        f"Mend or remove them, or leave up to N such images out with --max-failures N:\n{named}"
+def _check_paired(made: Mapping[Path, Manifest]) -> None:
+    """Outputs that were begun one by one may have left out different images."""
+    for (one, first), (other, second) in pairwise(made.items()):
+        if first.keys_sha256 != second.keys_sha256:
+            raise EncodeError(
+                f"{one} holds {first.images} images and {other} {second.images}: some could not be encoded at every quality, "
+                "so sample i is not one image in both. Encode all qualities anew in one run, with --force."
+            )
+
+
+def plan_output(source: Source, spec: EncodeSpec, order: Order, seed: int) -> Plan:
+    """Everything that decides the bytes of one output; raises SourceError for a name that no manifest can hold."""
+    _check_names(source)
+    sizes = source.items.sizes
+    return Plan(
+        split=source.split,
+        source=source.root,
+        labels=source.labels,
+        limit=source.limit,
+        quality=spec.quality,
+        subsampling=spec.subsampling,
+        max_side=spec.resize.pixels if spec.resize and spec.resize.side == "max" else None,
+        short_side=spec.resize.pixels if spec.resize and spec.resize.side == "short" else None,
+        filter=spec.resize.filter if spec.resize else None,
+        order=order,
+        seed=seed,
+        classes=source.classes,
+        items=len(source.items),
+        page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
+        versions=library_versions(),
     )
 
 
-class _Output:
-    """One beton under way and its rows of items."""
+def _check_names(source: Source) -> None:
+    """An image may be called anything, but what a manifest names must be UTF-8, which JSON is."""
+    for name in (source.root, source.labels or "", source.split, *source.classes):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise SourceError(f"{name} is not UTF-8, so no manifest can name it. Rename it.") from None
 
-    def __init__(self, path: Path, beton: BetonWriter, rows: TextIO, partial: Path, manifest: Path) -> None:
-        self.path, self.beton = path, beton
-        self._rows, self._partial, self._manifest = rows, partial, manifest
-        self._keys = hashlib.sha256()
-        self._images = self._failures = self._copied = self._bytes_in = self._bytes_out = 0
 
-    @classmethod
-    @contextmanager
-    def opened(cls, path: Path, capacity: int, page_size: int) -> Iterator["_Output"]:
-        """Stage the beton last out, so that a beton in place always has its manifest."""
-        with (
-            staged(path) as partial,
-            staged(manifest_path(path)) as manifest,
-            staged(items_path(path)) as items,
-            BetonWriter(partial, capacity, page_size) as beton,
-            items.open("w", encoding="utf-8") as rows,
-        ):
-            yield cls(path, beton, rows, partial, manifest)
+class _Run:
+    """The writing side of one pass: ``start`` items are there, the others follow in order."""
 
-    def add(self, outcome: Outcome, position: int) -> None:
-        """Append one image, or the row that says why it is missing."""
-        row: dict[str, str | int] = {"key": outcome.item.key, "label": outcome.item.label}
-        if outcome.reason:
-            self._failures += 1
-            row |= {"status": "failed", "reason": outcome.reason}
-        else:
-            encoded = outcome.encoded[position]
-            self.beton.append(encoded.data, encoded.width, encoded.height, outcome.item.label)
-            self._keys.update(os.fsencode(outcome.item.key) + b"\n")
-            self._images += 1
-            self._copied += encoded.copied
-            self._bytes_in += outcome.bytes_in
-            self._bytes_out += len(encoded.data)
-            row |= {"status": "copied" if encoded.copied else "encoded", "bytes": len(encoded.data)}
-        self._rows.write(json.dumps(row) + "\n")
+    def __init__(self, source: Source, order: NDArray[np.int64], outputs: Sequence[Output], max_failures: int) -> None:
+        self._source, self._order, self._outputs, self._max_failures = source, order, outputs, max_failures
+        self._named: list[str] = []
+        self._more = 0  # failures behind the one at which the run stopped, that one included
+        self.start = min(output.recovered() for output in outputs)
+        for output in outputs:
+            output.rewind(self.start, source, order)
+        self._stopped = self._failures > max_failures
 
-    def finish(self, source: Source, spec: EncodeSpec, order: Order, seed: int) -> Manifest:
-        """Complete the beton's bytes and write its manifest."""
-        self.beton.finish()
-        manifest = Manifest(
-            split=source.split,
-            source=str(source.root),
-            quality=spec.quality,
-            subsampling=spec.subsampling,
-            order=order,
-            seed=seed,
-            classes=source.classes,
-            images=self._images,
-            failures=self._failures,
-            ignored=source.ignored,
-            copied=self._copied,
-            bytes_in=self._bytes_in,
-            bytes_out=self._bytes_out,
-            keys_sha256=self._keys.hexdigest(),
-            beton_bytes=self._partial.stat().st_size,
-            versions=library_versions(),
+    @property
+    def _failures(self) -> int:
+        return self._outputs[0].failures + self._more
+
+    def chunks(self) -> Iterator[list[Item]]:
+        """What is left to encode, a few images and a few megabytes at a time, until too many have failed."""
+        chunk: list[Item] = []
+        size = 0
+        for position in self._order[self.start :]:
+            if self._stopped:
+                return
+            chunk.append(self._source.items[int(position)])
+            size += chunk[-1].size
+            if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def write(self, outcomes: Sequence[Outcome]) -> None:
+        """Add a chunk to all outputs; from the first failure too many on, only listen to which others fail."""
+        for outcome in map(self._checked, outcomes):
+            if outcome.reason:
+                self._name(outcome)
+                self._stopped |= self._failures >= self._max_failures
+                self._more += self._stopped
+            if not self._stopped:
+                for position, output in enumerate(self._outputs):
+                    encoded = outcome.encoded[position] if outcome.encoded else None
+                    output.add(item_row(outcome.item, outcome.bytes_in, encoded, outcome.reason), encoded)
+        for output in self._outputs:
+            output.flush()
+
+    def finish(self) -> list[Manifest]:
+        """Complete all outputs; raises EncodeError if too many images failed, or all."""
+        if self._stopped:
+            raise EncodeError(self._complaint())
+        if self._failures == len(self._source.items):
+            raise EncodeError(
+                f"None of the {len(self._source.items)} files in {self._source.root} is an image that can be read."
+            )
+        for output in self._outputs:
+            output.sync()  # none gets its name before all can: they are a pair
+        return [output.finish(self._source) for output in self._outputs]
+
+    def _checked(self, outcome: Outcome) -> Outcome:
+        """Turn an image that some page cannot hold into a failure, for all outputs alike."""
+        try:
+            for output, encoded in zip(self._outputs, outcome.encoded, strict=False):
+                output.check_fits(encoded)
+        except ImageError as error:
+            return Outcome(outcome.item, outcome.item.size, (), str(error))
+        return outcome
+
+    def _name(self, outcome: Outcome) -> None:
+        if len(self._named) < NAMED_FAILURES:
+            self._named.append(f"  {self._source.store.where(outcome.item)}: {outcome.reason}")
+
+    def _complaint(self) -> str:
+        images = "1 image" if self._failures == 1 else f"{self._failures} images"
+        others = self._failures - len(self._named)
+        named = [*self._named, *([f"  and {others} more, in the items"] if others else [])]
+        return (
+            f"{images} could not be encoded, {self._max_failures} may fail: stopped there.\n"
+            + "\n".join(named)
+            + "\nMend them, or leave up to N such images out with --max-failures N."
         )
-        self._manifest.write_text(json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return manifest
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """What is encoded is on the disk whatever went wrong."""
+    kept = "What is encoded is kept: the same command with --resume goes on."
+    try:
+        yield
+    except EncodeError as error:
+        raise EncodeError(f"{error} {kept}") from error.__cause__
+    except OSError as error:
+        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {kept}") from error

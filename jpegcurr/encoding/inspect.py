@@ -1,19 +1,15 @@
 """What is in a ``.beton``: its manifest's word, and what its samples say themselves."""
 
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 
-from jpegcurr.encoding.beton import MODE_JPEG, Beton
-from jpegcurr.encoding.executors import available_cpus
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.encoding.jpeg_header import read_jpeg_header
+from jpegcurr.encoding.layout import MODE_JPEG
 from jpegcurr.encoding.manifest import Manifest, read_manifest
-from jpegcurr.encoding.pixels import read_pixels
-from jpegcurr.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +17,8 @@ class Inspection:
     """A beton's facts.
 
     ``subsampling`` counts samples by chroma layout, read from every JPEG's own header: J:a:b notation, ``grey``, ``raw``
-    for uncompressed samples, ``unreadable``. Sizes are (smallest, median, largest), pixels a side and bytes a sample.
+    for uncompressed samples, ``other`` for a layout without a name, ``unreadable``.
+    Sizes are (smallest, median, largest), pixels a side and bytes a sample.
     """
 
     path: Path
@@ -52,34 +49,11 @@ def inspect_beton(path: Path) -> Inspection:
     )
 
 
-def verify_beton(path: Path, on_sample: Callable[[int, int], None] = lambda _done, _total: None) -> list[str]:
-    """Decode every sample and return what is wrong with those that do not decode as they should."""
-    beton = Beton(path)
-
-    def check(index: int) -> str:
-        try:
-            read_pixels(beton, index)
-        except ImageError as error:
-            return str(error)
-        return ""
-
-    complaints = []
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        for done, complaint in enumerate(pool.map(check, range(len(beton))), start=1):
-            on_sample(done, len(beton))
-            if complaint:
-                complaints.append(complaint)
-    return complaints
-
-
 def _layout(beton: Beton, index: int) -> str:
     if beton.modes[index] != MODE_JPEG:
         return "raw"
-    try:
-        _, _, colour, subsampling = simplejpeg.decode_jpeg_header(beton.payload(index))
-    except ValueError:
-        return "unreadable"
-    return "grey" if colour == "Gray" else ":".join(subsampling)
+    header = read_jpeg_header(beton.payload(index))
+    return header.layout if header else "unreadable"
 
 
 def _spread(values: np.ndarray) -> tuple[int, int, int]:

@@ -8,46 +8,84 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jpegcurr.encoding.codec import Quality
-from jpegcurr.encoding.sources import Order
+from jpegcurr.encoding.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
+from jpegcurr.encoding.items import Order
 from jpegcurr.errors import BetonError
 
 
-class Manifest(BaseModel):
-    """The header of one output.
+class Plan(BaseModel):
+    """What decides every byte of an output, known before its first.
 
     Attributes:
-        source: the folder that was encoded, as it was typed; ``split`` is the part of it that this file holds.
-        subsampling: chroma layout in J:a:b notation, or ``as in the source``.
+        source: what was encoded, as it was typed; ``split`` is the part of it that this file holds.
+        labels: the file that labels were read from, as it was typed.
+        limit: images at most, chosen by ``seed``.
+        subsampling: chroma layout of what is encoded anew: 420, 422, 444 or keep.
+        max_side, short_side: pixels; one of the two where images were made smaller, by ``filter``.
         classes: names by label.
-        images: samples in the beton. ``failures`` more were read and could not be stored.
-        ignored: files in the source that do not have an image's suffix.
-        copied: samples whose original bytes were kept.
-        bytes_in, bytes_out: of the stored images, before and after.
-        keys_sha256: of the keys in file order, each followed by a newline; equal for betons that are paired.
-        beton_bytes: the size of the whole ``.beton`` file.
+        items: images that the source lists for this split.
+        page_size: of the beton, bytes.
         versions: of the libraries that decide the bytes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     split: str
     source: str
+    labels: str | None
+    limit: int | None
     quality: Quality
-    subsampling: str
+    subsampling: Subsampling
+    max_side: int | None
+    short_side: int | None
+    filter: Filter | None
     order: Order
     seed: int
     classes: tuple[str, ...]
+    items: int
+    page_size: int
+    versions: dict[str, str]
+
+    @property
+    def spec(self) -> EncodeSpec:
+        """What every image was asked to become."""
+        resize = None
+        if self.filter is not None and (pixels := self.max_side or self.short_side):
+            resize = Resize("max" if self.max_side else "short", pixels, self.filter)
+        return EncodeSpec(self.quality, self.subsampling, resize)
+
+
+class Manifest(Plan):
+    """The header of one finished output.
+
+    Attributes:
+        images: samples in the beton. ``failures`` more were read and could not be stored.
+        ignored: files in the source that do not have an image's suffix.
+        copied: samples whose original bytes were kept.
+        scaled: samples that were decoded at a half, a quarter or an eighth, because they are resized to a third of that
+            or less.
+        bytes_in, bytes_out: of the stored images, before and after.
+        keys_sha256: of the keys in file order, each followed by a newline; equal for betons that are paired.
+        index_sha256: of the header, metadata and allocation table. Samples have their own checksums in the items.
+        beton_bytes: the size of the whole ``.beton`` file.
+    """
+
     images: int
     failures: int
     ignored: int
     copied: int
+    scaled: int
     bytes_in: int
     bytes_out: int
     keys_sha256: str
+    index_sha256: str
     beton_bytes: int
-    versions: dict[str, str]
+
+    @property
+    def plan(self) -> Plan:
+        """The part that was known beforehand."""
+        return Plan(**{name: getattr(self, name) for name in Plan.model_fields})
 
 
 def manifest_path(beton: Path) -> Path:
@@ -84,8 +122,12 @@ def read_manifest(beton: Path) -> Manifest | None:
 
 
 def read_items(beton: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of ``items.jsonl``: key, label, status (``copied``, ``encoded`` or ``failed``), bytes or reason."""
-    with items_path(beton).open(encoding="utf-8", errors="surrogateescape") as rows:
+    """Yield the rows of ``items.jsonl``, one an image that the source lists, in file order.
+
+    Every row has key, label, source_bytes (-1 if nobody could tell) and status. A stored image (``copied`` or ``encoded``)
+    has width, height, bytes and crc32 of what is stored, a ``failed`` one its reason.
+    """
+    with items_path(beton).open(encoding="utf-8") as rows:
         for row in rows:
             yield json.loads(row)
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from jpegcurr.encoding.beton import MODE_JPEG, Beton
-from jpegcurr.encoding.codec import Pixels, decode_rgb
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.encoding.codec import decode_rgb
+from jpegcurr.encoding.layout import MODE_JPEG
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import ImageError
 
 

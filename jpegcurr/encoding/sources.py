@@ -1,127 +1,70 @@
-"""Labelled image folders as ordered lists of items."""
+"""What can be encoded, and how a data set's kind is told from what is there."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+from jpegcurr.encoding.archives import is_imagenet, open_imagenet
+from jpegcurr.encoding.folders import open_folders
+from jpegcurr.encoding.hub import PREFIX, open_hub
+from jpegcurr.encoding.items import Source
+from jpegcurr.encoding.shards import is_shards, open_shards
+from jpegcurr.encoding.tables import open_table
 from jpegcurr.errors import SourceError
 
-SPLITS = ("train", "val")
-# torchvision's IMG_EXTENSIONS, and GIF.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 
-Order = Literal["shuffle", "folder"]
+def open_sources(
+    where: str | Path,
+    *,
+    labels: Path | None = None,
+    splits: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+) -> tuple[Source, ...]:
+    """Open every split of a data set, or those named in ``splits``.
 
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image: ``key`` is its path below the split's folder with ``/``, ``size`` its bytes on disk."""
-
-    key: str
-    label: int
-    path: Path
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One split of the data set below ``root``, the folder that was given.
-
-    ``classes[label]`` is a class's name; ``ignored`` counts files without an image suffix.
-    """
-
-    root: Path
-    split: str
-    classes: tuple[str, ...]
-    items: tuple[Item, ...]
-    ignored: int
-
-    def ordered(self, order: Order, seed: int) -> tuple[Item, ...]:
-        """Return the items in file order.
-
-        ``shuffle`` sorts by BLAKE2b of (seed, key): the same on every machine and NumPy, and adding an image moves no
-        other. ``folder`` sorts by key, which groups the classes.
-        """
-        if order == "folder":
-            return self.items
-        salt = seed.to_bytes(8, "little")
-        return tuple(sorted(self.items, key=lambda item: blake2b(os.fsencode(item.key), digest_size=16, key=salt).digest()))
-
-
-def open_splits(root: Path) -> tuple[Source, ...]:
-    """Read ``root/{train,val}/<class>/*``, or ``root/<class>/*`` as one split named after the folder.
-
-    Labels are positions among the sorted class names; ``val`` takes the classes of ``train`` when both are there.
+    ``where`` is an image folder, a flat folder with a table of ``labels``, ImageNet's own archives, WebDataset shards,
+    or ``hf:NAME[:CONFIGURATION]``, a Hugging Face data set. ``classes`` keeps some of them; ``limit`` keeps so many
+    images of each split, chosen by ``seed``. A data set without splits is one split, called what ``splits`` says.
 
     Raises:
-        SourceError: a folder is missing, empty or without classes, or ``val`` has a class that ``train`` lacks.
+        SourceError: there is nothing that can be encoded, a split or class is not there, or ``val`` has a class that
+            ``train`` lacks.
     """
+    sources = _choose(_open(str(where), labels), splits, str(where))
+    if classes:
+        sources = tuple(source.with_classes(classes) for source in sources)
+    if limit is not None:
+        sources = tuple(source.limited(limit, seed) for source in sources)
+    return sources
+
+
+def _open(where: str, labels: Path | None) -> tuple[Source, ...]:
+    root = Path(where)
+    if where.startswith(PREFIX) or is_shards(where):
+        if labels is not None:
+            raise SourceError(f"{where} has labels of its own, so --labels {labels} would do nothing. Leave it away.")
+        return open_hub(where) if where.startswith(PREFIX) else open_shards(where)
+    if not root.exists():
+        hint = " Name shards like this: 'shards/train-{000..146}.tar'." if "*" in where else ""
+        raise SourceError(
+            f"{root} does not exist.{hint} Give a folder that holds train/<class>/* and val/<class>/*, or <class>/*."
+        )
+    if is_imagenet(root):
+        return open_imagenet(root, labels)
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise SourceError(f"{root} {what}. Give a folder that holds train/<class>/* and val/<class>/*, or <class>/*.")
-    splits = [name for name in SPLITS if (root / name).is_dir()]
-    if not splits:
-        return (_open_split(root, root, root.resolve().name, None),)
-    sources: list[Source] = []
-    for name in splits:
-        classes = sources[0].classes if sources else None
-        sources.append(_open_split(root, root / name, name, classes))
-    return tuple(sources)
+        raise SourceError(f"{root} is not a folder, nor an archive that is known. `jpegcurr encode --help` says what is.")
+    return open_table(root, labels) if labels is not None else open_folders(root)
 
 
-def open_split(root: Path, split: str) -> Source:
-    """Read one split of ``root`` as ``open_splits`` names it; raises SourceError if there is none."""
-    sources = {source.split: source for source in open_splits(root)}
-    if split not in sources:
-        raise SourceError(f"{root} has no split {split!r}, only {', '.join(sources)}.")
-    return sources[split]
-
-
-def _open_split(root: Path, folder: Path, split: str, classes: Sequence[str] | None) -> Source:
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if not found:
-        raise SourceError(f"{folder} has no class folders. Put the images of each class in a folder of its own: <class>/*.")
-    names = tuple(classes) if classes is not None else tuple(found)
-    labels = {name: label for label, name in enumerate(names)}
-    unknown = [name for name in found if name not in labels]
+def _choose(sources: tuple[Source, ...], splits: Sequence[str], where: str) -> tuple[Source, ...]:
+    """The splits that were asked for; one that is only called like its folder takes the name it is given."""
+    names = list(dict.fromkeys(splits)) or [source.split for source in sources]
+    if len(sources) == len(names) == 1 and not sources[0].named:
+        return (replace(sources[0], split=names[0]),)
+    by_name = {source.split: source for source in sources}
+    unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise SourceError(f"{folder / unknown[0]} is a class that the train split does not have. Remove it or add it there.")
-    items: list[Item] = []
-    ignored = 0
-    for name in found:
-        paths, others = _images(folder / name)
-        if not paths and classes is None:
-            raise SourceError(f"{folder / name} holds no images, so its class cannot be learnt. Fill it or remove it.")
-        keys = (path.relative_to(folder).as_posix() for path in paths)
-        items += [Item(key, labels[name], path, _size(path)) for key, path in zip(keys, paths, strict=True)]
-        ignored += others
-    if not items:
-        raise SourceError(f"{folder} has class folders but no images in them.")
-    return Source(root, split, names, tuple(items), ignored)
-
-
-def _images(folder: Path) -> tuple[list[Path], int]:
-    """All image files below ``folder``, sorted, and how many other files there are."""
-    paths: list[Path] = []
-    ignored = 0
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if name.startswith("."):
-                continue
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
-                paths.append(Path(parent, name))
-            else:
-                ignored += 1
-    return sorted(paths), ignored
-
-
-def _size(path: Path) -> int:
-    """Bytes on disk; 0 for a dangling link, which reading will report."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+        raise SourceError(f"{where} has no split {unknown[0]!r}, only {', '.join(by_name)}.")
+    return tuple(by_name[name] for name in names)

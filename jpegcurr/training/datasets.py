@@ -2,18 +2,18 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.encoding.codec import EncodeSpec, Quality
+from jpegcurr.encoding.codec import Quality
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.manifest import Manifest, read_items, read_manifest
-from jpegcurr.encoding.sources import open_split
+from jpegcurr.encoding.manifest import Manifest, items_path, read_items, read_manifest
+from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import BetonError, RecipeError, SourceError
 from jpegcurr.recipe import Recipe
 
@@ -64,8 +64,8 @@ def open_dataset(path: Path, where: str = "") -> Dataset:
         raise BetonError(f"{path} holds no images.")
     if manifest is not None and manifest.images != len(beton):
         raise BetonError(f"{path} holds {len(beton)} images, its manifest says {manifest.images}. Make them again.")
-    if manifest is not None and manifest.bytes_out != int(beton.sizes.sum()):
-        raise BetonError(f"{path} is not the file that its manifest describes: its samples have other sizes. Make it again.")
+    if manifest is not None and manifest.index_sha256 != beton.index_sha256():
+        raise BetonError(f"{path} is not the file that its manifest describes: it is damaged or another's. Make it again.")
     return Dataset(where or str(path), beton, manifest)
 
 
@@ -104,7 +104,7 @@ def _plan_missing(recipe: Recipe, used: dict[str, Path]) -> "dict[str, _Pattern]
     Raises BetonError or RecipeError for what stands against the run however the rest is made.
     """
     patterns = {where: pattern for where, path in used.items() if not path.exists() and (pattern := _pattern(recipe, where))}
-    for where in [where for where, pattern in patterns.items() if not _has_split(pattern.manifest)]:
+    for where in [where for where, pattern in patterns.items() if pattern.guessed and not _has_split(pattern.manifest)]:
         log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
         del patterns[where]
     for where, path in used.items():
@@ -124,10 +124,14 @@ def _name(where: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """How to make a missing file: a manifest to follow, and the keys of images that its fellow had to leave out."""
+    """How to make a missing file: a manifest to follow, and the keys of images that its fellow had to leave out.
+
+    ``guessed``: there is no fellow, and the source of the training set may have the split or not.
+    """
 
     manifest: Manifest
     left_out: frozenset[str]
+    guessed: bool = False
 
 
 def _pattern(recipe: Recipe, where: str) -> _Pattern | None:
@@ -139,36 +143,51 @@ def _pattern(recipe: Recipe, where: str) -> _Pattern | None:
         return None
     for path in train if where.endswith(".train") else val:
         if path.is_file() and (manifest := read_manifest(path)):
-            failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
+            try:
+                failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
+            except (OSError, ValueError, KeyError) as error:
+                raise BetonError(f"{items_path(path)} cannot be read ({error}). Make {path} again.") from None
             return _Pattern(manifest.model_copy(update={"quality": quality}), failed)
     if where.endswith(".val") and (pattern := _pattern(recipe, where.removesuffix("val") + "train")):
         changes = {"quality": quality, "split": "val", "order": "folder"}
-        return _Pattern(pattern.manifest.model_copy(update=changes), frozenset())
+        return _Pattern(pattern.manifest.model_copy(update=changes), frozenset(), guessed=True)
     return None
 
 
 def _has_split(manifest: Manifest) -> bool:
-    """Whether the source could have the split: only a folder that is there can lack its val."""
-    root = Path(manifest.source)
-    return manifest.split != "val" or not root.is_dir() or (root / "val").is_dir()
+    """Whether the source could have the split: only one that is there can lack its val."""
+    try:
+        return any(source.split == manifest.split for source in open_sources(manifest.source, labels=_labels(manifest)))
+    except SourceError:
+        return True
+
+
+def _labels(manifest: Manifest) -> Path | None:
+    return Path(manifest.labels) if manifest.labels else None
 
 
 def _encode_like(pattern: _Pattern, path: Path) -> None:
     manifest = pattern.manifest
     try:
-        source = open_split(Path(manifest.source), manifest.split)
+        (source,) = open_sources(
+            manifest.source,
+            labels=_labels(manifest),
+            splits=[manifest.split],
+            classes=manifest.classes,
+            limit=manifest.limit,
+            seed=manifest.seed,
+        )
     except SourceError as error:
         raise BetonError(f"{path} does not exist and cannot be made: {error}") from None
-    source = replace(source, items=tuple(item for item in source.items if item.key not in pattern.left_out))
     with open_executor() as (executor, workers):
         encode_dataset(
-            source,
-            {path: EncodeSpec(manifest.quality)},
+            [source.without(pattern.left_out)],
+            {source.split: {path: manifest.spec}},
             executor=executor,
             workers=workers,
             order=manifest.order,
             seed=manifest.seed,
-            force=True,  # without its beton, a manifest that is left over describes nothing
+            resume=True,  # where an earlier run was stopped while it made this file
         )
 
 

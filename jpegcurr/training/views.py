@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from jpegcurr.encoding.codec import Pixels
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.recipe import ImageSection, Interpolation
 
 _TORCH_FILTERS = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}

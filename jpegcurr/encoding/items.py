@@ -1,0 +1,265 @@
+"""The images of one split: a listing in columns, and a store that hands out their bytes.
+
+A listing of a million items takes about 60 MB, because an item becomes an object only while it is under way.
+"""
+
+import errno
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jpegcurr.errors import EncodeError, ImageError, SourceError
+
+Order = Literal["shuffle", "folder"]
+MISSING = -1  # the size of what a listing names and nobody could find, and the offset of what is a file of its own
+
+# Of one file, not of the disk or network below it: the image is left out and the run goes on.
+_OF_THE_FILE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR}
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image.
+
+    ``key`` names it within its split, with ``/``: its path below the split's folder, or below where its archive would
+    be unpacked. ``size`` is in bytes, ``MISSING`` if the listing could not tell. ``container`` and ``offset`` are for
+    its store: which file it lies in and where.
+    """
+
+    key: str
+    label: int
+    size: int
+    container: int = 0
+    offset: int = MISSING
+
+
+class Store(Protocol):
+    """Where the bytes are. Stores are picklable, and reading is safe from many threads and processes."""
+
+    def read(self, item: Item) -> bytes:
+        """Return the image file's bytes.
+
+        Raises:
+            ImageError: this image cannot be read (missing since it was listed as such, no permission, a folder).
+            EncodeError: the source itself is failing (a read error, a file that was there a moment ago).
+        """
+
+    def where(self, item: Item) -> str:
+        """Say where an image lies, as a person would look for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStore:
+    """Files below a folder: an item's key is its path."""
+
+    root: Path
+
+    def read(self, item: Item) -> bytes:
+        """See ``Store``."""
+        return read_bytes(os.path.join(self.root, item.key), 0, MISSING, listed=item.size >= 0)  # noqa: PTH118
+
+    def where(self, item: Item) -> str:
+        """The file's path."""
+        return str(self.root / item.key)
+
+
+def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> bytes:
+    """Read ``size`` bytes from ``offset``, or a whole regular file with ``MISSING``; raises as ``Store.read`` does.
+
+    ``listed`` says that the file was seen when the source was listed, so that its absence means a vanished source.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang the run
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+            return _read_fully(descriptor, offset, status.st_size if size == MISSING else size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _OF_THE_FILE or (error.errno in _NOT_THERE and not listed):
+            raise ImageError(reason) from None
+        raise EncodeError(f"{path}: {reason}. The source failed, not this image: see that it can be read.") from None
+
+
+def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
+    """``os.pread`` gives at most 2 GiB at once, and less near a file's end."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) == size:
+        return data
+    parts = [data]
+    while parts[-1] and (left := size - sum(map(len, parts))):
+        parts.append(os.pread(descriptor, left, offset + size - left))
+    return b"".join(parts)
+
+
+class Listing(Sequence[Item]):
+    """Items in the order of their keys' bytes, column by column."""
+
+    def __init__(self, keys: bytes, ends: NDArray[np.int64], columns: dict[str, NDArray[np.int64]]) -> None:
+        self._keys, self._ends, self._columns = keys, ends, columns
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # slices are not needed
+        numbers = {name: int(column[index]) for name, column in self._columns.items()}
+        return Item(os.fsdecode(self.key_bytes(index)), **numbers)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [n]."""
+        return self._columns["label"]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes, int64 [n]; ``MISSING`` where unknown."""
+        return self._columns["size"]
+
+    def key_bytes(self, index: int) -> bytes:
+        """One key as the file system has it."""
+        start = int(self._ends[index - 1]) if index else 0
+        return self._keys[start : int(self._ends[index])]
+
+    def take(self, indices: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> "Listing":
+        """The items at ``indices``, in that order, with other ``labels`` if given."""
+        keys, ends = bytearray(), np.empty(len(indices), np.int64)
+        for position, index in enumerate(indices):
+            keys += self.key_bytes(int(index))
+            ends[position] = len(keys)
+        columns = {name: column[indices] for name, column in self._columns.items()}
+        if labels is not None:
+            columns["label"] = labels
+        return Listing(bytes(keys), ends, columns)
+
+    def is_sorted(self) -> bool:
+        """Whether every key comes after the one before; raises SourceError if two that follow each other are equal."""
+        before = b""
+        for index in range(len(self)):
+            key = self.key_bytes(index)
+            if key <= before:
+                if key == before:
+                    raise SourceError(f"{os.fsdecode(key)} is listed twice. Name every image once.")
+                return False
+            before = key
+        return True
+
+    def sorted(self) -> "Listing":
+        """The same items by key; raises SourceError if two have one key."""
+        order = np.fromiter(sorted(range(len(self)), key=self.key_bytes), np.int64, len(self))
+        listing = self.take(order)
+        listing.is_sorted()
+        return listing
+
+    def shuffled(self, seed: int) -> NDArray[np.int64]:
+        """Indices sorted by BLAKE2b of (seed, key): the same on every machine and NumPy, and adding an image moves no other."""
+        salt = seed.to_bytes(8, "little")
+        digests = bytearray()
+        for index in range(len(self)):
+            digests += blake2b(self.key_bytes(index), digest_size=16, key=salt).digest()
+        halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
+        return np.lexsort((halves[:, 1], halves[:, 0]))
+
+
+class ListingBuilder:
+    """Collects items and sorts them by key."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._keys, self._ends = bytearray(), array("q")
+        self._columns = {name: array("q") for name in ("label", "size", "container", "offset")}
+        self._appends = [column.append for column in self._columns.values()]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, key: str, label: int, size: int, container: int = 0, offset: int = MISSING) -> None:
+        """Append one item; see ``Item``."""
+        self._keys += os.fsencode(key)
+        self._ends.append(len(self._keys))
+        for append, value in zip(self._appends, (label, size, container, offset), strict=True):
+            append(value)
+
+    def build(self) -> Listing:
+        """Sort; raises SourceError if two items have one key. The builder is empty afterwards."""
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
+        listing = Listing(bytes(self._keys), np.array(self._ends, np.int64), columns)
+        self._clear()  # its memory is needed for the sort
+        if not listing.is_sorted():
+            listing = listing.sorted()
+        return listing
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One split of a data set.
+
+    ``root`` is what was given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
+    that do not have an image's suffix; ``labels`` names the file that labels were read from, if there is one. ``named``
+    says that the data set itself calls its split so; else it has the name of its folder.
+    """
+
+    root: str
+    split: str
+    classes: tuple[str, ...]
+    items: Listing
+    store: Store
+    ignored: int = 0
+    labels: str | None = None
+    limit: int | None = None
+    named: bool = True
+
+    def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
+        """Positions in ``items`` in file order: shuffled by seed, or by key, which groups the classes."""
+        return np.arange(len(self.items)) if order == "folder" else self.items.shuffled(seed)
+
+    def with_classes(self, names: Sequence[str]) -> "Source":
+        """Keep the images of some classes, whose labels are then their positions among ``names`` sorted as they were.
+
+        Raises:
+            SourceError: a name that is not among the classes.
+        """
+        wanted, known = set(names), set(self.classes)
+        if wanted == known:
+            return self
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise SourceError(f"{self.root} has no class {unknown[0]!r}. It has {', '.join(self.classes[:8])}, ...")
+        kept = [label for label, name in enumerate(self.classes) if name in wanted]
+        mapping = np.full(len(self.classes), -1)
+        mapping[kept] = np.arange(len(kept))
+        labels = mapping[self.items.labels]
+        indices = np.flatnonzero(labels >= 0)
+        if not len(indices):
+            raise SourceError(f"{self.root} has no images of {', '.join(names)} in the split {self.split}.")
+        return replace(
+            self, classes=tuple(self.classes[label] for label in kept), items=self.items.take(indices, labels[indices])
+        )
+
+    def limited(self, count: int, seed: int) -> "Source":
+        """Keep at most ``count`` images: those that the shuffle by ``seed`` puts first, so smaller limits nest in larger."""
+        kept = np.sort(self.items.shuffled(seed)[:count])
+        return replace(self, items=self.items.take(kept), limit=count)
+
+    def without(self, keys: frozenset[str]) -> "Source":
+        """Leave out the images of these keys."""
+        if not keys:
+            return self
+        kept = [index for index, item in enumerate(self.items) if item.key not in keys]
+        return replace(self, items=self.items.take(np.array(kept, np.int64)))

@@ -1,0 +1,117 @@
+"""The terminal: progress and errors on stderr, tables on stdout."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """Progress through a known number of things: a live bar on a terminal, a line every tenth elsewhere."""
+
+    def __init__(self, progress: Progress | None, unit: str) -> None:
+        self._progress = progress
+        self._unit = unit
+        self._task = progress.add_task("", total=None) if progress else None
+        self._tenth = 0
+
+    def update(self, title: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done; a new title begins anew."""
+        if self._progress is not None and self._task is not None:
+            if self._progress.tasks[0].description != title:
+                self._progress.reset(self._task, total=total, description=title)
+            self._progress.update(self._task, completed=done)
+        elif 10 * done // total > self._tenth:
+            self._tenth = 10 * done // total % 10
+            err.print(f"{title}: {done}/{total} {self._unit}", markup=False)
+
+
+class _NoBar(Bar):
+    def update(self, title: str, done: int, total: int) -> None:
+        """Show nothing."""
+
+
+class _Speed(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Things a second over the last half minute."""
+        return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
+
+
+@contextmanager
+def progress_bar(unit: str, *, quiet: bool = False, live_only: bool = False) -> Iterator[Bar]:
+    """Show a bar on stderr while the block runs; off a terminal, nothing if ``live_only``."""
+    if quiet or (live_only and not err.is_terminal):
+        yield _NoBar(None, unit)
+        return
+    if not err.is_terminal:
+        yield Bar(None, unit)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(unit))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as progress:
+        yield Bar(progress, unit)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(escape(self.format(record)))
+
+
+def show_log(*, quiet: bool) -> None:
+    """Send the package's log to stderr, above any bar; warnings only if ``quiet``."""
+    logger = logging.getLogger("jpegcurr")
+    logger.handlers = [_Lines()]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, title: str = "", left: int = 1) -> None:
+    """Print a table on stdout: the first ``left`` columns to the left, the numbers to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table, soft_wrap=False)
+
+
+def fail(message: str) -> None:
+    """Print an error on stderr."""
+    label = "[bold red]error:[/] " if sys.stderr.isatty() else "error: "
+    err.print(label + escape(message))
+
+
+def megabytes(count: int) -> str:
+    """``1234567`` -> ``1.2 MB``."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """``3725`` -> ``1 h 02 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

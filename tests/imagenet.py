@@ -1,0 +1,71 @@
+"""ImageNet's archives in small."""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from samples import PHOTOGRAPHS, jpeg, photograph
+
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+CLASSES = dict(zip(("n01440764", "n02123045", "n07920052", "n12102133"), PHOTOGRAPHS, strict=True))
+# Which class each validation image is, in the order of their names: not sorted, and not every class as often.
+TRUTH = ("n07920052", "n01440764", "n12102133", "n01440764", "n02123045")
+
+
+_whole = cache(photograph)
+
+
+def tar(files: Mapping[str, bytes], layout: int = tarfile.GNU_FORMAT) -> bytes:
+    """An archive of ``{name: bytes}``, in that order."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=layout) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@cache
+def crop(name: str, number: int) -> bytes:
+    """A JPEG of 40 by 32 pixels, another for each number."""
+    return jpeg(_whole(name).crop((8 * number, 16, 8 * number + 40, 48)))
+
+
+def train_files(count: int = 3) -> dict[str, dict[str, bytes]]:
+    """``{class: {name: JPEG}}``."""
+    return {wnid: {f"{wnid}_{n}.JPEG": crop(name, n) for n in range(count)} for wnid, name in CLASSES.items()}
+
+
+def val_name(number: int) -> str:
+    """Counted from 1, as ImageNet does."""
+    return f"ILSVRC2012_val_{number:08}.JPEG"
+
+
+def val_files() -> dict[str, bytes]:
+    """``{name: JPEG}``, one for each of ``TRUTH``."""
+    return {val_name(number): crop(CLASSES[wnid], 10 + number) for number, wnid in enumerate(TRUTH, 1)}
+
+
+def nested(classes: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """An archive of class archives."""
+    return tar({f"{wnid}.tar": tar(files) for wnid, files in classes.items()})
+
+
+def write_archives(root: Path, *splits: str) -> Path:
+    """Write the archives of ``splits`` (both if none), and Kaggle's table beside that of val."""
+    root.mkdir(exist_ok=True)
+    if "train" in splits or not splits:
+        (root / TRAIN).write_bytes(nested(train_files()))
+    if "val" in splits or not splits:
+        (root / VAL).write_bytes(tar(val_files()))
+        (root / "LOC_val_solution.csv").write_text(kaggle_table())
+    return root
+
+
+def kaggle_table() -> str:
+    """``LOC_val_solution.csv``, whose rows are in no order and hold boxes."""
+    rows = [f"ILSVRC2012_val_{number:08},{wnid} 1 2 30 40 {wnid} 5 6 7 8 " for number, wnid in enumerate(TRUTH, 1)]
+    return "\n".join(["ImageId,PredictionString", *reversed(rows)]) + "\n"
