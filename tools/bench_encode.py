@@ -7,7 +7,8 @@ contender holds it all, and leave the machine to the benchmark: a load that come
 run writes into a fresh temporary folder (TMPDIR says where), made and removed while the clock stands.
 
 What the clock sees differs. Against jpegcurr: its time includes listing the folder, reading the files and flushing to disk
-(fsync); the floor has everything in memory and drops what it makes, the others get a ready list of files and do not flush.
+(fsync); the floor has everything in memory and drops what it makes, the others get a ready list of files and do not flush
+(but for the bare loop, which is the floor with files: it reads, writes and flushes, and checks and records nothing).
 Against FFCV: the fork of its workers and the 0.1 s between two looks at their progress weigh on a small folder, so give
 2000 images or more to compare with it. Against Pillow: it alone makes a file for each image, which costs what the disk
 makes it cost; with TMPDIR in memory it is nearly free.
@@ -47,11 +48,15 @@ LADDER = (75, 50, 30, 10)
 OURS, ALONE = "jpegcurr, q50", "jpegcurr, q50, one thread"
 COPY, ONE_PASS, FOUR_PASSES = "jpegcurr, source", "jpegcurr, q75 q50 q30 q10 in one pass", "jpegcurr, the same in four passes"
 FLOOR, FLOOR_ALONE = "floor: same C calls, in memory", "floor, one thread"
+BARE = "bare loop: the floor, file to file"
 WRITER = "jpegcurr's writer alone, q50"
 PILLOW, FFCV = "Pillow open + save, q50", "FFCV DatasetWriter, q50"
+OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
 # What is asked of an encoder for a million images: the ratio of two medians of images/s, at least.
 TARGETS = {
     "of the floor": (OURS, FLOOR, 0.95),
+    "of the bare loop": (OURS, BARE, None),
+    "the bare loop of the floor": (BARE, FLOOR, None),
     "two threads against one": (OURS, ALONE, 1.9),
     "the floor's own two against one": (FLOOR, FLOOR_ALONE, None),
     "four qualities, one pass against four": (ONE_PASS, FOUR_PASSES, 2.0),
@@ -120,20 +125,47 @@ def encode_one(store: Store, specs: Sequence[EncodeSpec], item: Item) -> Outcome
 
 def floor(name: str, jpegs: Sequence[bytes], largest: int, workers: int, stack: ExitStack) -> Contender:
     """What jpegcurr cannot beat: its codec's C calls in as many threads, from memory, with the results dropped."""
-    chunks = [jpegs[start : start + CHUNK] for start in range(0, len(jpegs), CHUNK)]
-    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *sampling]
+    threads, scratch = scratch_threads(largest, workers, stack)
+
+    def encode(chunk: Sequence[bytes]) -> None:
+        for data in chunk:
+            cv2.imencode(".jpg", simplejpeg.decode_jpeg(data, "BGR", buffer=scratch.buffer), OPTIONS)
+
+    return Contender(name, len(jpegs), lambda _: list(threads.map(encode, chunked(jpegs))))
+
+
+def bare_loop(paths: Sequence[Path], largest: int, workers: int, stack: ExitStack) -> Contender:
+    """The floor with its files: the least that reads them, writes what comes of them to one file and flushes it."""
+    threads, scratch = scratch_threads(largest, workers, stack)
+
+    def encode(descriptor: int, chunk: Sequence[Path]) -> None:
+        for path in chunk:
+            data = path.read_bytes()
+            with suppress(ValueError):
+                jpeg = cv2.imencode(".jpg", simplejpeg.decode_jpeg(data, "BGR", buffer=scratch.buffer), OPTIONS)[1]
+                os.write(descriptor, jpeg)
+
+    def run(out: Path) -> None:
+        with (out / "jpegs").open("wb") as file:
+            list(threads.map(partial(encode, file.fileno()), chunked(paths)))
+            os.fsync(file.fileno())
+
+    return Contender(BARE, len(paths), run)
+
+
+def scratch_threads(largest: int, workers: int, stack: ExitStack) -> tuple[ThreadPoolExecutor, threading.local]:
+    """Threads that each have a ``buffer`` for the pixels of the largest image."""
     scratch = threading.local()
 
     def prepare() -> None:
         scratch.buffer = bytearray(largest)
 
-    def encode(chunk: Sequence[bytes]) -> None:
-        for data in chunk:
-            cv2.imencode(".jpg", simplejpeg.decode_jpeg(data, "BGR", buffer=scratch.buffer), options)
+    return stack.enter_context(ThreadPoolExecutor(workers, initializer=prepare)), scratch
 
-    threads = stack.enter_context(ThreadPoolExecutor(workers, initializer=prepare))
-    return Contender(name, len(jpegs), lambda _: list(threads.map(encode, chunks)))
+
+def chunked(things: Sequence) -> list[Sequence]:
+    """Chunks as large as jpegcurr's."""
+    return [things[start : start + CHUNK] for start in range(0, len(things), CHUNK)]
 
 
 def load_jpegs(paths: Sequence[Path]) -> tuple[list[bytes], int]:
@@ -233,6 +265,7 @@ def open_contenders(folder: Path, workers: int, stack: ExitStack) -> list[Conten
     return [
         jpegcurr(OURS, folder, len(files), workers, [half]),
         floor(FLOOR, jpegs, largest, workers, stack),
+        bare_loop(paths, largest, workers, stack),
         jpegcurr(ALONE, folder, len(files), 1, [half]),
         floor(FLOOR_ALONE, jpegs, largest, 1, stack),
         jpegcurr(COPY, folder, len(files), workers, [EncodeSpec("source")]),
