@@ -160,8 +160,8 @@ class Listing(Sequence[Item]):
 
     def sorted(self) -> "Listing":
         """The same items by key; raises SourceError if two have one key."""
-        order = np.fromiter(sorted(range(len(self)), key=self.key_bytes), np.int64, len(self))
-        listing = self.take(order)
+        by_key = sorted(range(len(self)), key=self.key_bytes)
+        listing = self.take(np.fromiter(by_key, np.int64, len(self)))
         listing.is_sorted()
         return listing
 
