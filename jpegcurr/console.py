@@ -190,7 +190,7 @@ def print_evaluations(results: "Sequence[Evaluation]", *, as_json: bool) -> None
     for each in results:
         scores = each.scores
         figures = [f"{scores.images:,}", f"{scores.top1:.2f}", f"{scores.top5:.2f}", f"{scores.loss:.4f}"]
-        rows.append([str(each.data), str(each.quality or "?"), *figures])
+        rows.append([str(each.data), str(each.at_load or each.quality or "?"), *figures])
     title = f"{results[0].run}, {results[0].weights} weights, {results[0].loader} loader"
     print_table(["data", "quality", "images", "top-1, %", "top-5, %", "loss"], rows, title=title, left=2)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from jpegcurr.errors import RecipeError
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Quality = Annotated[int, Field(ge=1, le=100)]
 Interpolation = Literal["area", "bilinear", "bicubic"]
+Order = Literal["random", "quasi_random"]
 
 
 class _Section(BaseModel):
@@ -29,19 +31,120 @@ class ModelSection(_Section):
     drop_path: Fraction = 0.0
 
 
-class DataSection(_Section):
-    """One data set: its betons, and the quality that their manifests must say (left out: not checked, not made)."""
+class Ramp(_Section):
+    """A number that goes in a line from ``start`` in the first epoch of a phase to ``end`` in its last."""
 
-    train: Path
-    val: Path | None = None
-    quality: Annotated[int, Field(ge=1, le=100)] | Literal["source"] | None = None
+    start: Annotated[float, Field(ge=0)]
+    end: Annotated[float, Field(ge=0)]
+
+    def at(self, progress: float) -> float:
+        """The value at ``progress``, 0 (the phase's first epoch) to 1 (its last)."""
+        return self.start + (self.end - self.start) * progress
+
+
+# What a value is meant to be is told by its YAML type, so that an error is about that one. Tags are kept out of messages.
+def _shape(value: object) -> str:
+    if isinstance(value, dict | BaseModel):
+        return "<map>"
+    return "<list>" if isinstance(value, list | tuple) else "<one>"
+
+
+_SHAPE = Discriminator(_shape)
+Weight = Annotated[Annotated[float, Field(ge=0), Tag("<one>")] | Annotated[Ramp, Tag("<map>")], _SHAPE]
+AnyQuality = Annotated[
+    Annotated[Quality, Tag("<one>")] | Annotated[tuple[Quality, Quality], Tag("<list>")] | Annotated[Ramp, Tag("<map>")], _SHAPE
+]
+
+
+class Reencoded(_Section):
+    """The images of ``beton``, encoded again at JPEG ``quality`` (4:2:0) whenever they are loaded.
+
+    ``quality`` is a number, ``[low, high]`` (drawn anew for each image and epoch, both included) or a ramp over a phase.
+    ``where: stored`` does it to the whole image before the crop, which gives the pixels of a beton encoded at that quality;
+    ``view`` to what the model sees, after the resize, which is another and much stronger treatment: a stored quality 50 looks
+    about like a view at 85, because resizing averages away much of what was lost.
+    """
+
+    beton: Path
+    quality: AnyQuality
+    where: Literal["stored", "view"] = "stored"
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if isinstance(self.quality, Ramp) and not all(1 <= end <= 100 for end in (self.quality.start, self.quality.end)):
+            raise ValueError(f"{self.describe()}, leaves the range of JPEG qualities, 1 to 100")
+        if isinstance(self.quality, tuple) and self.quality[0] > self.quality[1]:
+            raise ValueError(f"quality {list(self.quality)} is not a range, the smaller first")
+        return self
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every image has the same quality in every epoch."""
+        return isinstance(self.quality, int)
+
+    def describe(self) -> str:
+        """``quality 50 at load, stored``."""
+        if isinstance(self.quality, Ramp):
+            quality = f"{self.quality.start:g} to {self.quality.end:g} over the phase"
+        else:
+            quality = str(self.quality) if isinstance(self.quality, int) else "{} to {} at random".format(*self.quality)
+        return f"quality {quality}, at load, {self.where}"
+
+
+_PATH_OR_REENCODED = Discriminator(lambda value: "<map>" if isinstance(value, dict | Reencoded) else "<one>")
+PathOrReencoded = Annotated[Annotated[Path, Tag("<one>")] | Annotated[Reencoded, Tag("<map>")], _PATH_OR_REENCODED]
+
+
+class DataSection(_Section):
+    """One data set: its betons, and the quality that their manifests must say (left out: not checked, not made).
+
+    Instead of a path, ``{beton: PATH, quality: 50}`` is that beton at another quality, made as it is loaded.
+    """
+
+    train: PathOrReencoded
+    val: PathOrReencoded | None = None
+    quality: Quality | Literal["source"] | None = None
+
+    @model_validator(mode="after")
+    def _steady(self) -> Self:
+        if isinstance(self.val, Reencoded) and not self.val.fixed:
+            raise ValueError("val.quality is not one number: a validation set has to be the same in every epoch")
+        return self
+
+    @property
+    def train_beton(self) -> Path:
+        """The file with the training images."""
+        return self.train.beton if isinstance(self.train, Reencoded) else self.train
+
+    @property
+    def val_beton(self) -> Path | None:
+        """The file with the validation images, if there is one."""
+        return self.val.beton if isinstance(self.val, Reencoded) else self.val
 
 
 class Phase(_Section):
-    """Train on ``data`` until ``until_epoch`` (exclusive; epochs count from 0)."""
+    """Train on ``data`` until ``until_epoch`` (exclusive; epochs count from 0).
 
-    data: str
+    ``data`` is the name of a data set, or a mixture: names with weights, from which each sample's data set is drawn in every
+    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side.
+    """
+
+    data: Annotated[Annotated[str, Tag("<one>")] | Annotated[dict[str, Weight], Field(min_length=1), Tag("<map>")], _SHAPE]
     until_epoch: Positive
+    size: Annotated[int, Field(ge=32)] | None = None
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        for progress in (0.0, 1.0):
+            if sum(self.weights(progress).values()) <= 0:
+                raise ValueError("data: the weights of a mixture must not all be 0")
+        return self
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """The data sets' shares at ``progress`` (0 to 1) of the phase, not normalised."""
+        if isinstance(self.data, str):
+            return {self.data: 1.0}
+        return {name: each.at(progress) if isinstance(each, Ramp) else each for name, each in self.data.items()}
 
 
 class ImageSection(_Section):
@@ -68,10 +171,15 @@ class ImageSection(_Section):
 
 
 class BatchSection(_Section):
-    """``size`` images an optimiser step, in micro-batches of ``per_device`` (gradients are accumulated)."""
+    """``size`` images an optimiser step, in micro-batches of ``per_device`` (gradients are accumulated).
+
+    ``order``: ``random`` is any permutation; ``quasi_random`` keeps runs of 128 neighbouring samples close together, so that
+    a file larger than the memory is read in long pieces.
+    """
 
     size: Positive = 4096
     per_device: Positive = 128
+    order: Order = "random"
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -115,10 +223,18 @@ class EmaSection(_Section):
 
 
 class LoaderSection(_Section):
-    """``kind``: ``auto`` takes FFCV where it can be imported. ``workers``: threads (ffcv) or processes (plain; 0: none)."""
+    """How samples are read; none of this changes what a run learns, unless samples are broken.
+
+    ``kind``: ``auto`` takes FFCV where it can be imported. ``workers``: threads (0: none besides the one that asks).
+    ``os_cache``: whether what was read is left to the system's cache; ``false`` reads ahead and gives back, for files larger
+    than the memory (with ``batch.order: quasi_random``); ``auto`` decides by the free memory. ``on_error``: a training sample
+    that does not decode ends the run, or is replaced by another and counted.
+    """
 
     kind: Literal["auto", "ffcv", "plain"] = "auto"
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    os_cache: bool | Literal["auto"] = "auto"
+    on_error: Literal["raise", "skip"] = "raise"
 
 
 class Recipe(_Section):
@@ -141,7 +257,8 @@ class Recipe(_Section):
     def _means_something(self) -> Self:
         previous = 0
         for number, phase in enumerate(self.curriculum):
-            _known(f"curriculum.{number}.data", phase.data, self.data)
+            for name in phase.weights(0):
+                _known(f"curriculum.{number}.data", name, self.data)
             if phase.until_epoch <= previous:
                 raise ValueError(f"curriculum.{number}.until_epoch {phase.until_epoch} is not after epoch {previous}")
             previous = phase.until_epoch
@@ -152,6 +269,11 @@ class Recipe(_Section):
         if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
             raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves nothing of {self.epochs} epochs")
         return self
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The data sets that any phase trains on, in the order of their first."""
+        return tuple(dict.fromkeys(name for phase in self.curriculum for name in phase.weights(0)))
 
     @property
     def epochs(self) -> int:
@@ -219,7 +341,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"])
+        path = ".".join(str(part) for part in item["loc"] if not str(part).startswith("<"))
         if item["type"] == "extra_forbidden":
             lines.append(f"  {path}: unknown key.{_nearest(str(item['loc'][-1]), _siblings(item['loc']))}")
         elif item["type"] == "value_error":

@@ -20,10 +20,13 @@ class Runtime:
     dtype: torch.dtype
     reason: str
 
-    @property
-    def pins_memory(self) -> bool:
-        """Whether batches on their way to the device are better page-locked."""
-        return self.device.type == "cuda"
+    def memory(self, *shape: int) -> torch.Tensor:
+        """Uint8 memory on the host, page-locked where batches go from there to a GPU."""
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """To the device, without waiting for it; ``tensor`` must not change afterwards (on a CPU it is what is returned)."""
+        return tensor.to(self.device, non_blocking=True)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision where ``dtype`` is not float32; does nothing otherwise."""
@@ -45,6 +48,32 @@ class Runtime:
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+class Uploader:
+    """Copies batches out of memory that will be overwritten, on a GPU beside the computation."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._device = runtime.device
+        self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._copied: torch.cuda.Event | None = None
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the device, in order with the work that is queued there; ``tensor`` must stay until ``wait``."""
+        if self._stream is None:
+            return tensor.clone()
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            copy = tensor.to(self._device, non_blocking=True)
+        self._copied = self._stream.record_event()
+        current.wait_stream(self._stream)
+        copy.record_stream(current)
+        return copy
+
+    def wait(self) -> None:
+        """Until the last copy is made, and ``tensor`` may be overwritten."""
+        if self._copied is not None:
+            self._copied.synchronize()
 
 
 @contextmanager

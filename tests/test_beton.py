@@ -16,7 +16,7 @@ from jpegcurr.encoding.writer import BetonWriter
 from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.recipe import ImageSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.contract import View
+from jpegcurr.training.contract import Member, View
 from jpegcurr.training.loaders import open_loader
 from jpegcurr.training.views import centre_view
 
@@ -51,7 +51,7 @@ def test_what_is_written_is_read(samples: Samples, spare: int) -> None:
     beton = Beton(path)
     read = [(beton.payload(i), beton.widths[i], beton.heights[i], beton.labels[i]) for i in range(len(beton))]
     assert read == samples
-    starts = beton._ptrs.astype(np.int64)
+    starts = beton.pointers
     assert (starts // PAGE == (starts + beton.sizes - 1) // PAGE).all(), "a record crosses a page"
 
 
@@ -176,7 +176,7 @@ def test_we_read_what_ffcv_writes(mode: str, cpu: Runtime) -> None:
         assert pixels.shape == expected.shape
         difference = np.abs(pixels.astype(int) - expected)
         assert difference.max() == 0 if mode == "raw" else difference.mean() < 6
-    view = View(beton, ImageSection(size=32), train=False, batch=5, workers=1)
+    view = View.of(Member(beton), ImageSection(size=32), batch=5, workers=1)
     (ours,), (stock,) = (list(open_loader(kind, view, cpu).at(0)) for kind in ("plain", "ffcv"))
     assert ours[1].tolist() == stock[1].tolist() == beton.labels.tolist(), "though the label is the file's first field"
     assert (ours[0].float() - stock[0].float()).abs().mean() < 3

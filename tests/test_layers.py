@@ -15,7 +15,7 @@ PACKAGE = Path(jpegcurr.__file__).parent
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("files",),
+    ("files", "machine"),
     ("encoding",),
     ("recipe", "runtime", "tracking"),
     ("training",),
@@ -81,7 +81,8 @@ def test_encoding_stands_alone() -> None:
         ("datasets", {"encoding/hub.py"}),
         ("distributed", {"encoding/executors.py"}),
         ("scipy.io", {"encoding/ground_truth.py"}),
-        ("ffcv", {"training/ffcv_loader.py", "training/loaders.py"}),
+        ("ffcv", {"training/ffcv_decode.py", "training/ffcv_loader.py", "training/loaders.py"}),
+        ("numba", {"training/ffcv_decode.py", "training/ffcv_loader.py", "training/loaders.py", "training/resample.py"}),
         ("wandb", set()),
     ],
 )

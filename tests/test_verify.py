@@ -37,7 +37,7 @@ class Copy:
         rows = list(read_items(self.path)) if items_path(self.path).exists() else []
         self.keys = [row["key"] for row in rows if row["status"] != "failed"]
         self.spare = len(rows) - len(self.keys)
-        self.records = [(int(start), int(start + size)) for start, size in zip(whole._ptrs, whole.sizes, strict=True)]
+        self.records = [(int(start), int(start + size)) for start, size in zip(whole.pointers, whole.sizes, strict=True)]
         self.table = len(self.whole) - ROW * len(self.keys)
 
     def told(self, position: int, bit: int) -> list[str]:
@@ -282,7 +282,7 @@ def test_what_ffcv_wrote_is_decoded() -> None:
     DatasetWriter("theirs.beton", fields, num_workers=1).from_indexed_dataset(_Photographs())
     path = Path("theirs.beton")
     assert list(verify_beton(path)) == []
-    start, size = int(Beton(path)._ptrs[3]), int(Beton(path).sizes[3])
+    start, size = int(Beton(path).pointers[3]), int(Beton(path).sizes[3])
     data = bytearray(path.read_bytes())
     data[start : start + size] = bytes(size)
     path.write_bytes(data)

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.encoding.manifest import library_versions
+from jpegcurr.machine import available_cpus
 
 LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "opencv-python", "pillow", "simplejpeg", "ffcv", "distributed")
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import UsageError
+from jpegcurr.recipe import Reencoded
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.contract import View
+from jpegcurr.training.contract import Member, View
 from jpegcurr.training.datasets import Dataset, open_dataset
-from jpegcurr.training.loaders import choose_kind, ffcv_scratch, loading_workers, open_loader
+from jpegcurr.training.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.model import Run
 from jpegcurr.training.score import Scores, score
 
@@ -23,6 +24,7 @@ class Evaluation:
     weights: str
     data: Path
     quality: Quality | None
+    at_load: str | None
     loader: str
     scores: Scores
 
@@ -33,17 +35,18 @@ class Evaluation:
             "weights": self.weights,
             "data": str(self.data),
             "quality": self.quality,
+            "at_load": self.at_load,
             "loader": self.loader,
             **self.scores.as_dict(),
         }
 
 
-def validation_sets(run: Run) -> dict[str, Path]:
+def validation_sets(run: Run) -> dict[str, Path | Reencoded]:
     """The betons on which the run was evaluated while it trained, by name; raises UsageError if there are none."""
-    named = {name: path for name in run.recipe.evaluate if (path := run.recipe.data[name].val)}
+    named = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
     if not named:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
-    missing = [path for path in named.values() if not path.exists()]
+    missing = [path for val in named.values() if not (path := _split(val)[0]).exists()]
     if missing:
         where = "" if missing[0].is_absolute() else f" in {Path.cwd()}"
         raise UsageError(
@@ -53,24 +56,34 @@ def validation_sets(run: Run) -> dict[str, Path]:
     return named
 
 
-def evaluate_run(run: Run, betons: Mapping[str, Path], runtime: Runtime, *, loader: str = "auto") -> Iterator[Evaluation]:
+def evaluate_run(
+    run: Run, betons: Mapping[str, Path | Reencoded], runtime: Runtime, *, loader: str = "auto"
+) -> Iterator[Evaluation]:
     """Yield the scores of ``run`` on each beton, decoded as in training where it can be, or as ``loader`` says.
 
     Raises:
         BetonError: a beton is missing or damaged.
         UsageError: a beton has other classes than the run.
     """
-    opened = {name: open_dataset(path) for name, path in betons.items()}
+    opened = {}
+    for name, beton in betons.items():
+        path, treatment = _split(beton)
+        opened[name] = open_dataset(path, treatment=treatment)
     for dataset in opened.values():
         _check_classes(run, dataset)
     batch = run.recipe.batch.micro
     if loader == "auto" and run.loader == "plain":
         loader = "plain"
     for dataset in opened.values():
-        kind, _ = choose_kind(loader, run.image, ffcv_scratch(dataset.beton, batch))
-        view = View(dataset.beton, run.image, train=False, batch=batch, workers=loading_workers())
+        kind, _ = choose_kind(loader, loading_workers())
+        view = View.of(Member(dataset.beton, dataset.treatment), run.image, batch=batch, workers=loading_workers())
         (scores,) = score([run.model], run.normalise, open_loader(kind, view, runtime), runtime)
-        yield Evaluation(run.path, run.weights, dataset.beton.path, dataset.quality, kind, scores)
+        at_load = dataset.treatment.describe() if dataset.treatment else None
+        yield Evaluation(run.path, run.weights, dataset.beton.path, dataset.quality, at_load, kind, scores)
+
+
+def _split(beton: Path | Reencoded) -> tuple[Path, Reencoded | None]:
+    return (beton.beton, beton) if isinstance(beton, Reencoded) else (beton, None)
 
 
 def _check_classes(run: Run, dataset: Dataset) -> None:

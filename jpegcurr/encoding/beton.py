@@ -1,8 +1,10 @@
 """A ``.beton`` on the disk, memory-mapped: ours or one that FFCV wrote."""
 
 import hashlib
+import mmap
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ class Beton:
         labels: int64 [n].
         widths, heights: uint16 [n], pixels.
         modes: uint8 [n], 0 for a JPEG, 1 for raw RGB.
+        pointers: int64 [n], where in the file each sample's bytes begin.
+        sizes: int64 [n], how many they are.
 
     Raises:
         BetonError: the file is missing, is not a version-2 beton, is cut short, or has other fields.
@@ -25,7 +29,9 @@ class Beton:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _map(path)
+        with _open(path) as file:
+            self._mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map: NDArray[np.uint8] = np.frombuffer(self._mmap, np.uint8)
         header = self._header()
         self.page_size = int(header["page_size"])
         records = self._read_records(int(header["fields"]), int(header["samples"]))
@@ -34,9 +40,14 @@ class Beton:
         self.widths: NDArray[np.uint16] = records[image]["width"].copy()
         self.heights: NDArray[np.uint16] = records[image]["height"].copy()
         self.modes: NDArray[np.uint8] = records[image]["mode"].copy()
-        self._ptrs: NDArray[np.uint64] = records[image]["ptr"].copy()
+        self.pointers: NDArray[np.int64] = records[image]["ptr"].astype(np.int64)
         self._table = int(header["table"])
-        self.sizes = self._read_sizes(self._table)
+        self.sizes: NDArray[np.int64] = self._read_sizes(self._table)
+
+    @property
+    def file_size(self) -> int:
+        """Bytes."""
+        return len(self._map)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,8 +57,21 @@ class Beton:
 
     def payload(self, index: int) -> bytes:
         """Return the stored bytes of one sample: a JPEG in mode 0, RGB rows [h w 3] in mode 1."""
-        start = int(self._ptrs[index])
+        start = int(self.pointers[index])
         return self._map[start : start + int(self.sizes[index])].tobytes()
+
+    @property
+    def address(self) -> int:
+        """Where the file begins in this process's memory; it stays there as long as this object lives."""
+        return int(self._map.ctypes.data)
+
+    def fetch_page(self, page: int) -> None:
+        """Have the system begin to read a page of ``page_size`` bytes."""
+        self._advise(page, "WILLNEED")
+
+    def release_page(self, page: int) -> None:
+        """Let the system forget a page; it is read again when it is asked for."""
+        self._advise(page, "DONTNEED")
 
     def index_sha256(self) -> str:
         """Of everything before and behind the samples: header, field descriptors, metadata and allocation table."""
@@ -56,6 +80,15 @@ class Beton:
     def read(self, start: int, size: int) -> bytes:
         """Return bytes of the file itself; fewer where it ends before."""
         return self._map[start : start + size].tobytes()
+
+    def _advise(self, page: int, what: str) -> None:
+        """To the map and to the file: what is mapped is not forgotten. Does nothing where there is no such call."""
+        start = page * self.page_size
+        size = min(self.page_size, len(self._map) - start)
+        if size > 0 and hasattr(mmap, f"MADV_{what}") and hasattr(os, "posix_fadvise"):
+            self._mmap.madvise(getattr(mmap, f"MADV_{what}"), start, size)
+            with self.path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), start, size, getattr(os, f"POSIX_FADV_{what}"))
 
     def _header(self) -> np.void:
         if len(self._map) < HEADER.itemsize:
@@ -90,9 +123,10 @@ class Beton:
         """The stored size of every sample, through the allocation table; checks that every record has its row."""
         rows = self._map[table:].view(ROW)
         rows = rows[np.argsort(rows["ptr"], kind="stable")]
-        position = np.searchsorted(rows["ptr"], self._ptrs)
+        pointers = self.pointers.view(np.uint64)
+        position = np.searchsorted(rows["ptr"], pointers)
         found = position < len(rows)
-        found[found] = rows["ptr"][position[found]] == self._ptrs[found]
+        found[found] = rows["ptr"][position[found]] == pointers[found]
         if not found.all():
             first = int(np.argmin(found))
             raise BetonError(f"{self.path} is damaged: its allocation table does not have sample {first}. Make it again.")
@@ -107,7 +141,7 @@ class Beton:
         return self._map[start:stop].view(dtype)
 
 
-def _map(path: Path) -> NDArray[np.uint8]:
+def _open(path: Path) -> BinaryIO:
     if path.is_dir():
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():
@@ -118,4 +152,4 @@ def _map(path: Path) -> NDArray[np.uint8]:
         raise BetonError(f"{path} cannot be read: no permission.")
     if path.stat().st_size == 0:
         raise BetonError(f"{path} is not a .beton: it is empty.")
-    return np.asarray(np.memmap(path, np.uint8, mode="r"))
+    return path.open("rb")

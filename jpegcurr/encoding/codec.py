@@ -8,6 +8,7 @@ fast DCT below quality 96 and differs). Everything that is not a plain JPEG goes
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,9 +137,24 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
     return outputs
 
 
-def decode_rgb(data: bytes) -> Pixels:
-    """Decode any image to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError."""
-    return np.ascontiguousarray(_decode(_open(data))[:, :, ::-1])
+def decode_rgb(data: bytes, *, scratch: bool = False) -> Pixels:
+    """Decode any image to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError.
+
+    With ``scratch`` the array may be this thread's scratch memory: use it before the next call.
+    """
+    opened = _open(data)
+    if opened.plain:
+        buffer = _scratch.of(opened.width * opened.height * 3) if scratch else None
+        with suppress(ValueError):  # a warning of libjpeg's, which Pillow may forgive
+            rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+            return rgb
+    return np.ascontiguousarray((opened.picture or open_picture(data)).bgr()[:, :, ::-1])
+
+
+def encode_rgb(pixels: Pixels, quality: int) -> bytes:
+    """RGB, uint8 [h w 3], to a JPEG of ``quality``, 4:2:0: the bytes that ``reencode`` makes of these pixels."""
+    bgr = np.ascontiguousarray(pixels[:, :, ::-1])
+    return _encode(bgr, False, EncodeSpec(quality), "4:4:4").data
 
 
 @dataclass(frozen=True, slots=True)

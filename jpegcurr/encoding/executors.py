@@ -1,7 +1,6 @@
 """Where chunks are encoded: this process's threads, or a Dask cluster."""
 
 import ctypes
-import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -9,13 +8,9 @@ from typing import Any
 
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import UsageError
+from jpegcurr.machine import available_cpus
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-def available_cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

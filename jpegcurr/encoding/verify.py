@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.encoding.layout import BetonIndex
 from jpegcurr.encoding.manifest import Manifest, items_path, read_items, read_manifest
 from jpegcurr.encoding.output import Totals
 from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import BetonError, ImageError
+from jpegcurr.machine import available_cpus
 
 _BLOCK = 512  # samples under way
 

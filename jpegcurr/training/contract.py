@@ -1,11 +1,13 @@
 """What a loader is, whichever one it is.
 
 A loader yields ``(uint8 [b 3 h w], int64 [b])`` on the runtime's device, has ``len()`` in batches, and ``at(epoch)``. Which
-samples come, and in which order, is a function of (seed, epoch) that all loaders share; a training epoch is cut to whole
-optimiser steps, a validation epoch is every sample once in file order.
+samples come and in which order is a function of (seed, epoch); which data set, quality, crop and flip a sample gets, of
+(seed, epoch, sample). So the number of workers changes nothing, a resumed run sees what an unbroken one would have, and two
+data sets that differ in quality alone show the same crops of the same images. All of it is settled here, in a ``JOB`` for
+every sample; the loaders only carry jobs out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -15,41 +17,167 @@ import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.recipe import ImageSection
+from jpegcurr.recipe import ImageSection, Order, Ramp, Reencoded
+from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
+from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.draws import Draws
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Indices = NDArray[np.int64]
+
+# One sample to be made: ``member`` is the position in ``View.members``, ``quality`` 0 where nothing is encoded again.
+JOB = np.dtype(
+    [
+        ("index", np.int64),
+        ("top", np.int32),
+        ("left", np.int32),
+        ("height", np.int32),
+        ("width", np.int32),
+        ("member", np.uint8),
+        ("quality", np.uint8),
+        ("flip", np.bool_),
+    ],
+    align=True,
+)
+_FLIP, _MEMBER, _QUALITY, _BOX = 0, 1, 2, 3
+_REPLACEMENT = _BOX + 4 * TRIES
+
+# Quasi-random order: windows of so many runs of so many neighbours are shuffled as one. 128 photographs are about a page of
+# 8 MiB at quality 95, so a window is about a gigabyte; at quality 50 a quarter of it.
+RUN, WINDOW = 128, 128
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A beton and what is done to its images when they are loaded, if anything."""
+
+    beton: Beton
+    treatment: Reencoded | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How one beton is seen: in batches of ``batch``, shuffled and cropped at random if ``train``.
+    """How betons are seen: in batches of ``batch``, shuffled and cropped at random if ``train``.
 
-    A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole.
+    ``members`` hold the same images at different qualities; ``plans`` say which of them an epoch draws from (without plans
+    there is one member). A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole.
+    With several ``ranks``, each step's images are dealt out in equal parts, so the steps are the same for any number of
+    ranks; for validation, ranks take turns, and each sample is seen by exactly one.
     """
 
-    beton: Beton
+    members: Mapping[str, Member]
     image: ImageSection
     train: bool
     batch: int
     step: int = 1
     seed: int = 0
     workers: int = 0
+    plans: tuple[EpochPlan, ...] = ()
+    order_by: Order = "random"
+    os_cache: bool = True
+    skip_broken: bool = False
+    rank: int = 0
+    ranks: int = 1
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The samples of ``epoch``, in order."""
+    @classmethod
+    def of(cls, member: Member, image: ImageSection, *, batch: int, workers: int = 0) -> "View":
+        """One beton as validation sees it."""
+        return cls({"": member}, image, train=False, batch=batch, workers=workers)
+
+    @property
+    def beton(self) -> Beton:
+        """The first of the betons; labels and number of samples are the same in all."""
+        return next(iter(self.members.values())).beton
+
+    def order(self, epoch: int) -> Indices:
+        """The samples of ``epoch`` that this rank sees, in order."""
         count = len(self.beton)
         if not self.train:
-            return np.arange(count)
-        shuffled = np.random.default_rng((self.seed, epoch)).permutation(count)
-        return shuffled[: count - count % self.step]
+            return np.arange(self.rank, count, self.ranks)
+        shuffle = _shuffled if self.order_by == "random" else _shuffled_in_windows
+        shuffled = shuffle(count, np.random.default_rng((self.seed, epoch)))
+        steps = shuffled[: count - count % self.step].reshape(-1, self.ranks, self.step // self.ranks)
+        return steps[:, self.rank].reshape(-1)
 
     def __len__(self) -> int:
-        images = len(self.beton) - len(self.beton) % self.step if self.train else len(self.beton)
-        return ceil(images / self.batch)
+        count = len(self.beton)
+        mine = (count - count % self.step) // self.ranks if self.train else len(range(self.rank, count, self.ranks))
+        return ceil(mine / self.batch)
+
+    def size(self, epoch: int) -> int:
+        """Pixels a side of what the model sees in ``epoch``."""
+        return (self.plans[epoch].size if self.plans else None) or self.image.size
+
+    def batches(self, epoch: int) -> list[Indices]:
+        """``order`` in pieces of ``batch``; the last may be smaller."""
+        order = self.order(epoch)
+        return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+
+    def labels(self, indices: Indices) -> torch.Tensor:
+        """Int64 [n]."""
+        return torch.from_numpy(self.beton.labels[indices])
+
+    def jobs(self, epoch: int, indices: Indices) -> np.ndarray:
+        """What is to be made of the samples ``indices`` in ``epoch``: a ``JOB`` each."""
+        draws = Draws(self.seed, epoch, indices)
+        jobs = np.zeros(len(indices), JOB)
+        jobs["index"] = indices
+        jobs["member"] = self.drawn_members(epoch, draws)
+        jobs["quality"] = self._qualities(epoch, jobs["member"], draws)
+        heights, widths = self._sizes(jobs)
+        if self.train:
+            boxes = random_boxes(heights, widths, self.image, draws, _BOX)
+            jobs["flip"] = draws.uniform(_FLIP) < self.image.hflip
+        else:
+            boxes = centre_boxes(heights, widths, self.image.val_crop)
+        for name, column in (("top", TOP), ("left", LEFT), ("height", HEIGHT), ("width", WIDTH)):
+            jobs[name] = boxes[:, column]
+        return jobs
+
+    def drawn_members(self, epoch: int, draws: Draws) -> NDArray[np.int64]:
+        """Which member each sample is taken from in ``epoch``."""
+        if not self.plans:
+            return np.zeros(len(draws), np.int64)
+        shares = self.plans[epoch].shares
+        positions = np.array([list(self.members).index(name) for name, _ in shares])
+        bounds = np.cumsum([share for _, share in shares])[:-1]
+        return positions[np.searchsorted(bounds, draws.uniform(_MEMBER), side="right")]
+
+    def replacement(self, epoch: int, index: int, attempt: int) -> int:
+        """The sample that stands in for one that does not decode, at the ``attempt``-th attempt."""
+        draws = Draws(self.seed, epoch, np.array([index]))
+        return int(draws.integer(_REPLACEMENT + attempt, 0, len(self.beton) - 1)[0])
+
+    def _qualities(self, epoch: int, members: Indices, draws: Draws) -> Indices:
+        qualities = np.zeros(len(members), np.int64)
+        for position, member in enumerate(self.members.values()):
+            if member.treatment is not None:
+                mine = members == position
+                qualities[mine] = self._quality(member.treatment, epoch, draws)[mine]
+        return qualities
+
+    def _quality(self, treatment: Reencoded, epoch: int, draws: Draws) -> Indices:
+        quality = treatment.quality
+        if isinstance(quality, tuple):
+            return draws.integer(_QUALITY, *quality)
+        if isinstance(quality, Ramp):
+            quality = round(quality.at(self.plans[epoch].progress))
+        return np.full(len(draws), quality)
+
+    def _sizes(self, jobs: np.ndarray) -> tuple[Indices, Indices]:
+        heights, widths = np.empty(len(jobs), np.int64), np.empty(len(jobs), np.int64)
+        for position, member in enumerate(self.members.values()):
+            mine = jobs["member"] == position
+            indices = jobs["index"][mine]
+            heights[mine], widths[mine] = member.beton.heights[indices], member.beton.widths[indices]
+        return heights, widths
 
 
 class Loader(Protocol):
     """What the training loop asks of a loader."""
+
+    replaced: int
+    """Samples that did not decode in the epoch under way or last seen, and were replaced by others."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -58,3 +186,16 @@ class Loader(Protocol):
     def at(self, epoch: int) -> Iterator[Batch]:
         """Iterate ``epoch``; leaving early stops whatever works behind it. A batch is the caller's to keep."""
         ...
+
+
+def _shuffled(count: int, generator: np.random.Generator) -> Indices:
+    return generator.permutation(count)
+
+
+def _shuffled_in_windows(count: int, generator: np.random.Generator) -> Indices:
+    """Runs of neighbours are shuffled, then the samples within every window of runs."""
+    runs = ceil(count / RUN)
+    place = np.empty(runs, np.int64)
+    place[generator.permutation(runs)] = np.arange(runs)
+    windows = place[np.arange(count) // RUN] // WINDOW
+    return np.lexsort((generator.random(count), windows))

@@ -2,17 +2,30 @@
 
 from dataclasses import dataclass
 
-from jpegcurr.recipe import Recipe
+from jpegcurr.recipe import Phase, Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
-    """One epoch. ``phase`` counts from 0; the learning rate's cosine ends at epoch ``horizon`` (exclusive)."""
+    """One epoch. ``phase`` counts from 0; the learning rate's cosine ends at epoch ``horizon`` (exclusive).
+
+    ``shares`` are the data sets by name with what share of the samples comes from each (they sum to 1); ``progress`` is 0 in
+    the phase's first epoch and 1 in its last, and is what ramps go by; ``size`` replaces ``image.size`` for training.
+    """
 
     epoch: int
     phase: int
-    data: str
+    shares: tuple[tuple[str, float], ...]
+    progress: float
     horizon: int
+    size: int | None = None
+
+    @property
+    def data(self) -> str:
+        """For people and logs: ``clean``, or ``75% clean + 25% q50``."""
+        if len(self.shares) == 1:
+            return self.shares[0][0]
+        return " + ".join(f"{100 * share:.3g}% {name}" for name, share in self.shares)
 
 
 def plan_epochs(recipe: Recipe) -> tuple[EpochPlan, ...]:
@@ -20,5 +33,13 @@ def plan_epochs(recipe: Recipe) -> tuple[EpochPlan, ...]:
     plans: list[EpochPlan] = []
     for number, phase in enumerate(recipe.curriculum):
         horizon = phase.until_epoch if recipe.schedule.horizon == "phase" else recipe.epochs
-        plans += [EpochPlan(epoch, number, phase.data, horizon) for epoch in range(len(plans), phase.until_epoch)]
+        first = len(plans)
+        for epoch in range(first, phase.until_epoch):
+            progress = (epoch - first) / max(phase.until_epoch - 1 - first, 1)
+            plans.append(EpochPlan(epoch, number, _shares(phase, progress), progress, horizon, phase.size))
     return tuple(plans)
+
+
+def _shares(phase: Phase, progress: float) -> tuple[tuple[str, float], ...]:
+    weights = phase.weights(progress)
+    return tuple((name, weight / sum(weights.values())) for name, weight in weights.items() if weight > 0)

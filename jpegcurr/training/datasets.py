@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,18 +15,22 @@ from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.manifest import Manifest, items_path, read_items, read_manifest
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import BetonError, RecipeError, SourceError
-from jpegcurr.recipe import Recipe
+from jpegcurr.recipe import Recipe, Reencoded
 
 log = logging.getLogger("jpegcurr")
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One open beton. ``manifest`` is None for a file that FFCV wrote; ``classes`` are then the labels as text."""
+    """One open beton, and what is done to its images when they are loaded, if anything.
+
+    ``manifest`` is None for a file that FFCV wrote; ``classes`` are then the labels as text.
+    """
 
     where: str
     beton: Beton
     manifest: Manifest | None
+    treatment: Reencoded | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -37,8 +41,13 @@ class Dataset:
 
     @property
     def quality(self) -> Quality | None:
-        """As the manifest says; None without one."""
+        """Of the file, as the manifest says; None without one."""
         return self.manifest.quality if self.manifest else None
+
+    @property
+    def described(self) -> str:
+        """The file, and what is done to it."""
+        return f"{self.beton.path}{f', {self.treatment.describe()}' if self.treatment else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Datasets:
         return next(iter(self.train.values())).classes
 
 
-def open_dataset(path: Path, where: str = "") -> Dataset:
+def open_dataset(path: Path, where: str = "", treatment: Reencoded | None = None) -> Dataset:
     """Open one beton and its manifest; ``where`` is the recipe field that names it. Raises BetonError."""
     try:
         beton, manifest = Beton(path), read_manifest(path)
@@ -66,7 +75,7 @@ def open_dataset(path: Path, where: str = "") -> Dataset:
         raise BetonError(f"{path} holds {len(beton)} images, its manifest says {manifest.images}. Make them again.")
     if manifest is not None and manifest.index_sha256 != beton.index_sha256():
         raise BetonError(f"{path} is not the file that its manifest describes: it is damaged or another's. Make it again.")
-    return Dataset(where or str(path), beton, manifest)
+    return Dataset(where or str(path), beton, manifest, treatment)
 
 
 def open_datasets(recipe: Recipe) -> Datasets:
@@ -81,13 +90,15 @@ def open_datasets(recipe: Recipe) -> Datasets:
             missing for good.
         RecipeError: a training set is smaller than one batch; nothing was made.
     """
-    used = {f"data.{phase.data}.train": recipe.data[phase.data].train for phase in recipe.curriculum}
-    used |= {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val)}
+    used = {f"data.{name}.train": recipe.data[name].train_beton for name in recipe.trained}
+    used |= {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val_beton)}
     for where, pattern in _plan_missing(recipe, used).items():
         like = pattern.manifest
         log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], like.source, like.quality)
         _encode_like(pattern, used[where])
-    opened = {where: open_dataset(path, where) for where, path in used.items()}
+    betons = {path: open_dataset(path, where) for where, path in used.items()}  # a file of several data sets is opened once
+    treatments = {where: _treatment(recipe, where) for where in used}
+    opened = {where: replace(betons[path], where=where, treatment=treatments[where]) for where, path in used.items()}
     for where, dataset in opened.items():
         _check_quality(dataset, recipe.data[_name(where)].quality)
     train, val = ({_name(where): each for where, each in opened.items() if where.endswith(role)} for role in (".train", ".val"))
@@ -122,6 +133,12 @@ def _name(where: str) -> str:
     return where.removeprefix("data.").rpartition(".")[0]
 
 
+def _treatment(recipe: Recipe, where: str) -> Reencoded | None:
+    data = recipe.data[_name(where)]
+    used = data.train if where.endswith(".train") else data.val
+    return used if isinstance(used, Reencoded) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Pattern:
     """How to make a missing file: a manifest to follow, and the keys of images that its fellow had to leave out.
@@ -137,8 +154,8 @@ class _Pattern:
 def _pattern(recipe: Recipe, where: str) -> _Pattern | None:
     """Follow a fellow in the same role, at the quality wanted; None where there is nothing to go by."""
     quality = recipe.data[_name(where)].quality
-    train = [data.train for data in recipe.data.values()]
-    val = [data.val for data in recipe.data.values() if data.val]
+    train = [data.train_beton for data in recipe.data.values()]
+    val = [path for data in recipe.data.values() if (path := data.val_beton)]
     if quality is None:
         return None
     for path in train if where.endswith(".train") else val:

@@ -1,128 +1,222 @@
-"""FFCV's loader behind our contract. The only file that imports ffcv's pipeline.
+"""FFCV's loader behind our contract. With ``ffcv_decode``, the only file that imports ffcv's pipeline.
 
-What stock FFCV does differently from the plain loader, until its decoder is replaced: it decodes with libjpeg's fast DCT
-(mean difference about 1 level), and its crops and flips cannot be seeded (the order can).
+FFCV's graph, compiler, epoch thread and ring of buffers stay. Ours, through its own extension points, are the decoder
+(``ffcv_decode``), the memory manager, which hands that decoder the jobs of each batch from any number of betons, and an
+epoch thread whose errors reach the caller. What a swap of data sets changes is the jobs, so there is nothing to compile, open
+or warm up: of the ways in which FFCV could be made to swap, an order over a concatenation of files was the one without a
+stall, and jobs are that without the concatenation.
 """
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from queue import Empty
+from types import SimpleNamespace
+from typing import Any
 
+import numba
 import numpy as np
 import torch
-from ffcv.fields import IntField, RGBImageField
-from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+from ffcv.fields import RGBImageField
 from ffcv.loader import Loader as StockLoader
-from ffcv.loader import OrderOption
 from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.pipeline.operation import Operation
-from ffcv.reader import Reader
-from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
-from ffcv.traversal_order.base import TraversalOrder
+from ffcv.pipeline.graph import Graph
+from ffcv.pipeline.pipeline_spec import PipelineSpec
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.executors import available_cpus
+from jpegcurr.encoding.layout import MODE_JPEG
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import TrainingError
-from jpegcurr.runtime import Runtime, torch_threads_kept
-from jpegcurr.training.contract import Batch, View
+from jpegcurr.machine import available_cpus
+from jpegcurr.runtime import Runtime, Uploader, torch_threads_kept
+from jpegcurr.training.contract import JOB, Batch, Indices, View
+from jpegcurr.training.ffcv_decode import GOOD, TASK, JobDecoder
+from jpegcurr.training.readahead import Readahead
+from jpegcurr.training.repair import make_sample
 
+BATCHES_AHEAD = 3  # FFCV's default
 # numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.
-_kept: list[StockLoader] = []
+_kept: list["_Loader"] = []
 
 
 class FfcvLoader:
-    """``ffcv.loader.Loader`` with ``view.workers`` threads (0 means 1, more than there are processors means all)."""
+    """``ffcv.loader.Loader`` with ``view.workers`` threads (0 means 1, more than there are processors means all).
+
+    Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
+    """
 
     def __init__(self, view: View, runtime: Runtime) -> None:
         self._view = view
         self._runtime = runtime
+        self._uploader = Uploader(runtime)
+        self.replaced = 0
         with torch_threads_kept():
-            self._loader = StockLoader(
-                str(view.beton.path),
-                batch_size=view.batch,
-                num_workers=min(max(view.workers, 1), available_cpus()),
-                os_cache=True,
-                order=OrderOption.SEQUENTIAL,
-                seed=view.seed,
-                drop_last=False,
-                pipelines=_pipelines(view),
-            )
+            self._loader = _Loader(view)
+            self._loader.compile()
         _kept.append(self._loader)
-        self._loader.traversal_order = _OurOrder(self._loader, view)  # the constructor of 1.0.2 refuses a class here
 
     def __len__(self) -> int:
         return len(self._view)
 
     def at(self, epoch: int) -> Iterator[Batch]:
         """See ``contract.Loader``."""
-        self._loader.next_epoch = epoch
-        self._loader.first_traversal_order = self._view.order(epoch)
+        self.replaced = 0
+        batches = self._view.batches(epoch)
         with torch_threads_kept():
-            batches = iter(self._loader)
+            thread = self._loader.begin(epoch, batches)
         try:
-            for fields in _alive(batches):
-                images, labels = sorted(fields, key=torch.Tensor.dim, reverse=True)  # in the file's order, whichever it is
-                yield self._own(images), self._own(labels).flatten()
+            for indices in batches:
+                with torch_threads_kept():  # FFCV's thread sets them when it begins
+                    images, status = thread.take()
+                made = self._repaired(epoch, indices, images, status)
+                labels = self._runtime.upload(self._view.labels(made))
+                yield self._uploader.copy(torch.from_numpy(images).permute(0, 3, 1, 2)), labels
+                self._uploader.wait()
         finally:
-            _end(batches)
+            thread.end()
 
-    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy out of FFCV's ring of buffers, which the batches after next overwrite."""
-        return tensor.to(self._runtime.device, copy=True)
-
-
-def _alive(batches: EpochIterator) -> Iterator[list[torch.Tensor]]:
-    """Iterate FFCV's batches; its own ``next`` waits for ever when its thread has died of an exception."""
-    while True:
-        while batches.output_queue.empty():
-            batches.join(timeout=0.002)
-            if not batches.is_alive() and batches.output_queue.empty():
-                raise TrainingError("FFCV's loading thread died; its own error stands above. Set loader.kind=plain to go on.")
-        fields = next(batches, None)
-        if fields is None:
-            return
-        yield fields
+    def _repaired(self, epoch: int, indices: Indices, images: Pixels, status: NDArray[np.uint8]) -> Indices:
+        """Which samples stand in ``images`` after those that did not decode have had the reference's decision."""
+        if (status == GOOD).all():
+            return indices
+        made = indices.copy()
+        for position in np.flatnonzero(status != GOOD):
+            job = self._view.jobs(epoch, indices[position : position + 1])[0]
+            made[position] = make_sample(self._view, epoch, job, images[position])
+        self.replaced += int((made != indices).sum())
+        return made
 
 
-def _end(batches: EpochIterator) -> None:
-    """Stop FFCV's thread after the batch it is on.
+class _Loader(StockLoader):  # type: ignore[misc]
+    """FFCV's loader without what its constructor does: Python dictionaries of all samples, 714 MB for ImageNet's."""
 
-    ``close`` is not enough: the thread looks at it only when the queue has been full for half a second, and waits for
-    ever to put its last None into a full one. So it is given nothing more to load, and the queue is emptied.
-    """
-    batches.iter_ixes = iter(())
-    batches.close()
-    while batches.is_alive():
-        with suppress(Empty):
-            batches.output_queue.get(timeout=0.05)
-
-
-class _OurOrder(TraversalOrder):  # type: ignore[misc]
-    def __init__(self, loader: StockLoader, view: View) -> None:
-        super().__init__(loader)
+    def __init__(self, view: View) -> None:
+        self.batch_size = view.batch
+        self.batches_ahead = BATCHES_AHEAD
+        self.num_workers = min(max(view.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self.next_epoch = 0
         self._view = view
+        self._decoder = JobDecoder(view.image.size, view.image.interpolation)
+        self.memory_manager = _Jobs(view, self.num_workers)
+        metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV passes it through; the jobs have all of it
+        self.reader = SimpleNamespace(metadata=metadata)
+        spec = PipelineSpec("image", decoder=self._decoder)
+        self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
+        self.generate_code()
 
-    def sample_order(self, epoch: int) -> NDArray[np.uint64]:
-        return self._view.order(epoch).astype(np.uint64)
+    def compile(self) -> None:
+        """Compile now, or load what was compiled before, rather than at the first batch."""
+        memory = self.graph.allocate_memory(0, 1)
+        stages, _ = self.code
+        self._view.jobs(0, np.empty(0, np.int64))
+        context = self.memory_manager.schedule_epoch([])
+        for stage, _ in stages:
+            stage(
+                batch_indices=np.empty(0, np.int64),
+                metadata=self.reader.metadata,
+                storage_state=context.state,
+                **{f"memory_{node}": tuple(each[0] for each in buffers) for node, buffers in memory["operation"].items()},
+                **{f"shared_memory_{node}": None for node in memory["shared"]},
+            )
+
+    def begin(self, epoch: int, batches: Sequence[Indices]) -> "_Epoch":
+        """Start the thread that makes the batches of ``epoch``."""
+        self._decoder.size = self._view.size(epoch)
+        self.memory_manager.epoch = epoch
+        return _Epoch(self, np.concatenate(batches) if batches else np.empty(0, np.int64))
 
 
-def _pipelines(view: View) -> dict[str, list[Operation] | None]:
-    """The operations of every field by name, in the file's order, which is the order in which FFCV yields them."""
-    image = view.image
-    square = (image.size, image.size)
-    decoder: list[Operation]
-    if view.train:
-        decoder = [
-            RandomResizedCropRGBImageDecoder(square, image.scale, image.ratio),
-            RandomHorizontalFlip(image.hflip),
-        ]
-    else:
-        decoder = [CenterCropRGBImageDecoder(square, image.val_crop)]
-    pipelines: dict[str, list[Operation] | None] = {}
-    for name, field in Reader(str(view.beton.path)).handlers.items():
-        if isinstance(field, RGBImageField):
-            pipelines[name] = [*decoder, ToTensor(), ToTorchImage()]
-        else:
-            pipelines[name] = [IntDecoder(), ToTensor()] if isinstance(field, IntField) else None
-    return pipelines
+class _Epoch(EpochIterator):  # type: ignore[misc]
+    """FFCV's epoch thread; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
+
+    def __init__(self, loader: _Loader, order: Indices) -> None:
+        self._failure: Exception | None = None
+        super().__init__(loader, order)
+
+    def run(self) -> None:
+        """FFCV's, guarded."""
+        try:
+            super().run()
+        except Exception as error:  # whatever it is, the caller has to know
+            self._failure = error
+            self.output_queue.put(None)
+
+    def take(self) -> tuple[Pixels, NDArray[np.uint8]]:
+        """The next batch, in memory that is used again ``BATCHES_AHEAD`` batches later."""
+        fields = next(self, None)
+        if fields is None:
+            what = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
+            raise TrainingError(f"FFCV's loading thread failed ({what}). Set loader.kind=plain to go on.") from self._failure
+        ((images, status),) = fields
+        return images, status
+
+    def end(self) -> None:
+        """Stop after the batch under way.
+
+        FFCV's ``close`` is not enough: the thread looks at it only when the queue has been full for half a second, and waits
+        for ever to put its last None into a full one. So it is given nothing more to load, and the queue is emptied.
+        """
+        self.iter_ixes = iter(())
+        self.close()
+        while self.is_alive():
+            with suppress(Empty):
+                self.output_queue.get(timeout=0.05)
+
+
+class _Jobs:
+    """FFCV's memory manager protocol: instead of memory, the decoder is handed the tasks of each batch."""
+
+    def __init__(self, view: View, lanes: int) -> None:
+        self._view, self._lanes = view, lanes
+        self.epoch = 0
+
+    def schedule_epoch(self, batches: Sequence[Indices]) -> "_EpochJobs":
+        """FFCV asks for the context of an epoch when it begins."""
+        return _EpochJobs(self._view, self.epoch, batches, self._lanes)
+
+
+class _EpochJobs(AbstractContextManager[Any]):
+    """FFCV's memory context: ``start_batch`` is called in its thread before each batch is decoded from ``state``."""
+
+    def __init__(self, view: View, epoch: int, batches: Sequence[Indices], lanes: int) -> None:
+        self._view, self._epoch, self._batches, self._lanes = view, epoch, batches, lanes
+        self._readahead = Readahead(view, epoch, batches)
+        self.state = (np.zeros(view.batch, TASK), np.zeros(view.batch, np.int64), np.zeros(lanes + 1, np.int64))
+
+    def start_batch(self, number: int) -> None:
+        """Settle what is to be decoded where."""
+        self._readahead.start(number)
+        tasks, order, ends = self.state
+        made = _tasks(self._view, self._epoch, self._batches[number])
+        tasks[: len(made)] = made
+        order[: len(made)], ends[:] = _lanes(made, self._lanes)
+
+    def __exit__(self, *_error: object) -> None:
+        self._readahead.close()
+
+
+def _tasks(view: View, epoch: int, indices: Indices) -> np.ndarray:
+    jobs = view.jobs(epoch, indices)
+    tasks = np.zeros(len(jobs), TASK)
+    for name in JOB.names or ():
+        tasks[name] = jobs[name]
+    for position, member in enumerate(view.members.values()):
+        mine = jobs["member"] == position
+        at, beton = indices[mine], member.beton
+        tasks["address"][mine] = beton.address + beton.pointers[at]
+        tasks["size"][mine] = beton.sizes[at]
+        tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[at], beton.widths[at]
+        tasks["raw"][mine] = beton.modes[at] != MODE_JPEG
+        tasks["stored"][mine] = member.treatment is not None and member.treatment.where == "stored"
+    return tasks
+
+
+def _lanes(tasks: np.ndarray, lanes: int) -> tuple[Indices, Indices]:
+    """Deal tasks out so that every lane has as much to do: the dearest first, back and forth.
+
+    An image's cost is about 10 ns a byte of its JPEG and 2 ns a pixel. Returns the tasks lane by lane, and where lanes end.
+    """
+    cost = 5 * tasks["size"] + tasks["image_height"].astype(np.int64) * tasks["image_width"]
+    turn = np.arange(len(tasks)) % (2 * lanes)
+    lane = np.minimum(turn, 2 * lanes - 1 - turn)
+    order = np.argsort(-cost, kind="stable")[np.argsort(lane, kind="stable")]
+    return order, np.concatenate([[0], np.cumsum(np.bincount(lane, minlength=lanes))])

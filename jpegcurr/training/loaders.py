@@ -1,49 +1,65 @@
-"""Choosing between the two loaders, and opening one on every data set of a recipe."""
+"""Choosing between the two loaders, and opening them on the data sets of a recipe."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 
-from jpegcurr.encoding.beton import Beton
-from jpegcurr.encoding.executors import available_cpus
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe import ImageSection, Recipe
+from jpegcurr.machine import available_cpus, available_memory
+from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime, torch_threads_kept
-from jpegcurr.training.contract import Loader, View
-from jpegcurr.training.datasets import Datasets
+from jpegcurr.training.contract import Loader, Member, View
+from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.datasets import Dataset, Datasets
 
 MOST_WORKERS = 16  # unless a recipe names more
-SCRATCH_SHARE = 0.25  # of this machine's memory
+CACHE_SHARE = 0.8  # of the memory that is free, for the operating system to keep files in
 
 
 @dataclass(frozen=True, slots=True)
 class Loaders:
-    """Open loaders by data set name; ``kind`` is ``ffcv`` or ``plain`` and ``reason`` the sentence that says why."""
+    """Open loaders: ``train`` on all training sets of the curriculum at once, ``val`` by data set name.
 
-    train: dict[str, Loader]
+    ``kind`` is ``ffcv`` or ``plain``; ``reasons`` are the sentences that say why, and how files are read.
+    """
+
+    train: Loader
     val: dict[str, Loader]
     kind: str
-    reason: str
+    reasons: tuple[str, ...]
 
 
 def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loaders:
-    """Open a loader on every data set of ``recipe``, so that a swap between epochs opens nothing.
+    """Open one loader on all training sets of ``recipe`` and one on each validation set, so that a swap opens nothing.
 
     Raises:
         RecipeError: the loader asked for cannot do what is asked.
     """
-    scratch = max(ffcv_scratch(each.beton, recipe.batch.micro) for each in [*datasets.train.values(), *datasets.val.values()])
-    kind, reason = choose_kind(recipe.loader.kind, recipe.image, scratch)
     workers = loading_workers() if recipe.loader.workers == "auto" else recipe.loader.workers
+    kind, reason = choose_kind(recipe.loader.kind, workers)
+    members = {name: Member(each.beton, each.treatment) for name, each in datasets.train.items()}
+    os_cache, cache_reason = choose_cache(recipe, members)
+    train = View(
+        members,
+        recipe.image,
+        train=True,
+        batch=recipe.batch.micro,
+        step=recipe.batch.size,
+        seed=recipe.seed,
+        workers=workers,
+        plans=plan_epochs(recipe),
+        order_by=recipe.batch.order,
+        os_cache=os_cache,
+        skip_broken=recipe.loader.on_error == "skip",
+    )
+    val = {name: open_loader(kind, _val_view(recipe, each, workers), runtime) for name, each in datasets.val.items()}
+    return Loaders(open_loader(kind, train, runtime), val, kind, (reason, *cache_reason))
 
-    def view(beton: Beton, train: bool) -> View:
-        batch = recipe.batch
-        return View(beton, recipe.image, train, batch.micro, batch.size if train else 1, recipe.seed, workers)
 
-    train = {name: open_loader(kind, view(dataset.beton, True), runtime) for name, dataset in datasets.train.items()}
-    val = {name: open_loader(kind, view(dataset.beton, False), runtime) for name, dataset in datasets.val.items()}
-    return Loaders(train, val, kind, reason)
+def _val_view(recipe: Recipe, dataset: Dataset, workers: int) -> View:
+    member = Member(dataset.beton, dataset.treatment)
+    return View.of(member, recipe.image, batch=recipe.batch.micro, workers=workers)
 
 
 def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:
@@ -57,16 +73,11 @@ def loading_workers() -> int:
     return min(available_cpus(), MOST_WORKERS)
 
 
-def ffcv_scratch(beton: Beton, batch: int) -> int:
-    """Bytes that stock FFCV sets aside to decode into: five batches of the file's largest width times largest height."""
-    return 5 * batch * 3 * int(beton.widths.max()) * int(beton.heights.max())
-
-
-def choose_kind(asked: str, image: ImageSection, scratch: int) -> tuple[str, str]:
+def choose_kind(asked: str, workers: int) -> tuple[str, str]:
     """Return ``ffcv`` or ``plain`` and why; raises RecipeError where ``asked`` cannot be had."""
     if asked == "plain":
         return "plain", "loader: plain (asked for)"
-    obstacle = _obstacle_to_ffcv(image, scratch)
+    obstacle = _obstacle_to_ffcv(workers)
     if obstacle is None:
         return "ffcv", f"loader: ffcv ({'asked for' if asked == 'ffcv' else 'installed'})"
     if asked == "ffcv":
@@ -74,20 +85,54 @@ def choose_kind(asked: str, image: ImageSection, scratch: int) -> tuple[str, str
     return "plain", f"loader: plain ({obstacle})"
 
 
-def _obstacle_to_ffcv(image: ImageSection, scratch: int) -> str | None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if scratch > memory * SCRATCH_SHARE:
-        return f"ffcv would need {scratch / 1e9:.0f} GB to decode into, for the largest image; {memory / 1e9:.0f} GB are there"
+def _obstacle_to_ffcv(workers: int) -> str | None:
     if find_spec("ffcv") is None:
         return "ffcv is not installed"
-    if image.interpolation != "area":
-        return f"ffcv resizes by area only, image.interpolation is {image.interpolation}"
     try:
         with torch_threads_kept():
             import ffcv.libffcv  # noqa: F401  (the part that is compiled)
+            import numba
     except (ImportError, OSError) as error:
         return f"ffcv cannot be imported: {error}"
+    if workers > 1 and not _threads_are_safe(numba.config.THREADING_LAYER):  # type: ignore[attr-defined]
+        return "numba has neither TBB nor OpenMP here, and its own threads abort when two loaders are at work"
     return None
+
+
+def _threads_are_safe(layer: str) -> bool:
+    """Whether numba's threading layer may be entered from two threads; ``default`` is the first that can be imported."""
+    safe = {"tbb": ("tbbpool",), "omp": ("omppool",), "workqueue": ()}.get(layer, ("tbbpool", "omppool"))
+    return any(_imports(f"numba.np.ufunc.{name}") for name in safe)
+
+
+def _imports(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def choose_cache(recipe: Recipe, members: Mapping[str, Member]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the system's cache keeps what is read, and the sentence that says why if there is one.
+
+    Raises:
+        RecipeError: it should not, and the order would then read everything anew for each batch.
+    """
+    asked, quasi = recipe.loader.os_cache, recipe.batch.order == "quasi_random"
+    if asked is True:
+        return True, ()
+    if asked is False and not quasi:
+        raise RecipeError("loader.os_cache: false needs batch.order: quasi_random; in random order every batch is everywhere.")
+    size, free = sum({each.beton.path: each.beton.file_size for each in members.values()}.values()), available_memory()
+    sizes = f"{size / 1e9:.0f} GB of training files, {free / 1e9:.0f} GB of free memory"
+    if asked is False:
+        return False, (f"files are read ahead and given back ({sizes})",)
+    if size <= CACHE_SHARE * free:
+        return True, ()
+    if quasi:
+        return False, (f"files are read ahead and given back: they do not fit ({sizes})",)
+    return True, (f"{sizes}: if reading is slow, batch.order=quasi_random reads in long pieces",)
 
 
 def _open_ffcv(view: View, runtime: Runtime) -> Loader:

@@ -1,76 +1,91 @@
-"""The loader that needs nothing but torch: exact decoding, and crops drawn from (seed, epoch, sample)."""
+"""The loader that needs no compiler: threads that make one batch after the other, by ``views.render``.
 
-from collections.abc import Iterator, Sequence
+Decoding and resizing run outside the interpreter lock, so threads do what processes would, without copying every batch
+from one to the other, without shared memory, and the first batch of an epoch is there after the time of one batch.
+"""
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 
-from jpegcurr.encoding.pixels import read_pixels
-from jpegcurr.errors import ImageError
+import numpy as np
+
+from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.contract import Batch, View
-from jpegcurr.training.views import centre_view, random_view
+from jpegcurr.training.contract import Batch, Indices, View
+from jpegcurr.training.readahead import Readahead
+from jpegcurr.training.repair import make_sample
+
+AHEAD = 3  # batches under way, the one that is waited for included
+PIECE = 8  # samples a task
 
 
 class PlainLoader:
-    """A memory-mapped beton behind torch's DataLoader; ``view.workers`` processes, none if 0.
+    """Memory-mapped betons, decoded by ``view.workers`` threads; by the caller's own if 0.
 
-    The same pixels for any number of workers. Raises ImageError, with the sample's name, for one that does not decode.
+    Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
     """
 
     def __init__(self, view: View, runtime: Runtime) -> None:
         self._view = view
         self._runtime = runtime
+        self.replaced = 0
 
     def __len__(self) -> int:
         return len(self._view)
 
     def at(self, epoch: int) -> Iterator[Batch]:
         """See ``contract.Loader``."""
-        order = self._view.order(epoch).tolist()
-        size = self._view.batch
-        batches = DataLoader(
-            _Samples(self._view, epoch),
-            batch_sampler=[order[start : start + size] for start in range(0, len(order), size)],
-            num_workers=self._view.workers,
-            collate_fn=_collate,
-            pin_memory=self._runtime.pins_memory,
-            generator=torch.Generator(),  # torch would draw a seed for its workers from the model's generator
-        )
-        for batch in batches:
-            if isinstance(batch, ImageError):
-                raise batch
-            images, labels = batch
-            yield (
-                images.to(self._runtime.device, non_blocking=True, memory_format=torch.channels_last),
-                labels.to(self._runtime.device, non_blocking=True),
-            )
-
-
-class _Samples(Dataset[tuple[torch.Tensor, int] | ImageError]):
-    """One epoch's samples. An error is returned, not raised: torch would bury it in a traceback of its worker."""
-
-    def __init__(self, view: View, epoch: int) -> None:
-        self._view, self._epoch = view, epoch
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | ImageError:
-        view = self._view
+        self.replaced = 0
+        if not self._view.workers:
+            yield from self._batches(epoch, lambda task: task)
+            return
+        pool = ThreadPoolExecutor(self._view.workers, thread_name_prefix="load")
         try:
-            pixels = read_pixels(view.beton, index)
-        except ImageError as error:
-            return error
-        if view.train:
-            tensor = random_view(pixels, view.image, (view.seed, self._epoch, index))
-        else:
-            tensor = centre_view(pixels, view.image)
-        return tensor, int(view.beton.labels[index])
+            yield from self._batches(epoch, lambda task: pool.submit(task).result)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _batches(self, epoch: int, begin: "Callable[[_Task], _Task]") -> Iterator[Batch]:
+        batches = self._view.batches(epoch)
+        pending: deque[_Pending] = deque()
+        with closing(Readahead(self._view, epoch, batches)) as readahead:
+            for number, indices in enumerate(batches):
+                readahead.start(number, kept=AHEAD)
+                pending.append(_Pending(self._view, epoch, indices, self._runtime, begin))
+                if len(pending) == AHEAD:
+                    yield self._finished(pending.popleft())
+            while pending:
+                yield self._finished(pending.popleft())
+
+    def _finished(self, pending: "_Pending") -> Batch:
+        made = pending.made()
+        self.replaced += int((made != pending.indices).sum())
+        images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
+        return images, self._runtime.upload(self._view.labels(made))
 
 
-def _collate(samples: Sequence[tuple[torch.Tensor, int] | ImageError]) -> Batch | ImageError:
-    images, labels = [], []
-    for sample in samples:
-        if isinstance(sample, ImageError):
-            return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-    return torch.stack(images), torch.tensor(labels)
+_Task = Callable[[], list[int]]
+
+
+class _Pending:
+    """A batch whose pieces are begun."""
+
+    def __init__(self, view: View, epoch: int, indices: Indices, runtime: Runtime, begin: Callable[[_Task], _Task]) -> None:
+        self.indices = indices
+        size = view.size(epoch)
+        self.images = runtime.memory(len(indices), size, size, 3)
+        out = self.images.numpy()
+        jobs = view.jobs(epoch, indices)
+        pieces = [slice(start, start + PIECE) for start in range(0, len(indices), PIECE)]
+        self._tasks = [begin(partial(_make, view, epoch, jobs[piece], out[piece])) for piece in pieces]
+
+    def made(self) -> Indices:
+        """Wait; returns the indices of the samples that stand in ``images``."""
+        return np.array([index for task in self._tasks for index in task()], np.int64)
+
+
+def _make(view: View, epoch: int, jobs: np.ndarray, out: Pixels) -> list[int]:
+    return [make_sample(view, epoch, job, image) for job, image in zip(jobs, out, strict=True)]

@@ -57,7 +57,7 @@ def check_same_data(out: Path, datasets: Datasets) -> None:
     before = json.loads((out / _HEAD).read_bytes())["data"]
     for key, facts in _describe(datasets).items():
         known = before.get(key, facts)
-        if any(known[what] != facts[what] for what in ("images", "quality", "keys_sha256")):
+        if any(known[what] != facts[what] for what in ("images", "quality", "at_load", "keys_sha256")):
             raise UsageError(f"--resume: {key} ({facts['path']}) is not the data that {out} was trained on so far.")
 
 
@@ -88,6 +88,7 @@ def _describe(datasets: Datasets) -> dict[str, dict[str, Any]]:
             "path": str(dataset.beton.path),
             "images": len(dataset.beton),
             "quality": dataset.quality,
+            "at_load": dataset.treatment.model_dump(mode="json", exclude={"beton"}) if dataset.treatment else None,
             "keys_sha256": dataset.manifest.keys_sha256 if dataset.manifest else None,
         }
         for role, split in (("train", datasets.train), ("val", datasets.val))

@@ -18,7 +18,7 @@ from jpegcurr.tracking import Metrics, Row, check_trackers, open_trackers
 from jpegcurr.training.checkpoint import Trainee, load_state, save_state
 from jpegcurr.training.contract import Loader
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.datasets import open_datasets
+from jpegcurr.training.datasets import Datasets, open_datasets
 from jpegcurr.training.loaders import open_loaders
 from jpegcurr.training.model import check_name, create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer, set_learning_rate
@@ -76,7 +76,8 @@ def train(
         check_same_data(out, datasets)
     loaders = open_loaders(recipe, datasets, runtime)
     log.info(runtime.reason)
-    log.info(loaders.reason)
+    for reason in loaders.reasons:
+        log.info(reason)
     trainer = _build(recipe, runtime, len(datasets.classes), on_step)
     start = load_state(out / STATE, trainer.trainee) if resume else 0
     plans = plan_epochs(recipe)
@@ -87,8 +88,8 @@ def train(
         log.info("resuming at epoch %d of %d", start, len(plans))
     try:
         for plan in plans[start:]:
-            _announce(plan, plans, recipe)
-            row = _train_epoch(trainer, loaders.train[plan.data], plan)
+            _announce(plan, plans, datasets)
+            row = _train_epoch(trainer, loaders.train, plan)
             row |= _evaluate(trainer, loaders.val)
             try:
                 metrics.record(row)
@@ -142,6 +143,7 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
         "lr_first": rates[0],
         "lr_last": rates[1],
         "steps": steps,
+        "replaced": loader.replaced,
         "seconds": seconds,
         "images_per_second": steps * recipe.batch.size / seconds,
         "train/loss": loss_value,
@@ -183,22 +185,16 @@ def _save(trainer: _Trainer, out: Path, classes: tuple[str, ...], epoch: int) ->
     save_state(out / STATE, trainer.trainee, epoch)
 
 
-def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], recipe: Recipe) -> None:
-    """Say where a phase begins."""
+def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets) -> None:
+    """Say where a phase begins, and what it is trained on."""
     if plan.epoch and plans[plan.epoch - 1].phase == plan.phase:
         return
-    last = recipe.curriculum[plan.phase].until_epoch - 1
+    last = max(each.epoch for each in plans if each.phase == plan.phase)
     before = plans[plan.epoch - 1].data if plan.epoch else None
     change = {None: "start with", plan.data: "go on with"}.get(before, "swap to")
-    log.info(
-        "phase %d: %s %s (%s), epochs %d to %d",
-        plan.phase,
-        change,
-        plan.data,
-        recipe.data[plan.data].train,
-        plan.epoch,
-        last,
-    )
+    files = "; ".join(datasets.train[name].described for name, _ in plan.shares)
+    size = f" at {plan.size} pixels" if plan.size else ""
+    log.info("phase %d: %s %s (%s)%s, epochs %d to %d", plan.phase, change, plan.data, files, size, plan.epoch, last)
 
 
 def describe_row(row: Row, epochs: int) -> str:
@@ -207,5 +203,7 @@ def describe_row(row: Row, epochs: int) -> str:
     speed = f"{float(row['images_per_second']):.0f} img/s"
     head = f"epoch {row['epoch']:>3}/{epochs}  {row['data']}  {rates}  loss {float(row['train/loss']):.3f}  {speed}"
     names = [key.split("/")[1] for key in row if key.startswith("val/") and key.endswith("/top1")]
+    if row["replaced"]:
+        head += f"  {row['replaced']} samples replaced"
     tops = (f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names)
     return "  | ".join([head, *tops])

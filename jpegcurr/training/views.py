@@ -1,58 +1,70 @@
-"""What the model sees of a decoded image: a crop, resized to a square."""
+"""What the model sees of an image: a crop, resized to a square; at another JPEG quality and mirrored where a job says so.
 
-from dataclasses import dataclass
+This is the reference: every loader makes these pixels, to within one level of 255 (``test_loaders``).
+"""
 
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
+from PIL import Image
 
+from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.layout import MODE_JPEG
 from jpegcurr.encoding.pictures import Pixels
+from jpegcurr.encoding.pixels import read_pixels
+from jpegcurr.errors import ImageError
 from jpegcurr.recipe import ImageSection, Interpolation
-
-_TORCH_FILTERS = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def centre_box(height: int, width: int, share: float) -> Box:
-    """The centre square of ``share`` times the shorter side, rounded down (FFCV's ``get_center_crop``)."""
-    side = int(share * min(height, width))
-    return Box((height - side) // 2, (width - side) // 2, side, side)
+from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, WIDTH, centre_boxes
+from jpegcurr.training.contract import Member, View
 
 
 def centre_view(pixels: Pixels, image: ImageSection) -> torch.Tensor:
     """RGB uint8 [h w 3] -> the validation view, uint8 [3 size size]."""
-    box = centre_box(pixels.shape[0], pixels.shape[1], image.val_crop)
-    return _resized(pixels, box, image.size, image.interpolation)
+    height, width = pixels.shape[:2]
+    (box,) = centre_boxes(np.array([height]), np.array([width]), image.val_crop)
+    part = pixels[box[TOP] : box[TOP] + box[HEIGHT], box[LEFT] : box[LEFT] + box[WIDTH]]
+    return torch.from_numpy(resized(part, image.size, image.interpolation)).permute(2, 0, 1)
 
 
-def random_view(pixels: Pixels, image: ImageSection, key: tuple[int, int, int]) -> torch.Tensor:
-    """RGB uint8 [h w 3] -> a training view, uint8 [3 size size], drawn from ``key`` = (seed, epoch, sample) alone."""
-    with torch.random.fork_rng(devices=[]):
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA's generators as well
-        crop = v2.RandomResizedCrop(image.size, scale=image.scale, ratio=image.ratio)
-        drawn = crop.make_params([torch.empty(3, *pixels.shape[:2], device="meta")])
-        flip = bool(torch.rand(()) < image.hflip)
-    box = Box(drawn["top"], drawn["left"], drawn["height"], drawn["width"])
-    view = _resized(pixels, box, image.size, image.interpolation)
-    return view.flip(2) if flip else view
+def render(view: View, job: np.void, size: int) -> Pixels:
+    """Make one sample, RGB uint8 [size size 3]; raises ImageError, with its name, if it does not decode."""
+    member = list(view.members.values())[job["member"]]
+    quality = int(job["quality"])
+    stored = quality > 0 and member.treatment is not None and member.treatment.where == "stored"
+    index = int(job["index"])
+    pixels = _read_at(member, index, quality) if stored else read_pixels(member.beton, index, scratch=True)
+    part = pixels[job["top"] : job["top"] + job["height"], job["left"] : job["left"] + job["width"]]
+    seen = resized(part, size, view.image.interpolation)
+    if quality and not stored:
+        seen = decode_rgb(encode_rgb(seen, quality))
+    return seen[:, ::-1] if job["flip"] else seen
 
 
-def _resized(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) -> torch.Tensor:
-    part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+def _read_at(member: Member, index: int, quality: int) -> Pixels:
+    """The pixels of a beton encoded at ``quality`` from this one."""
+    beton = member.beton
+    try:
+        if beton.modes[index] != MODE_JPEG:
+            return decode_rgb(encode_rgb(read_pixels(beton, index), quality))
+        (encoded,) = reencode(beton.payload(index), [EncodeSpec(quality)])
+    except ImageError as error:
+        raise ImageError(f"sample {index} of {beton.path}: {error}") from None
+    if (encoded.height, encoded.width) != (beton.heights[index], beton.widths[index]):
+        read_pixels(beton, index)  # says so
+    return decode_rgb(encoded.data, scratch=True)
+
+
+def resized(part: Pixels, size: int, interpolation: Interpolation) -> Pixels:
+    """RGB uint8 [h w 3] -> [size size 3], to within a level of OpenCV's area, or of Pillow's bilinear or bicubic.
+
+    Rows are resized before columns, as by every Pillow before version 13, and by torch.
+    """
     if interpolation == "area":  # as FFCV does; torch's area filter is another
-        return torch.from_numpy(cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
-    tensor = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)
-    resized: torch.Tensor = F.resize(tensor, [size, size], _TORCH_FILTERS[interpolation], antialias=True)
-    return resized
+        return np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    if interpolation == "bicubic":  # torch's has coarser weights: up to three levels from Pillow's
+        rows = Image.fromarray(np.ascontiguousarray(part)).resize((size, part.shape[0]), Image.Resampling.BICUBIC)
+        return np.array(rows.resize((size, size), Image.Resampling.BICUBIC))
+    # Torch's is four times as fast as Pillow's. NumPy copies: torch would with all its threads, in each of the loader's.
+    image = torch.from_numpy(np.require(part, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    done = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(done[0].permute(1, 2, 0).numpy())

@@ -1,0 +1,48 @@
+"""What this process may use of the machine: processors and memory, within the limits of its container."""
+
+import os
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cpus() -> int:
+    """Processors that this process may use: its affinity mask, and its cgroup's share of time rounded up."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, ceil(min(count, _cpu_quota())))
+
+
+def available_memory() -> int:
+    """Bytes that could be had without swapping: what the system calls available, within the cgroup's limit."""
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return min(1024 * kilobytes, _memory_left())
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cpu_quota() -> float:
+    """Processors' worth of time that the cgroup grants (version 2, then 1)."""
+    with suppress(OSError, ValueError):
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        return float(quota) / float(period)
+    with suppress(OSError, ValueError):
+        quota, period = ((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        if float(quota) > 0:
+            return float(quota) / float(period)
+    return float("inf")
+
+
+def _memory_left() -> int:
+    """Bytes below the cgroup's limit; what is only cached counts as left."""
+    for limit, used, stat in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        with suppress(OSError, ValueError):
+            most, now = (int((_CGROUP / name).read_text(encoding="ascii")) for name in (limit, used))
+            counts = dict(line.split() for line in (_CGROUP / stat).read_text(encoding="ascii").splitlines())
+            return most - now + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
+    return 1 << 62

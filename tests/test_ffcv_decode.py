@@ -1,0 +1,342 @@
+"""Our decoder in FFCV's pipeline against Pillow, and against the plain loader, which is the reference."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import jpeg, photograph
+
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.encoding.codec import EncodeSpec, reencode
+from jpegcurr.encoding.writer import BetonWriter
+from jpegcurr.errors import ImageError
+from jpegcurr.recipe import ImageSection, Reencoded
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.contract import Batch, Member, View
+from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.loaders import open_loader
+
+pytestmark = [pytest.mark.ffcv, pytest.mark.filterwarnings("ignore")]
+KINDS = ("ffcv", "plain")
+SIDE = 64
+WHOLE = ImageSection(size=SIDE, val_crop=1.0)
+CAT = photograph("cat").crop((40, 30, 40 + SIDE, 30 + SIDE))
+CLEAN, MIXED = (("clean", 1.0),), (("clean", 0.5), ("q50", 0.5))
+
+
+def write(path: Path, payloads: Sequence[bytes], side: int = SIDE) -> Beton:
+    with BetonWriter(path, len(payloads)) as writer:
+        for label, payload in enumerate(payloads):
+            writer.append(payload, side, side, label)
+        writer.finish()
+    return Beton(path)
+
+
+def epoch(kind: str, view: View, cpu: Runtime, number: int = 0) -> Batch:
+    batches = list(open_loader(kind, view, cpu).at(number))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def pictures(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+LAYOUTS = {
+    "4:4:4": {"subsampling": "4:4:4", "quality": 100},
+    "4:2:0": {"subsampling": "4:2:0", "quality": 90},
+    "4:2:2": {"subsampling": "4:2:2", "quality": 95},
+    "4:1:1": {"subsampling": "4:1:1", "quality": 80},
+    "progressive": {"progressive": True, "quality": 96},
+    "restart markers": {"restart_marker_blocks": 3},
+    "optimised": {"optimize": True},
+    "quality 1": {"quality": 1},
+    "RGB inside": {"keep_rgb": True, "quality": 96},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_is_pillows_to_the_bit(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    """Whatever the chroma layout; grey and trailing bytes too. The whole image at its own size is not resampled."""
+    payloads = [jpeg(CAT, **options) for options in LAYOUTS.values()]
+    payloads += [jpeg(CAT.convert("L")), jpeg(CAT) + b"trailing"]
+    beton = write(tmp_path / "layouts.beton", payloads)
+    images, labels = epoch(kind, View.of(Member(beton), WHOLE, batch=4, workers=2), cpu)
+    assert labels.tolist() == list(range(len(payloads)))
+    for name, picture, payload in zip([*LAYOUTS, "grey", "trailing"], pictures(images), payloads, strict=True):
+        assert np.array_equal(picture, np.asarray(Image.open(BytesIO(payload)).convert("RGB"))), name
+
+
+TREATMENTS = {
+    "as it is": None,
+    "stored 50": {"quality": 50},
+    "stored, a range": {"quality": [10, 95]},
+    "stored, a ramp": {"quality": {"start": 90, "end": 10}},
+    "view 50": {"quality": 50, "where": "view"},
+    "view, a range": {"quality": [10, 95], "where": "view"},
+}
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, treatment: str) -> None:
+    """To within a level, for training; a view encoded again differs more, where a level has tipped a coefficient."""
+    beton, options = Beton(betons / "train-source.beton"), TREATMENTS[treatment]
+    member = Member(beton, Reencoded.model_validate({"beton": beton.path, **options}) if options else None)
+    plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
+    image = ImageSection(size=40, interpolation=interpolation)
+    view = View({"clean": member}, image, train=True, batch=10, workers=2, plans=plans)
+    (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
+    assert torch.equal(labels, expected)
+    difference = (ffcv.int() - plain.int()).abs()
+    if treatment.startswith("view") and interpolation == "bilinear":
+        assert difference.float().mean() < 0.5
+    else:
+        assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", [True, False])
+def test_quality_at_load_stored_is_the_pixels_of_the_stored_file(betons: Path, cpu: Runtime, kind: str, train: bool) -> None:
+    image = ImageSection(size=40, interpolation="bicubic")
+    source, half = (Beton(betons / f"train-{name}.beton") for name in ("source", "q50"))
+    made = Member(source, Reencoded(beton=source.path, quality=50))
+    views = [View({"": member}, image, train=train, batch=10, seed=4) for member in (made, Member(half))]
+    (at_load, _), (stored, _) = (epoch(kind, view, cpu) for view in views)
+    assert torch.equal(at_load, stored)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quality_of_the_view_is_that_of_what_the_model_sees(betons: Path, cpu: Runtime, kind: str) -> None:
+    """Resized, encoded, then mirrored; much harsher than the same quality stored."""
+    beton = Beton(betons / "val-source.beton")
+    image = ImageSection(size=48, interpolation="area")
+    plain, _ = epoch(kind, View.of(Member(beton), image, batch=16), cpu)
+    seen, _ = epoch(kind, View.of(Member(beton, Reencoded(beton=beton.path, quality=20, where="view")), image, batch=16), cpu)
+    for picture, before in zip(pictures(seen), pictures(plain), strict=True):
+        encoded = jpeg(Image.fromarray(before), quality=20)
+        assert np.array_equal(picture, np.asarray(Image.open(BytesIO(encoded))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_the_same_for_any_workers_and_on_replay(betons: Path, cpu: Runtime, kind: str) -> None:
+    members = {name: Member(Beton(betons / f"train-{file}.beton")) for name, file in (("clean", "source"), ("q50", "q50"))}
+    plans = (EpochPlan(0, 0, CLEAN, 0.0, 1), EpochPlan(1, 1, MIXED, 0.0, 2))
+    view = View(members, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
+    loader = open_loader(kind, replace(view, workers=1), cpu)
+    first = [torch.cat([images for images, _ in loader.at(number)]) for number in (0, 1, 0, 1)]
+    assert torch.equal(first[0], first[2])
+    assert torch.equal(first[1], first[3])
+    assert not torch.equal(first[0], first[1])
+    for workers in (2, 5):
+        assert torch.equal(epoch(kind, replace(view, workers=workers), cpu, 1)[0], first[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_loader_swaps_and_mixes_files_sample_by_sample(betons: Path, cpu: Runtime, kind: str) -> None:
+    files = {"clean": "source", "q50": "q50"}
+    members = {name: Member(Beton(betons / f"train-{file}.beton")) for name, file in files.items()}
+    shares = (CLEAN, (("q50", 1.0),), MIXED)
+    plans = tuple(EpochPlan(number, 0, each, 0.0, 3) for number, each in enumerate(shares))
+    view = View(members, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
+    loader = open_loader(kind, view, cpu)
+    alone = {
+        name: open_loader(kind, View({name: member}, view.image, train=True, batch=8, seed=3), cpu)
+        for name, member in members.items()
+    }
+    for number, names in enumerate((["clean"], ["q50"], ["clean", "q50"])):
+        order = view.order(number)
+        drawn = view.jobs(number, order)["member"]
+        expected = {name: torch.cat([images for images, _ in alone[name].at(number)]) for name in names}
+        mixed = torch.cat([images for images, _ in loader.at(number)])
+        for position, image in enumerate(mixed):
+            assert torch.equal(image, expected[list(files)[drawn[position]]][position])
+    assert set(drawn) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_change_between_epochs_without_compiling_again(betons: Path, cpu: Runtime, kind: str) -> None:
+    from jpegcurr.training.ffcv_decode import make_batch
+
+    plans = tuple(EpochPlan(number, 0, (("", 1.0),), 0.0, 3, size) for number, size in enumerate((40, 64, None)))
+    member = Member(Beton(betons / "train-q50.beton"))
+    loader = open_loader(kind, View({"": member}, ImageSection(size=32), train=True, batch=30, plans=plans), cpu)
+    compiled = len(make_batch.signatures)
+    assert [[tuple(images.shape) for images, _ in loader.at(number)] for number in range(3)] == [
+        [(30, 3, size, size), (18, 3, size, size)] for size in (40, 64, 32)
+    ]
+    assert len(make_batch.signatures) == compiled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 5, 16])
+def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runtime, kind: str, batch: int) -> None:
+    view = View.of(Member(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
+    counts = []
+    for images, labels in open_loader(kind, view, cpu).at(0):
+        assert images.shape == (len(labels), 3, 40, 40)
+        assert labels.shape == (len(labels),)
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        counts.append(len(labels))
+    assert counts == [batch] * (16 // batch) + [16 % batch] * (16 % batch > 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_images_of_a_file_that_ffcv_wrote(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    rows = [(CAT, 3), (photograph("coffee").crop((0, 0, 90, 70)), 1)]
+    path = tmp_path / "raw.beton"
+    DatasetWriter(
+        str(path), {"label": IntField(), "image": RGBImageField(write_mode="raw")}, num_workers=1
+    ).from_indexed_dataset([row[::-1] for row in rows])
+    beton = Beton(path)
+    images, labels = epoch(kind, View.of(Member(beton), WHOLE, batch=2), cpu)
+    assert labels.tolist() == [3, 1]
+    assert np.array_equal(pictures(images)[0], np.asarray(CAT))
+    again = Member(beton, Reencoded(beton=path, quality=30))
+    images, _ = epoch(kind, View.of(again, WHOLE, batch=2), cpu)
+    assert np.array_equal(pictures(images)[0], np.asarray(Image.open(BytesIO(jpeg(CAT, quality=30)))))
+
+
+TRUNCATED = jpeg(CAT)[:-300]
+OTHER_SIZE = jpeg(CAT.resize((48, 64)))
+BROKEN = {
+    "zeros": bytes(900),
+    "nothing": b"",
+    "text": b"\xff\xd8 no JPEG at all",
+    "cut": TRUNCATED,
+    "another size": OTHER_SIZE,
+    "header alone": jpeg(CAT)[:200],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_sample_that_does_not_decode_is_an_error_by_name(
+    tmp_path: Path, cpu: Runtime, kind: str, train: bool, what: str
+) -> None:
+    """Stock FFCV gives another image's picture under this label, or a part of one, or one that is rescaled."""
+    beton = write(tmp_path / "bad.beton", [jpeg(CAT), jpeg(CAT), BROKEN[what], jpeg(CAT)])
+    view = View({"": Member(beton)}, WHOLE, train=train, batch=2, workers=2)
+    before = threading.active_count()
+    way_out = "on_error=skip" if train else "Make the file again"
+    with pytest.raises(ImageError, match=rf"^sample 2 of .*bad\.beton: .*{way_out}\.$"):
+        epoch(kind, view, cpu)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_what_pillow_forgives_both_loaders_show_as_pillow_does(tmp_path: Path, cpu: Runtime, train: bool) -> None:
+    """CMYK and PNG that a foreign writer stored as they were: libturbojpeg refuses them."""
+    cmyk, png = jpeg(CAT.convert("CMYK"), quality=95), BytesIO()
+    CAT.save(png, "PNG")
+    beton = write(tmp_path / "odd.beton", [cmyk, jpeg(CAT), png.getvalue()])
+    view = View({"": Member(beton)}, WHOLE, train=train, batch=3)
+    (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
+    assert torch.equal(labels, expected)
+    assert (ffcv.int() - plain.int()).abs().max() <= 1
+    if not train:
+        assert np.array_equal(pictures(ffcv)[2], np.asarray(CAT))
+
+
+def test_on_error_skip_both_loaders_put_the_same_sample_there_and_count_it(tmp_path: Path, cpu: Runtime) -> None:
+    rolled = [np.roll(np.asarray(CAT), 4 * number, axis=0) for number in range(12)]
+    payloads = [jpeg(Image.fromarray(each), quality=95) for each in rolled]
+    payloads[3] = payloads[7] = bytes(700)
+    beton = write(tmp_path / "bad.beton", payloads)
+    view = View({"": Member(beton)}, WHOLE, train=True, batch=5, skip_broken=True, seed=8)
+    seen = []
+    for kind in KINDS:
+        loader = open_loader(kind, view, cpu)
+        for number in (0, 1):
+            batches = list(loader.at(number))
+            assert loader.replaced == 2
+            labels = torch.cat([labels for _, labels in batches])
+            assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label is that of the picture"
+            seen.append((torch.cat([images for images, _ in batches]), labels))
+    for number in (0, 1):
+        assert torch.equal(seen[number][1], seen[2 + number][1])
+        assert (seen[number][0].int() - seen[2 + number][0].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_error_skip_does_not_replace_what_is_evaluated(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    beton = write(tmp_path / "bad.beton", [jpeg(CAT), bytes(700)])
+    with pytest.raises(ImageError, match="sample 1"):
+        epoch(kind, View({"": Member(beton)}, WHOLE, train=False, batch=2, skip_broken=True), cpu)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_error_skip_gives_up_where_nothing_decodes(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    beton = write(tmp_path / "bad.beton", [bytes(700)] * 3)
+    with pytest.raises(ImageError, match="nor do 10 samples drawn to replace it"):
+        epoch(kind, View({"": Member(beton)}, WHOLE, train=True, batch=3, skip_broken=True), cpu)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_epochs_broken_off_leave_no_thread_and_no_memory(betons: Path, cpu: Runtime, kind: str) -> None:
+    view = View({"": Member(Beton(betons / "train-q50.beton"))}, ImageSection(size=128), train=True, batch=4, workers=2)
+    loader = open_loader(kind, view, cpu)
+
+    def break_off(count: int) -> tuple[int, int]:
+        for number in range(count):
+            batches = loader.at(number)
+            next(batches)
+            batches.close()  # type: ignore[attr-defined]
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
+        return threading.active_count(), resident
+
+    threads, memory = break_off(20)
+    threads_then, memory_then = break_off(100)
+    assert threads_then == threads
+    assert memory_then - memory < 16 << 20, "an epoch's own buffers are 1 MB, stock FFCV keeps 120 MB for each"
+
+
+def test_one_large_image_costs_its_own_size_and_no_more(tmp_path: Path, cpu: Runtime) -> None:
+    """Stock FFCV sets aside five batches of the largest width times the largest height: 92 GB for these 64 images."""
+    large = Image.new("RGB", (6000, 4000), (10, 200, 30))
+    with BetonWriter(tmp_path / "large.beton", 64) as writer:
+        writer.append(jpeg(large), 6000, 4000, 1)
+        for _ in range(63):
+            writer.append(jpeg(CAT), SIDE, SIDE, 0)
+        writer.finish()
+    view = View.of(Member(Beton(tmp_path / "large.beton")), WHOLE, batch=64, workers=2)
+    (images, _), (plain, _) = (epoch(kind, view, cpu) for kind in KINDS)
+    assert (images.int() - plain.int()).abs().max() <= 1
+    assert abs(pictures(images)[0].astype(int) - (10, 200, 30)).max() <= 2
+
+
+def test_lanes_have_as_much_to_do_each() -> None:
+    from jpegcurr.training.ffcv_decode import TASK
+    from jpegcurr.training.ffcv_loader import _lanes
+
+    tasks = np.zeros(101, TASK)
+    tasks["size"] = np.random.default_rng(0).lognormal(10, 1, 101)
+    for lanes in (1, 2, 7, 200):
+        order, ends = _lanes(tasks, lanes)
+        assert sorted(order) == list(range(101))
+        assert (ends[0], ends[-1], len(ends)) == (0, 101, lanes + 1)
+        work = [tasks["size"][order[ends[lane] : ends[lane + 1]]].sum() for lane in range(lanes)]
+        assert max(work) <= sum(work) / lanes + tasks["size"].max()
+
+
+def test_stored_files_and_qualities_at_load_agree_with_the_encoder(tmp_path: Path, cpu: Runtime) -> None:
+    """At every quality of a ladder, in both loaders, to the bit."""
+    source = jpeg(CAT, quality=97, subsampling="4:4:4")
+    beton = write(tmp_path / "one.beton", [source])
+    for quality in (1, 10, 50, 75, 95, 96, 100):
+        (stored,) = reencode(source, [EncodeSpec(quality)])
+        expected = np.asarray(Image.open(BytesIO(stored.data)))
+        member = Member(beton, Reencoded(beton=beton.path, quality=quality))
+        for kind in KINDS:
+            images, _ = epoch(kind, View.of(member, WHOLE, batch=1), cpu)
+            assert np.array_equal(pictures(images)[0], expected)
