@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from samples import tiny_recipe
 
-from jpegcurr.errors import RecipeError, TrainingError, UsageError
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.errors import ImageError, RecipeError, TrainingError, UsageError
 from jpegcurr.files import _umask
+from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.tracking import read_metrics
 from jpegcurr.training.curriculum import EpochPlan
@@ -373,16 +375,90 @@ def test_a_gpu_trains_in_bfloat16_and_resumes(betons: Path, tmp_path: Path, kind
     assert float(metrics.rows[-1]["train/loss"]) < float(metrics.rows[0]["train/loss"])
 
 
+SCHEDULES = {
+    "a swap": (),
+    "a mixture that ramps": (
+        "curriculum=[{data: clean, until_epoch: 1}, {data: {clean: 1, q50: {start: 0, end: 2}}, until_epoch: 4, size: 48}]",
+    ),
+    "qualities at load": (
+        "data.q50.train={beton: BETONS/train-source.beton, quality: {start: 90, end: 10}}",
+        "data.q50.val={beton: BETONS/val-source.beton, quality: 20, where: view}",
+        "data.q50.quality=source",
+    ),
+    "in windows": ("batch.order=quasi_random", "loader.os_cache=false"),
+}
+
+
 @pytest.mark.ffcv
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_through_ffcv_swaps_and_resumes(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    recipe = tiny_recipe(betons, tmp_path, "loader.kind=ffcv", "loader.workers=1", "evaluate=[]")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_same_weights(
+    betons: Path, cpu: Runtime, tmp_path: Path, schedule: str
+) -> None:
+    """Bit for bit: bicubic views are the same to the last bit in both, and so is what is evaluated."""
+    options = [each.replace("BETONS", str(betons)) for each in ("image.interpolation=bicubic", *SCHEDULES[schedule])]
+
+    def recipe(kind: str, workers: int) -> Recipe:
+        return tiny_recipe(betons, tmp_path, *options, f"loader.kind={kind}", f"loader.workers={workers}")
 
     def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
         if (plan.epoch, done) == (2, 1):
             raise KeyboardInterrupt
 
+    whole = train(recipe("plain", 0), Path("whole"), runtime=cpu)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, Path("run"), runtime=cpu, on_step=interrupt)
-    metrics = train(recipe, Path("run"), runtime=cpu, resume=True)
-    assert [(row["epoch"], row["data"]) for row in metrics.rows] == [(0, "clean"), (1, "clean"), (2, "q50"), (3, "q50")]
+        train(recipe("ffcv", 2), Path("run"), runtime=cpu, on_step=interrupt)
+    metrics = train(recipe("plain", 2), Path("run"), runtime=cpu, resume=True)
+    assert same(weights(Path("run")), weights(Path("whole")))
+    timed = {"seconds", "images_per_second"}
+    for row, expected in zip(metrics.rows, whole.rows, strict=True):
+        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+
+
+def test_the_log_names_mixtures_and_what_is_done_at_load(
+    betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = [each.replace("BETONS", str(betons)) for each in SCHEDULES["qualities at load"]]
+    mixture = "curriculum=[{data: {clean: 3, q50: 1}, until_epoch: 1, size: 48}]"
+    with caplog.at_level(logging.INFO, logger="jpegcurr"):
+        train(
+            tiny_recipe(betons, tmp_path, *options, mixture, "evaluate=[]", "schedule.warmup_epochs=0"),
+            Path("run"),
+            runtime=cpu,
+        )
+    source = betons / "train-source.beton"
+    files = f"{source}; {source}, quality 90 to 10 over the phase, at load, stored"
+    assert f"phase 0: start with 75% clean + 25% q50 ({files}) at 48 pixels, epochs 0 to 0" in caplog.messages
+    head = json.loads(Path("run/run.json").read_text())
+    assert head["data"]["train/q50"]["at_load"] == {"quality": {"start": 90.0, "end": 10.0}, "where": "stored"}
+    assert head["data"]["train/clean"]["at_load"] is None
+
+
+def test_a_resume_with_another_quality_at_load_is_refused(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:
+    treated = f"data.clean.train={{beton: {betons}/train-source.beton, quality: 50}}"
+    with pytest.raises(UsageError, match=r"train/clean .* is not the data"):
+        train(tiny_recipe(betons, tmp_path, treated), trained, runtime=cpu, resume=True)
+
+
+def test_samples_that_do_not_decode_are_replaced_and_the_log_counts_them(
+    betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bad.beton"
+    data = bytearray((betons / "train-q50.beton").read_bytes())
+    beton = Beton(betons / "train-q50.beton")
+    for index in (5, 11):
+        start = int(beton.pointers[index])
+        data[start : start + int(beton.sizes[index])] = bytes(int(beton.sizes[index]))
+    path.write_bytes(data)
+    options = [
+        f"data.q50={{train: {path}}}",
+        "curriculum=[{data: q50, until_epoch: 1}]",
+        "evaluate=[]",
+        "schedule.warmup_epochs=0",
+    ]
+    with pytest.raises(ImageError, match=r"^sample (5|11) of .*bad\.beton: .*on_error=skip"):
+        train(tiny_recipe(betons, tmp_path, *options), Path("raised"), runtime=cpu)
+    with caplog.at_level(logging.INFO, logger="jpegcurr"):
+        metrics = train(tiny_recipe(betons, tmp_path, *options, "loader.on_error=skip"), Path("run"), runtime=cpu)
+    assert metrics.rows[0]["replaced"] == 2
+    assert "2 samples replaced" in caplog.text
