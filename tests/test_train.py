@@ -434,6 +434,14 @@ def test_the_log_names_mixtures_and_what_is_done_at_load(
     assert head["data"]["train/clean"]["at_load"] is None
 
 
+def test_the_log_says_where_a_ramp_leads(betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="jpegcurr"):
+        train(tiny_recipe(betons, tmp_path, *SCHEDULES["a mixture that ramps"], "evaluate=[]"), Path("run"), runtime=cpu)
+    clean, half = (betons / f"train-{name}.beton" for name in ("source", "q50"))
+    ramp = "clean, by degrees 33.3% clean + 66.7% q50"
+    assert f"phase 1: go on with {ramp} ({clean}; {half}) at 48 pixels, epochs 1 to 3" in caplog.messages
+
+
 def test_a_resume_with_another_quality_at_load_is_refused(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:
     treated = f"data.clean.train={{beton: {betons}/train-source.beton, quality: 50}}"
     with pytest.raises(UsageError, match=r"train/clean .* is not the data"):

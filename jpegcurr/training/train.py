@@ -189,12 +189,14 @@ def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets)
     """Say where a phase begins, and what it is trained on."""
     if plan.epoch and plans[plan.epoch - 1].phase == plan.phase:
         return
-    last = max(each.epoch for each in plans if each.phase == plan.phase)
+    phase = [each for each in plans if each.phase == plan.phase]
     before = plans[plan.epoch - 1].data if plan.epoch else None
     change = {None: "start with", plan.data: "go on with"}.get(before, "swap to")
-    files = "; ".join(datasets.train[name].described for name, _ in plan.shares)
+    data = plan.data if plan.shares == phase[-1].shares else f"{plan.data}, by degrees {phase[-1].data}"
+    names = dict.fromkeys(name for each in phase for name, _ in each.shares)
+    files = "; ".join(datasets.train[name].described for name in names)
     size = f" at {plan.size} pixels" if plan.size else ""
-    log.info("phase %d: %s %s (%s)%s, epochs %d to %d", plan.phase, change, plan.data, files, size, plan.epoch, last)
+    log.info("phase %d: %s %s (%s)%s, epochs %d to %d", plan.phase, change, data, files, size, plan.epoch, phase[-1].epoch)
 
 
 def describe_row(row: Row, epochs: int) -> str:
