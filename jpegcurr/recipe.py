@@ -155,7 +155,7 @@ class ImageSection(_Section):
     """
 
     size: Annotated[int, Field(ge=32)] = 224
-    interpolation: Interpolation = "area"
+    interpolation: Interpolation = "bicubic"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -1,5 +1,6 @@
 """The compiled resize against Pillow, pixel for pixel."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -69,6 +70,28 @@ def test_pixels_are_those_of_pillow_rows_first(
     whole, box = where
     source = noise(*whole, seed, saturated)
     assert np.array_equal(ours(source, box, size, kind), pillows(source, box, size, kind=kind))
+
+
+@given(
+    where=boxes(),
+    share=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)),
+    saturated=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(where=((300, 200), (0, 0, 300, 200)), share=(0.5, 0.25), saturated=True, seed=0)
+@settings(max_examples=300, deadline=None)
+def test_area_is_that_of_opencv_to_a_level_where_no_side_grows(
+    where: tuple[Size, Box], share: tuple[float, float], saturated: bool, seed: int
+) -> None:
+    from jpegcurr.training.resample import AREA, resample
+
+    whole, (top, left, height, width) = where
+    source = noise(*whole, seed, saturated)
+    out = np.empty((max(1, int(share[0] * height)), max(1, int(share[1] * width)), 3), np.uint8)
+    resample(source, top, left, height, width, out, AREA)
+    part = source[top : top + height, left : left + width]
+    expected = cv2.resize(part, out.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert abs(out.astype(int) - expected).max() <= 1
 
 
 @BOTH_FILTERS

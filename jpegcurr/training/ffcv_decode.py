@@ -23,9 +23,8 @@ from numba import njit, prange, types
 from numpy.typing import NDArray
 
 from jpegcurr.training.contract import JOB
-from jpegcurr.training.resample import BICUBIC, BILINEAR, resample
+from jpegcurr.training.resample import AREA, BICUBIC, BILINEAR, resample
 
-AREA = 0
 FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
 
 # A job with all that compiled code has to know: where in memory the sample's bytes are, and what they claim to hold.
@@ -41,6 +40,8 @@ TASK = np.dtype(
     ],
     align=True,
 )
+# Not uint8: FFCV's own memory manager marks that type of array as read-only, for everything that is compiled after it.
+STATUS = np.int8
 GOOD, BROKEN = 0, 1
 
 # turbojpeg.h
@@ -70,7 +71,7 @@ _resize_area = _external(_library, "resize", types.void, *[_long] * 11)
 
 
 class JobDecoder(Operation):  # type: ignore[misc]
-    """FFCV's extension point: yields (images uint8 [b size size 3], status uint8 [b]) for the tasks in the storage state."""
+    """FFCV's extension point: yields (images uint8 [b size size 3], status int8 [b]) for the tasks in the storage state."""
 
     def __init__(self, size: int, interpolation: str) -> None:
         super().__init__()
@@ -81,7 +82,8 @@ class JobDecoder(Operation):  # type: ignore[misc]
         """FFCV asks at the start of every epoch, so ``size`` may change between two; nothing is compiled again for it."""
         shape = (self.size, self.size, 3)
         byte = np.dtype("u1")
-        return State(True, previous_state.device, shape, byte), (AllocationQuery(shape, byte), AllocationQuery((), byte))
+        queries = AllocationQuery(shape, byte), AllocationQuery((), np.dtype(STATUS))
+        return State(True, previous_state.device, shape, byte), queries
 
     def generate_code(self) -> Callable[..., object]:
         """See ``ffcv.pipeline.operation.Operation``."""
@@ -102,10 +104,10 @@ def make_batch(
     order: NDArray[np.int64],
     ends: NDArray[np.int64],
     images: NDArray[np.uint8],
-    status: NDArray[np.uint8],
+    status: NDArray[np.int8],
     filter_: int,
 ) -> None:
-    """Carry out ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, uint8 [n]).
+    """Carry out ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, int8 [n]).
 
     Lane k does the tasks ``order[ends[k]:ends[k + 1]]``; lanes run in parallel.
     """
@@ -192,7 +194,7 @@ def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyp
 @njit(nogil=True, cache=True)
 def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
     top, left, height, width = task.top, task.left, task.height, task.width
-    if filter_ == AREA:
+    if filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # OpenCV has a formula of its own for this
         rows, columns = whole.shape[0], whole.shape[1]
         address, size = whole.ctypes.data, image.shape[0]
         _resize_area(0, address, rows, columns, top, top + height, left, left + width, image.ctypes.data, size, size)

@@ -74,7 +74,7 @@ class FfcvLoader:
         finally:
             thread.end()
 
-    def _repaired(self, epoch: int, indices: Indices, images: Pixels, status: NDArray[np.uint8]) -> Indices:
+    def _repaired(self, epoch: int, indices: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
         """Which samples stand in ``images`` after those that did not decode have had the reference's decision."""
         if (status == GOOD).all():
             return indices
@@ -140,7 +140,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
             self._failure = error
             self.output_queue.put(None)
 
-    def take(self) -> tuple[Pixels, NDArray[np.uint8]]:
+    def take(self) -> tuple[Pixels, NDArray[np.int8]]:
         """The next batch, in memory that is used again ``BATCHES_AHEAD`` batches later."""
         fields = next(self, None)
         if fields is None:
