@@ -17,6 +17,7 @@ import typer
 import jpegcurr
 from jpegcurr import console, terminal
 from jpegcurr.errors import JpegcurrError, UsageError
+from jpegcurr.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.codec import EncodeSpec
@@ -117,7 +118,7 @@ def encode(
     """
     from jpegcurr.encoding.encode import encode_dataset, plan_outputs, refusal
     from jpegcurr.encoding.estimate import estimate_splits
-    from jpegcurr.encoding.executors import keep_freed_memory, open_executor
+    from jpegcurr.encoding.executors import open_executor
     from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize
     from jpegcurr.encoding.sources import open_sources
 
@@ -196,6 +197,7 @@ def train(
     from jpegcurr.training.train import train as train_recipe
 
     terminal.show_log(quiet=quiet)
+    keep_freed_memory()
     path = find_recipe(recipe)
     settled = load_recipe(path, overrides or ())
     folder = out or Path("runs") / path.stem
@@ -233,6 +235,7 @@ def evaluate(
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
+    keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)
     betons = {str(path): path for path in data} if data else validation_sets(loaded)

@@ -1,11 +1,13 @@
-"""What this process may use of the machine: processors and memory, within the limits of its container."""
+"""What this process may use of the machine, within the limits of its container: processors and memory."""
 
+import ctypes
 import os
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def available_cpus() -> int:
@@ -21,6 +23,18 @@ def available_memory() -> int:
         (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
         return min(1024 * kilobytes, _memory_left())
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to return freed memory to the system between two images or batches.
+
+    Getting it back page by page costs 50 microseconds an image, a thirtieth of encoding and up to a fifth of loading. It holds
+    for the process, at 256 MB at most, so a program asks for it and a library does not. Without glibc it does nothing.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, 1 << 28)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 26)
 
 
 def _cpu_quota() -> float:

@@ -50,32 +50,6 @@ class Runtime:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
 
-class Uploader:
-    """Copies batches out of memory that will be overwritten, on a GPU beside the computation."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._device = runtime.device
-        self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._copied: torch.cuda.Event | None = None
-
-    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy on the device, in order with the work that is queued there; ``tensor`` must stay until ``wait``."""
-        if self._stream is None:
-            return tensor.clone()
-        current = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._stream):
-            copy = tensor.to(self._device, non_blocking=True)
-        self._copied = self._stream.record_event()
-        current.wait_stream(self._stream)
-        copy.record_stream(current)
-        return copy
-
-    def wait(self) -> None:
-        """Until the last copy is made, and ``tensor`` may be overwritten."""
-        if self._copied is not None:
-            self._copied.synchronize()
-
-
 @contextmanager
 def torch_threads_kept() -> Iterator[None]:
     """Undo what ffcv does to torch's threads: one when it is imported, as many as its own wherever it compiles."""

@@ -236,6 +236,32 @@ def test_a_sample_that_does_not_decode_is_an_error_by_name(
     assert threading.active_count() == before
 
 
+SIZES = {
+    "no width": (0, SIDE),
+    "nothing": (0, 0),
+    "a bomb": (65_535, 65_535),
+    "wider": (SIDE + 1, SIDE),
+    "lower": (SIDE, SIDE - 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", [0, 1], ids=["JPEG", "raw"])
+def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
+    tmp_path: Path, cpu: Runtime, kind: str, train: bool, size: str, mode: int
+) -> None:
+    """12 GB for the bomb, if its word were taken."""
+    beton = write(tmp_path / "lies.beton", [jpeg(CAT), jpeg(CAT)])
+    beton.widths[1], beton.heights[1] = SIZES[size]
+    beton.modes[1] = mode
+    treatment = Reencoded(beton=beton.path, quality=50)
+    for member in (Member(beton), Member(beton, treatment)):
+        with pytest.raises(ImageError, match=r"^sample 1 of .*lies\.beton: "):
+            epoch(kind, View({"": member}, WHOLE, train=train, batch=2, workers=2), cpu)
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_what_pillow_forgives_both_loaders_show_as_pillow_does(tmp_path: Path, cpu: Runtime, train: bool) -> None:
     """CMYK and PNG that a foreign writer stored as they were: libturbojpeg refuses them."""

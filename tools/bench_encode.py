@@ -38,10 +38,11 @@ from PIL import Image
 from jpegcurr.encoding.chunks import Outcome, encode_chunk
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.encoding.encode import CHUNK, encode_dataset, plan_outputs
-from jpegcurr.encoding.executors import keep_freed_memory, open_executor
+from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.items import Item, Store
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import JpegcurrError
+from jpegcurr.machine import keep_freed_memory
 
 QUALITY = 50
 LADDER = (75, 50, 30, 10)

@@ -51,7 +51,7 @@ from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.layout import MODE_JPEG
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import JpegcurrError
-from jpegcurr.machine import available_cpus
+from jpegcurr.machine import available_cpus, keep_freed_memory
 from jpegcurr.recipe import ImageSection, Interpolation
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.training.contract import Batch, Loader, Member, View
@@ -281,7 +281,7 @@ def open_process(stack: ExitStack) -> ProcessPoolExecutor | None:
     if not find_spec("ffcv"):
         print(f"{STOCK}, FfcvLoader and the bound are left out: ffcv is not installed.")
         return None
-    return stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+    return stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_freed_memory))
 
 
 def ours_here() -> list[str]:
@@ -453,6 +453,7 @@ def main() -> None:
     if min(arguments.batch, arguments.workers, arguments.runs) < 1 or arguments.workers > available_cpus():
         parser.error("--batch, --workers and --runs are 1 or more, and FFCV has no more workers than there are processors")
     options = Options(arguments.size, arguments.batch, arguments.workers)
+    keep_freed_memory()  # as jpegcurr's commands do; FFCV's process too
     try:
         betons = {SOURCE: Beton(arguments.clean), HALF: Beton(arguments.half)}
         if any((beton.modes != MODE_JPEG).any() for beton in betons.values()):

@@ -1,28 +1,13 @@
 """Where chunks are encoded: this process's threads, or a Dask cluster."""
 
-import ctypes
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import UsageError
 from jpegcurr.machine import available_cpus
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc not to return freed memory to the system between two images.
-
-    Getting it back page by page costs 50 microseconds an image, a thirtieth of the whole. It holds for the process, at
-    256 MB at most, so a program asks for it and a library does not. Without glibc it does nothing.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 1 << 28)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 26)
 
 
 @contextmanager

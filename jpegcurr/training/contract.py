@@ -7,7 +7,7 @@ data sets that differ in quality alone show the same crops of the same images. A
 every sample; the loaders only carry jobs out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -45,6 +45,7 @@ _REPLACEMENT = _BOX + 4 * TRIES
 # Quasi-random order: windows of so many runs of so many neighbours are shuffled as one. 128 photographs are about a page of
 # 8 MiB at quality 95, so a window is about a gigabyte; at quality 50 a quarter of it.
 RUN, WINDOW = 128, 128
+TOGETHER = 2048  # samples whose jobs are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,13 @@ class View:
             jobs[name] = boxes[:, column]
         return jobs
 
+    def jobs_of(self, epoch: int, batches: Sequence[Indices]) -> Iterator[np.ndarray]:
+        """The ``jobs`` of each batch in turn; many are drawn at once, which takes a sixth of the time."""
+        together = max(1, TOGETHER // self.batch)
+        for first in range(0, len(batches), together):
+            some = batches[first : first + together]
+            yield from np.split(self.jobs(epoch, np.concatenate(some)), np.cumsum([len(batch) for batch in some])[:-1])
+
     def drawn_members(self, epoch: int, draws: Draws) -> NDArray[np.int64]:
         """Which member each sample is taken from in ``epoch``."""
         if not self.plans:
@@ -170,7 +178,7 @@ class View:
             mine = jobs["member"] == position
             indices = jobs["index"][mine]
             heights[mine], widths[mine] = member.beton.heights[indices], member.beton.widths[indices]
-        return heights, widths
+        return np.maximum(heights, 1), np.maximum(widths, 1)  # damaged metadata, which decoders refuse
 
 
 class Loader(Protocol):

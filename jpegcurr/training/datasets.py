@@ -96,7 +96,8 @@ def open_datasets(recipe: Recipe) -> Datasets:
         like = pattern.manifest
         log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], like.source, like.quality)
         _encode_like(pattern, used[where])
-    betons = {path: open_dataset(path, where) for where, path in used.items()}  # a file of several data sets is opened once
+    files = {path: where for where, path in reversed(used.items())}  # a file of several data sets is opened once
+    betons = {path: open_dataset(path, where) for path, where in files.items()}
     treatments = {where: _treatment(recipe, where) for where in used}
     opened = {where: replace(betons[path], where=where, treatment=treatments[where]) for where, path in used.items()}
     for where, dataset in opened.items():

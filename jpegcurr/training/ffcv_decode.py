@@ -16,7 +16,6 @@ from typing import Any
 import ffcv._libffcv
 import llvmlite.binding  # type: ignore[import-untyped]
 import numpy as np
-from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from numba import njit, prange, types
@@ -44,6 +43,8 @@ TASK = np.dtype(
 STATUS = np.int8
 GOOD, BROKEN = 0, 1
 
+# What has more pixels is left to Pillow, which refuses it: a header must not decide how much memory is asked for.
+_MOST_PIXELS = 2 * 89_478_485  # Image.MAX_IMAGE_PIXELS, twice, as Pillow has it
 # turbojpeg.h
 _RGB, _SAMP_420 = 0, 2
 _NO_REALLOC, _ACCURATE_DCT = 1024, 4096
@@ -71,29 +72,27 @@ _resize_area = _external(_library, "resize", types.void, *[_long] * 11)
 
 
 class JobDecoder(Operation):  # type: ignore[misc]
-    """FFCV's extension point: yields (images uint8 [b size size 3], status int8 [b]) for the tasks in the storage state."""
+    """FFCV's extension point: carries out the tasks of a batch, which come with the memory for it as the storage state.
 
-    def __init__(self, size: int, interpolation: str) -> None:
+    That memory belongs to the batch: FFCV's own ring of buffers would have to be copied from, and would be as large as ever.
+    """
+
+    def __init__(self, interpolation: str) -> None:
         super().__init__()
-        self.size = size
         self._filter = FILTERS[interpolation]
 
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, AllocationQuery]]:
-        """FFCV asks at the start of every epoch, so ``size`` may change between two; nothing is compiled again for it."""
-        shape = (self.size, self.size, 3)
-        byte = np.dtype("u1")
-        queries = AllocationQuery(shape, byte), AllocationQuery((), np.dtype(STATUS))
-        return State(True, previous_state.device, shape, byte), queries
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        """See ``ffcv.pipeline.operation.Operation``."""
+        return previous_state, None
 
     def generate_code(self) -> Callable[..., object]:
         """See ``ffcv.pipeline.operation.Operation``."""
         chosen = self._filter
 
-        def decode(batch_indices, memory, _metadata, storage_state):  # type: ignore[no-untyped-def]
-            images, status = memory
-            tasks, order, ends = storage_state
-            make_batch(tasks[: len(batch_indices)], order, ends, images, status, chosen)
-            return images, status
+        def decode(_batch_indices, _memory, _metadata, storage_state):  # type: ignore[no-untyped-def]
+            tasks, order, ends, images, status = storage_state
+            make_batch(tasks, order, ends, images, status, chosen)
+            return status
 
         return decode
 
@@ -127,10 +126,20 @@ def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True)
+def _is_sound(task):  # type: ignore[no-untyped-def]
+    """Whether the metadata are those of an image that holds the crop."""
+    height, width = np.int64(task.image_height), np.int64(task.image_width)
+    if height * width > _MOST_PIXELS or task.top < 0 or task.left < 0 or task.height < 1 or task.width < 1:
+        return False
+    return task.top + task.height <= height and task.left + task.width <= width
+
+
+@njit(nogil=True, cache=True)
 def _largest(tasks, mine):  # type: ignore[no-untyped-def]
     largest = np.int64(0)
     for i in mine:
-        largest = max(largest, 3 * np.int64(tasks[i].image_height) * np.int64(tasks[i].image_width))
+        if _is_sound(tasks[i]):
+            largest = max(largest, 3 * np.int64(tasks[i].image_height) * np.int64(tasks[i].image_width))
     return largest
 
 
@@ -138,7 +147,7 @@ def _largest(tasks, mine):  # type: ignore[no-untyped-def]
 def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
     largest = 0
     for i in mine:
-        if tasks[i].quality and tasks[i].stored:
+        if tasks[i].quality and tasks[i].stored and _is_sound(tasks[i]):
             largest = max(largest, _bound(tasks[i].image_width, tasks[i].image_height, _SAMP_420))
         elif tasks[i].quality:
             largest = max(largest, _bound(size, size, _SAMP_420))
@@ -147,6 +156,8 @@ def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore[no-untyped-def]
+    if not _is_sound(task):
+        return BROKEN
     height, width = np.int64(task.image_height), np.int64(task.image_width)
     whole = pixels[: 3 * height * width].reshape(height, width, 3)
     if task.raw:
@@ -182,6 +193,8 @@ def _decode(decoder, address, size, pixels):  # type: ignore[no-untyped-def]
 def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyped-def]
     """Replace ``pixels`` by what a JPEG of ``quality`` (4:2:0) keeps of them."""
     height, width = pixels.shape[0], pixels.shape[1]
+    if not 0 < _bound(width, height, _SAMP_420) <= jpeg.size:
+        return False
     cells = np.empty(2, np.int64)
     cells[0], cells[1] = jpeg.ctypes.data, jpeg.size
     cell = cells.ctypes.data

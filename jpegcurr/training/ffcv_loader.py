@@ -1,12 +1,13 @@
 """FFCV's loader behind our contract. With ``ffcv_decode``, the only file that imports ffcv's pipeline.
 
-FFCV's graph, compiler, epoch thread and ring of buffers stay. Ours, through its own extension points, are the decoder
-(``ffcv_decode``), the memory manager, which hands that decoder the jobs of each batch from any number of betons, and an
-epoch thread whose errors reach the caller. What a swap of data sets changes is the jobs, so there is nothing to compile, open
-or warm up: of the ways in which FFCV could be made to swap, an order over a concatenation of files was the one without a
-stall, and jobs are that without the concatenation.
+FFCV's graph, compiler, epoch thread and queue stay. Ours, through its own extension points, are the decoder (``ffcv_decode``),
+the tasks of each batch, from any number of betons, that it is handed instead of a memory manager's state, memory that a batch
+keeps, and an epoch thread whose errors reach the caller. What a swap of data sets changes is the jobs, so there is nothing to
+compile, open or warm up: of the ways in which FFCV could be made to swap, an order over a concatenation of files was the one
+without a stall, and jobs are that without the concatenation.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from queue import Empty
@@ -27,9 +28,9 @@ from jpegcurr.encoding.layout import MODE_JPEG
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import TrainingError
 from jpegcurr.machine import available_cpus
-from jpegcurr.runtime import Runtime, Uploader, torch_threads_kept
+from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.training.contract import JOB, Batch, Indices, View
-from jpegcurr.training.ffcv_decode import GOOD, TASK, JobDecoder
+from jpegcurr.training.ffcv_decode import GOOD, STATUS, TASK, JobDecoder
 from jpegcurr.training.readahead import Readahead
 from jpegcurr.training.repair import make_sample
 
@@ -47,7 +48,6 @@ class FfcvLoader:
     def __init__(self, view: View, runtime: Runtime) -> None:
         self._view = view
         self._runtime = runtime
-        self._uploader = Uploader(runtime)
         self.replaced = 0
         with torch_threads_kept():
             self._loader = _Loader(view)
@@ -60,17 +60,14 @@ class FfcvLoader:
     def at(self, epoch: int) -> Iterator[Batch]:
         """See ``contract.Loader``."""
         self.replaced = 0
-        batches = self._view.batches(epoch)
         with torch_threads_kept():
-            thread = self._loader.begin(epoch, batches)
+            thread = _Epoch(self._loader, self._view, epoch, self._runtime)
         try:
-            for indices in batches:
+            for indices in thread.batches:
                 with torch_threads_kept():  # FFCV's thread sets them when it begins
                     images, status = thread.take()
-                made = self._repaired(epoch, indices, images, status)
-                labels = self._runtime.upload(self._view.labels(made))
-                yield self._uploader.copy(torch.from_numpy(images).permute(0, 3, 1, 2)), labels
-                self._uploader.wait()
+                made = self._repaired(epoch, indices, images.numpy(), status)
+                yield self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(self._view.labels(made))
         finally:
             thread.end()
 
@@ -93,44 +90,51 @@ class _Loader(StockLoader):  # type: ignore[misc]
         self.batch_size = view.batch
         self.batches_ahead = BATCHES_AHEAD
         self.num_workers = min(max(view.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        self.next_epoch = 0
-        self._view = view
-        self._decoder = JobDecoder(view.image.size, view.image.interpolation)
-        self.memory_manager = _Jobs(view, self.num_workers)
-        metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV passes it through; the jobs have all of it
+        self.memory_manager = _NoMemory()
+        metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV passes it through; the tasks have all of it
         self.reader = SimpleNamespace(metadata=metadata)
-        spec = PipelineSpec("image", decoder=self._decoder)
+        spec = PipelineSpec("image", decoder=JobDecoder(view.image.interpolation))
         self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
         self.generate_code()
 
     def compile(self) -> None:
-        """Compile now, or load what was compiled before, rather than at the first batch."""
-        memory = self.graph.allocate_memory(0, 1)
+        """Compile now, or load what was compiled before, rather than at the first batch: run it on nothing."""
+        none = np.zeros(0, np.int64)
+        state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, STATUS))
         stages, _ = self.code
-        self._view.jobs(0, np.empty(0, np.int64))
-        context = self.memory_manager.schedule_epoch([])
         for stage, _ in stages:
-            stage(
-                batch_indices=np.empty(0, np.int64),
-                metadata=self.reader.metadata,
-                storage_state=context.state,
-                **{f"memory_{node}": tuple(each[0] for each in buffers) for node, buffers in memory["operation"].items()},
-                **{f"shared_memory_{node}": None for node in memory["shared"]},
-            )
+            memory = {f"{kind}memory_{node}": None for kind in ("", "shared_") for node in self.graph.id_to_node}
+            stage(batch_indices=none, metadata=self.reader.metadata, storage_state=state, **memory)
 
-    def begin(self, epoch: int, batches: Sequence[Indices]) -> "_Epoch":
-        """Start the thread that makes the batches of ``epoch``."""
-        self._decoder.size = self._view.size(epoch)
-        self.memory_manager.epoch = epoch
-        return _Epoch(self, np.concatenate(batches) if batches else np.empty(0, np.int64))
+
+class _NoMemory(AbstractContextManager[Any]):
+    """FFCV's memory manager and its context for an epoch; our tasks say where in memory samples are."""
+
+    state = None
+
+    def schedule_epoch(self, _batches: Sequence[Indices]) -> "_NoMemory":
+        """FFCV asks when an epoch begins."""
+        return self
+
+    def start_batch(self, _number: int) -> None:
+        """FFCV says so before each batch."""
+
+    def __exit__(self, *_error: object) -> None:
+        pass
 
 
 class _Epoch(EpochIterator):  # type: ignore[misc]
-    """FFCV's epoch thread; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
+    """FFCV's epoch thread, on our tasks; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
 
-    def __init__(self, loader: _Loader, order: Indices) -> None:
+    def __init__(self, loader: _Loader, view: View, epoch: int, runtime: Runtime) -> None:
+        self.batches = view.batches(epoch)
+        self._view, self._epoch, self._runtime = view, epoch, runtime
+        self._lanes = loader.num_workers
+        self._jobs = view.jobs_of(epoch, self.batches)
+        self._readahead = Readahead(view, epoch, self.batches)
+        self._made: deque[torch.Tensor] = deque()
         self._failure: Exception | None = None
-        super().__init__(loader, order)
+        super().__init__(loader, np.concatenate(self.batches) if self.batches else np.empty(0, np.int64))
 
     def run(self) -> None:
         """FFCV's, guarded."""
@@ -140,14 +144,25 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
             self._failure = error
             self.output_queue.put(None)
 
-    def take(self) -> tuple[Pixels, NDArray[np.int8]]:
-        """The next batch, in memory that is used again ``BATCHES_AHEAD`` batches later."""
+    def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
+        """FFCV's, after settling what is to be decoded from where to where."""
+        self._readahead.start(number)
+        tasks = _tasks(self._view, next(self._jobs))
+        size = self._view.size(self._epoch)
+        images = self._runtime.memory(len(tasks), size, size, 3)
+        self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), STATUS))
+        result = super().run_pipeline(number, batch_indices, *others)
+        self._made.append(images)
+        return result
+
+    def take(self) -> tuple[torch.Tensor, NDArray[np.int8]]:
+        """The next batch: images (uint8 [b h w 3]), and which of them are good."""
         fields = next(self, None)
         if fields is None:
             what = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
             raise TrainingError(f"FFCV's loading thread failed ({what}). Set loader.kind=plain to go on.") from self._failure
-        ((images, status),) = fields
-        return images, status
+        (status,) = fields
+        return self._made.popleft(), status
 
     def end(self) -> None:
         """Stop after the batch under way.
@@ -159,49 +174,18 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         self.close()
         while self.is_alive():
             with suppress(Empty):
-                self.output_queue.get(timeout=0.05)
-
-
-class _Jobs:
-    """FFCV's memory manager protocol: instead of memory, the decoder is handed the tasks of each batch."""
-
-    def __init__(self, view: View, lanes: int) -> None:
-        self._view, self._lanes = view, lanes
-        self.epoch = 0
-
-    def schedule_epoch(self, batches: Sequence[Indices]) -> "_EpochJobs":
-        """FFCV asks for the context of an epoch when it begins."""
-        return _EpochJobs(self._view, self.epoch, batches, self._lanes)
-
-
-class _EpochJobs(AbstractContextManager[Any]):
-    """FFCV's memory context: ``start_batch`` is called in its thread before each batch is decoded from ``state``."""
-
-    def __init__(self, view: View, epoch: int, batches: Sequence[Indices], lanes: int) -> None:
-        self._view, self._epoch, self._batches, self._lanes = view, epoch, batches, lanes
-        self._readahead = Readahead(view, epoch, batches)
-        self.state = (np.zeros(view.batch, TASK), np.zeros(view.batch, np.int64), np.zeros(lanes + 1, np.int64))
-
-    def start_batch(self, number: int) -> None:
-        """Settle what is to be decoded where."""
-        self._readahead.start(number)
-        tasks, order, ends = self.state
-        made = _tasks(self._view, self._epoch, self._batches[number])
-        tasks[: len(made)] = made
-        order[: len(made)], ends[:] = _lanes(made, self._lanes)
-
-    def __exit__(self, *_error: object) -> None:
+                self.output_queue.get_nowait()
+            self.join(timeout=0.005)
         self._readahead.close()
 
 
-def _tasks(view: View, epoch: int, indices: Indices) -> np.ndarray:
-    jobs = view.jobs(epoch, indices)
+def _tasks(view: View, jobs: np.ndarray) -> np.ndarray:
     tasks = np.zeros(len(jobs), TASK)
     for name in JOB.names or ():
         tasks[name] = jobs[name]
     for position, member in enumerate(view.members.values()):
         mine = jobs["member"] == position
-        at, beton = indices[mine], member.beton
+        at, beton = jobs["index"][mine], member.beton
         tasks["address"][mine] = beton.address + beton.pointers[at]
         tasks["size"][mine] = beton.sizes[at]
         tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[at], beton.widths[at]

@@ -52,9 +52,9 @@ class PlainLoader:
         batches = self._view.batches(epoch)
         pending: deque[_Pending] = deque()
         with closing(Readahead(self._view, epoch, batches)) as readahead:
-            for number, indices in enumerate(batches):
+            for number, jobs in enumerate(self._view.jobs_of(epoch, batches)):
                 readahead.start(number, kept=AHEAD)
-                pending.append(_Pending(self._view, epoch, indices, self._runtime, begin))
+                pending.append(_Pending(self._view, epoch, jobs, self._runtime, begin))
                 if len(pending) == AHEAD:
                     yield self._finished(pending.popleft())
             while pending:
@@ -73,13 +73,12 @@ _Task = Callable[[], list[int]]
 class _Pending:
     """A batch whose pieces are begun."""
 
-    def __init__(self, view: View, epoch: int, indices: Indices, runtime: Runtime, begin: Callable[[_Task], _Task]) -> None:
-        self.indices = indices
+    def __init__(self, view: View, epoch: int, jobs: np.ndarray, runtime: Runtime, begin: Callable[[_Task], _Task]) -> None:
+        self.indices: Indices = jobs["index"]
         size = view.size(epoch)
-        self.images = runtime.memory(len(indices), size, size, 3)
+        self.images = runtime.memory(len(jobs), size, size, 3)
         out = self.images.numpy()
-        jobs = view.jobs(epoch, indices)
-        pieces = [slice(start, start + PIECE) for start in range(0, len(indices), PIECE)]
+        pieces = [slice(start, start + PIECE) for start in range(0, len(jobs), PIECE)]
         self._tasks = [begin(partial(_make, view, epoch, jobs[piece], out[piece])) for piece in pieces]
 
     def made(self) -> Indices:
