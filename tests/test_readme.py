@@ -1,5 +1,6 @@
 """The README's commands are run as written (training with small numbers added), and what it names is there."""
 
+import json
 import os
 import re
 import shlex
@@ -8,9 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from samples import SMALL
+import yaml
+from samples import SMALL, tiny_tree
 
 from jpegcurr.cli import main
+from jpegcurr.recipe import load_recipe
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.train import train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,6 +31,21 @@ def test_every_command_of_the_readme_runs_in_order_as_written(photos: Path, caps
             main(shlex.split(command)[1:] + (shlex.split(SMALL) if " train " in command else []))
         assert not left.value.code, f"{command}: {capsys.readouterr().err}"
     assert {path.name for path in Path().glob("*.html")} == {"report.html", "both.html"}
+
+
+def test_the_schedules_of_the_readme_train(betons: Path, cpu: Runtime) -> None:
+    """Every data set and phase of it, with the epochs divided by fifty."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    tree = yaml.safe_load(block)
+    assert {"clean", "q50"} < tree["data"].keys()
+    ends = [2, 5, 7]
+    phases = [{**phase, "until_epoch": end, "size": 32} for phase, end in zip(tree["curriculum"], ends, strict=True)]
+    others = [{"data": name, "until_epoch": ends[-1] + 1 + number} for number, name in enumerate(tree["data"])]
+    shutil.copytree(betons, "betons")
+    small = {**tiny_tree(betons), **tree, "evaluate": ["clean", "q50"], "curriculum": [*phases, *others]}
+    Path("schedules.yaml").write_text(json.dumps(small))
+    metrics = train(load_recipe(Path("schedules.yaml")), Path("run"), runtime=cpu)
+    assert [row["data"] for row in metrics.rows[4:]] == ["50% clean + 50% q50", "q50", "q50", *tree["data"]]
 
 
 def test_the_file_tree_of_the_readme_is_the_package() -> None:
