@@ -50,7 +50,7 @@ def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, tmp_path)
     Path("again.yaml").write_text(recipe.to_yaml())
     assert load_recipe(Path("again.yaml")) == recipe
-    assert "interpolation: area" in recipe.to_yaml(), "defaults are written down"
+    assert "interpolation: bicubic" in recipe.to_yaml(), "defaults are written down"
 
 
 def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
