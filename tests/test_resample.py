@@ -21,14 +21,6 @@ LENGTHS = st.one_of(st.integers(1, 9), st.integers(1, 300))
 BOTH_FILTERS = pytest.mark.parametrize("kind", list(FILTERS), ids=lambda kind: kind.name)
 
 
-@pytest.fixture(autouse=True)
-def _as_numba_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stock FFCV, in tests that ran before, marks a type of array as read-only for all that is compiled from then on."""
-    from numba import uint8
-
-    monkeypatch.setattr(uint8[::1], "mutable", True)
-
-
 def ours(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
     """The crop resized by our code, which leaves alone what surrounds the result in memory."""
     from jpegcurr.training.resample import resample

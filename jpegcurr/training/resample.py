@@ -55,11 +55,9 @@ def resample(source: Bytes, top: int, left: int, height: int, width: int, destin
         across, down = _shares(width, out_width), _shares(height, out_height)
     else:
         across, down = _windows(width, out_width, kind), _windows(height, out_height, kind)
-    pitch = 3 * source.shape[1]
-    crop, pixels = source.reshape(-1)[top * pitch + 3 * left :], destination.reshape(-1)
-    between = np.empty(height * 3 * out_width, np.uint8)
-    _resize_rows(crop, pitch, height, width, across, between)
-    _resize_columns(between, 3 * out_width, 3 * out_width, down, pixels)
+    between = np.empty((height, out_width, 3), np.uint8)
+    _resize_rows(source, top, left, height, width, across, between)
+    _resize_columns(between, down, destination)
 
 
 @_compiled
@@ -119,19 +117,22 @@ def _fixed_point(weight: float) -> int:
 
 
 @_compiled
-def _resize_rows(source: Bytes, pitch: int, height: int, width: int, windows: Windows, out: Bytes) -> None:
-    """Rows of ``width`` pixels, ``pitch`` bytes apart -> rows without gaps.
+def _resize_rows(source: Bytes, top: int, left: int, height: int, width: int, windows: Windows, out: Bytes) -> None:
+    """The rows of a crop of ``source`` [h w 3] -> ``out`` [height out_width 3].
+
+    All arrays have three dimensions: stock FFCV marks those of one and two as read-only, for all that is compiled after it.
 
     Pixels are taken four bytes at a time, unless the fourth might lie beyond the source, and written so: the next pixel goes
     over it. Fewer rows than a blend has are each done as many times.
     """
     starts, counts, weights = windows
-    out_pitch = 3 * len(starts)
+    pitch, out_pitch = 3 * source.shape[1], 3 * len(starts)
+    crop = source.ctypes.data + top * pitch + 3 * left
     rows, together = (_ROWS, 1) if height >= _ROWS else (1, 0)
     for first in range(0, height, rows):
         row = min(first, height - rows)
         for x in range(len(starts)):
-            pixels = source.ctypes.data + row * pitch + 3 * starts[x]
+            pixels = crop + row * pitch + 3 * starts[x]
             taps = weights.ctypes.data + x * weights.strides[0]
             to = out.ctypes.data + row * out_pitch + 3 * x
             if starts[x] + counts[x] < width:
@@ -141,9 +142,10 @@ def _resize_rows(source: Bytes, pitch: int, height: int, width: int, windows: Wi
 
 
 @_compiled
-def _resize_columns(source: Bytes, pitch: int, length: int, windows: Windows, out: Bytes) -> None:
-    """Columns of bytes: rows of ``length`` bytes, ``pitch`` bytes apart -> rows without gaps."""
+def _resize_columns(source: Bytes, windows: Windows, out: Bytes) -> None:
+    """The columns of ``source`` [h w 3] -> ``out`` [out_height w 3]."""
     starts, counts, weights = windows
+    length = pitch = 3 * source.shape[1]
     for y in range(len(starts)):
         row = source.ctypes.data + starts[y] * pitch
         taps = weights.ctypes.data + y * weights.strides[0]
