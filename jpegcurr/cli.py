@@ -3,6 +3,7 @@
 Rooms are imported inside the commands, so that ``--help`` is quick and ``encode`` never imports torch.
 """
 
+import os
 import shlex
 import signal
 import sys
@@ -16,13 +17,11 @@ import typer
 
 import jpegcurr
 from jpegcurr import console, terminal
-from jpegcurr.errors import JpegcurrError, UsageError
+from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.codec import EncodeSpec
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=True,
@@ -43,19 +42,29 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout i
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    if arguments is None:  # what a cluster's scheduler sends before it kills is answered like Ctrl-C
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments is not None:
+        sys.exit(_run(arguments))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's word before it kills is answered like Ctrl-C
+    # Everything is closed and flushed by here. Python's own way out would free torch's objects one by one for seconds, and
+    # join the threads of every native library that was loaded; one that does not end keeps the process for ever.
+    os._exit(_run(None))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="jpegcurr", standalone_mode=False)
+        sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         terminal.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
-        code = error.exit_code
+        return error.exit_code
+    except BrokenPipeError:  # who reads our output has seen enough
+        return 1
     except OSError as error:
         terminal.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        code = 1
-    if code == INTERRUPTED:
+        return 1
+    if code == Interrupted.exit_code:
         terminal.fail("interrupted. Files under way were removed, those that are whole were kept.")
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 @app.callback(invoke_without_command=True)
@@ -214,8 +223,7 @@ def train(
         again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
         again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
         again += ["--resume"] if (folder / STATE).exists() else []
-        terminal.fail(f"stopped. To go on after the last whole epoch: {shlex.join(again)}")
-        sys.exit(INTERRUPTED)
+        raise Interrupted(f"stopped. To go on after the last whole epoch: {shlex.join(again)}") from None
     terminal.out.print(f"{folder}", markup=False)
 
 
@@ -333,8 +341,7 @@ def _interruptible(message: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        terminal.fail(message)
-        sys.exit(INTERRUPTED)
+        raise Interrupted(message) from None
 
 
 def _specs(qualities: Sequence[str] | None) -> "list[EncodeSpec]":

@@ -4,6 +4,7 @@
     ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
     ├── EncodeError          more images failed than allowed, the disk is full, or the source fails
     ├── TrainingError        the loss is not finite
+    ├── Interrupted          exit code 130: Ctrl-C, or a scheduler's SIGTERM
     └── UsageError           exit code 2: what was asked for cannot be done; nothing was written
         ├── SourceError      a data set that is missing, empty, damaged or without classes
         ├── BetonError       a file that is not a whole .beton, or betons that do not belong together
@@ -29,6 +30,12 @@ class EncodeError(JpegcurrError):
 
 class TrainingError(JpegcurrError):
     """A training run that had to stop; the last checkpoint is whole."""
+
+
+class Interrupted(JpegcurrError):
+    """The user, or a scheduler, stopped the work; the message says how to go on."""
+
+    exit_code = 130
 
 
 class UsageError(JpegcurrError):

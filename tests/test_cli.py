@@ -270,6 +270,22 @@ def test_python_m_is_the_same_program() -> None:
     assert done.stdout == f"jpegcurr {__version__}\n"
 
 
+def test_the_program_leaves_whatever_a_library_would_still_wait_for() -> None:
+    program = "import atexit, sys, time; from jpegcurr.cli import main; atexit.register(time.sleep, 3600); {}main()"
+    for arguments, code in (("--version", 0), ("inspect no.beton", 2)):
+        command = program.format(f"sys.argv = {['jpegcurr', *arguments.split()]}; ")
+        assert subprocess.run([sys.executable, "-c", command], timeout=60).returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_result_that_cannot_be_written_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "jpegcurr", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
 def test_ctrl_c_in_training_says_how_to_go_on(run, here) -> None:
     """A real SIGINT to a real process, in the middle of an epoch."""
     command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
