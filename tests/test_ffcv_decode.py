@@ -371,14 +371,26 @@ def test_stored_files_and_qualities_at_load_agree_with_the_encoder(tmp_path: Pat
 
 
 def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime) -> None:
-    """They mark a type of array as read-only for all that numba compiles from then on."""
+    """They mark numba's types of their arrays as read-only, so that numba does not find what is compiled for these."""
     from ffcv.loader import Loader
+    from numba.core.dispatcher import Dispatcher
+    from numba.types import Array
 
+    from jpegcurr.training import ffcv_decode, resample
     from jpegcurr.training.ffcv_loader import _kept
 
     path = betons / "val-q50.beton"
     view = View.of(Member(Beton(path)), ImageSection(size=40), batch=4)
     before, _ = epoch("ffcv", view, cpu)
-    _kept.append(Loader(str(path), batch_size=4, num_workers=1, os_cache=True, pipelines={"image": None}))
+    marked = set()
+    for os_cache in (True, False):
+        stock = Loader(str(path), batch_size=4, num_workers=1, os_cache=os_cache, pipelines={"image": None})
+        _kept.append(stock)
+        marked |= {(each.dtype, each.ndim) for each in stock.memory_manager.state_type.types}
     after, _ = epoch("ffcv", view, cpu)
     assert torch.equal(before, after)
+    compiled = [each for module in (ffcv_decode, resample) for each in vars(module).values() if isinstance(each, Dispatcher)]
+    types = {part for each in compiled for signature in each.signatures for part in signature}
+    arrays = {(each.dtype, each.ndim) for each in types if isinstance(each, Array)}
+    assert arrays, "nothing was compiled"
+    assert not arrays & marked

@@ -39,8 +39,9 @@ TASK = np.dtype(
     ],
     align=True,
 )
-# Not uint8: FFCV's own memory manager marks that type of array as read-only, for everything that is compiled after it.
-STATUS = np.int8
+# For arrays of one dimension, whatever is in them: stock FFCV's memory manager, if one is made in the same process, marks
+# numba's type ``uint8[::1]`` as read-only, after which numba does not find again what it compiled for that type.
+BYTE = np.int8
 GOOD, BROKEN = 0, 1
 
 # What has more pixels is left to Pillow, which refuses it: a header must not decide how much memory is asked for.
@@ -116,8 +117,8 @@ def make_batch(
 
 @njit(nogil=True, cache=True)
 def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped-def]
-    pixels = np.empty(_largest(tasks, mine), np.uint8)
-    jpeg = np.empty(_largest_jpeg(tasks, mine, images.shape[1]), np.uint8)
+    pixels = np.empty(_largest(tasks, mine), BYTE)
+    jpeg = np.empty(_largest_jpeg(tasks, mine, images.shape[1]), BYTE)
     decoder, encoder = _init_decompress(), _init_compress()
     for i in mine:
         status[i] = _make(tasks[i], pixels, jpeg, decoder, encoder, images[i], filter_)
@@ -159,7 +160,7 @@ def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore
     if not _is_sound(task):
         return BROKEN
     height, width = np.int64(task.image_height), np.int64(task.image_width)
-    whole = pixels[: 3 * height * width].reshape(height, width, 3)
+    whole = pixels[: 3 * height * width].reshape(height, width, 3).view(np.uint8)
     if task.raw:
         if task.size != whole.size:
             return BROKEN

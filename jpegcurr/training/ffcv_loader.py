@@ -30,7 +30,7 @@ from jpegcurr.errors import TrainingError
 from jpegcurr.machine import available_cpus
 from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.training.contract import JOB, Batch, Indices, View
-from jpegcurr.training.ffcv_decode import GOOD, STATUS, TASK, JobDecoder
+from jpegcurr.training.ffcv_decode import BYTE, GOOD, TASK, JobDecoder
 from jpegcurr.training.readahead import Readahead
 from jpegcurr.training.repair import make_sample
 
@@ -100,7 +100,7 @@ class _Loader(StockLoader):  # type: ignore[misc]
     def compile(self) -> None:
         """Compile now, or load what was compiled before, rather than at the first batch: run it on nothing."""
         none = np.zeros(0, np.int64)
-        state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, STATUS))
+        state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, BYTE))
         stages, _ = self.code
         for stage, _ in stages:
             memory = {f"{kind}memory_{node}": None for kind in ("", "shared_") for node in self.graph.id_to_node}
@@ -150,7 +150,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         tasks = _tasks(self._view, next(self._jobs))
         size = self._view.size(self._epoch)
         images = self._runtime.memory(len(tasks), size, size, 3)
-        self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), STATUS))
+        self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
         result = super().run_pipeline(number, batch_indices, *others)
         self._made.append(images)
         return result
