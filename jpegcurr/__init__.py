@@ -18,7 +18,7 @@ _HOMES = {
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",
     "Recipe": "jpegcurr.recipe",
-    "load_recipe": "jpegcurr.recipe",
+    "load_recipe": "jpegcurr.recipe_file",
     "resolve_runtime": "jpegcurr.runtime",
     "plan_epochs": "jpegcurr.training.curriculum",
     "open_loaders": "jpegcurr.training.loaders",

@@ -200,7 +200,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a model while a curriculum swaps the data at epoch boundaries."""
-    from jpegcurr.recipe import find_recipe, load_recipe
+    from jpegcurr.recipe_file import find_recipe, load_recipe
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.train import train as train_recipe

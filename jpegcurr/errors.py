@@ -13,6 +13,9 @@
 The message is one or two sentences: what is wrong, by name, and the way out.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class JpegcurrError(Exception):
     """The root; ``exit_code`` is what the command line ends with."""
@@ -54,3 +57,9 @@ class BetonError(UsageError):
 
 class RecipeError(UsageError):
     """A recipe that cannot mean anything."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A sentence, after a space, with the nearest of ``names``; nothing if none is near."""
+    close = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

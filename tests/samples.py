@@ -19,7 +19,8 @@ from jpegcurr.encoding.codec import EncodeSpec, Quality
 from jpegcurr.encoding.encode import encode_dataset, plan_outputs
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.sources import open_sources
-from jpegcurr.recipe import Recipe, load_recipe
+from jpegcurr.recipe import Recipe
+from jpegcurr.recipe_file import load_recipe
 
 TOOLS = Path(__file__).parent.parent / "tools"
 PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "grass": "grass.png"}

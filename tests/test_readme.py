@@ -13,7 +13,7 @@ import yaml
 from samples import SMALL, tiny_tree
 
 from jpegcurr.cli import main
-from jpegcurr.recipe import load_recipe
+from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.train import train
 

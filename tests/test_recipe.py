@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from samples import tiny_recipe, tiny_tree
 
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe import Recipe, ScheduleSection, find_recipe, load_recipe
+from jpegcurr.recipe import Recipe, ScheduleSection
+from jpegcurr.recipe_file import find_recipe, load_recipe
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.model import create_model
 from jpegcurr.training.schedule import learning_rate

@@ -7,7 +7,6 @@ differ because they explain different classes. Maps are compared raw, on the lay
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from jpegcurr.analysis.predict import find_images
 from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.pictures import Pixels
-from jpegcurr.errors import ImageError, UsageError
+from jpegcurr.errors import ImageError, UsageError, did_you_mean
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.model import Run
 from jpegcurr.training.views import centre_view
@@ -133,8 +132,7 @@ def find_layer(model: torch.nn.Module, layer: str) -> torch.nn.Module:
     modules: dict[str, torch.nn.Module] = dict(model.named_modules())
     if layer in modules and layer:
         return modules[layer]
-    close = get_close_matches(layer, list(modules), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(layer, modules)
     raise UsageError(f"--layer {layer!r}: the model has no such layer.{hint} Its stages: {', '.join(stages(model))}.")
 
 

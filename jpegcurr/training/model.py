@@ -7,7 +7,6 @@ A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safete
 import json
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,9 +16,10 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
-from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.files import move_into_place
-from jpegcurr.recipe import ImageSection, ModelSection, Recipe, load_recipe
+from jpegcurr.recipe import ImageSection, ModelSection, Recipe
+from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.score import Normaliser
 
@@ -62,8 +62,7 @@ def create_model(section: ModelSection, classes: int) -> torch.nn.Module:
 def check_name(section: ModelSection) -> None:
     """Raise RecipeError for a name that timm does not know."""
     if not timm.is_model(section.name):
-        close = get_close_matches(section.name, timm.list_models(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(section.name, timm.list_models())
         raise RecipeError(f"model.name: timm has no model {section.name!r}.{hint}")
 
 

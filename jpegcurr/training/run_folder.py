@@ -9,7 +9,8 @@ from uuid import uuid4
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe import Recipe, load_recipe
+from jpegcurr.recipe import Recipe
+from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.checkpoint import saved_epoch
 from jpegcurr.training.curriculum import plan_epochs
