@@ -4,7 +4,6 @@
 What Dask costs is the way of every image's result through the scheduler to the one writer.
 """
 
-import argparse
 import statistics
 import time
 from concurrent.futures import Executor
@@ -12,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from distributed import LocalCluster
-from machine import circumstances, record
+from measurement import bench_parser, circumstances, record
 
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.encoding.encode import encode_dataset, plan_outputs
@@ -31,11 +30,7 @@ def images_per_second(folder: Path, spec: EncodeSpec, executor: Executor, worker
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="labelled images: <class>/*, or {train,val}/<class>/*")
-    parser.add_argument("--workers", type=int, default=2, help="threads or worker processes (2)")
-    parser.add_argument("--runs", type=int, default=5, help="timed rounds (5)")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
+    parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
     arguments = parser.parse_args()
     rates: dict[str, list[float]] = {}
     quiet = {"dashboard_address": None, "worker_dashboard_address": None, "silence_logs": 50}

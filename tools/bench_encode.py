@@ -14,7 +14,6 @@ Against FFCV: the fork of its workers and the 0.1 s between two looks at their p
 makes it cost; with TMPDIR in memory it is nearly free.
 """
 
-import argparse
 import os
 import signal
 import statistics
@@ -32,7 +31,7 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import simplejpeg
-from machine import circumstances, record
+from measurement import bench_parser, circumstances, record
 from PIL import Image
 
 from jpegcurr.encoding.chunks import Outcome, encode_chunk
@@ -325,15 +324,9 @@ def ratios(rates: dict[str, list[float]]) -> list[tuple[str, float, str]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="labelled images: <class>/*, or {train,val}/<class>/*")
-    parser.add_argument("--workers", type=int, default=2, help="threads or processes of each contender (2)")
-    parser.add_argument("--runs", type=int, default=5, help="timed rounds (5)")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
+    parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
     arguments = parser.parse_args()
     keep_freed_memory()
-    if min(arguments.workers, arguments.runs) < 1:
-        parser.error("--workers and --runs are 1 or more")
     try:
         with ExitStack() as stack:
             contenders = open_contenders(arguments.folder, arguments.workers, stack)

@@ -20,7 +20,6 @@ time that a training step on the CPU (small images, a small model, which compete
 in asking for a batch, from the second on.
 """
 
-import argparse
 import ctypes
 import statistics
 import sys
@@ -41,7 +40,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from machine import circumstances, record
+from measurement import bench_parser, circumstances, positive, record
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -439,19 +438,16 @@ def describe(betons: Mapping[str, Beton], options: Options, runs: int) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = bench_parser(__doc__, workers=2, runs=5)
     parser.add_argument("clean", type=Path, help="a beton made by jpegcurr: the images as they came")
     parser.add_argument("half", type=Path, help="the same images at quality 50")
-    parser.add_argument("--size", type=int, default=224, help="pixels a side (224)")
-    parser.add_argument("--batch", type=int, default=64, help="images a batch (64)")
-    parser.add_argument("--workers", type=int, default=2, help="threads or processes of each contender (2)")
-    parser.add_argument("--runs", type=int, default=5, help="timed rounds (5)")
+    parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
+    parser.add_argument("--batch", type=positive, default=64, help="images a batch (64)")
     filters = get_args(Interpolation)
     parser.add_argument("--interpolation", choices=filters, default="area", help="of our loaders when they swap (area)")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
     arguments = parser.parse_args()
-    if min(arguments.batch, arguments.workers, arguments.runs) < 1 or arguments.workers > available_cpus():
-        parser.error("--batch, --workers and --runs are 1 or more, and FFCV has no more workers than there are processors")
+    if arguments.workers > available_cpus():
+        parser.error("FFCV has no more workers than there are processors")
     options = Options(arguments.size, arguments.batch, arguments.workers)
     keep_freed_memory()  # as jpegcurr's commands do; FFCV's process too
     try:

@@ -5,7 +5,6 @@ The folder is made of hard links to a few tiny JPEGs in a temporary folder (TMPD
 minutes and half a gigabyte). Every step is a process of its own, whose peak resident memory the system tells.
 """
 
-import argparse
 import hashlib
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from machine import circumstances, record
+from measurement import bench_parser, circumstances, record
 from PIL import Image
 
 from jpegcurr.encoding.manifest import items_path
@@ -69,9 +68,8 @@ def sha256(path: Path) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--items", type=int, default=1_000_000, help="how many (1000000)")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
     arguments = parser.parse_args()
     if arguments.items < CLASSES:
         parser.error(f"--items is {CLASSES} or more")

@@ -10,7 +10,6 @@ epoch, starting threads, making a batch and, with stock FFCV, compiling, which F
 is what is resident beyond what was at the start, pages of the mapped file included; "peak" is the most there was on the way.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench_loader import SOURCE, STOCK, Options, open_ours, open_stock, view_of
-from machine import circumstances, record
+from measurement import bench_parser, circumstances, record
 from PIL import Image
 
 from jpegcurr.encoding.beton import Beton
@@ -150,13 +149,11 @@ def targets(found: Mapping[str, Sequence[Marks]]) -> list[tuple[str, float, floa
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = bench_parser(__doc__, runs=3)
     parser.add_argument("--samples", type=int, default=IMAGENET, help=f"how many ({IMAGENET})")
-    parser.add_argument("--runs", type=int, default=3, help="timed rounds (3)")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
     arguments = parser.parse_args()
-    if arguments.samples < OPTIONS.batch or arguments.runs < 1:
-        parser.error(f"--samples is {OPTIONS.batch} or more, --runs 1 or more")
+    if arguments.samples < OPTIONS.batch:
+        parser.error(f"--samples is {OPTIONS.batch} or more")
     with TemporaryDirectory(prefix="bench-open-") as folder:
         path = Path(folder) / "train.beton"
         make_beton(path, arguments.samples)

@@ -6,17 +6,15 @@ turn in one thread. Printed are the time of decode and resize, the speed-up, and
 how far quality 95 is from the full result: that is what any further encoding does at the least.
 """
 
-import argparse
 import math
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import circumstances, record
+from measurement import bench_parser, circumstances, positive, record
 
 from jpegcurr.encoding import codec
 from jpegcurr.encoding.codec import EncodeSpec, Resize, decode_rgb, reencode
@@ -80,11 +78,9 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="labelled images: <class>/*, or {train,val}/<class>/*")
+    parser = bench_parser(__doc__, folder=True)
     parser.add_argument("--filter", default="bicubic", help="of the resize (bicubic)")
-    parser.add_argument("--limit", type=int, default=200, help="images (200)")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
+    parser.add_argument("--limit", type=positive, default=200, help="images (200)")
     arguments = parser.parse_args()
     jpegs = []
     try:

@@ -1,10 +1,11 @@
-"""What it takes to run a measurement again: machine, versions, commit and command; and where its figures are kept."""
+"""What measurements share: their options, what it takes to run one again, and where its figures are kept."""
 
 import json
 import platform
 import shlex
 import subprocess
 import sys
+from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,26 @@ from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.machine import available_cpus
 
 LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "opencv-python", "pillow", "simplejpeg", "ffcv", "distributed")
+
+
+def bench_parser(about: str | None, *, folder: bool = False, workers: int = 0, runs: int = 0) -> ArgumentParser:
+    """A parser with ``--json``, and with the others that are given, these being their defaults."""
+    parser = ArgumentParser(description=(about or "").partition("\n")[0])
+    if folder:
+        parser.add_argument("folder", type=Path, help="labelled images: <class>/*, or {train,val}/<class>/*")
+    if workers:
+        parser.add_argument("--workers", type=positive, default=workers, help=f"threads or processes of each ({workers})")
+    if runs:
+        parser.add_argument("--runs", type=positive, default=runs, help=f"timed rounds ({runs})")
+    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
+    return parser
+
+
+def positive(text: str) -> int:
+    """An option that counts something."""
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
 
 
 def circumstances() -> dict[str, str]:
