@@ -72,6 +72,8 @@ def test_some_of_the_classes(encode) -> None:
     code, _, err = encode("d --quality 50 --classes dog -o third")
     assert (code, "has no class 'dog'" in err) == (2, True)
     assert encode("d --quality 50 --classes , -o third")[0] == 2
+    code, _, err = encode(f"d --quality 50 --classes {','.join(f'n{number:08}' for number in range(40))} -o third")
+    assert (code, "has no class 'n00000000'" in err) == (2, True), "a list may be longer than a file's name"
 
 
 def test_a_limit_takes_the_first_of_the_shuffle_and_smaller_ones_nest(encode) -> None:

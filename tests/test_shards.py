@@ -109,6 +109,9 @@ def test_braces_name_shards() -> None:
     assert len(only("d/train-{009,011}.tar").items) == 2
     assert len(only("d/train-0{08..09}.tar").items) == 2
     assert len(only("d/val-{9..10}.tar").items) == 2
+    long = ",".join(f"{number:06}" for number in range(40))
+    with pytest.raises(SourceError, match=r"train-000000\.tar is not there"):
+        only(f"d/train-{{{long}}}.tar")
     assert [len(source.items) for source in open_shards("d/{train-008,train-010,val-9}.tar")] == [2, 1]
     assert not is_shards("d/train-008{}.tar")
     with pytest.raises(SourceError, match=r"d/train-012\.tar is not there"):

@@ -1,5 +1,6 @@
 """What a person types for ``jpegcurr encode``, read into what the encode takes."""
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -38,9 +39,8 @@ def parse_classes(given: Sequence[str]) -> tuple[str, ...]:
     """Read class names: ``A,B``, or a file with one a line; raises UsageError if a file holds none."""
     names: list[str] = []
     for each in given:
-        path = Path(each)
-        if path.is_file():
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
+        if os.path.isfile(each):  # noqa: PTH113  # a Path would raise for a list longer than a file's name may be
+            lines = [line.strip() for line in Path(each).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
             names += filter(None, lines)
         else:
             names += filter(None, (name.strip() for name in each.split(",")))

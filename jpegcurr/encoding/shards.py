@@ -36,7 +36,7 @@ def is_shards(where: str) -> bool:
     A tar is a shard if an image and a label are of one key among its first members. ImageNet's archives are not.
     """
     root = Path(where)
-    if not root.exists():
+    if not os.path.exists(where):  # noqa: PTH110  # a Path would raise for braces longer than a file's name may be
         return where.endswith((".tar", *_COMPRESSED)) and _expanded(where) != [where]
     if not root.is_dir():
         return _is_shard(root) or (_is_compressed(root) and not root.name.startswith(_IMAGENET))
@@ -60,7 +60,7 @@ def open_shards(where: str) -> tuple[Source, ...]:
     """
     shards = _shards(where)
     builders: dict[str, ListingBuilder] = {}
-    numbers, ignored, rest = ClassNumbers(), Counter[str](), _name_of_the_rest(Path(where), shards)
+    numbers, ignored, rest = ClassNumbers(), Counter[str](), _name_of_the_rest(where, shards)
     for container, shard in enumerate(shards):
         split = _split(shard) or rest
         builder = builders.setdefault(split, ListingBuilder())
@@ -169,10 +169,8 @@ def _is_compressed(path: Path) -> bool:
 
 def _shards(where: str) -> list[Path]:
     """The shards, all there and of different names."""
-    root = Path(where)
-    root = Path(where)
-    given = [where] if root.exists() else _expanded(where)
-    shards, compressed = _in_folder(root) if root.is_dir() else (list(map(Path, given)), [])
+    given = [where] if os.path.exists(where) else _expanded(where)  # noqa: PTH110
+    shards, compressed = _in_folder(Path(where)) if os.path.isdir(where) else (list(map(Path, given)), [])  # noqa: PTH112
     wrong = next(filter(_is_compressed, shards or compressed), None)
     if wrong is not None:
         raise SourceError(f"{wrong} is compressed, and images are read in place. Decompress it to a plain .tar.")
@@ -247,10 +245,10 @@ def _split(shard: Path) -> str | None:
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
-def _name_of_the_rest(root: Path, shards: Sequence[Path]) -> str:
+def _name_of_the_rest(where: str, shards: Sequence[Path]) -> str:
     """The split of shards that name none."""
-    if root.is_dir():
-        return root.resolve().name
+    if os.path.isdir(where):  # noqa: PTH112
+        return Path(where).resolve().name
     stems = {_NUMBER_AT_END.sub("", shard.stem) for shard in shards}
     name = stems.pop() if len(stems) == 1 else ""
     return name or shards[0].resolve().parent.name
