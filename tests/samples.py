@@ -51,6 +51,12 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
+def scan(data: bytes) -> bytes:
+    """The entropy-coded data: what follows the start-of-scan header of a baseline JPEG."""
+    start = data.index(b"\xff\xda")
+    return data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
+
+
 def write_photos(root: Path) -> None:
     """``root/{train,val}/<class>/NN.jpg``: crops of 64 to 160 pixels a side; the last of each class is grey."""
     random = np.random.default_rng(0)

@@ -21,7 +21,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
-from samples import encode_all, jpeg, photograph
+from samples import encode_all, jpeg, photograph, scan
 
 from jpegcurr.encoding import codec
 from jpegcurr.encoding.beton import Beton
@@ -138,6 +138,7 @@ KEPT: dict[str, Make] = {
     "comment.jpg": lambda: jpeg(picture(), comment=b"\xff\xd9 is how it ends"),
     "EXIF, not turned.jpg": lambda: jpeg(picture(), exif=turned(1)),
     "EXIF with nonsense.jpg": lambda: jpeg(picture(), exif=b"Exif\0\0nonsense"),
+    "EXIF with nonsense, and a density.jpg": lambda: jpeg(picture(), exif=b"Exif\0\0nonsense", dpi=(72, 72)),
     "EXIF of a turn that there is not.jpg": lambda: jpeg(picture(), exif=turned(9)),
     "EXIF cut short.jpg": lambda: jpeg(
         picture(), exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\xff\xff\x06\0\0\0"
@@ -235,8 +236,10 @@ def one_bit_wrong() -> bytes:
 BAD: dict[str, tuple[Make, str]] = {
     "empty.jpg": (lambda: b"", "empty"),
     "text.jpg": (lambda: b"no image at all", "not an image that Pillow can read"),
+    "start.jpg": (lambda: b"\xff\xd8\xff", "not an image that Pillow can read"),
     "half.jpg": (lambda: jpeg(picture())[:1500], "truncated"),
     "half progressive.jpg": (lambda: jpeg(picture(), progressive=True)[:1500], "truncated"),
+    "no end.jpg": (lambda: jpeg(picture())[:-2], "truncated"),
     "header.jpg": (lambda: jpeg(picture())[:300], "Truncated"),
     "half.png": (lambda: saved(picture(), "PNG")[:4000], "truncated"),
     "one bit wrong.png": (one_bit_wrong, "broken data stream"),
@@ -279,12 +282,6 @@ def pillow(data: bytes) -> Image.Image:
         return upright.convert("RGB")
 
 
-def scan(data: bytes) -> bytes:
-    """The entropy-coded data of a baseline JPEG."""
-    start = data.index(b"\xff\xda")
-    return data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
-
-
 @pytest.mark.parametrize("name", GOOD)
 def test_an_image_becomes_the_pixels_that_pillow_gives(name: str) -> None:
     data = GOOD[name]()
@@ -320,9 +317,8 @@ def test_what_cannot_be_read_is_an_image_error(name: str) -> None:
     make, said = BAD[name]
     data = make()
     for spec in (HALF, SOURCE, EncodeSpec(50, resize=Resize("max", 70_000))):
-        with pytest.raises(ImageError, match=said) as caught:
+        with pytest.raises(ImageError, match=said):
             reencode(data, [spec])
-        assert str(caught.value)
     if "too " not in name:
         with pytest.raises(ImageError, match=said):
             decode_rgb(data)
