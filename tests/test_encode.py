@@ -18,6 +18,7 @@ from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.chunks import encode_chunk
 from jpegcurr.encoding.codec import EncodeSpec, reencode
 from jpegcurr.encoding.encode import MaxFailures, encode_dataset, plan_outputs
+from jpegcurr.encoding.estimate import estimate_splits
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.inspect import inspect_beton
 from jpegcurr.encoding.items import Source
@@ -202,8 +203,11 @@ def test_workers_that_are_lost_end_the_run_with_a_sentence(photos: Path) -> None
 
     sources = open_sources(photos)
     outputs = plan_outputs(sources, [EncodeSpec(50)], Path())
-    with Lost() as executor, pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): .*--resume goes on"):
-        encode_dataset(sources, outputs, executor=executor, workers=1)
+    with Lost() as executor:
+        with pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): .*--resume goes on"):
+            encode_dataset(sources, outputs, executor=executor, workers=1)
+        with pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): MemoryError\."):
+            estimate_splits(sources, outputs, executor)
 
 
 def test_a_dask_scheduler_that_does_not_answer_is_told() -> None:

@@ -96,8 +96,8 @@ class Ready(Executor):
     def __init__(self, outcomes: dict[str, Outcome]) -> None:
         self.outcomes = outcomes
 
-    def submit(self, _encode, _store, items, _specs):
-        """See ``Executor``; what is asked for is always ``encode_chunk``."""
+    def submit(self, _encode, items):
+        """See ``Executor``; what is asked for is always ``encode_chunk`` of some items."""
         future = Future()
         future.set_result([self.outcomes[item.key] for item in items])
         return future

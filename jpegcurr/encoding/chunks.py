@@ -1,13 +1,17 @@
-"""The working side: chunks of images encoded by an executor, with a bounded look-ahead, and handed back in order."""
+"""The working side: what an executor's workers do with a few images, and how it is handed back in order."""
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 from jpegcurr.encoding.codec import Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.items import Item, Store
-from jpegcurr.errors import EncodeError, ImageError
+from jpegcurr.errors import EncodeError, ImageError, JpegcurrError
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 LARGEST_FILE = 1 << 30  # bytes; what is larger is no photograph, and would be read into memory whole
 
@@ -42,13 +46,17 @@ def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec]) -> Outco
 
 
 def in_order(
-    chunks: Iterator[list[Item]], store: Store, specs: Sequence[EncodeSpec], executor: Executor, ahead: int
-) -> Generator[list[Outcome], None, None]:
-    """Map ``encode_chunk`` over ``chunks`` in order with at most ``ahead`` of them under way."""
-    pending: deque[Future[list[Outcome]]] = deque()
+    do: Callable[[Part], Result], parts: Iterable[Part], executor: Executor, ahead: int
+) -> Generator[Result, None, None]:
+    """Map ``do`` over ``parts`` in order with at most ``ahead`` of them under way.
+
+    Raises:
+        JpegcurrError: what ``do`` raises; an EncodeError for whatever else it or the executor does.
+    """
+    pending: deque[Future[Result]] = deque()
     try:
-        for items in chunks:
-            pending.append(executor.submit(encode_chunk, store, items, specs))
+        for part in parts:
+            pending.append(executor.submit(do, part))
             if len(pending) >= ahead:
                 yield _result(pending.popleft())
         while pending:
@@ -58,10 +66,10 @@ def in_order(
             future.cancel()
 
 
-def _result(future: "Future[list[Outcome]]") -> list[Outcome]:
+def _result(future: Future[Result]) -> Result:
     try:
         return future.result()
-    except EncodeError:
+    except JpegcurrError:
         raise
     except Exception as error:  # of the executor's: a cluster that is gone, workers that were killed, memory that is short
         what = str(error) or type(error).__name__

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from math import floor
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.begun import begin, lock_file, output_files, refuse_begun, to_resume
-from jpegcurr.encoding.chunks import Outcome, in_order
+from jpegcurr.encoding.chunks import Outcome, encode_chunk, in_order
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.encoding.items import Item, Order, Source
 from jpegcurr.encoding.layout import page_size_for
@@ -165,7 +166,8 @@ def _encode_split(
         run = _Run(source, source.ordered(plan.order, plan.seed), begun, limit.of(len(source.items)))
         if watcher:
             watcher.begin(source, run.start)
-        with closing(in_order(run.chunks(), source.store, specs, executor, AHEAD * workers)) as chunks:
+        encode = partial(encode_chunk, source.store, specs=specs)
+        with closing(in_order(encode, run.chunks(), executor, AHEAD * workers)) as chunks:
             for outcomes in chunks:
                 run.write(outcomes)
                 if watcher:

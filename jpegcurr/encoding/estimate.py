@@ -4,11 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.chunks import encode_chunk
+from jpegcurr.encoding.chunks import encode_chunk, in_order
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.encoding.encode import CHUNK, Outputs
 from jpegcurr.encoding.items import Item, Source, Store
@@ -66,12 +67,8 @@ def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Exec
 
 def _encoded(source: Source, items: Sequence[Item], specs: Sequence[EncodeSpec], executor: Executor) -> list[_Sample]:
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    futures = [executor.submit(_encode, source.store, chunk, specs) for chunk in chunks]
-    try:
-        return [sample for future in futures for sample in future.result()]
-    finally:
-        for future in futures:
-            future.cancel()
+    encode = partial(_encode, source.store, specs=specs)
+    return [sample for samples in in_order(encode, chunks, executor, ahead=len(chunks)) for sample in samples]
 
 
 def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[_Sample]:
