@@ -216,6 +216,19 @@ def test_a_dask_scheduler_that_does_not_answer_is_told() -> None:
         pass
 
 
+def test_dask_workers_without_jpegcurr_are_told() -> None:
+    distributed = pytest.importorskip("distributed")
+    hidden = "import sys; sys.modules['jpegcurr'] = None; from distributed.cli.dask_worker import main; main()"
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
+        command = [sys.executable, "-c", hidden, cluster.scheduler_address, "--no-nanny", "--no-dashboard"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
+            try:
+                with pytest.raises(UsageError, match=r"The workers at tcp:.* cannot run jpegcurr: .*Install the same version"):
+                    open_executor(dask=cluster.scheduler_address).__enter__()
+            finally:
+                worker.terminate()
+
+
 def test_inspection_reads_every_header(betons: Path) -> None:
     found = inspect_beton(betons / "train-source.beton")
     assert found.samples == TRAIN

@@ -50,8 +50,12 @@ def _check_workers(client: Any, address: str) -> None:
         client.wait_for_workers(1, timeout=30)
     except TimeoutError:
         raise UsageError(f"The Dask cluster at {address} has no workers. Start some: dask worker {address}.") from None
+    try:
+        found = client.run(library_versions)
+    except Exception as error:  # whatever a worker or distributed makes of a package that is not there
+        raise UsageError(f"The workers at {address} cannot run jpegcurr: {error}. Install the same version there.") from None
     ours = library_versions()
-    for worker, theirs in client.run(library_versions).items():
+    for worker, theirs in found.items():
         other = next((name for name in ours if theirs[name] != ours[name]), None)
         if other is not None:
             raise UsageError(f"{worker} has {other} {theirs[other]}, here it is {ours[other]}. Give all the same packages.")
