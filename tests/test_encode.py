@@ -222,9 +222,10 @@ def test_dask_workers_without_jpegcurr_are_told() -> None:
     with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
         command = [sys.executable, "-c", hidden, cluster.scheduler_address, "--no-nanny", "--no-dashboard"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
+            told = r"The workers at tcp:.* cannot run jpegcurr: .*Install the same version"
             try:
-                with pytest.raises(UsageError, match=r"The workers at tcp:.* cannot run jpegcurr: .*Install the same version"):
-                    open_executor(dask=cluster.scheduler_address).__enter__()
+                with pytest.raises(UsageError, match=told), open_executor(dask=cluster.scheduler_address):
+                    pass
             finally:
                 worker.terminate()
 
