@@ -17,13 +17,15 @@ TRUTH = ("n07920052", "n01440764", "n12102133", "n01440764", "n02123045")
 _whole = cache(photograph)
 
 
-def tar(files: Mapping[str, bytes], layout: int = tarfile.GNU_FORMAT) -> bytes:
-    """An archive of ``{name: bytes}``, in that order."""
+def tar(files: Mapping[str, bytes], layout: int = tarfile.GNU_FORMAT, **attributes: object) -> bytes:
+    """An archive of ``{name: bytes}``, in that order; ``attributes`` are set on every member."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=layout) as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
+            for attribute, value in attributes.items():
+                setattr(member, attribute, value)
             archive.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 

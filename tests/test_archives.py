@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 import tarfile
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,18 +111,6 @@ def test_both_splits_are_read_in_place_with_the_keys_of_the_unpacked_folders() -
         assert source.ignored == 0
     assert (train.labels, val.labels) == (None, "d/LOC_val_solution.csv")
     assert sorted(os.listdir("d")) == [TRAIN, VAL, "LOC_val_solution.csv"]
-
-
-@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_dialect_of_tar_is_read_long_and_odd_names_too(layout: int) -> None:
-    names = ["with space.jpg", "deep/down/1.png", f"{'long' * 20}/{'name' * 20}.jpeg", "new\nline.jpg"]
-    if layout != tarfile.USTAR_FORMAT:
-        names += ["ünï.jpg", f"{'endless' * 40}.jpg"]
-    if layout == tarfile.GNU_FORMAT:
-        names += ["surrogate\udcff.jpg"]
-    files = {name: name.encode("utf-8", "surrogateescape") for name in names}
-    put("d/x.tar", tar({"a.tar": tar(files, layout), "b.tar": tar({"./1.jpg": b"1"}, layout)}, layout))
-    assert contents(only(Path("d/x.tar"))) == {**{f"a/{name}": data for name, data in files.items()}, "b/1.jpg": b"1"}
 
 
 def test_archives_of_the_tar_command_are_read() -> None:
@@ -334,28 +321,6 @@ def test_an_archive_that_cannot_be_read_is_told() -> None:
         open_imagenet(ROOT, None)
 
 
-@pytest.mark.parametrize("evil", ["../../evil.jpg", "/evil.jpg", "a/../../evil.jpg", "../evil.tar"])
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_member_that_would_lie_outside_is_refused(evil: str, inside: bool) -> None:
-    files = {"1.jpg": b"1", evil: b"2"}
-    put("x.tar", nested({"a": files}) if inside else tar(files))
-    with pytest.raises(SourceError, match=f"{evil}' lies outside the archive's own folder"):
-        open_imagenet(Path("x.tar"), None if inside else put("t", "1.jpg n1"))
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE])
-def test_what_has_no_bytes_of_its_own_is_refused(kind: bytes) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("0.jpg"))
-        member = tarfile.TarInfo("1.jpg")
-        member.type, member.linkname = kind, "0.jpg"
-        archive.addfile(member)
-    put("x.tar", tar({"a.tar": buffer.getvalue()}))
-    with pytest.raises(SourceError, match=r"x.tar: a.tar: 1.jpg is a link, a sparse file or a device"):
-        open_imagenet(Path("x.tar"), None)
-
-
 def test_folders_and_hidden_files_are_passed_over() -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -386,35 +351,6 @@ def test_an_archive_that_is_cut_short_is_refused_or_has_lost_nothing(split: str)
         assert said is not None or size > len(whole.rstrip(b"\0"))
 
 
-def test_a_class_archive_that_is_cut_short_inside_a_whole_one_is_refused() -> None:
-    whole = tar({"1.jpg": b"1" * 700, "2.jpg": b"2" * 700})
-    after = tar({"3.jpg": b"3"})
-    for size in range(0, len(whole), 512):
-        put("x.tar", tar({"a.tar": whole[:size], "b.tar": after}))
-        said = refusal(Path("x.tar"))
-        assert said is None or "x.tar: a.tar is " in said
-        assert (said is None) == (size >= 7 * 512)  # two headers, two blocks of data each, and the mark
-        if said is None:
-            assert keys(only(Path("x.tar"))) == ["a/1.jpg", "a/2.jpg", "b/3.jpg"]
-
-
-def test_a_damaged_header_is_refused() -> None:
-    whole = bytearray(nested(train_files(2)))
-    for start in [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]:
-        put("x.tar", bytes(whole[: start + 5] + bytes([whole[start + 5] ^ 1]) + whole[start + 6 :]))
-        with pytest.raises(SourceError, match=r"x\.tar"):
-            open_imagenet(Path("x.tar"), None)
-
-
-def test_a_hole_where_a_header_was_is_refused() -> None:
-    whole = nested(train_files(2))
-    headers = [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]
-    for start in headers:
-        put("x.tar", whole[:start] + bytes(512) + whole[start + 512 :])
-        with pytest.raises(SourceError, match=r"x\.tar"):
-            open_imagenet(Path("x.tar"), None)
-
-
 def test_the_store_goes_to_other_processes_and_says_where_an_image_lies() -> None:
     train, val = open_imagenet(write_archives(ROOT), None)
     for source in (train, val):
@@ -431,25 +367,6 @@ def test_an_archive_that_shrinks_or_goes_stops_the_run() -> None:
     Path(f"d/{TRAIN}").unlink()
     with pytest.raises(EncodeError, match=TRAIN):
         source.store.read(source.items[0])
-
-
-def test_listing_keeps_no_member() -> None:
-    count = 5_000
-    with Path("x.tar").open("wb") as file:
-        inner = io.BytesIO()
-        for number in range(count):
-            inner.write(tarfile.TarInfo(f"{number:07}.jpg").tobuf(tarfile.USTAR_FORMAT))
-        inner.write(bytes(1024))
-        file.write(tar({"a.tar": inner.getvalue()}))
-    del inner
-    tracemalloc.start()
-    try:
-        source = only(Path("x.tar"))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(source.items) == count
-    assert peak < 400 * count, f"{peak / count:.0f} bytes for an image; a TarInfo takes more than 1000"
 
 
 def test_listing_imports_nothing_heavy() -> None:

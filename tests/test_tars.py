@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from imagenet import tar
 from samples import jpeg, photograph
 
 from jpegcurr.encoding.tars import BLOCK, Member, members
@@ -21,19 +22,6 @@ def contents() -> dict[str, bytes]:
     }
 
 
-def tar(files: Mapping[str, bytes], format: int = tarfile.PAX_FORMAT, **attributes: object) -> bytes:
-    """A tar in memory; ``attributes`` are set on every member."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for attribute, value in attributes.items():
-                setattr(info, attribute, value)
-            archive.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
 def index(data: bytes, start: int = 0, end: int | None = None) -> list[Member]:
     return list(members(io.BytesIO(data), "x.tar", start, end))
 
@@ -46,7 +34,7 @@ def unpacked(data: bytes, start: int = 0, end: int | None = None) -> dict[str, b
 def test_members_are_where_they_are_said_to_be(format: int) -> None:
     files = contents() | {"long/" + "x" * 90 + "/" + "y" * 80 + ".jpg": b"long name", "two\nlines, ünï \udcff.jpg": b"odd name"}
     data = tar(files, format)
-    assert unpacked(data) == files
+    assert unpacked(data) == unpacked(bytes(77) + data, 77) == files
     assert [each.name for each in index(data)] == list(files), "in the archive's order"
 
 
@@ -117,12 +105,16 @@ def refusal(data: bytes, start: int, end: int) -> str | None:
     return None
 
 
-def test_a_damaged_header_is_no_end() -> None:
-    data = bytearray(tar(contents()))
-    second = index(bytes(data))[1].offset - BLOCK
-    data[second + 3] ^= 1
-    with pytest.raises(SourceError, match=f"x.tar is damaged at byte {second}: no header is there"):
-        index(bytes(data))
+def test_a_header_that_is_damaged_or_gone_is_no_end() -> None:
+    data = tar(contents())
+    for start in [each.offset - BLOCK for each in index(data)]:
+        damaged = data[: start + 3] + bytes([data[start + 3] ^ 1]) + data[start + 4 :]
+        hole = data[:start] + bytes(BLOCK) + data[start + BLOCK :]
+        for before in (0, 1000):
+            no_header = f"x.tar is damaged at byte {before + start}: no header" if start else "its beginning is damaged"
+            for changed, said in ((damaged, no_header), (hole, "goes on after its end mark")):
+                with pytest.raises(SourceError, match=said):
+                    index(bytes(before) + changed, before)
 
 
 def test_archives_that_were_joined_are_told() -> None:
@@ -142,10 +134,14 @@ def test_archives_that_were_joined_are_told() -> None:
         (b"\x28\xb5\x2f\xfd" + b"x" * 5000, "zstd"),
         (tar({"/etc/a.jpg": b"1"}), "x.tar: '/etc/a.jpg' lies outside"),
         (tar({"a/../../b.jpg": b"1"}), "lies outside"),
-        (tar({"a.jpg": b""}, type=tarfile.SYMTYPE, linkname="b.jpg"), "x.tar: a.jpg is a link"),
-        (tar({"a.jpg": b""}, type=tarfile.LNKTYPE, linkname="b.jpg"), "x.tar: a.jpg is a link"),
-        (tar({"a.jpg": b""}, type=tarfile.FIFOTYPE), "x.tar: a.jpg is a link, a sparse file or a device"),
-        (tar({"a.jpg": b""}, pax_headers={"GNU.sparse.size": "99999999", "GNU.sparse.numblocks": "0"}), "sparse"),
+        *[
+            (tar({"a.jpg": b""}, type=kind, linkname="b.jpg"), "x.tar: a.jpg is a link, a sparse file or a device")
+            for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE)
+        ],
+        (
+            tar({"a.jpg": b""}, tarfile.PAX_FORMAT, pax_headers={"GNU.sparse.size": "99999999", "GNU.sparse.numblocks": "0"}),
+            "sparse",
+        ),
     ],
 )
 def test_what_cannot_be_read_in_place_is_told(data: bytes, said: str) -> None:
