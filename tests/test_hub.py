@@ -12,6 +12,7 @@ from samples import jpeg, photograph
 
 from jpegcurr.encoding.hub import open_hub
 from jpegcurr.encoding.items import MISSING, Source
+from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import EncodeError, ImageError, SourceError, UsageError
 
 datasets = pytest.importorskip("datasets")
@@ -68,6 +69,11 @@ def test_a_data_set_without_splits_is_one() -> None:
     assert source.split == "dogs"
     Dataset.from_dict(rows([0])[:], features=rows([0]).features, split="train").save_to_disk("one")
     assert [source.split for source in open_hub("hf:one")] == ["train"]
+    for name in ("dogs", "one"):
+        assert [source.split for source in open_sources(f"hf:{name}", splits=["val"])] == ["val"]
+    DatasetDict(train=rows([0])).save_to_disk("split")
+    with pytest.raises(SourceError, match="has no split 'val', only train"):
+        open_sources("hf:split", splits=["val"])
 
 
 def test_the_order_of_a_shuffled_data_set_and_its_format_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

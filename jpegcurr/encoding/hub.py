@@ -66,7 +66,8 @@ def open_hub(where: str) -> tuple[Source, ...]:
         from datasets import ClassLabel
     except ImportError:
         raise UsageError(f"{where} needs the package datasets: pip install 'jpegcurr[hf]'.") from None
-    splits = _in_order(where, _load(where))
+    loaded = _load(where)
+    splits = _in_order(where, loaded)
     features = next(iter(splits.values())).features
     images, labels = _image_column(where, features), _label_column(where, features)
     numbers, listings = ClassNumbers(), dict[str, Listing]()
@@ -84,7 +85,8 @@ def open_hub(where: str) -> tuple[Source, ...]:
     else:
         classes, listings = settle(where, listings, numbers.names, in_order if _is_text(features[labels]) else counted)
     stores = {name: HubStore(f"{where}, split {name}", _undecoded(splits[name], images), images) for name in listings}
-    return tuple(Source(where, name, classes, items, stores[name]) for name, items in listings.items())
+    named = isinstance(loaded, Mapping)  # a lone data set may have the name of what it was cut from
+    return tuple(Source(where, name, classes, items, stores[name], named=named) for name, items in listings.items())
 
 
 def _load(where: str) -> Any:
