@@ -10,13 +10,13 @@ from jpegcurr.errors import did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Quality = Annotated[int, Field(ge=1, le=100)]
+JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Interpolation = Literal["area", "bilinear", "bicubic"]
 Order = Literal["random", "quasi_random"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -47,7 +47,10 @@ def _shape(value: object) -> str:
 _SHAPE = Discriminator(_shape)
 Weight = Annotated[Annotated[float, Field(ge=0), Tag("<one>")] | Annotated[Ramp, Tag("<map>")], _SHAPE]
 AnyQuality = Annotated[
-    Annotated[Quality, Tag("<one>")] | Annotated[tuple[Quality, Quality], Tag("<list>")] | Annotated[Ramp, Tag("<map>")], _SHAPE
+    Annotated[JpegQuality, Tag("<one>")]
+    | Annotated[tuple[JpegQuality, JpegQuality], Tag("<list>")]
+    | Annotated[Ramp, Tag("<map>")],
+    _SHAPE,
 ]
 
 
@@ -90,6 +93,11 @@ _PATH_OR_REENCODED = Discriminator(lambda value: "<map>" if isinstance(value, di
 PathOrReencoded = Annotated[Annotated[Path, Tag("<one>")] | Annotated[Reencoded, Tag("<map>")], _PATH_OR_REENCODED]
 
 
+def split_treatment(used: Path | Reencoded) -> tuple[Path, Reencoded | None]:
+    """The file, and what is done to its images when they are loaded, if anything."""
+    return (used.beton, used) if isinstance(used, Reencoded) else (used, None)
+
+
 class DataSection(_Section):
     """One data set: its betons, and the quality that their manifests must say (left out: not checked, not made).
 
@@ -98,23 +106,13 @@ class DataSection(_Section):
 
     train: PathOrReencoded
     val: PathOrReencoded | None = None
-    quality: Quality | Literal["source"] | None = None
+    quality: JpegQuality | Literal["source"] | None = None
 
     @model_validator(mode="after")
     def _steady(self) -> Self:
         if isinstance(self.val, Reencoded) and not self.val.fixed:
             raise ValueError("val.quality is not one number: a validation set has to be the same in every epoch")
         return self
-
-    @property
-    def train_beton(self) -> Path:
-        """The file with the training images."""
-        return self.train.beton if isinstance(self.train, Reencoded) else self.train
-
-    @property
-    def val_beton(self) -> Path | None:
-        """The file with the validation images, if there is one."""
-        return self.val.beton if isinstance(self.val, Reencoded) else self.val
 
 
 class Phase(_Section):

@@ -52,7 +52,7 @@ class Runtime:
 
 @contextmanager
 def torch_threads_kept() -> Iterator[None]:
-    """Undo what ffcv does to torch's threads: one when it is imported, as many as its own wherever it compiles."""
+    """Undo what ffcv does to torch's threads: one when it is imported, as many as its own when an epoch begins."""
     threads = torch.get_num_threads()
     try:
         yield

@@ -87,7 +87,7 @@ def test_another_quality_than_the_recipe_says_is_refused(said: Said, betons: Pat
         said(tiny_recipe(betons, tmp_path, "data.q50.quality=90"))
 
 
-def test_a_missing_beton_is_made_as_its_fellow_was(said: Said, photos: Path, betons: Path, tmp_path: Path) -> None:
+def test_a_missing_beton_is_made_as_its_fellow_was(said: Said, betons: Path, tmp_path: Path) -> None:
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
     recipe = tiny_recipe(Path(), tmp_path)
@@ -99,6 +99,21 @@ def test_a_missing_beton_is_made_as_its_fellow_was(said: Said, photos: Path, bet
     assert said(recipe) == []
     Path("train-source.beton").unlink()
     assert len(said(recipe)) == 1, "what is left of it, its manifest, is replaced"
+
+
+def test_a_missing_beton_of_several_data_sets_is_made_once(said: Said, photos: Path, betons: Path, tmp_path: Path) -> None:
+    for path in betons.glob("*q50*"):
+        shutil.copy(path, path.name)
+    any_quality = "{train: {beton: train-source.beton, quality: [30, 95]}%s}"
+    phases = (
+        "curriculum=[{data: any, until_epoch: 1}, {data: clean, until_epoch: 2}, {data: q50, until_epoch: 3}]",
+        "evaluate=[]",
+    )
+    with pytest.raises(RecipeError, match=r"data\.any\.train and data\.clean\.train are one file, .* quality 90 and source"):
+        said(tiny_recipe(Path(), tmp_path, f"data.any={any_quality % ', quality: 90'}", *phases))
+    assert not Path("train-source.beton").exists()
+    lines = said(tiny_recipe(Path(), tmp_path, f"data.any={any_quality % ''}", *phases))
+    assert ["is missing; making it" in line for line in lines] == [True]
 
 
 def test_a_missing_beton_without_a_fellow_or_a_source_is_told(said: Said, betons: Path, tmp_path: Path) -> None:
@@ -137,7 +152,7 @@ def test_a_validation_set_that_the_source_cannot_give_is_left_out_with_a_word(sa
 def test_nothing_is_made_for_a_batch_that_is_too_large(said: Said, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, "d")
     encode_all(Path("d"), Path(), [50])
-    with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.clean\.train, 48 images"):
+    with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.q50\.train, 48 images"):
         said(tiny_recipe(Path(), tmp_path, "batch.size=64"))
     assert not list(Path().glob("*source*"))
 

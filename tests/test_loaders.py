@@ -168,14 +168,14 @@ def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -
 @pytest.mark.ffcv
 @pytest.mark.filterwarnings("ignore")
 def test_auto_takes_ffcv_where_it_is_and_says_so() -> None:
-    assert choose_kind("auto", 2) == ("ffcv", "loader: ffcv (installed)")
+    assert choose_kind("auto") == ("ffcv", "loader: ffcv (installed)")
 
 
 def test_auto_takes_plain_where_ffcv_is_not_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jpegcurr.training.loaders.find_spec", lambda _name: None)
-    assert choose_kind("auto", 2) == ("plain", "loader: plain (ffcv is not installed)")
+    assert choose_kind("auto") == ("plain", "loader: plain (ffcv is not installed)")
     with pytest.raises(RecipeError, match="ffcv is not installed"):
-        choose_kind("ffcv", 2)
+        choose_kind("ffcv")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -239,15 +239,14 @@ def test_ffcv_is_left_where_numbas_threads_are_not_safe(monkeypatch: pytest.Monk
     import numba
 
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "workqueue")
-    kind, reason = choose_kind("auto", 2)
+    kind, reason = choose_kind("auto")
     assert kind == "plain"
     assert "numba has neither TBB nor OpenMP here" in reason
-    assert choose_kind("auto", 1)[0] == "ffcv", "one thread needs no layer"
     with pytest.raises(RecipeError, match="neither TBB nor OpenMP"):
-        choose_kind("ffcv", 2)
+        choose_kind("ffcv")
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
     monkeypatch.setattr(loaders, "_imports", lambda module: not module.endswith("pool"))
-    assert choose_kind("auto", 2)[0] == "plain"
+    assert choose_kind("auto")[0] == "plain"
 
 
 def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:

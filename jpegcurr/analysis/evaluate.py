@@ -7,9 +7,9 @@ from typing import Any
 
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import UsageError
-from jpegcurr.recipe import Reencoded
+from jpegcurr.recipe import Reencoded, split_treatment
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.contract import Member, View
+from jpegcurr.training.contract import View
 from jpegcurr.training.datasets import Dataset, open_dataset
 from jpegcurr.training.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.model import Run
@@ -46,7 +46,7 @@ def validation_sets(run: Run) -> dict[str, Path | Reencoded]:
     named = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
     if not named:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
-    missing = [path for val in named.values() if not (path := _split(val)[0]).exists()]
+    missing = [path for val in named.values() if not (path := split_treatment(val)[0]).exists()]
     if missing:
         where = "" if missing[0].is_absolute() else f" in {Path.cwd()}"
         raise UsageError(
@@ -67,30 +67,25 @@ def evaluate_run(
     """
     opened = {}
     for name, beton in betons.items():
-        path, treatment = _split(beton)
+        path, treatment = split_treatment(beton)
         opened[name] = open_dataset(path, treatment=treatment)
     for dataset in opened.values():
         _check_classes(run, dataset)
     batch = run.recipe.batch.micro
     if loader == "auto" and run.loader == "plain":
         loader = "plain"
+    kind, _ = choose_kind(loader)
     for dataset in opened.values():
-        kind, _ = choose_kind(loader, loading_workers())
-        view = View.of(Member(dataset.beton, dataset.treatment), run.image, batch=batch, workers=loading_workers())
+        view = View.of(dataset.member, run.image, batch=batch, workers=loading_workers())
         (scores,) = score([run.model], run.normalise, open_loader(kind, view, runtime), runtime)
         at_load = dataset.treatment.describe() if dataset.treatment else None
         yield Evaluation(run.path, run.weights, dataset.beton.path, dataset.quality, at_load, kind, scores)
 
 
-def _split(beton: Path | Reencoded) -> tuple[Path, Reencoded | None]:
-    return (beton.beton, beton) if isinstance(beton, Reencoded) else (beton, None)
-
-
 def _check_classes(run: Run, dataset: Dataset) -> None:
-    known = len(run.classes)
-    same = dataset.classes == run.classes if dataset.manifest else int(dataset.beton.labels.max()) < known
-    if not same:
+    numbered = run.classes == tuple(map(str, range(len(run.classes))))  # trained on a file without a manifest
+    if not dataset.fits(run.classes, named=not numbered):
         raise UsageError(
-            f"{dataset.beton.path} has other classes ({len(dataset.classes)}) than {run.path} was trained on ({known}). "
-            "Encode it together with the training set, so that both have the same."
+            f"{dataset.beton.path} has other classes ({len(dataset.classes)}) than {run.path} was trained on "
+            f"({len(run.classes)}). Encode it together with the training set, so that both have the same."
         )

@@ -55,6 +55,11 @@ class Member:
     beton: Beton
     treatment: Reencoded | None = None
 
+    @property
+    def stored(self) -> bool:
+        """Whether whole images are encoded again, before the crop."""
+        return self.treatment is not None and self.treatment.where == "stored"
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -81,9 +86,9 @@ class View:
     ranks: int = 1
 
     @classmethod
-    def of(cls, member: Member, image: ImageSection, *, batch: int, workers: int = 0) -> "View":
+    def of(cls, member: Member, image: ImageSection, *, batch: int, workers: int = 0, os_cache: bool = True) -> "View":
         """One beton as validation sees it."""
-        return cls({"": member}, image, train=False, batch=batch, workers=workers)
+        return cls({"": member}, image, train=False, batch=batch, workers=workers, os_cache=os_cache)
 
     @property
     def beton(self) -> Beton:

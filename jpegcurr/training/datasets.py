@@ -1,7 +1,7 @@
 """The betons of a recipe, opened and held against each other before anything is trained."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,8 @@ from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.manifest import Manifest, items_path, read_items, read_manifest
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import BetonError, RecipeError, SourceError
-from jpegcurr.recipe import Recipe, Reencoded
+from jpegcurr.recipe import Recipe, Reencoded, split_treatment
+from jpegcurr.training.contract import Member
 
 log = logging.getLogger("jpegcurr")
 
@@ -39,10 +40,21 @@ class Dataset:
             return self.manifest.classes
         return tuple(str(label) for label in range(int(self.beton.labels.max()) + 1))
 
+    def fits(self, classes: Sequence[str], *, named: bool) -> bool:
+        """Whether its labels are those of ``classes``: by name where both have names, else by number alone."""
+        if named and self.manifest is not None:
+            return self.classes == tuple(classes)
+        return int(self.beton.labels.max()) < len(classes)
+
     @property
     def quality(self) -> Quality | None:
         """Of the file, as the manifest says; None without one."""
         return self.manifest.quality if self.manifest else None
+
+    @property
+    def member(self) -> Member:
+        """What a view takes of it."""
+        return Member(self.beton, self.treatment)
 
     @property
     def described(self) -> str:
@@ -90,19 +102,20 @@ def open_datasets(recipe: Recipe) -> Datasets:
             missing for good.
         RecipeError: a training set is smaller than one batch; nothing was made.
     """
-    used = {f"data.{name}.train": recipe.data[name].train_beton for name in recipe.trained}
-    used |= {f"data.{name}.val": path for name in recipe.evaluate if (path := recipe.data[name].val_beton)}
-    for where, pattern in _plan_missing(recipe, used).items():
-        like = pattern.manifest
-        log.info("%s: %s is missing; making it from %s, quality %s", where, used[where], like.source, like.quality)
-        _encode_like(pattern, used[where])
-    files = {path: where for where, path in reversed(used.items())}  # a file of several data sets is opened once
-    betons = {path: open_dataset(path, where) for path, where in files.items()}
-    treatments = {where: _treatment(recipe, where) for where in used}
-    opened = {where: replace(betons[path], where=where, treatment=treatments[where]) for where, path in used.items()}
-    for where, dataset in opened.items():
+    used = {f"data.{name}.train": split_treatment(recipe.data[name].train) for name in recipe.trained}
+    used |= {f"data.{name}.val": split_treatment(seen) for name in recipe.evaluate if (seen := recipe.data[name].val)}
+    places: dict[Path, list[str]] = {}  # a file of several data sets is opened, or made, once
+    for where, (path, _) in used.items():
+        places.setdefault(path, []).append(where)
+    opened = _open_all(recipe, places)
+    sets = {
+        where: replace(opened[path], where=where, treatment=treatment)
+        for where, (path, treatment) in used.items()
+        if path in opened
+    }
+    for where, dataset in sets.items():
         _check_quality(dataset, recipe.data[_name(where)].quality)
-    train, val = ({_name(where): each for where, each in opened.items() if where.endswith(role)} for role in (".train", ".val"))
+    train, val = ({_name(where): each for where, each in sets.items() if where.endswith(role)} for role in (".train", ".val"))
     _check_paired(list(train.values()))
     _check_paired(list(val.values()))
     for dataset in val.values():
@@ -110,34 +123,40 @@ def open_datasets(recipe: Recipe) -> Datasets:
     return Datasets(train, val)
 
 
-def _plan_missing(recipe: Recipe, used: dict[str, Path]) -> "dict[str, _Pattern]":
-    """How to make what is missing of ``used``, from which validation sets that the source cannot give are taken out.
+def _open_all(recipe: Recipe, places: Mapping[Path, Sequence[str]]) -> dict[Path, Dataset]:
+    """Open files, each named by some fields of the recipe; make what is missing, or leave it out if the source cannot give it.
 
-    Raises BetonError or RecipeError for what stands against the run however the rest is made.
+    Nothing is made before all that stands against the run is known.
     """
-    patterns = {where: pattern for where, path in used.items() if not path.exists() and (pattern := _pattern(recipe, where))}
-    for where in [where for where, pattern in patterns.items() if pattern.guessed and not _has_split(pattern.manifest)]:
-        log.warning("%s: %s does not exist and its source has no val split: going on without it", where, used.pop(where))
-        del patterns[where]
-    for where, path in used.items():
-        images = patterns[where].manifest.images if where in patterns else len(open_dataset(path, where).beton)
+    missing = [path for path in places if not path.exists()]
+    patterns = {path: pattern for path in missing if (pattern := _pattern(recipe, path, places[path]))}
+    opened = {path: open_dataset(path, wheres[0]) for path, wheres in places.items() if path not in patterns}
+    for path in [path for path, pattern in patterns.items() if pattern.guessed and not _has_split(pattern.manifest)]:
+        log.warning("%s: %s does not exist and its source has no val split: going on without it", ", ".join(places[path]), path)
+        del patterns[path]
+    images = {path: len(each.beton) for path, each in opened.items()}
+    for path, count in (images | {path: each.manifest.images for path, each in patterns.items()}).items():
+        _check_size(recipe, places[path], count)
+    for path, pattern in patterns.items():
+        like = pattern.manifest
+        log.info("%s: %s is missing; making it from %s, quality %s", places[path][0], path, like.source, like.quality)
+        _encode_like(pattern, path)
+        opened[path] = open_dataset(path, places[path][0])
+    return opened
+
+
+def _check_size(recipe: Recipe, wheres: Sequence[str], images: int) -> None:
+    for where in wheres:
         if where.endswith(".train") and images < recipe.batch.size:
             raise RecipeError(
                 f"batch.size {recipe.batch.size} is larger than {where}, {images} images: not one step an epoch. "
                 "Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
             )
-    return patterns
 
 
 def _name(where: str) -> str:
     """``data.q50.train`` -> ``q50``; a data set's name may hold dots."""
     return where.removeprefix("data.").rpartition(".")[0]
-
-
-def _treatment(recipe: Recipe, where: str) -> Reencoded | None:
-    data = recipe.data[_name(where)]
-    used = data.train if where.endswith(".train") else data.val
-    return used if isinstance(used, Reencoded) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +171,28 @@ class _Pattern:
     guessed: bool = False
 
 
-def _pattern(recipe: Recipe, where: str) -> _Pattern | None:
-    """Follow a fellow in the same role, at the quality wanted; None where there is nothing to go by."""
-    quality = recipe.data[_name(where)].quality
-    train = [data.train_beton for data in recipe.data.values()]
-    val = [path for data in recipe.data.values() if (path := data.val_beton)]
-    if quality is None:
-        return None
-    for path in train if where.endswith(".train") else val:
-        if path.is_file() and (manifest := read_manifest(path)):
+def _pattern(recipe: Recipe, path: Path, wheres: Sequence[str]) -> _Pattern | None:
+    """How to make the missing file of the fields ``wheres``; None where there is nothing to go by."""
+    qualities = sorted({quality for where in wheres if (quality := recipe.data[_name(where)].quality)}, key=str)
+    if len(qualities) > 1:
+        told = " and ".join(map(str, qualities))
+        raise RecipeError(f"{' and '.join(wheres)} are one file, {path}, which cannot have quality {told}.")
+    return _fellow(recipe, wheres[0].rpartition(".")[2], qualities[0]) if qualities else None
+
+
+def _fellow(recipe: Recipe, role: str, quality: Quality) -> _Pattern | None:
+    """Follow a file in the same role; for validation, else, a training file."""
+    for data in recipe.data.values():
+        used = data.train if role == "train" else data.val
+        path = split_treatment(used)[0] if used else None
+        if path and path.is_file() and (manifest := read_manifest(path)):
             try:
                 failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
             except (OSError, ValueError, KeyError) as error:
                 raise BetonError(f"{items_path(path)} cannot be read ({error}). Make {path} again.") from None
             return _Pattern(manifest.model_copy(update={"quality": quality}), failed)
-    if where.endswith(".val") and (pattern := _pattern(recipe, where.removesuffix("val") + "train")):
-        changes = {"quality": quality, "split": "val", "order": "folder"}
+    if role == "val" and (pattern := _fellow(recipe, "train", quality)):
+        changes = {"split": "val", "order": "folder"}
         return _Pattern(pattern.manifest.model_copy(update=changes), frozenset(), guessed=True)
     return None
 
@@ -238,11 +263,7 @@ def _check_paired(datasets: Sequence[Dataset]) -> None:
 
 
 def _check_classes(first: Dataset, other: Dataset) -> None:
-    if first.manifest and other.manifest:
-        fits = first.classes == other.classes
-    else:
-        fits = int(other.beton.labels.max()) < len(first.classes)
-    if not fits:
+    if not other.fits(first.classes, named=first.manifest is not None):
         raise BetonError(
             f"{other.beton.path} has {len(other.classes)} classes, {first.beton.path} has {len(first.classes)}"
             f"{_first_difference(first.classes, other.classes)}. Encode both from folders with the same classes."

@@ -3,8 +3,7 @@
 FFCV's graph, compiler, epoch thread and queue stay. Ours, through its own extension points, are the decoder (``ffcv_decode``),
 the tasks of each batch, from any number of betons, that it is handed instead of a memory manager's state, memory that a batch
 keeps, and an epoch thread whose errors reach the caller. What a swap of data sets changes is the jobs, so there is nothing to
-compile, open or warm up: of the ways in which FFCV could be made to swap, an order over a concatenation of files was the one
-without a stall, and jobs are that without the concatenation.
+compile, open or warm up.
 """
 
 from collections import deque
@@ -49,9 +48,8 @@ class FfcvLoader:
         self._view = view
         self._runtime = runtime
         self.replaced = 0
-        with torch_threads_kept():
-            self._loader = _Loader(view)
-            self._loader.compile()
+        self._loader = _Loader(view)
+        self._loader.compile()
         _kept.append(self._loader)
 
     def __len__(self) -> int:
@@ -60,8 +58,7 @@ class FfcvLoader:
     def at(self, epoch: int) -> Iterator[Batch]:
         """See ``contract.Loader``."""
         self.replaced = 0
-        with torch_threads_kept():
-            thread = _Epoch(self._loader, self._view, epoch, self._runtime)
+        thread = _Epoch(self._loader, self._view, epoch, self._runtime)
         try:
             for indices in thread.batches:
                 with torch_threads_kept():  # FFCV's thread sets them when it begins
@@ -190,7 +187,7 @@ def _tasks(view: View, jobs: np.ndarray) -> np.ndarray:
         tasks["size"][mine] = beton.sizes[at]
         tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[at], beton.widths[at]
         tasks["raw"][mine] = beton.modes[at] != MODE_JPEG
-        tasks["stored"][mine] = member.treatment is not None and member.treatment.where == "stored"
+        tasks["stored"][mine] = member.stored
     return tasks
 
 

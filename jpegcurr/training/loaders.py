@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -11,7 +12,7 @@ from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.training.contract import Loader, Member, View
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.datasets import Dataset, Datasets
+from jpegcurr.training.datasets import Datasets
 
 MOST_WORKERS = 16  # unless a recipe names more
 CACHE_SHARE = 0.8  # of the memory that is free, for the operating system to keep files in
@@ -37,8 +38,8 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
         RecipeError: the loader asked for cannot do what is asked.
     """
     workers = loading_workers() if recipe.loader.workers == "auto" else recipe.loader.workers
-    kind, reason = choose_kind(recipe.loader.kind, workers)
-    members = {name: Member(each.beton, each.treatment) for name, each in datasets.train.items()}
+    kind, reason = choose_kind(recipe.loader.kind)
+    members = {name: each.member for name, each in datasets.train.items()}
     os_cache, cache_reason = choose_cache(recipe, members)
     train = View(
         members,
@@ -53,13 +54,9 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
         os_cache=os_cache,
         skip_broken=recipe.loader.on_error == "skip",
     )
-    val = {name: open_loader(kind, _val_view(recipe, each, workers), runtime) for name, each in datasets.val.items()}
+    seen = partial(View.of, image=recipe.image, batch=recipe.batch.micro, workers=workers, os_cache=os_cache)
+    val = {name: open_loader(kind, seen(each.member), runtime) for name, each in datasets.val.items()}
     return Loaders(open_loader(kind, train, runtime), val, kind, (reason, *cache_reason))
-
-
-def _val_view(recipe: Recipe, dataset: Dataset, workers: int) -> View:
-    member = Member(dataset.beton, dataset.treatment)
-    return View.of(member, recipe.image, batch=recipe.batch.micro, workers=workers)
 
 
 def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:
@@ -73,11 +70,11 @@ def loading_workers() -> int:
     return min(available_cpus(), MOST_WORKERS)
 
 
-def choose_kind(asked: str, workers: int) -> tuple[str, str]:
+def choose_kind(asked: str) -> tuple[str, str]:
     """Return ``ffcv`` or ``plain`` and why; raises RecipeError where ``asked`` cannot be had."""
     if asked == "plain":
         return "plain", "loader: plain (asked for)"
-    obstacle = _obstacle_to_ffcv(workers)
+    obstacle = _obstacle_to_ffcv()
     if obstacle is None:
         return "ffcv", f"loader: ffcv ({'asked for' if asked == 'ffcv' else 'installed'})"
     if asked == "ffcv":
@@ -85,7 +82,7 @@ def choose_kind(asked: str, workers: int) -> tuple[str, str]:
     return "plain", f"loader: plain ({obstacle})"
 
 
-def _obstacle_to_ffcv(workers: int) -> str | None:
+def _obstacle_to_ffcv() -> str | None:
     if find_spec("ffcv") is None:
         return "ffcv is not installed"
     try:
@@ -94,7 +91,7 @@ def _obstacle_to_ffcv(workers: int) -> str | None:
             import numba
     except (ImportError, OSError) as error:
         return f"ffcv cannot be imported: {error}"
-    if workers > 1 and not _threads_are_safe(numba.config.THREADING_LAYER):  # type: ignore[attr-defined]
+    if not _threads_are_safe(numba.config.THREADING_LAYER):  # type: ignore[attr-defined]
         return "numba has neither TBB nor OpenMP here, and its own threads abort when two loaders are at work"
     return None
 

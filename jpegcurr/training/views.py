@@ -30,7 +30,7 @@ def render(view: View, job: np.void, size: int) -> Pixels:
     """Make one sample, RGB uint8 [size size 3]; raises ImageError, with its name, if it does not decode."""
     member = list(view.members.values())[job["member"]]
     quality = int(job["quality"])
-    stored = quality > 0 and member.treatment is not None and member.treatment.where == "stored"
+    stored = quality > 0 and member.stored
     index = int(job["index"])
     pixels = _read_at(member, index, quality) if stored else read_pixels(member.beton, index, scratch=True)
     part = pixels[job["top"] : job["top"] + job["height"], job["left"] : job["left"] + job["width"]]
