@@ -109,6 +109,18 @@ def test_pages_of_a_mixture_are_those_of_the_files_drawn(path: Path) -> None:
             assert sorted(page for each, page in beton.calls if each == what) == expected
 
 
+@pytest.mark.usefixtures("small_windows")
+def test_a_page_of_a_file_that_is_mixed_with_itself_is_held_until_both_have_used_it(path: Path) -> None:
+    """One data set as it is, another the same file at a quality at load."""
+    once, twice = Calls(path), Calls(path)
+    for view in (view_of(once), view_of(twice, twice)):
+        ahead = Readahead(view, 0, view.batches(0))
+        for number in range(len(view)):
+            ahead.start(number)
+        ahead.close()
+    assert twice.calls == once.calls
+
+
 def test_with_the_systems_cache_nothing_is_asked(path: Path) -> None:
     beton = Calls(path)
     view = replace(view_of(beton), os_cache=True)
@@ -116,6 +128,17 @@ def test_with_the_systems_cache_nothing_is_asked(path: Path) -> None:
     ahead.start(0)
     ahead.close()
     assert beton.calls == []
+
+
+def test_pages_may_be_asked_for_when_the_files_name_is_gone(path: Path, tmp_path: Path) -> None:
+    """Advice must not end a run that reads from the map all the same."""
+    copy = tmp_path / "copy.beton"
+    copy.write_bytes(path.read_bytes())
+    beton = Beton(copy)
+    copy.unlink()
+    beton.fetch_page(1)
+    beton.release_page(1)
+    assert beton.payload(0) == Beton(path).payload(0)
 
 
 def resident(path: Path) -> int:

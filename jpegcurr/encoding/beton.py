@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,7 +88,7 @@ class Beton:
         size = min(self.page_size, len(self._map) - start)
         if size > 0 and hasattr(mmap, f"MADV_{what}") and hasattr(os, "posix_fadvise"):
             self._mmap.madvise(getattr(mmap, f"MADV_{what}"), start, size)
-            with self.path.open("rb") as file:
+            with suppress(OSError), self.path.open("rb") as file:  # the map is there, whatever has become of the name
                 os.posix_fadvise(file.fileno(), start, size, getattr(os, f"POSIX_FADV_{what}"))
 
     def _header(self) -> np.void:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.training.contract import Indices, Member, View
+from jpegcurr.encoding.beton import Beton
+from jpegcurr.training.contract import Indices, View
 from jpegcurr.training.draws import Draws
 
 AHEAD = 3  # batches
@@ -20,17 +21,17 @@ class Readahead:
     """One epoch's pages; ``start`` is called before each batch is begun. Does nothing where ``view.os_cache`` is set."""
 
     def __init__(self, view: View, epoch: int, batches: Sequence[Indices]) -> None:
-        self._members = list(view.members.values())
+        self._files = list(dict.fromkeys(member.beton for member in view.members.values()))
         self._wanted = self._left = np.empty((0, 3), np.int64)
         self._asked = self._given = 0
         if not view.os_cache and len(batches):
-            self._wanted, self._left = _schedule(self._members, *_uses(view, epoch, batches))
+            self._wanted, self._left = _schedule(self._files, *_uses(view, self._files, epoch, batches))
 
     def start(self, batch: int, kept: int = 1) -> None:
         """Ask for the pages of ``batch`` and the next few; give back what only the batches ``kept`` ago and before needed."""
         while self._asked < len(self._wanted) and self._wanted[self._asked, 0] <= batch + AHEAD:
-            _, member, page = self._wanted[self._asked]
-            self._members[member].beton.fetch_page(int(page))
+            _, file, page = self._wanted[self._asked]
+            self._files[file].fetch_page(int(page))
             self._asked += 1
         self._give_back(batch - kept)
 
@@ -40,26 +41,26 @@ class Readahead:
 
     def _give_back(self, before: int) -> None:
         while self._given < len(self._left) and self._left[self._given, 0] <= before:
-            _, member, page = self._left[self._given]
-            self._members[member].beton.release_page(int(page))
+            _, file, page = self._left[self._given]
+            self._files[file].release_page(int(page))
             self._given += 1
 
 
-def _uses(view: View, epoch: int, batches: Sequence[Indices]) -> tuple[Indices, Indices, Indices]:
-    """Of every sample in order: its batch, member and index."""
+def _uses(view: View, files: Sequence[Beton], epoch: int, batches: Sequence[Indices]) -> tuple[Indices, Indices, Indices]:
+    """Of every sample in order: its batch, file and index. Several members may be of one file."""
     indices = np.concatenate(batches)
     numbers = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
-    return numbers, view.drawn_members(epoch, Draws(view.seed, epoch, indices)), indices
+    file_of = np.array([files.index(member.beton) for member in view.members.values()])
+    return numbers, file_of[view.drawn_members(epoch, Draws(view.seed, epoch, indices))], indices
 
 
 def _schedule(
-    members: Sequence[Member], batches: Indices, drawn: Indices, indices: Indices
+    files: Sequence[Beton], batches: Indices, drawn: Indices, indices: Indices
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of (batch, member, page), sorted by batch: which first needs a page, and which is the last to."""
+    """Rows of (batch, file, page), sorted by batch: which first needs a page, and which is the last to."""
     uses = []
-    for position, member in enumerate(members):
+    for position, beton in enumerate(files):
         mine = indices[drawn == position]
-        beton = member.beton
         starts, sizes = beton.pointers[mine], beton.sizes[mine]
         for ends in (starts, starts + np.maximum(sizes, 1) - 1):  # a record lies in one page, but a foreign file's may not
             uses.append(np.stack([batches[drawn == position], np.full(len(mine), position), ends // beton.page_size], axis=1))
