@@ -52,7 +52,8 @@ def contents(source: Source) -> dict[str, tuple[str, bytes]]:
 
 
 def test_splits_keys_and_the_data_sets_own_classes() -> None:
-    val, train = opened(validation=rows([2]), train=rows([0] * 9 + [1, 2]))[::-1]
+    train, val, test = opened(testing=rows([1]), Valid=rows([2]), train=rows([0] * 9 + [1, 2]))
+    assert (test.split, contents(test)) == ("test", {"0-0.jpg": ("beagle", image(0))})
     assert (train.root, train.split, val.split) == ("hf:d", "train", "val")
     assert train.classes == val.classes == ("pug", "beagle", "akita")
     assert [item.key for item in train.items][8:] == ["08-8.jpg", "09-9.jpg", "10-10.jpg"]

@@ -85,8 +85,8 @@ def test_the_split_of_a_lone_shard(name: str, split: str) -> None:
 
 
 def test_folders_called_like_splits_hold_shards_too() -> None:
-    put("d/train/0.tar", samples({"1": "a", "2": "b"}))
-    put("d/test/0.tar", samples({"1": "b"}))
+    put("d/Train/0.tar", samples({"1": "a", "2": "b"}))
+    put("d/testing/0.tar", samples({"1": "b"}))
     assert is_shards("d")
     train, test = open_shards("d")
     assert (train.split, test.split) == ("train", "test")

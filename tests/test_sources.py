@@ -36,6 +36,10 @@ def test_other_names_of_splits_and_what_lies_beside_them(caplog: pytest.LogCaptu
         ("test", ("a", "b"), 1),
     ]
     assert "d: left out, since they are no splits with class folders: extra" in caplog.text
+    put("d/Testing/a/6.jpg")
+    with pytest.raises(SourceError, match=r"for the split test\. Keep one"):
+        open_sources(Path("d"))
+    Path("d/Testing").rename("away")
     put("d/valid/a/5.jpg")
     with pytest.raises(SourceError, match=r"for the split val\. Keep one"):
         open_sources(Path("d"))

@@ -135,7 +135,7 @@ def test_labels_that_are_numbers_are_sorted_as_such() -> None:
 def test_a_column_of_splits_makes_sources() -> None:
     put(*(f"{number}.jpg" for number in range(5)))
     head = "filename,label,split\n"
-    train, val, test = opened(head + "3.jpg,b,validation\n0.jpg,b,train\n1.jpg,c,Train\n2.jpg,a,training\n4.jpg,c,TEST\n")
+    train, val, test = opened(head + "3.jpg,b,validation\n0.jpg,b,train\n1.jpg,c,Train\n2.jpg,a,training\n4.jpg,c,Testing\n")
     assert [source.split for source in (train, val, test)] == ["train", "val", "test"]
     assert {source.classes for source in (train, val, test)} == {("a", "b", "c")}
     assert [(item.key, item.label) for item in train.items] == [("0.jpg", 1), ("1.jpg", 2), ("2.jpg", 0)]

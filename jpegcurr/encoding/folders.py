@@ -5,12 +5,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jpegcurr.encoding.items import MISSING, FolderStore, ListingBuilder, Source
+from jpegcurr.encoding.items import MISSING, SPLIT_NAMES, SPLITS, FolderStore, ListingBuilder, Source
 from jpegcurr.errors import SourceError
 
 log = logging.getLogger("jpegcurr")
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # torchvision's IMG_EXTENSIONS, and GIF.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 
@@ -18,7 +17,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", "
 def open_folders(root: Path) -> tuple[Source, ...]:
     """Read ``root/{train,val,test}/<class>/*``, or ``root/<class>/*`` as one split named after the folder.
 
-    ``valid`` and ``validation`` are ``val`` too, in capitals or not. Labels are positions among the sorted class names;
+    A split may have any of its ``SPLIT_NAMES``, in capitals or not. Labels are positions among the sorted class names;
     ``val`` and ``test`` take the classes of ``train`` when it is there. A ``test`` without class folders is left out, as are
     folders beside the splits, and that is said.
 
@@ -41,7 +40,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     for entry in _scan(root):
         if entry.name.startswith(".") or not is_folder(entry):
             continue
-        split = SPLITS.get(entry.name.lower())
+        split = SPLIT_NAMES.get(entry.name.lower())
         if split is None or (split == "test" and not _has_folders(root / entry.name)):
             others.append(entry.name)
         elif split in found:
@@ -53,7 +52,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if others:
         named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         log.warning("%s: left out, since they are no splits with class folders: %s", root, named)
-    return {split: found[split] for split in dict.fromkeys(SPLITS.values()) if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _has_folders(folder: Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.classes import MOST_CLASSES, ClassNumbers, counted, in_order, settle
-from jpegcurr.encoding.items import MISSING, Item, Listing, ListingBuilder, Source, read_bytes
+from jpegcurr.encoding.items import MISSING, SPLIT_NAMES, SPLITS, Item, Listing, ListingBuilder, Source, read_bytes
 from jpegcurr.errors import ImageError, SourceError, UsageError
 
 PREFIX = "hf:"
@@ -48,7 +48,7 @@ class HubStore:
 
 
 def open_hub(where: str) -> tuple[Source, ...]:
-    """Open ``hf:NAME``, ``hf:NAME:CONFIGURATION`` or ``hf:FOLDER``, every split of it, with ``validation`` called ``val``.
+    """Open ``hf:NAME``, ``hf:NAME:CONFIGURATION`` or ``hf:FOLDER``, every split of it; ``validation`` is called ``val``.
 
     Images are the one column of images. Labels are the one ``ClassLabel``, or of several the one that ``LABELS`` names:
     numbers and names are then the data set's own, in its order. Without any, they are the whole numbers or texts of the one
@@ -112,16 +112,17 @@ def _load(where: str) -> Any:
 
 
 def _in_order(where: str, loaded: Any) -> dict[str, Any]:
-    """Data sets by split, ``train`` and ``val`` first."""
+    """Data sets by split, those of ``SPLITS`` first."""
     if not isinstance(loaded, Mapping):
         known = loaded.split is not None and str(loaded.split).isidentifier()  # not train[:10%]
         return {str(loaded.split) if known else Path(where.removeprefix(PREFIX)).resolve().name: loaded}
-    splits = dict(loaded)
-    if not splits:
+    if not loaded:
         raise SourceError(f"{where} has no splits, so there is nothing to encode.")
-    if "val" not in splits and "validation" in splits:
-        splits["val"] = splits.pop("validation")
-    first = [name for name in ("train", "val") if name in splits]
+    splits: dict[str, Any] = {}
+    for name, dataset in loaded.items():
+        usual = SPLIT_NAMES.get(str(name).lower())
+        splits[name if usual is None or usual in {*loaded, *splits} else usual] = dataset
+    first = [name for name in SPLITS if name in splits]
     return {name: splits[name] for name in dict.fromkeys([*first, *splits])}
 
 

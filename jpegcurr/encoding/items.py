@@ -19,6 +19,17 @@ from numpy.typing import NDArray
 from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]
+SPLITS = ("train", "val", "test")
+# What folders, shards, tables and hubs call them, in lower case.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 MISSING = -1  # the size of what a listing names and nobody could find, and the offset of what is a file of its own
 
 # Of one file, not of the disk or network below it: the image is left out and the run goes on.

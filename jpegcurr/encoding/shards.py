@@ -13,12 +13,10 @@ from typing import BinaryIO
 
 from jpegcurr.encoding.classes import MOST_CLASSES, ClassNumbers, counted, is_integer, settle
 from jpegcurr.encoding.folders import is_folder, is_image_name
-from jpegcurr.encoding.items import ListingBuilder, Source
+from jpegcurr.encoding.items import SPLIT_NAMES, SPLITS, ListingBuilder, Source
 from jpegcurr.encoding.tars import Member, TarStore, members
 from jpegcurr.errors import SourceError
 
-# Whole words in a shard's name, so that "latest" is no test set.
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 JSON_LABELS = ("label", "cls", "class_name")
 MOST_SHARDS = 1 << 20
 
@@ -51,7 +49,7 @@ def open_shards(where: str) -> tuple[Source, ...]:
     the text of ``.cls`` or what ``.json`` has under the first of ``JSON_LABELS``. Whole numbers are labels as they are,
     from 0 to the largest, and their decimals the classes' names; of texts, positions among the sorted ones.
 
-    A shard belongs to the split that is a word of its name (``SPLITS``) or is its folder's name; to one named after the
+    A shard belongs to the split that is a word of its name (``SPLIT_NAMES``) or is its folder's name; to one named after the
     folder, or the shards themselves, if there is none. ``val`` and ``test`` take the classes of ``train``.
 
     Raises:
@@ -86,7 +84,7 @@ def _check(where: str, builders: dict[str, ListingBuilder], names: Sequence[str]
 
 
 def _rank(split: str) -> tuple[int, str]:
-    return [*dict.fromkeys(SPLITS.values()), split].index(split), split
+    return [*SPLITS, split].index(split), split
 
 
 def _samples(shard: Path) -> Iterator[tuple[Member | None, str, int]]:
@@ -191,7 +189,7 @@ def _in_folder(root: Path) -> tuple[list[Path], list[Path]]:
     Where there are images or folders of classes, an archive is something else that lies about.
     """
     folders, archives, images = _scan(root)
-    splits = [root / name for name in SPLITS if name in folders]
+    splits = [root / name for name in folders if name.lower() in SPLIT_NAMES]
     if splits:
         found = [_scan(split) for split in splits]
         folders = set[str]().union(*(inner for inner, _, _ in found))
@@ -241,8 +239,9 @@ def _choices(braces: str) -> Sequence[str]:
 
 
 def _split(shard: Path) -> str | None:
+    """By whole words, so that "latest" is no test set."""
     words = [*re.findall("[a-z]+", shard.stem.lower()), shard.absolute().parent.name.lower()]
-    return next((SPLITS[word] for word in words if word in SPLITS), None)
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def _name_of_the_rest(where: str, shards: Sequence[Path]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jpegcurr.encoding.classes import ClassNumbers, in_order, is_integer, settle
 from jpegcurr.encoding.folders import SUFFIXES, is_image_name
-from jpegcurr.encoding.items import MISSING, FolderStore, ListingBuilder, Source
+from jpegcurr.encoding.items import MISSING, SPLIT_NAMES, SPLITS, FolderStore, ListingBuilder, Source
 from jpegcurr.errors import SourceError
 
 _IDS = ("image_name", "image_id", "imageid", "img_id", "id", "name")
@@ -21,8 +21,6 @@ _IDS = ("image_name", "image_id", "imageid", "img_id", "id", "name")
 PATHS = ("path", "file_path", "filepath", "image_path", "file", "filename", "file_name", "image", "img", *_IDS)
 LABELS = ("label", "class", "category", "target", "breed", "species", "class_name", "label_name", "class_id", "label_id")
 SPLIT = "split"
-SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
 _WHOLE = 0  # the number of the split when the table has none
 
 _DELIMITERS = {".tsv": "\t", ".tab": "\t"}
@@ -196,10 +194,10 @@ def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str
         raise SourceError(f"{line}: the label {label!r} is not UTF-8. Save the table in UTF-8.")
     if columns.split is None:
         return cells[columns.path], label, _WHOLE
-    split = _SPLIT_NAMES.get(cells[columns.split].strip().lower())
+    split = SPLIT_NAMES.get(cells[columns.split].strip().lower())
     if split is None:
         raise SourceError(f"{line}: the split is {cells[columns.split]!r}. It can be train, val or test.")
-    return cells[columns.path], label, split
+    return cells[columns.path], label, SPLITS.index(split)
 
 
 class _Finder:
