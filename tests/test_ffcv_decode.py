@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -394,3 +396,15 @@ def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime
     arrays = {(each.dtype, each.ndim) for each in types if isinstance(each, Array)}
     assert arrays, "nothing was compiled"
     assert not arrays & marked
+
+
+def test_what_is_kept_on_the_disk_is_not_taken_for_that_of_another_resample() -> None:
+    """numba's own stamp is of the file that holds the function alone."""
+    from jpegcurr.training.ffcv_decode import _kernel, make_batch
+    from jpegcurr.training.resample import __file__ as resample_source
+
+    def key(kernel: Any) -> object:
+        return kernel._cache._index_key((), kernel.targetctx.codegen())
+
+    assert key(_kernel("one")) == key(_kernel("one")) != key(_kernel("another"))
+    assert key(make_batch) == key(_kernel(sha256(Path(resample_source).read_bytes()).hexdigest()))

@@ -4,13 +4,15 @@ It stands where FFCV's ``RandomResizedCropRGBImageDecoder`` would, and differs i
 quality: libjpeg's accurate DCT (FFCV's fast one is off by 48 levels at worst, most in the cleanest files), every return code
 looked at (FFCV leaves the previous image in the place of one that does not decode), crops that are given and not drawn here,
 memory for one image a worker instead of for every sample in flight at the size of the largest. It is compiled once for all
-loaders and kept by numba on the disk.
+loaders, and numba keeps that on the disk.
 
 The C functions are looked up through FFCV's own extension, whose dependency libturbojpeg is.
 """
 
 import ctypes
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import ffcv._libffcv
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.training.contract import JOB
 from jpegcurr.training.resample import AREA, BICUBIC, BILINEAR, resample
+from jpegcurr.training.resample import __file__ as resample_source
 
 FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
 
@@ -98,24 +101,34 @@ class JobDecoder(Operation):  # type: ignore[misc]
         return decode
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def make_batch(
-    tasks: np.ndarray,
-    order: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    images: NDArray[np.uint8],
-    status: NDArray[np.int8],
-    filter_: int,
-) -> None:
-    """Carry out ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, int8 [n]).
+def _kernel(called: str) -> Callable[..., None]:
+    """Keep what is compiled on the disk. numba renews it when this file changes; ``called`` stands for the others."""
 
-    Lane k does the tasks ``order[ends[k]:ends[k + 1]]``; lanes run in parallel.
-    """
-    for lane in prange(len(ends) - 1):
-        _make_lane(tasks, order[ends[lane] : ends[lane + 1]], images, status, filter_)
+    @njit(parallel=True, nogil=True, cache=True)
+    def make_batch(
+        tasks: np.ndarray,
+        order: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        status: NDArray[np.int8],
+        filter_: int,
+    ) -> None:
+        """Carry out ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, int8 [n]).
+
+        Lane k does the tasks ``order[ends[k]:ends[k + 1]]``; lanes run in parallel.
+        """
+        _ = called  # what a function closes over is part of numba's key
+        for lane in prange(len(ends) - 1):
+            _make_lane(tasks, order[ends[lane] : ends[lane + 1]], images, status, filter_)
+
+    made: Callable[..., None] = make_batch
+    return made
 
 
-@njit(nogil=True, cache=True)
+make_batch = _kernel(sha256(Path(resample_source).read_bytes()).hexdigest())
+
+
+@njit(nogil=True)
 def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped-def]
     pixels = np.empty(_largest(tasks, mine), BYTE)
     jpeg = np.empty(_largest_jpeg(tasks, mine, images.shape[1]), BYTE)
@@ -126,7 +139,7 @@ def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped
     _destroy(encoder)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _is_sound(task):  # type: ignore[no-untyped-def]
     """Whether the metadata are those of an image that holds the crop."""
     height, width = np.int64(task.image_height), np.int64(task.image_width)
@@ -135,7 +148,7 @@ def _is_sound(task):  # type: ignore[no-untyped-def]
     return task.top + task.height <= height and task.left + task.width <= width
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _largest(tasks, mine):  # type: ignore[no-untyped-def]
     largest = np.int64(0)
     for i in mine:
@@ -144,7 +157,7 @@ def _largest(tasks, mine):  # type: ignore[no-untyped-def]
     return largest
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
     largest = 0
     for i in mine:
@@ -155,7 +168,7 @@ def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
     return largest
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore[no-untyped-def]
     if not _is_sound(task):
         return BROKEN
@@ -177,7 +190,7 @@ def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore
     return GOOD
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _decode(decoder, address, size, pixels):  # type: ignore[no-untyped-def]
     """Whether the JPEG at ``address`` has the size of ``pixels`` and decodes into it without even a warning."""
     found = np.empty(4, np.int32)
@@ -190,7 +203,7 @@ def _decode(decoder, address, size, pixels):  # type: ignore[no-untyped-def]
     return _decompress(decoder, address, size, pixels.ctypes.data, width, 0, height, _RGB, _ACCURATE_DCT) == 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyped-def]
     """Replace ``pixels`` by what a JPEG of ``quality`` (4:2:0) keeps of them."""
     height, width = pixels.shape[0], pixels.shape[1]
@@ -205,7 +218,7 @@ def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyp
     return _decode(decoder, cells[0], cells[1], pixels)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
     top, left, height, width = task.top, task.left, task.height, task.width
     if filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # OpenCV has a formula of its own for this
@@ -216,7 +229,7 @@ def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
         resample(whole, top, left, height, width, image, filter_)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _mirror(image):  # type: ignore[no-untyped-def]
     width = image.shape[1]
     for row in range(image.shape[0]):

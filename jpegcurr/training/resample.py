@@ -9,8 +9,7 @@ weighted sum over a window of the input, in integers, whose order does not matte
 precision, operation by operation as there, and rounded to fixed point.
 
 The sums take all the time, and LLVM does not vectorise them over three channels by itself: ``_blend`` is written in its own
-terms. numba comes with the extra ``ffcv``, so only the code for that loader may import this file. What numba keeps on the disk
-it renews for a changed file, not for a changed import: after an edit here delete ``__pycache__``.
+terms. numba comes with the extra ``ffcv``, so only the code for that loader may import this file.
 """
 
 import math
