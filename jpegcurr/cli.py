@@ -9,9 +9,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,9 +18,6 @@ import jpegcurr
 from jpegcurr import console, terminal
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.machine import keep_freed_memory
-
-if TYPE_CHECKING:
-    from jpegcurr.encoding.codec import EncodeSpec
 
 app = typer.Typer(
     add_completion=True,
@@ -98,8 +94,9 @@ def encode(
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the shuffle and of --limit.")] = 0,
     subsampling: Annotated[
-        Literal["420", "422", "444", "keep"], typer.Option(help="Chroma of what is encoded; keep: as in the source.")
-    ] = "420",
+        Literal["420", "422", "444", "keep"] | None,
+        typer.Option(help="Chroma of what is encoded; keep: as in the source; 420 if not given."),
+    ] = None,
     max_side: Annotated[int | None, typer.Option(min=1, max=65500, help="Make larger images this long, pixels.")] = None,
     short_side: Annotated[int | None, typer.Option(min=1, max=65500, help="Make larger images this short, pixels.")] = None,
     resize_filter: Annotated[
@@ -128,12 +125,11 @@ def encode(
     from jpegcurr.encoding.encode import encode_dataset, plan_outputs, refusal
     from jpegcurr.encoding.estimate import estimate_splits
     from jpegcurr.encoding.executors import open_executor
-    from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize
+    from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize, parse_specs
     from jpegcurr.encoding.sources import open_sources
 
     terminal.show_log(quiet=quiet)
-    resize = parse_resize(max_side, short_side, resize_filter)
-    specs = [replace(spec, subsampling=subsampling, resize=resize) for spec in _specs(quality)]
+    specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     allowed = parse_max_failures(max_failures)
     only = parse_classes(classes or ())
     keep_freed_memory()
@@ -304,6 +300,7 @@ def cam(
     """Compare Grad-CAM maps between JPEG qualities and runs, in one offline HTML page."""
     from jpegcurr.analysis.cam import compare_cams
     from jpegcurr.analysis.report import verdict, write_report
+    from jpegcurr.encoding.options import parse_specs
     from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
@@ -313,7 +310,7 @@ def cam(
         raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
     if output.suffix != ".html":
         raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
-    specs = _specs(qualities.split(","))
+    specs = parse_specs(qualities.split(","))
     refuse_existing([output, output.with_suffix(".json")], force=force)
     runtime = resolve_runtime(device)
     runs = [load_run(folder, runtime, weights) for folder in run_folders]
@@ -342,12 +339,3 @@ def _interruptible(message: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(message) from None
-
-
-def _specs(qualities: Sequence[str] | None) -> "list[EncodeSpec]":
-    """Read qualities as they are typed, each once, in order."""
-    from jpegcurr.encoding.codec import EncodeSpec, parse_quality
-
-    if not qualities:
-        raise UsageError("Which quality? Give --quality 50, or --quality source for the original bytes, or both.")
-    return [EncodeSpec(quality) for quality in dict.fromkeys(parse_quality(text.strip()) for text in qualities)]

@@ -161,7 +161,7 @@ def _facts(found: "Inspection") -> dict[str, str]:
         facts |= {
             "failures": f"{manifest.failures:,}",
             "other files passed over": f"{manifest.ignored:,}",
-            "original bytes kept": f"{manifest.copied:,}",
+            "original bytes kept": _kept(manifest),
             "split and source": f"{manifest.split} of {manifest.source}",
             "labels from": manifest.labels or "the source itself",
             "limit": f"{manifest.limit:,} images" if manifest.limit else "none",
@@ -170,6 +170,12 @@ def _facts(found: "Inspection") -> dict[str, str]:
             "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         }
     return facts
+
+
+def _kept(manifest: "Manifest") -> str:
+    converted = manifest.images - manifest.copied if manifest.quality == "source" else 0
+    others = f"; {converted:,} converted, to quality 95 and 4:4:4" if converted else ""
+    return f"{manifest.copied:,}{others}"
 
 
 def _resize(manifest: "Manifest") -> str:

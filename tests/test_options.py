@@ -17,6 +17,7 @@ from jpegcurr.encoding.inspect import inspect_beton
 from jpegcurr.encoding.manifest import Manifest, read_items, read_manifest
 from jpegcurr.encoding.options import parse_max_failures
 from jpegcurr.encoding.sources import open_sources
+from jpegcurr.encoding.verify import verify_beton
 from jpegcurr.errors import SourceError
 from jpegcurr.training.datasets import open_datasets
 
@@ -94,11 +95,33 @@ def test_subsampling(encode, given: str, layouts: set[str]) -> None:
     assert made("train-q50").subsampling == given
 
 
+def test_subsampling_without_a_quality_is_refused(encode) -> None:
+    code, _, err = encode("d --quality source --subsampling 420")
+    assert (code, "--subsampling 420 does nothing" in err) == (2, True)
+    assert not Path("betons").exists()
+
+
 def test_subsampling_kept(encode) -> None:
     assert encode("d --quality 50 --quality source --subsampling keep")[0] == 0
     kept, source = (inspect_beton(Path(f"betons/train-{name}.beton")).subsampling for name in ("q50", "source"))
     grey = source.pop("grey")
     assert kept == {**source, "4:4:4": source["4:4:4"] + grey}
+
+
+def test_what_source_could_not_keep_is_told_image_by_image_and_by_inspect(encode, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mixed/a").mkdir(parents=True)
+    photograph("cat").save("mixed/a/1.jpg")
+    photograph("cat").save("mixed/a/2.png")
+    assert encode("mixed --quality source --quality 50")[0] == 0
+    for name, given in (("q50", [(None, None)] * 2), ("source", [(None, None), (95, "444")])):
+        rows = read_items(Path(f"betons/mixed-{name}.beton"))
+        assert [(row.get("quality"), row.get("subsampling")) for row in rows] == given
+    assert list(verify_beton(Path("betons/mixed-source.beton"))) == []
+    for name, said in (("source", "1; 1 converted, to quality 95 and 4:4:4"), ("q50", "0")):
+        with pytest.raises(SystemExit):
+            main(["inspect", f"betons/mixed-{name}.beton"])
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("original bytes kept"))
+        assert line.split(maxsplit=3)[3].strip() == said
 
 
 @pytest.mark.parametrize("option", ["--max-side 80", "--short-side 80", "--max-side 80 --filter lanczos"])

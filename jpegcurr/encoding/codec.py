@@ -27,6 +27,7 @@ Filter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 # What `source` becomes when the original bytes cannot be passed through.
 CONVERTED_QUALITY = 95
+CONVERTED_SUBSAMPLING: Subsampling = "444"
 LONGEST_SIDE = 65500  # libjpeg's JPEG_MAX_DIMENSION
 _SAMPLING = {
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
@@ -83,7 +84,11 @@ class EncodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One JPEG: ``copied`` says that ``data`` are the original bytes, ``scaled`` that it was decoded at a smaller scale."""
+    """One JPEG.
+
+    ``copied`` says that ``data`` are the original bytes, ``converted`` that ``source`` was asked for and they could not be
+    kept, ``scaled`` that it was decoded at a smaller scale.
+    """
 
     data: bytes
     width: int
@@ -91,6 +96,7 @@ class Encoded:
     copied: bool
     scaled: bool
     crc32: int
+    converted: bool = False
 
 
 def parse_quality(text: str) -> Quality:
@@ -252,13 +258,14 @@ def _encode(pixels: Pixels, scaled: bool, spec: EncodeSpec, source_layout: str) 
     if not done:
         raise ImageError(f"{width}x{height} pixels cannot be encoded")
     data = jpeg.tobytes()
-    return Encoded(data, width, height, copied=False, scaled=scaled, crc32=zlib.crc32(data))
+    converted = spec.quality == "source"
+    return Encoded(data, width, height, copied=False, scaled=scaled, crc32=zlib.crc32(data), converted=converted)
 
 
 def _settings(spec: EncodeSpec, source_layout: str) -> tuple[int, str]:
     """Quality and chroma layout; what is converted keeps all its chroma, a layout that has no name becomes 4:2:0."""
     if spec.quality == "source":
-        return CONVERTED_QUALITY, "4:4:4"
+        return CONVERTED_QUALITY, _NAMED[CONVERTED_SUBSAMPLING]
     if spec.subsampling == "keep":
         wanted = "4:4:4" if source_layout == "grey" else source_layout
         return spec.quality, wanted if wanted in _SAMPLING else "4:2:0"

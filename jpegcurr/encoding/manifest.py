@@ -20,7 +20,7 @@ class Plan(BaseModel):
         source: what was encoded, as it was typed; ``split`` is the part of it that this file holds.
         labels: the file that labels were read from, as it was typed.
         limit: images at most, chosen by ``seed``.
-        subsampling: chroma layout of what is encoded anew: 420, 422, 444 or keep.
+        subsampling: chroma layout of what is encoded anew: 420, 422, 444 or keep. It says nothing of the quality ``source``.
         max_side, short_side: pixels; one of the two where images were made smaller, by ``filter``.
         classes: names by label.
         items: images that the source lists for this split.
@@ -62,7 +62,7 @@ class Manifest(Plan):
     Attributes:
         images: samples in the beton. ``failures`` more were read and could not be stored.
         ignored: files in the source that do not have an image's suffix.
-        copied: samples whose original bytes were kept.
+        copied: samples whose original bytes were kept. At the quality ``source`` the others are of quality 95, 4:4:4.
         scaled: samples that were decoded at a half, a quarter or an eighth, because they are resized to a third of that
             or less.
         bytes_in, bytes_out: of the stored images, before and after.
@@ -125,7 +125,8 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of ``items.jsonl``, one an image that the source lists, in file order.
 
     Every row has key, label, source_bytes (-1 if nobody could tell) and status. A stored image (``copied`` or ``encoded``)
-    has width, height, bytes and crc32 of what is stored, a ``failed`` one its reason.
+    has width, height, bytes and crc32 of what is stored, a ``failed`` one its reason. One whose original bytes could not
+    be kept at the quality ``source`` has the quality and subsampling that it was given instead.
     """
     with items_path(beton).open(encoding="utf-8") as rows:
         for row in rows:

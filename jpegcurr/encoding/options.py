@@ -5,9 +5,24 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from jpegcurr.encoding.codec import Filter, Resize
+from jpegcurr.encoding.codec import EncodeSpec, Filter, Resize, Subsampling, parse_quality
 from jpegcurr.encoding.encode import MaxFailures
 from jpegcurr.errors import UsageError
+
+
+def parse_specs(
+    qualities: Sequence[str], subsampling: Subsampling | None = None, resize: Resize | None = None
+) -> list[EncodeSpec]:
+    """Read qualities as they are typed, each once, in order; raises UsageError if ``subsampling`` would do nothing."""
+    if not qualities:
+        raise UsageError("Which quality? Give --quality 50, or --quality source for the original bytes, or both.")
+    found = list(dict.fromkeys(parse_quality(text.strip()) for text in qualities))
+    if subsampling is not None and found == ["source"]:
+        raise UsageError(
+            f"--subsampling {subsampling} does nothing at --quality source, which keeps the chroma. Leave it away, or give "
+            "a quality of 1 to 100 too."
+        )
+    return [EncodeSpec(quality, subsampling or "420", resize) for quality in found]
 
 
 def parse_resize(max_side: int | None, short_side: int | None, resize_filter: Filter | None) -> Resize | None:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.begun import Begun, begin, boot_id, partial_files, stamp, take_back
-from jpegcurr.encoding.codec import Encoded
+from jpegcurr.encoding.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
 from jpegcurr.encoding.items import MISSING, Item, Source
 from jpegcurr.encoding.layout import BetonIndex
 from jpegcurr.encoding.manifest import Manifest, Plan, items_path, manifest_path
@@ -77,6 +77,8 @@ def item_row(item: Item, bytes_in: int, encoded: Encoded | None, reason: str = "
         return row | {"status": "failed", "reason": reason}
     row |= {"status": "copied" if encoded.copied else "encoded", "bytes": len(encoded.data)}
     row |= {"width": encoded.width, "height": encoded.height, "crc32": encoded.crc32}
+    if encoded.converted:
+        row |= {"quality": CONVERTED_QUALITY, "subsampling": CONVERTED_SUBSAMPLING}
     return row | {"scaled": True} if encoded.scaled else row
 
 
