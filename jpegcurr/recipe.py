@@ -37,19 +37,19 @@ class Ramp(_Section):
         return self.start + (self.end - self.start) * progress
 
 
-# What a value is meant to be is told by its YAML type, so that an error is about that one. Tags are kept out of messages.
+# What a value is meant to be is told by its YAML type, so that an error is about that one.
 def _shape(value: object) -> str:
     if isinstance(value, dict | BaseModel):
-        return "<map>"
-    return "<list>" if isinstance(value, list | tuple) else "<one>"
+        return "a map"
+    return "a list" if isinstance(value, list | tuple) else "one value"
 
 
 _SHAPE = Discriminator(_shape)
-Weight = Annotated[Annotated[float, Field(ge=0), Tag("<one>")] | Annotated[Ramp, Tag("<map>")], _SHAPE]
+Weight = Annotated[Annotated[float, Field(ge=0), Tag("one value")] | Annotated[Ramp, Tag("a map")], _SHAPE]
 AnyQuality = Annotated[
-    Annotated[JpegQuality, Tag("<one>")]
-    | Annotated[tuple[JpegQuality, JpegQuality], Tag("<list>")]
-    | Annotated[Ramp, Tag("<map>")],
+    Annotated[JpegQuality, Tag("one value")]
+    | Annotated[tuple[JpegQuality, JpegQuality], Tag("a list")]
+    | Annotated[Ramp, Tag("a map")],
     _SHAPE,
 ]
 
@@ -89,8 +89,7 @@ class Reencoded(_Section):
         return f"quality {quality}, at load, {self.where}"
 
 
-_PATH_OR_REENCODED = Discriminator(lambda value: "<map>" if isinstance(value, dict | Reencoded) else "<one>")
-PathOrReencoded = Annotated[Annotated[Path, Tag("<one>")] | Annotated[Reencoded, Tag("<map>")], _PATH_OR_REENCODED]
+PathOrReencoded = Annotated[Annotated[Path, Tag("one value")] | Annotated[Reencoded, Tag("a map")], _SHAPE]
 
 
 def split_treatment(used: Path | Reencoded) -> tuple[Path, Reencoded | None]:
@@ -122,7 +121,7 @@ class Phase(_Section):
     epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side.
     """
 
-    data: Annotated[Annotated[str, Tag("<one>")] | Annotated[dict[str, Weight], Field(min_length=1), Tag("<map>")], _SHAPE]
+    data: Annotated[Annotated[str, Tag("one value")] | Annotated[dict[str, Weight], Field(min_length=1), Tag("a map")], _SHAPE]
     until_epoch: Positive
     size: Annotated[int, Field(ge=32)] | None = None
 
@@ -254,6 +253,8 @@ class Recipe(_Section):
                 _known(f"curriculum.{number}.data", name, self.data)
             if phase.until_epoch <= previous:
                 raise ValueError(f"curriculum.{number}.until_epoch {phase.until_epoch} is not after epoch {previous}")
+            if phase.until_epoch == previous + 1 and self._ramps(phase):
+                raise ValueError(f"curriculum.{number} is one epoch long, which holds no ramp: give one number, or more epochs")
             previous = phase.until_epoch
         for number, name in enumerate(self.evaluate):
             _known(f"evaluate.{number}", name, self.data)
@@ -262,6 +263,11 @@ class Recipe(_Section):
         if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
             raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves nothing of {self.epochs} epochs")
         return self
+
+    def _ramps(self, phase: Phase) -> bool:
+        weights = [] if isinstance(phase.data, str) else list(phase.data.values())
+        treatments = (split_treatment(self.data[name].train)[1] for name in phase.weights(0))
+        return any(isinstance(each, Ramp) for each in (*weights, *(each.quality for each in treatments if each)))
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.recipe import Recipe
@@ -41,7 +42,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error))) from None
+        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree))) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -66,17 +67,43 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: the recipe has no place {key}.") from None
 
 
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"] if not str(part).startswith("<"))
-        if item["type"] == "extra_forbidden":
-            lines.append(f"  {path}: unknown key.{did_you_mean(str(item['loc'][-1]), _siblings(item['loc']))}")
-        elif item["type"] == "value_error":
-            lines.append(f"  {path + ': ' if path else ''}{item['ctx']['error']}")
-        else:
-            lines.append(f"  {path}: {item['msg']}")
-    return list(dict.fromkeys(lines))
+def _explain(error: ValidationError, tree: dict[str, Any]) -> list[str]:
+    """A line for every place of the YAML that is wrong."""
+    said: dict[str, list[str]] = {}
+    items = error.errors(include_url=False)
+    for item in items:
+        within = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
+        if item["type"] != "too_short" or not within:  # pydantic counts the elements that are right
+            said.setdefault(_place(item, tree), []).append(_message(item))
+    return [f"  {place}{_joined(list(dict.fromkeys(messages)))}" for place, messages in said.items()]
+
+
+def _joined(messages: Sequence[str]) -> str:
+    """Where a value could be one of several things, each complains."""
+    return ", or ".join([messages[0], *(each.removeprefix("Input should be ") for each in messages[1:])])
+
+
+def _place(item: ErrorDetails, tree: Any) -> str:
+    """``a.b.0: ``, as it would be written after --set; without the names that pydantic gives to the members of a union."""
+    parts = []
+    for part in item["loc"]:
+        if part in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(part, int):
+            tree = tree[part]
+            parts.append(str(part))
+    if item["type"] == "missing":
+        parts.append(str(item["loc"][-1]))
+    return ".".join(parts) + ": " if parts else ""
+
+
+def _message(item: ErrorDetails) -> str:
+    if item["type"] == "extra_forbidden":
+        return f"unknown key.{did_you_mean(str(item['loc'][-1]), _siblings(item['loc']))}"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    if item["type"] == "union_tag_invalid":
+        kinds = item["ctx"]["expected_tags"].replace("'", "").replace(", ", " or ")
+        return f"is {item['ctx']['tag']} and should be {kinds}"
+    return item["msg"]
 
 
 def _siblings(location: Sequence[int | str]) -> list[str]:
