@@ -368,6 +368,29 @@ def test_a_mended_image_is_read_again() -> None:
     assert digests(Path("betons")) == digests(Path("straight"))
 
 
+def test_a_mended_image_whose_failure_was_allowed_is_read_again() -> None:
+    """Images are encoded in the order of their names; the first failure is a row when the second ends the run."""
+    Path("d/a").mkdir(parents=True)
+    for number in range(10, 60):
+        Path(f"d/a/{number}.jpg").write_bytes(jpeg(photograph("cat").resize((number, 30))))
+    whole = {path: path.read_bytes() for path in (Path("d/a/15.jpg"), Path("d/a/50.jpg"))}
+    for path in whole:
+        path.write_bytes(b"a text file")
+    with pytest.raises(EncodeError, match=r"2 images could not be encoded, 1 may fail"):
+        encode_all(Path("d"), Path("betons"), ["source", 50], max_failures=1)
+    Path("d/a/50.jpg").write_bytes(whole[Path("d/a/50.jpg")])
+    watch = Watch(1)
+    with pytest.raises(KeyboardInterrupt):
+        encode_all(Path("d"), Path("betons"), ["source", 50], resume=True, max_failures=1, watcher=watch)
+    assert watch.there == 40, "what failed and was not mended is not read again"
+    Path("d/a/15.jpg").write_bytes(whole[Path("d/a/15.jpg")])
+    watch = Watch()
+    encode_all(Path("d"), Path("betons"), ["source", 50], resume=True, max_failures=1, watcher=watch)
+    assert watch.there == 5
+    encode_all(Path("d"), Path("straight"), ["source", 50])
+    assert digests(Path("betons")) == digests(Path("straight"))
+
+
 def test_two_encodes_into_one_place_the_second_refuses(photos: Path, betons: Path) -> None:
     class Meddle(Watch):
         def done(self, source: Source, outcomes: Sequence[Outcome]) -> None:

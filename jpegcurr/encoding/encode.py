@@ -224,7 +224,7 @@ class _Run:
         self._source, self._order, self._outputs, self._max_failures = source, order, outputs, max_failures
         self._named: list[str] = []
         self._more = 0  # failures behind the one at which the run stopped, that one included
-        self.start = min(output.recovered() for output in outputs)
+        self.start = min(output.recovered(source, order) for output in outputs)
         for output in outputs:
             output.rewind(self.start, source, order)
         self._stopped = self._failures > max_failures

@@ -4,7 +4,7 @@ While it is written an output is three hidden files beside its place: ``.train-q
 ``.train-q50.items.jsonl.partial`` (a row an image) and ``.train-q50.plan`` (what decides the bytes). The life of an output:
 
     opened      the partial files are made and then the plan, or a stopped run's are found
-    recovered   counts the images that are on the disk whole: every row whose record is there
+    recovered   counts the images that are on the disk whole: every row whose record is there, up to a failure that was mended
     rewind      lays those out again and takes whatever follows out of the files
     add, flush  a chunk's records reach the operating system before its rows do
     finish      the items, the manifest and the beton get their names in this order, and the plan goes
@@ -36,6 +36,8 @@ from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import sync_folder, write_json
 
 log = logging.getLogger("jpegcurr")
+
+_FAILED = b'"status": "failed"'  # in such a row and, with its quotes, in no other
 
 
 class Totals:
@@ -111,8 +113,8 @@ class Output:
         finally:
             os.close(rows)
 
-    def recovered(self) -> int:
-        """How many items are on the disk, whole."""
+    def recovered(self, source: Source, order: NDArray[np.int64]) -> int:
+        """How many items are on the disk, whole; an image that failed and was mended since is not, nor what follows it."""
         if self._crashed:
             log.info("%s: the machine or the disk has failed since it was stopped; reading back what is there", self.path)
             self._writer.drop_cache()
@@ -120,8 +122,10 @@ class Output:
         index = BetonIndex(self.plan.items, self.plan.page_size)
         count = 0
         with closing(self._lines()) as lines:
-            for line in lines:
+            for position, line in zip(order, lines, strict=False):
                 if self._crashed and not self._is_stored(line, index):
+                    break
+                if _FAILED in line and _is_mended(json.loads(line), source.items[int(position)]):
                     break
                 count += 1
         return count
@@ -223,6 +227,11 @@ class Output:
             return bool(zlib.crc32(self._writer.stored(pointer, row["bytes"])) == row["crc32"])
         except (ValueError, KeyError, TypeError, OverflowError):
             return False
+
+
+def _is_mended(row: dict[str, Any], item: Item) -> bool:
+    """Whether the image of a ``failed`` row is now another file, as far as its size tells."""
+    return row["key"] == item.key and row["source_bytes"] != item.size
 
 
 def _check_same(row: dict[str, Any], item: Item, source: Source) -> None:
