@@ -162,6 +162,7 @@ def test_a_large_photograph_is_decoded_at_a_smaller_scale_and_the_manifest_says_
         ("--filter sharp --max-side 9", "sharp"),
         ("--max-side 0", "--max-side"),
         ("--subsampling 411", "411"),
+        ("--threads 2 --dask tcp://nobody:1", "--threads 2 does nothing with --dask"),
         ("--max-failures many", "--max-failures many: give a number of images"),
         ("--max-failures -1", "--max-failures"),
         ("--max-failures 101%", "101%"),

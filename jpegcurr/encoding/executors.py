@@ -18,9 +18,11 @@ def open_executor(threads: int | None = None, dask: str | None = None) -> Iterat
     address, the workers must see the images under the same paths.
 
     Raises:
-        UsageError: the extra ``dask`` is not installed, or no scheduler answers.
+        UsageError: both are given, the extra ``dask`` is not installed, or no scheduler or no worker answers as it should.
     """
     if dask is not None:
+        if threads is not None:
+            raise UsageError(f"--threads {threads} does nothing with --dask, whose workers have theirs. Leave it away.")
         with _dask_executor(dask) as found:
             yield found
         return
