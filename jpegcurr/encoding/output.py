@@ -231,7 +231,7 @@ class Output:
 
 def _is_mended(row: dict[str, Any], item: Item) -> bool:
     """Whether the image of a ``failed`` row is now another file, as far as its size tells."""
-    return row["key"] == item.key and row["source_bytes"] != item.size
+    return bool(row["key"] == item.key and row["source_bytes"] != item.size)
 
 
 def _check_same(row: dict[str, Any], item: Item, source: Source) -> None:
