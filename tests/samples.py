@@ -18,7 +18,10 @@ from PIL import Image
 from jpegcurr.encoding.codec import EncodeSpec, Quality
 from jpegcurr.encoding.encode import encode_dataset, plan_outputs
 from jpegcurr.encoding.executors import open_executor
+from jpegcurr.encoding.items import Source
+from jpegcurr.encoding.layout import DEFAULT_PAGE_SIZE
 from jpegcurr.encoding.sources import open_sources
+from jpegcurr.encoding.writer import BetonWriter
 from jpegcurr.recipe import Recipe
 from jpegcurr.recipe_file import load_recipe
 
@@ -57,6 +60,37 @@ def scan(data: bytes) -> bytes:
     return data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
 
 
+def image(number: int) -> bytes:
+    """A JPEG of 40 by 30 pixels, another for each number."""
+    return jpeg(photograph("coffee").crop((number, 0, number + 40, 30)))
+
+
+class Photographs:
+    """Five images with labels, as FFCV's writer takes them."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return np.asarray(photograph("cat").crop((index, 0, index + 80, 60 + index))), index * 3
+
+    def __len__(self) -> int:
+        return 5
+
+
+# Either loader; FFCV and numba warn, of what is not ours.
+FFCV = (pytest.mark.ffcv, pytest.mark.filterwarnings("ignore"))
+LOADERS = ("plain", pytest.param("ffcv", marks=FFCV))
+
+
+def write_beton(
+    path: Path, samples: Sequence[tuple[Any, ...]], capacity: int | None = None, page_size: int = DEFAULT_PAGE_SIZE
+) -> Path:
+    """``samples`` are what ``BetonWriter.append`` takes."""
+    with BetonWriter(path, capacity or len(samples), page_size) as writer:
+        for sample in samples:
+            writer.append(*sample)
+        writer.finish()
+    return path
+
+
 def write_photos(root: Path) -> None:
     """``root/{train,val}/<class>/NN.jpg``: crops of 64 to 160 pixels a side; the last of each class is grey."""
     random = np.random.default_rng(0)
@@ -78,6 +112,11 @@ def encode_all(root: str | Path, out: Path, qualities: Sequence[Quality], thread
     outputs = plan_outputs(sources, [EncodeSpec(quality) for quality in qualities], out)
     with open_executor(threads) as (executor, workers):
         encode_dataset(sources, outputs, executor=executor, workers=workers, **options)
+
+
+def contents(source: Source) -> dict[str, tuple[str, bytes]]:
+    """Class and bytes of every key."""
+    return {item.key: (source.classes[item.label], source.store.read(item)) for item in source.items}
 
 
 def tiny_tree(betons: Path) -> dict[str, object]:
@@ -108,7 +147,7 @@ def tiny_recipe(betons: Path, folder: Path, *overrides: str) -> Recipe:
 
 
 def tool_module(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
-    """A script of ``tools/`` without a suffix, as a module of which things can be replaced."""
+    """A script of ``tools/``, as a module of which things can be replaced."""
     patch.setattr(sys, "dont_write_bytecode", True)
     patch.syspath_prepend(str(TOOLS))
     spec = spec_from_loader(name, SourceFileLoader(name, str(TOOLS / name)))

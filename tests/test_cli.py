@@ -286,7 +286,7 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
-def test_ctrl_c_in_training_says_how_to_go_on(run, here) -> None:
+def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
     """A real SIGINT to a real process, in the middle of an epoch."""
     command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
     many = ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]

@@ -1,4 +1,4 @@
-"""Damaged inputs, as tools/fuzz makes them: a few hundred, and those that were found to do harm."""
+"""Damaged inputs, as tools/fuzz makes them: a few hundred, and some in which one field lies."""
 
 import json
 import struct
@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from samples import tool_module
+from samples import TOOLS, tool_module
 
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.codec import EncodeSpec, reencode
 from jpegcurr.errors import BetonError, ImageError
-
-TOOLS = Path(__file__).parent.parent / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +76,11 @@ def test_every_mutator_does_something(damage: ModuleType, name: str) -> None:
     assert any(mutate(bytearray(data), random, [data]) != data for _ in range(5))
 
 
-# What was found.
+# One field that lies.
 
 
 def test_a_row_whose_end_is_beyond_any_number_is_refused(damage: ModuleType) -> None:
-    """Pointer and size were added in 64 bits."""
+    """Pointer plus size overflows 64 bits."""
     data = bytearray(damage.betons()["ours"])
     (pointer,) = struct.unpack_from("<Q", data, len(data) - 16)
     for size in (2**64 - pointer, 2**64 - 1, 2**63, len(data)):
@@ -109,7 +107,7 @@ def test_a_jpeg_of_another_number_of_channels_is_refused(damage: ModuleType, com
 
 
 def test_a_marker_without_a_length_hides_nothing(damage: ModuleType) -> None:
-    """What follows it was taken for its length, and skipped: decoders do not skip it."""
+    """Decoders do not skip what follows it."""
     plain = damage.images()["jpeg 444"]
     frame = plain.index(b"\xff\xc0")
     other = bytearray(plain[frame : plain.index(b"\xff\xc4")])

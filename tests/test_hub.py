@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import jpeg, photograph
+from samples import contents, image
 
 from jpegcurr.encoding.hub import open_hub
 from jpegcurr.encoding.items import MISSING, Source
@@ -30,10 +30,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
 
 
-def image(number: int) -> bytes:
-    return jpeg(photograph("coffee").crop((number, 0, number + 40, 30)))
-
-
 def rows(labels: Sequence[object], feature: object = BREEDS, **more: Sequence[object]) -> Any:
     """A data set of an image and a label a row; ``more`` columns are text."""
     columns: dict[str, Any] = {"image": [{"bytes": image(row), "path": f"{row}.jpg"} for row in range(len(labels))]}
@@ -44,11 +40,6 @@ def rows(labels: Sequence[object], feature: object = BREEDS, **more: Sequence[ob
 def opened(**splits: Any) -> tuple[Source, ...]:
     DatasetDict(splits).save_to_disk("d")
     return open_hub("hf:d")
-
-
-def contents(source: Source) -> dict[str, tuple[str, bytes]]:
-    """Class and bytes of every key."""
-    return {item.key: (source.classes[item.label], source.store.read(item)) for item in source.items}
 
 
 def test_splits_keys_and_the_data_sets_own_classes() -> None:

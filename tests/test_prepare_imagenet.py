@@ -10,12 +10,12 @@ from types import ModuleType
 
 import pytest
 from imagenet import TRAIN, TRUTH, VAL, kaggle_table, nested, tar, train_files, val_files, val_name, write_archives
-from samples import tool_module
+from samples import TOOLS, tool_module
 
 from jpegcurr.encoding.archives import open_imagenet
 from jpegcurr.encoding.folders import open_folders
 
-TOOL = Path(__file__).parent.parent / "tools/prepare_imagenet"
+TOOL = TOOLS / "prepare_imagenet"
 SRC, OUT = Path("src"), Path("out")
 FIRST = "n01440764/n01440764_0.JPEG"
 IMAGES = {"train": 12, "val": 5}

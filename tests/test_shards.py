@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 from imagenet import nested, tar, train_files, write_archives
-from samples import jpeg, photograph
+from samples import contents, image
 
 from jpegcurr.encoding.items import Source
 from jpegcurr.encoding.shards import is_shards, open_shards
 from jpegcurr.errors import EncodeError, SourceError
-
-
-def image(number: int) -> bytes:
-    return jpeg(photograph("coffee").crop((number, 0, number + 40, 30)))
 
 
 def samples(labels: Mapping[str, object]) -> dict[str, bytes]:
@@ -29,11 +25,6 @@ def samples(labels: Mapping[str, object]) -> dict[str, bytes]:
 def put(name: str, files: Mapping[str, bytes]) -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Path(name).write_bytes(tar(files))
-
-
-def contents(source: Source) -> dict[str, tuple[str, bytes]]:
-    """Class and bytes of every key."""
-    return {item.key: (source.classes[item.label], source.store.read(item)) for item in source.items}
 
 
 def only(where: str) -> Source:

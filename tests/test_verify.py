@@ -8,9 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
-from samples import encode_all, jpeg, photograph, write_photos
+from samples import Photographs, encode_all, jpeg, photograph, write_photos
 
 from jpegcurr.encoding import encode
 from jpegcurr.encoding.beton import Beton
@@ -21,6 +20,13 @@ from jpegcurr.training.datasets import open_dataset
 
 HEADER, FIELD, RECORD, ROW = 24, 1041, 24, 24
 PREFIX = HEADER + 2 * FIELD
+
+
+def told(path: Path) -> list[str]:
+    try:
+        return list(verify_beton(path))
+    except BetonError as error:
+        return [str(error)]
 
 
 class Copy:
@@ -46,9 +52,7 @@ class Copy:
             file.seek(position)
             file.write(bytes([self.whole[position] ^ 1 << bit]))
         try:
-            return list(verify_beton(self.path))
-        except BetonError as error:
-            return [str(error)]
+            return told(self.path)
         finally:
             with self.path.open("rb+") as file:
                 file.seek(position)
@@ -167,23 +171,12 @@ def test_a_gap_between_records_is_looked_at(tmp_path: Path, monkeypatch: pytest.
 # What stands beside it.
 
 
-def reopened(copy: Copy, folder: Path) -> Copy:
-    return Copy(copy.path, folder)
-
-
-def told(path: Path) -> list[str]:
-    try:
-        return list(verify_beton(path))
-    except BetonError as error:
-        return [str(error)]
-
-
 FIELDS = ("images", "failures", "copied", "scaled", "bytes_in", "bytes_out", "items", "page_size", "beton_bytes")
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "keys_sha256", "index_sha256", "schema_version", "quality"])
 def test_a_manifest_that_says_something_else_is_told(small: Copy, tmp_path: Path, name: str) -> None:
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     manifest = json.loads(manifest_path(copy.path).read_bytes())
     for other in ([0] * 64, "f" * 64) if name.endswith("256") else (0, manifest[name] + 1, -5, None):
         manifest_path(copy.path).write_text(json.dumps(manifest | {name: other}))
@@ -193,7 +186,7 @@ def test_a_manifest_that_says_something_else_is_told(small: Copy, tmp_path: Path
 
 
 def test_a_manifest_that_is_none_is_told(small: Copy, tmp_path: Path) -> None:
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     text = manifest_path(copy.path).read_text()
     for other in ("", "{}", "[]", text[:-20], text.replace('"seed"', '"sead"'), "\0" + text, text * 2):
         manifest_path(copy.path).write_text(other)
@@ -223,7 +216,7 @@ STORED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("change", STORED)
 def test_items_that_say_something_else_are_told(small: Copy, tmp_path: Path, change: str) -> None:
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     rows = list(read_items(copy.path))
     number = next(n for n, row in enumerate(rows) if row["status"] != "failed")
     changed = [*rows[:number], STORED[change](rows[number]), *rows[number + 1 :]]
@@ -232,7 +225,7 @@ def test_items_that_say_something_else_are_told(small: Copy, tmp_path: Path, cha
 
 
 def test_items_that_are_missing_doubled_or_in_another_order_are_told(small: Copy, tmp_path: Path) -> None:
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     lines = items_path(copy.path).read_text().splitlines(keepends=True)
     assert told(copy.path) == []
     for other in (lines[1:], lines[:-1], [*lines, lines[-1]], lines[::-1], ["\n"], ["[]\n"], ["nonsense\n"], ["5\n"], []):
@@ -246,7 +239,7 @@ def test_items_that_are_missing_doubled_or_in_another_order_are_told(small: Copy
 
 def test_bits_flipped_in_the_items_are_told_if_they_change_anything(small: Copy, tmp_path: Path, random: Random) -> None:
     """But for what is said of images that are not there."""
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     whole = items_path(copy.path).read_bytes()
     for position in random.sample(range(len(whole)), 150):
         changed = bytearray(whole)
@@ -264,14 +257,6 @@ def stored(path: Path, items: bytes) -> list[Any]:
 # Files without a manifest, and files that are cut short.
 
 
-class _Photographs:
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return np.asarray(photograph("cat").crop((index, 0, index + 80, 60 + index))), index * 3
-
-    def __len__(self) -> int:
-        return 5
-
-
 @pytest.mark.ffcv
 @pytest.mark.filterwarnings("ignore")
 def test_what_ffcv_wrote_is_decoded() -> None:
@@ -279,7 +264,7 @@ def test_what_ffcv_wrote_is_decoded() -> None:
     from ffcv.writer import DatasetWriter
 
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=90), "label": IntField()}
-    DatasetWriter("theirs.beton", fields, num_workers=1).from_indexed_dataset(_Photographs())
+    DatasetWriter("theirs.beton", fields, num_workers=1).from_indexed_dataset(Photographs())
     path = Path("theirs.beton")
     assert list(verify_beton(path)) == []
     start, size = int(Beton(path).pointers[3]), int(Beton(path).sizes[3])
@@ -291,7 +276,7 @@ def test_what_ffcv_wrote_is_decoded() -> None:
 
 
 def test_without_a_manifest_every_sample_is_decoded(small: Copy, tmp_path: Path) -> None:
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     manifest_path(copy.path).unlink()
     assert told(copy.path) == []
     start, _ = copy.records[1]
@@ -313,7 +298,7 @@ def lengths(copy: Copy) -> Iterator[int]:
 @pytest.mark.parametrize("manifest", [True, False], ids=["with its manifest", "without"])
 def test_a_file_that_is_cut_short_is_not_opened(small: Copy, tmp_path: Path, opening: Any, manifest: bool) -> None:
     """Neither for training, by whichever loader, nor for anything else."""
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     if not manifest:
         manifest_path(copy.path).unlink()
     opening(copy.path)
@@ -325,7 +310,7 @@ def test_a_file_that_is_cut_short_is_not_opened(small: Copy, tmp_path: Path, ope
 
 def test_a_file_whose_index_was_damaged_is_not_trained_on(small: Copy, tmp_path: Path) -> None:
     """Without decoding anything."""
-    copy = reopened(small, tmp_path)
+    copy = Copy(small.path, tmp_path)
     for place in ("header", "metadata", "table"):
         for position in copy.places()[place]:
             data = bytearray(copy.whole)
