@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from jpegcurr.files import nearest_folder
 from jpegcurr.terminal import Bar, duration, err, megabytes, out, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def print_encoded(done: "Mapping[Path, Manifest]", *, as_json: bool) -> None:
 
 def print_estimates(estimates: "Sequence[Estimate]", folder: Path, refused: str, *, as_json: bool) -> None:
     """What ``encode --dry-run`` says."""
-    free = free_bytes(folder)
+    free = shutil.disk_usage(nearest_folder(folder)).free
     if as_json:
         splits = [
             {"split": each.split, "images": each.images, "bytes_in": each.bytes_in, "seconds": each.seconds}
@@ -102,12 +103,6 @@ def print_estimates(estimates: "Sequence[Estimate]", folder: Path, refused: str,
     if failed:
         share = 100 * len(failed) / sampled
         out.print(f"{len(failed)} of the sample would fail: {share:.2g} %, which --max-failures has to allow.", markup=False)
-
-
-def free_bytes(folder: Path) -> int:
-    """What a person may still write to the disk that ``folder`` is on, or would be."""
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    return shutil.disk_usage(there).free
 
 
 def print_inspection(found: "Inspection", wrong: list[str] | None, *, as_json: bool) -> None:

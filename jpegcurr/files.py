@@ -60,10 +60,16 @@ def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "") -> Non
 def refuse_unwritable(folders: Iterable[Path]) -> None:
     """Raise UsageError if one of ``folders`` is no folder, or cannot be made, or written to."""
     for folder in dict.fromkeys(folders):
-        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
+        there = nearest_folder(folder)
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             what = "no permission to write there" if there.is_dir() else f"{there} is not a folder"
             raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with -o.")
+
+
+def nearest_folder(folder: Path) -> Path:
+    """``folder``, or the nearest above it that is there and may be seen; a file if there is one in its place."""
+    every = (folder, *folder.absolute().parents)
+    return next(each for each in every if os.path.exists(each))  # noqa: PTH110  # a Path would raise where nobody may look
 
 
 def _umask() -> int:

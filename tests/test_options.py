@@ -1,6 +1,7 @@
 """Every option of ``jpegcurr encode``, on the command line."""
 
 import json
+import os
 import shlex
 import shutil
 from io import BytesIO
@@ -196,6 +197,26 @@ def test_a_dry_run_says_what_stands_against_it(encode) -> None:
     code, out, _ = encode("d --quality 50 --dry-run")
     assert (code, "As things are it would be refused: betons/train-q50.beton exists" in out) == (0, True)
     assert "refused" not in encode("d --quality 50 --dry-run --force")[1]
+
+
+def test_a_folder_where_nobody_may_look_is_one_that_cannot_be_written_to(encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another user has it; root may look anywhere."""
+    closed = Path("closed").absolute()
+    closed.mkdir()
+    stat, access = os.stat, os.access
+
+    def refuse(path, *arguments, **options):
+        if isinstance(path, str | Path) and closed in Path(path).absolute().parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        patch.setattr(os, "access", lambda path, mode: Path(path).absolute() != closed and access(path, mode))
+        dry, wet = encode("d --quality 50 -o closed/in/there --dry-run"), encode("d --quality 50 -o closed/in/there")
+    said = "closed/in/there cannot be written to: no permission to write there"
+    assert (dry[0], f"As things are it would be refused: {said}" in dry[1]) == (0, True)
+    assert (wet[0], said in wet[2]) == (2, True)
 
 
 def test_a_dry_run_names_what_would_fail(encode) -> None:
