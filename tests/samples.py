@@ -1,5 +1,6 @@
 """What the tests are made of: real photographs that scikit-image ships, as JPEGs of the layouts found in the wild."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,11 @@ def encode_all(root: str | Path, out: Path, qualities: Sequence[Quality], thread
     outputs = plan_outputs(sources, [EncodeSpec(quality) for quality in qualities], out)
     with open_executor(threads) as (executor, workers):
         encode_dataset(sources, outputs, executor=executor, workers=workers, **options)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of the bytes of every file."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def contents(source: Source) -> dict[str, tuple[str, bytes]]:

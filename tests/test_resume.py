@@ -1,7 +1,6 @@
 """Nothing is lost: a stopped encode goes on where it was and ends in the same bytes."""
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import encode_all, jpeg, photograph
+from samples import digests, encode_all, jpeg, photograph
 
 from jpegcurr.encoding.begun import partial_files
 from jpegcurr.encoding.chunks import Outcome
@@ -68,10 +67,6 @@ class Watch:
         self.encoded += len(outcomes)
         if self.encoded >= self._stop_after:
             raise KeyboardInterrupt
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def stop(photos: Path, after: int = 20, qualities: tuple[int | str, ...] = ("source", 50)) -> None:
@@ -143,11 +138,11 @@ def test_a_kill_while_files_are_replaced(photos: Path, betons: Path, calls: int,
     assert not different or share < 0.1, "unless it was not begun when it was killed"
 
 
-def crash() -> None:
-    """What the disk had not taken is lost: the end of a file of records, or of rows."""
+def crash(output: str = "*") -> None:
+    """What the disk had not taken is lost: the end of a file of records."""
     for plan in Path("betons").glob(".*.plan"):
         plan.write_text(plan.read_text().replace(json.loads(plan.read_text())["boot"], "0" * 36))
-    for partial in Path("betons").glob(".*.beton.partial"):
+    for partial in Path("betons").glob(f".{output}.beton.partial"):
         data = bytearray(partial.read_bytes())
         data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
         partial.write_bytes(data)
@@ -165,15 +160,16 @@ def test_a_check_after_a_crash_that_is_stopped_is_made_again(
     assert finish(photos, betons).there < 48
 
 
+def failing_sync(_file: int) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_back(
     photos: Path, betons: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(_file: int) -> None:
-        raise OSError(5, "Input/output error")
-
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.writer._SYNC_EVERY", 1)
-        patch.setattr("jpegcurr.encoding.writer._sync", failing)
+        patch.setattr("jpegcurr.encoding.writer._sync", failing_sync)
         with pytest.raises(EncodeError, match=r"\.train-source\.beton\.partial: Input/output error.*--resume goes on"):
             encode_all(photos, Path("betons"), ["source", 50])
     assert not list(Path("betons").glob("[!.]*"))
@@ -182,16 +178,12 @@ def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_b
 
 
 def test_a_sync_that_failed_before_ctrl_c_is_not_forgotten(photos: Path, betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(_file: int) -> None:
-        raise OSError(5, "Input/output error")
-
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.writer._SYNC_EVERY", 50_000)
-        patch.setattr("jpegcurr.encoding.writer._sync", failing)
+        patch.setattr("jpegcurr.encoding.writer._sync", failing_sync)
         stop(photos, after=16, qualities=("source",))
     assert json.loads(Path("betons/.train-source.plan").read_text())["boot"].strip() == ""
-    encode_all(photos, Path("betons"), ["source", 50], resume=True)
-    assert digests(Path("betons")) == digests(betons)
+    finish(photos, betons)
 
 
 def test_a_folder_that_is_replaced_under_an_encode_gets_nothing_from_it(photos: Path) -> None:
@@ -291,14 +283,8 @@ def test_with_resume_force_replaces_only_what_was_made_otherwise(photos: Path, b
 
 def test_work_that_is_done_is_not_done_again(photos: Path, betons: Path) -> None:
     stop(photos, after=20)
-    watch = Watch()
-    encode_all(photos, Path("betons"), ["source", 50], resume=True, watcher=watch)
-    assert watch.there >= 20
-    assert watch.there + watch.encoded == 64
-    assert digests(Path("betons")) == digests(betons)
-    watch = Watch()
-    encode_all(photos, Path("betons"), ["source", 50], resume=True, watcher=watch)
-    assert (watch.there, watch.encoded) == (64, 0), "what is finished is kept"
+    assert finish(photos, betons).there >= 20
+    assert finish(photos, betons).there == 64, "what is finished is kept"
 
 
 def test_a_stopped_encode_is_neither_replaced_nor_gone_on_with_unasked(photos: Path, betons: Path) -> None:
@@ -333,23 +319,14 @@ def test_another_source_does_not_go_on_with_it(photos: Path) -> None:
 def test_one_of_the_outputs_can_go_on_alone(photos: Path, betons: Path) -> None:
     stop(photos)
     encode_all(photos, Path("betons"), [50], resume=True)
-    encode_all(photos, Path("betons"), ["source", 50], resume=True)
-    assert digests(Path("betons")) == digests(betons)
+    finish(photos, betons)
 
 
 def test_after_a_crash_of_the_machine_the_records_are_read_back(photos: Path, betons: Path) -> None:
     """Rows may then be on the disk whose records are not."""
     stop(photos, after=48)
-    for plan in Path("betons").glob(".*.plan"):
-        plan.write_text(plan.read_text().replace('"boot": "', '"boot": "another'))
-    partial = Path("betons/.train-q50.beton.partial")
-    data = bytearray(partial.read_bytes())
-    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
-    partial.write_bytes(data)
-    watch = Watch()
-    encode_all(photos, Path("betons"), ["source", 50], resume=True, watcher=watch)
-    assert 5 < watch.there < 40
-    assert digests(Path("betons")) == digests(betons)
+    crash("train-q50")
+    assert 5 < finish(photos, betons).there < 40
 
 
 def test_a_mended_image_is_read_again() -> None:
@@ -477,7 +454,4 @@ def test_ctrl_c_stops_within_a_second_and_says_how_to_go_on(photos: Path, betons
     assert process.returncode == 130
     assert "--resume" in said
     assert "Traceback" not in said
-    watch = Watch()
-    encode_all(photos, Path("betons"), ["source", 50], resume=True, watcher=watch)
-    assert watch.there > 0
-    assert digests(Path("betons")) == digests(betons)
+    assert finish(photos, betons).there > 0
