@@ -128,6 +128,10 @@ def encode(
     from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize, parse_specs
     from jpegcurr.encoding.sources import open_sources
 
+    if dry_run and resume:
+        raise UsageError(
+            "--dry-run tells what a whole encode would make, not what --resume would find. Leave one of them away."
+        )
     terminal.show_log(quiet=quiet)
     specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     allowed = parse_max_failures(max_failures)
@@ -140,8 +144,8 @@ def encode(
         sources = open_sources(src, labels=labels, splits=split or (), classes=only, limit=limit, seed=seed)
         outputs = plan_outputs(sources, specs, output)
         if dry_run:
-            refused = "" if resume or force else refusal(outputs)
-            console.print_estimates(estimate_splits(sources, outputs, executor, seed=seed), output, refused, as_json=as_json)
+            estimates = estimate_splits(sources, outputs, executor, seed=seed)
+            console.print_estimates(estimates, output, refusal(outputs, replacing=force), as_json=as_json)
             return
         with console.encode_progress(quiet=quiet) as watcher:
             done = encode_dataset(
@@ -262,10 +266,11 @@ def predict(
 ) -> None:
     """Classify image files: the five likeliest classes of each, as a table and a CSV file."""
     from jpegcurr.analysis.predict import find_images, predict_images, to_csv
-    from jpegcurr.files import refuse_existing, write_text
+    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
+    refuse_unwritable([csv.parent])
     refuse_existing([csv], force=force)
     files = find_images(images)
     runtime = resolve_runtime(device)
@@ -301,7 +306,7 @@ def cam(
     from jpegcurr.analysis.cam import compare_cams
     from jpegcurr.analysis.report import verdict, write_report
     from jpegcurr.encoding.options import parse_specs
-    from jpegcurr.files import refuse_existing
+    from jpegcurr.files import refuse_existing, refuse_unwritable
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
@@ -311,6 +316,7 @@ def cam(
     if output.suffix != ".html":
         raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = parse_specs(qualities.split(","))
+    refuse_unwritable([output.parent])
     refuse_existing([output, output.with_suffix(".json")], force=force)
     runtime = resolve_runtime(device)
     runs = [load_run(folder, runtime, weights) for folder in run_folders]

@@ -48,8 +48,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "") -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or could not be written for sure."""
-    refuse_unwritable(path.parent for path in paths)
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set."""
     existing = [path for path in paths if path.exists()]
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""

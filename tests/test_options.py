@@ -164,6 +164,7 @@ def test_a_large_photograph_is_decoded_at_a_smaller_scale_and_the_manifest_says_
         ("--max-side 0", "--max-side"),
         ("--subsampling 411", "411"),
         ("--threads 2 --dask tcp://nobody:1", "--threads 2 does nothing with --dask"),
+        ("--dry-run --resume", "--dry-run tells what a whole encode would make"),
         ("--max-failures many", "--max-failures many: give a number of images"),
         ("--max-failures -1", "--max-failures"),
         ("--max-failures 101%", "101%"),
@@ -197,6 +198,9 @@ def test_a_dry_run_says_what_stands_against_it(encode) -> None:
     code, out, _ = encode("d --quality 50 --dry-run")
     assert (code, "As things are it would be refused: betons/train-q50.beton exists" in out) == (0, True)
     assert "refused" not in encode("d --quality 50 --dry-run --force")[1]
+    Path("file").write_text("text")
+    for force in ("", "--force"):
+        assert "it would be refused: file/x cannot be written to" in encode(f"d --quality 50 --dry-run -o file/x {force}")[1]
 
 
 def test_a_folder_where_nobody_may_look_is_one_that_cannot_be_written_to(encode, monkeypatch: pytest.MonkeyPatch) -> None:

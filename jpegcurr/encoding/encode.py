@@ -117,12 +117,15 @@ def encode_dataset(
     return {path: done[path] for path in paths}
 
 
-def refusal(outputs: Outputs) -> str:
-    """Why these outputs could not be made as things are; empty if they could. For a dry run: nothing is locked or changed."""
+def refusal(outputs: Outputs, *, replacing: bool = False) -> str:
+    """Why these outputs could not be made as things are; empty if they could. For a dry run: nothing is locked or changed.
+
+    With ``replacing`` what is there does not stand against it.
+    """
     paths = [path for each in outputs.values() for path in each]
     try:
         refuse_unwritable(path.parent for path in paths)
-        _refuse(paths)
+        _refuse([] if replacing else paths)
     except UsageError as error:
         return str(error)
     return ""
