@@ -329,6 +329,19 @@ def test_after_a_crash_of_the_machine_the_records_are_read_back(photos: Path, be
     assert 5 < finish(photos, betons).there < 40
 
 
+def test_without_an_id_of_the_machines_start_only_what_was_begun_is_read_back(
+    photos: Path, betons: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on macOS, or where /proc is masked."""
+    caplog.set_level("INFO")
+    for module in ("begun", "output"):
+        monkeypatch.setattr(f"jpegcurr.encoding.{module}.boot_id", lambda: " " * 36)
+    stop(photos, after=48)
+    assert "reading back" not in caplog.text
+    assert finish(photos, betons).there == 48
+    assert caplog.text.count("reading back") == 2, "the training set's two"
+
+
 def test_a_mended_image_is_read_again() -> None:
     for number in range(40):
         Path("d/a").mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ class Output:
 
     def recovered(self, source: Source, order: NDArray[np.int64]) -> int:
         """How many items are on the disk, whole; an image that failed and was mended since is not, nor what follows it."""
-        if self._crashed:
+        if self._crashed and os.fstat(self._rows).st_size:  # a system without an id of its start calls every plan another's
             log.info("%s: the machine or the disk has failed since it was stopped; reading back what is there", self.path)
             self._writer.drop_cache()
             drop_cache(self._rows)
