@@ -22,6 +22,7 @@ from jpegcurr.encoding.encode import encode_dataset, plan_outputs
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.items import Source
 from jpegcurr.encoding.locks import locked
+from jpegcurr.encoding.manifest import read_manifest
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import EncodeError, UsageError
 
@@ -278,7 +279,7 @@ def test_with_resume_force_replaces_only_what_was_made_otherwise(photos: Path, b
     watch = Watch()
     encode_all(photos, Path("betons"), ["source", 50], resume=True, force=True, watcher=watch)
     assert digests(Path("betons")) == digests(betons)
-    assert watch.encoded == 64
+    assert watch.encoded == 48, "a seed decides nothing for val"
 
 
 def test_work_that_is_done_is_not_done_again(photos: Path, betons: Path) -> None:
@@ -302,6 +303,15 @@ def test_other_options_do_not_go_on_with_it(photos: Path) -> None:
     encode_all(photos, Path("betons"), ["source", 50], resume=True)
     with pytest.raises(UsageError, match=r"betons/train-source\.beton has order shuffle, this one folder"):
         encode_all(photos, Path("betons"), ["source", 50], resume=True, order="folder")
+
+
+def test_a_seed_that_decides_nothing_may_be_another(photos: Path) -> None:
+    encode_all(photos / "val", Path("betons"), [50], seed=1)
+    encode_all(photos / "val", Path("betons"), ["source", 50], seed=2, resume=True)
+    one, other = (read_manifest(Path(f"betons/val-{name}.beton")) for name in ("q50", "source"))
+    assert one is not None
+    assert other is not None
+    assert (one.order, one.seed, one.keys_sha256) == ("folder", 0, other.keys_sha256)
 
 
 def test_another_source_does_not_go_on_with_it(photos: Path) -> None:

@@ -203,7 +203,7 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order, seed: int) -> Pl
         short_side=spec.resize.pixels if spec.resize and spec.resize.side == "short" else None,
         filter=spec.resize.filter if spec.resize else None,
         order=order,
-        seed=seed,
+        seed=seed if order == "shuffle" or source.limit is not None else 0,  # where it decides nothing, any will do
         classes=source.classes,
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source

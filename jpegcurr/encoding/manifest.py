@@ -20,6 +20,7 @@ class Plan(BaseModel):
         source: what was encoded, as it was typed; ``split`` is the part of it that this file holds.
         labels: the file that labels were read from, as it was typed.
         limit: images at most, chosen by ``seed``.
+        seed: of the shuffle and of the limit; 0 where there is neither.
         subsampling: chroma layout of what is encoded anew: 420, 422, 444 or keep. It says nothing of the quality ``source``.
         max_side, short_side: pixels; one of the two where images were made smaller, by ``filter``.
         classes: names by label.
