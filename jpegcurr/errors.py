@@ -3,7 +3,7 @@
     JpegcurrError            exit code 1: the work was asked for rightly and failed
     ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
     ├── EncodeError          more images failed than allowed, the disk is full, or the source fails
-    ├── TrainingError        the loss is not finite
+    ├── TrainingError        the loss is not finite, an epoch cannot be saved, or a loader's thread fails
     ├── Interrupted          exit code 130: Ctrl-C, or a scheduler's SIGTERM
     └── UsageError           exit code 2: what was asked for cannot be done; nothing was written
         ├── SourceError      a data set that is missing, empty, damaged or without classes

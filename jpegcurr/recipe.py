@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from jpegcurr.errors import did_you_mean
@@ -27,7 +26,7 @@ class ModelSection(_Section):
 
 
 class Ramp(_Section):
-    """A number that goes in a line from ``start`` in the first epoch of a phase to ``end`` in its last."""
+    """A number that goes in a line from ``start`` in the first epoch of a phase to ``end`` in its last, another one."""
 
     start: Annotated[float, Field(ge=0)]
     end: Annotated[float, Field(ge=0)]
@@ -217,7 +216,8 @@ class EmaSection(_Section):
 class LoaderSection(_Section):
     """How samples are read; none of this changes what a run learns, unless samples are broken.
 
-    ``kind``: ``auto`` takes FFCV where it can be imported. ``workers``: threads (0: none besides the one that asks).
+    ``kind``: ``auto`` takes FFCV where it can be imported. ``workers``: threads; 0 is none besides the one that asks (plain) or
+    one (FFCV, which takes no more than there are processors).
     ``os_cache``: whether what was read is left to the system's cache; ``false`` reads ahead and gives back, for files larger
     than the memory (with ``batch.order: quasi_random``); ``auto`` decides by the free memory. ``on_error``: a training sample
     that does not decode ends the run, or is replaced by another and counted.
@@ -278,11 +278,6 @@ class Recipe(_Section):
     def epochs(self) -> int:
         """Where the last phase ends."""
         return self.curriculum[-1].until_epoch
-
-    def to_yaml(self) -> str:
-        """The recipe with every default filled in."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        return text
 
 
 def _known(where: str, name: str, data: dict[str, DataSection]) -> None:

@@ -45,6 +45,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree))) from None
 
 
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML with every default filled in; ``load_recipe`` gives the same recipe back."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     """Set ``a.b.0.c=value`` in the parsed YAML; list positions count from 0."""
     key, equals, text = override.partition("=")

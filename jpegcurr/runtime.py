@@ -60,6 +60,17 @@ def torch_threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Convolutions on a GPU with all the bits of float32; by default torch lets them have 10 of 23 (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def resolve_runtime(device: str = "auto") -> Runtime:
     """Pick ``cuda`` in bfloat16 where there is a GPU, else ``cpu`` in float32; ``device`` names one outright.
 

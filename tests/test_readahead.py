@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import LOADERS, jpeg, photograph, write_beton
 
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.recipe import ImageSection
@@ -42,17 +43,9 @@ class Calls(Beton):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A beton of 24 MB in pages of 2 MiB: small JPEGs with something behind them."""
-    from samples import jpeg, photograph
-
-    from jpegcurr.encoding.writer import BetonWriter
-
-    path = tmp_path_factory.mktemp("pages") / "large.beton"
     payload = jpeg(photograph("cat").resize((40, 40))).ljust(SIZE, b"\0")
-    with BetonWriter(path, SAMPLES, PAGE) as writer:
-        for number in range(SAMPLES):
-            writer.append(payload, 40, 40, number % 3)
-        writer.finish()
-    return path
+    samples = [(payload, 40, 40, number % 3) for number in range(SAMPLES)]
+    return write_beton(tmp_path_factory.mktemp("pages") / "large.beton", samples, page_size=PAGE)
 
 
 @pytest.fixture
@@ -155,9 +148,7 @@ def resident(path: Path) -> int:
 
 
 @pytest.mark.usefixtures("small_windows")
-@pytest.mark.parametrize(
-    "kind", ["plain", pytest.param("ffcv", marks=[pytest.mark.ffcv, pytest.mark.filterwarnings("ignore")])]
-)
+@pytest.mark.parametrize("kind", LOADERS)
 def test_a_file_does_not_stay_in_memory(path: Path, cpu: Runtime, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead, "AHEAD", 1)
     beton = Beton(path)

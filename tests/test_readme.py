@@ -41,12 +41,13 @@ def test_the_schedules_of_the_readme_train(betons: Path, cpu: Runtime) -> None:
     assert {"clean", "q50"} < tree["data"].keys()
     ends = [2, 5, 7]
     phases = [{**phase, "until_epoch": end, "size": 32} for phase, end in zip(tree["curriculum"], ends, strict=True)]
-    others = [{"data": name, "until_epoch": ends[-1] + 1 + number} for number, name in enumerate(tree["data"])]
+    others = [{"data": name, "until_epoch": ends[-1] + 2 + 2 * number} for number, name in enumerate(tree["data"])]
     shutil.copytree(betons, "betons")
     small = {**tiny_tree(betons), **tree, "evaluate": ["clean", "q50"], "curriculum": [*phases, *others]}
     Path("schedules.yaml").write_text(json.dumps(small))
     metrics = train(load_recipe(Path("schedules.yaml")), Path("run"), runtime=cpu)
-    assert [row["data"] for row in metrics.rows[4:]] == ["50% clean + 50% q50", "q50", "q50", *tree["data"]]
+    assert [row["data"] for row in metrics.rows[4:8]] == ["50% clean + 50% q50", "q50", "q50", "clean"]
+    assert [row["data"] for row in metrics.rows[8::2]] == list(tree["data"])
 
 
 def test_the_file_tree_of_the_readme_is_the_package() -> None:

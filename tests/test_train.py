@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from samples import tiny_recipe
+from samples import LOADERS, tiny_recipe, tiny_tree
 
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.errors import ImageError, RecipeError, TrainingError, UsageError
@@ -24,7 +24,7 @@ from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.model import create_model, load_run
 from jpegcurr.training.optim import create_optimizer, set_learning_rate
 from jpegcurr.training.schedule import learning_rate
-from jpegcurr.training.train import train
+from jpegcurr.training.train import describe_row, train
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -145,6 +145,20 @@ def test_a_resume_on_other_data_is_refused(betons: Path, cpu: Runtime, trained: 
     other = f"data.q50={{train: {betons}/train-source.beton, val: {betons}/val-source.beton}}"
     with pytest.raises(UsageError, match=r"train/q50 .*train-source\.beton\) is not the data"):
         train(tiny_recipe(betons, tmp_path, other), trained, runtime=cpu, resume=True)
+
+
+def test_a_damaged_head_is_told_by_name(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
+    (trained_copy / "run.json").write_text('{"id": 1}')
+    with pytest.raises(UsageError, match=r"run\.json is not as a run leaves it"):
+        train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
+
+
+def test_a_data_set_may_be_called_anything(betons: Path, cpu: Runtime) -> None:
+    files = {split: f"{betons}/{split}-q50.beton" for split in ("train", "val")}
+    phases = [{"data": "a.b/c", "until_epoch": 2}]
+    recipe = Recipe.model_validate(tiny_tree(betons) | {"data": {"a.b/c": files}, "curriculum": phases, "evaluate": ["a.b/c"]})
+    row, _ = train(recipe, Path("run"), runtime=cpu).rows
+    assert "  | a.b/c " in describe_row(row, 2)
 
 
 def test_resume_needs_a_run_and_a_new_run_needs_a_new_folder(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:
@@ -356,9 +370,7 @@ def test_a_cuda_device_that_is_not_there_is_told() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "kind", ["plain", pytest.param("ffcv", marks=[pytest.mark.ffcv, pytest.mark.filterwarnings("ignore")])]
-)
+@pytest.mark.parametrize("kind", LOADERS)
 def test_a_gpu_trains_in_bfloat16_and_resumes(betons: Path, tmp_path: Path, kind: str) -> None:
     runtime = resolve_runtime("cuda")
     assert runtime.dtype == torch.bfloat16
@@ -419,7 +431,7 @@ def test_the_log_names_mixtures_and_what_is_done_at_load(
     betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = [each.replace("BETONS", str(betons)) for each in SCHEDULES["qualities at load"]]
-    mixture = "curriculum=[{data: {clean: 3, q50: 1}, until_epoch: 1, size: 48}]"
+    mixture = "curriculum=[{data: {clean: 3, q50: 1}, until_epoch: 2, size: 48}]"
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         train(
             tiny_recipe(betons, tmp_path, *options, mixture, "evaluate=[]", "schedule.warmup_epochs=0"),
@@ -428,7 +440,7 @@ def test_the_log_names_mixtures_and_what_is_done_at_load(
         )
     source = betons / "train-source.beton"
     files = f"{source}; {source}, quality 90 to 10 over the phase, at load, stored"
-    assert f"phase 0: start with 75% clean + 25% q50 ({files}) at 48 pixels, epochs 0 to 0" in caplog.messages
+    assert f"phase 0: start with 75% clean + 25% q50 ({files}) at 48 pixels, epochs 0 to 1" in caplog.messages
     head = json.loads(Path("run/run.json").read_text())
     assert head["data"]["train/q50"]["at_load"] == {"quality": {"start": 90.0, "end": 10.0}, "where": "stored"}
     assert head["data"]["train/clean"]["at_load"] is None

@@ -18,7 +18,7 @@ from jpegcurr.analysis.predict import find_images
 from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import ImageError, UsageError, did_you_mean
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.model import Run
 from jpegcurr.training.views import centre_view
 
@@ -205,7 +205,8 @@ def _see(runs: Sequence[Run], decoded: _Decoded, folder: Path, layer: str, runti
         for quality in next(iter(decoded.values())):
             batch = torch.stack([centre_view(each[quality], run.image) for each in decoded.values()])
             inputs = run.normalise(batch.to(runtime.device, memory_format=torch.channels_last))
-            maps, logits = grad_cam(run.model, layer, inputs, targets)  # in float32: rounding would be a difference too
+            with whole_float32():  # rounding would be a difference too
+                maps, logits = grad_cam(run.model, layer, inputs, targets)
             if targets is None:
                 targets = logits.argmax(dim=1)
             for index, each in enumerate(_as_seen(maps, logits, targets, run.classes)):

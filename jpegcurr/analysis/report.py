@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 
 from jpegcurr.analysis.cam import CamImage, CamStudy, CamView
 from jpegcurr.analysis.similarity import Comparison, compare_views, similarity
+from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.files import write_json, write_text
 
@@ -30,11 +30,11 @@ def write_report(study: CamStudy, path: Path) -> list[Comparison]:
     page = templates.get_template("report.html.jinja").render(
         study=study,
         names=[view_name(view, study) for view in study.views],
-        verdict=verdict(study, comparisons),
+        verdict=figures["verdict"],
         warnings=_warnings(study),
         comparisons=comparisons,
         images=[_drawn(image) for image in _most_changed_first(study)],
-        provenance=_provenance(study),
+        provenance=figures["provenance"],
     )
     write_json(path.with_suffix(".json"), figures)
     write_text(path, page)
@@ -146,7 +146,7 @@ def _provenance(study: CamStudy) -> dict[str, str]:
         "Decoder": "libjpeg's accurate DCT",
         "Computed on": study.runtime,
         "Command": shlex.join(["jpegcurr", *sys.argv[1:]]),
-        "Versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(packages).items()),
     }
 
 

@@ -10,7 +10,7 @@ from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
 from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_file import load_recipe
+from jpegcurr.recipe_file import dump_recipe, load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.checkpoint import saved_epoch
 from jpegcurr.training.curriculum import plan_epochs
@@ -55,18 +55,18 @@ def _check_same_recipe(recipe: Recipe, out: Path) -> None:
 
 def check_same_data(out: Path, datasets: Datasets) -> None:
     """Raise UsageError if a data set of the run in ``out`` now holds other images or another quality."""
-    before = json.loads((out / _HEAD).read_bytes())["data"]
+    before = _read_head(out)["data"]
     for key, facts in _describe(datasets).items():
         known = before.get(key, facts)
-        if any(known[what] != facts[what] for what in ("images", "quality", "at_load", "keys_sha256")):
+        if any(known.get(what) != facts[what] for what in ("images", "quality", "at_load", "keys_sha256")):
             raise UsageError(f"--resume: {key} ({facts['path']}) is not the data that {out} was trained on so far.")
 
 
 def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
     """Write what was asked for and what it was made of; return the run's id, which a resumed run keeps."""
     out.mkdir(parents=True, exist_ok=True)
-    run_id = json.loads((out / _HEAD).read_bytes())["id"] if (out / _HEAD).is_file() else uuid4().hex[:12]
-    write_text(out / "recipe.yaml", recipe.to_yaml())
+    run_id = _read_head(out)["id"] if (out / _HEAD).is_file() else uuid4().hex[:12]
+    write_text(out / "recipe.yaml", dump_recipe(recipe))
     head = {
         "schema_version": 1,
         "id": run_id,
@@ -80,6 +80,14 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
     }
     write_json(out / _HEAD, head)
     return run_id
+
+
+def _read_head(out: Path) -> dict[str, Any]:
+    try:
+        head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
+        return {"id": head["id"], "data": head["data"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{out / _HEAD} is not as a run leaves it ({error!r}). Choose another --out.") from None
 
 
 def _describe(datasets: Datasets) -> dict[str, dict[str, Any]]:

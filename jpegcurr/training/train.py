@@ -60,8 +60,8 @@ def train(
 
     ``out`` gets ``recipe.yaml`` (resolved), ``run.json``, ``metrics.jsonl``, ``summary.csv``, the raw weights
     (``config.json``, ``model.safetensors``), ``ema/`` with the averaged ones, and ``state.safetensors``, from which
-    ``resume`` goes on at the first epoch that is not whole. With the plain loader a resumed run on a CPU ends in the same
-    weights, bit for bit, as one that never stopped.
+    ``resume`` goes on at the first epoch that is not whole. On a CPU a resumed run ends in the same weights, bit for bit, as
+    one that never stopped.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ.
@@ -204,7 +204,7 @@ def describe_row(row: Row, epochs: int) -> str:
     rates = f"lr {float(row['lr_first']):.1e} to {float(row['lr_last']):.1e}"
     speed = f"{float(row['images_per_second']):.0f} img/s"
     head = f"epoch {row['epoch']:>3}/{epochs}  {row['data']}  {rates}  loss {float(row['train/loss']):.3f}  {speed}"
-    names = [key.split("/")[1] for key in row if key.startswith("val/") and key.endswith("/top1")]
+    names = [key.removeprefix("val/").removesuffix("/top1") for key in row if key.startswith("val/") and key.endswith("/top1")]
     if row["replaced"]:
         head += f"  {row['replaced']} samples replaced"
     tops = (f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names)
