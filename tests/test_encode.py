@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from jpegcurr.encoding.begun import output_files
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.chunks import encode_chunk
 from jpegcurr.encoding.codec import EncodeSpec, reencode
-from jpegcurr.encoding.encode import MaxFailures, encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset, plan_outputs
 from jpegcurr.encoding.estimate import estimate_splits
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.inspect import inspect_beton
@@ -109,12 +110,21 @@ def test_too_many_failures_end_the_run_by_name_and_keep_what_is_done() -> None:
 
 
 def test_a_share_of_failures() -> None:
-    assert [MaxFailures(share=Fraction(share)).of(1000) for share in ("0", "0.001", "0.0015", "1")] == [0, 1, 1, 1000]
-    assert MaxFailures(3).of(10**6) == 3
     spoil(Path("d"))
     with pytest.raises(EncodeError, match="1 may fail"):
-        encode_all(Path("d"), Path("out"), [50], max_failures=MaxFailures(share=Fraction("0.3")))
-    encode_all(Path("d"), Path("out"), [50], max_failures=MaxFailures(share=Fraction("0.34")), resume=True)
+        encode_all(Path("d"), Path("out"), [50], max_failures=Fraction("0.3"))
+    encode_all(Path("d"), Path("out"), [50], max_failures=Fraction(1, 3), resume=True)
+
+
+def test_an_image_that_a_page_cannot_hold_fails_at_every_quality(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jpegcurr.encoding.encode.page_size_for", lambda *_sizes: 1 << 14)
+    encode_all(photos, Path("out"), ["source", 50], max_failures=Fraction(1))
+    for name in ("source", "q50"):
+        failed = [row for row in read_items(Path(f"out/train-{name}.beton")) if row["status"] == "failed"]
+        assert 0 < len(failed) < TRAIN
+        assert all(row["source_bytes"] > 1 << 14 for row in failed)
+        assert all(re.fullmatch(r"\d+ bytes do not fit into a page of the beton", row["reason"]) for row in failed)
+        assert list(verify_beton(Path(f"out/train-{name}.beton"))) == []
 
 
 def test_allowed_failures_are_rows_and_leave_the_same_gap_at_every_quality() -> None:

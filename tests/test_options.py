@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
@@ -285,11 +286,10 @@ def test_a_share_of_failures_is_allowed(encode) -> None:
     assert made("bad-q50").failures == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "images", "allowed"), [("0.7%", 1000, 7), ("29%", 100, 29), ("0.57%", 10_000, 57), ("3", 9, 3)]
-)
-def test_a_share_is_exact(text: str, images: int, allowed: int) -> None:
-    assert parse_max_failures(text).of(images) == allowed
+@pytest.mark.parametrize(("text", "allowed"), [("0.7%", Fraction(7, 1000)), ("100%", Fraction(1)), ("3", 3)])
+def test_a_share_is_exact_and_no_number(text: str, allowed: int | Fraction) -> None:
+    found = parse_max_failures(text)
+    assert (found, type(found)) == (allowed, type(allowed))
 
 
 def test_kaggles_dog_breeds(encode) -> None:

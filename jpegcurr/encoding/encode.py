@@ -7,7 +7,6 @@ not grow with the data set, and the files are the same bytes for any number of w
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -26,25 +25,13 @@ from jpegcurr.encoding.layout import page_size_for
 from jpegcurr.encoding.locks import locked
 from jpegcurr.encoding.manifest import Manifest, Plan, library_versions
 from jpegcurr.encoding.output import Output, item_row
-from jpegcurr.errors import EncodeError, ImageError, SourceError, UsageError
+from jpegcurr.errors import EncodeError, SourceError, UsageError
 from jpegcurr.files import refuse_existing, refuse_unwritable
 
 CHUNK = 16  # images
 CHUNK_BYTES = 1 << 22
 AHEAD = 4  # chunks under way for each worker
 NAMED_FAILURES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class MaxFailures:
-    """How many images may be left out: a number, or a share (0 to 1) of all, exactly."""
-
-    count: int = 0
-    share: Fraction | None = None
-
-    def of(self, images: int) -> int:
-        """The number for a data set of ``images``."""
-        return self.count if self.share is None else floor(self.share * images)
 
 
 class Watcher(Protocol):
@@ -73,7 +60,7 @@ def encode_dataset(
     workers: int,
     order: Order | None = None,
     seed: int = 0,
-    max_failures: MaxFailures | int = 0,
+    max_failures: int | Fraction = 0,
     resume: bool = False,
     force: bool = False,
     watcher: Watcher | None = None,
@@ -84,6 +71,8 @@ def encode_dataset(
     ``shuffle`` for the split called train and ``folder`` for any other unless given. ``executor`` runs
     ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as a thread pool.
 
+    ``max_failures`` images of a split may be left out, or that share of them if it is a ``Fraction``.
+
     Whatever ends the run, what is encoded stays in hidden files beside the outputs, and the same call with ``resume``
     goes on from there; it keeps outputs that are finished. With both ``resume`` and ``force`` only what was made or begun
     otherwise is replaced. ``watcher`` hears how it goes.
@@ -92,7 +81,7 @@ def encode_dataset(
         UsageError: another process is writing one of the outputs; or one exists or was begun, and neither ``force`` nor
             ``resume`` is set; or it was made or begun otherwise. Nothing was changed.
         SourceError: a class or the source has a name that is not UTF-8.
-        EncodeError: more than ``max_failures`` images of a split failed, an output could not be written, or the source fails.
+        EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
     plans = {
         source.split: {
@@ -102,7 +91,6 @@ def encode_dataset(
     }
     paths = [path for each in plans.values() for path in each]
     refuse_unwritable(path.parent for path in paths)
-    limit = max_failures if isinstance(max_failures, MaxFailures) else MaxFailures(max_failures)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
@@ -110,7 +98,7 @@ def encode_dataset(
         for source in sources:
             left = {path: plan for path, plan in plans[source.split].items() if path not in done}
             if left:
-                done |= _encode_split(source, left, executor, workers, limit, watcher)
+                done |= _encode_split(source, left, executor, workers, max_failures, watcher)
             elif watcher:
                 watcher.begin(source, len(source.items))
             _check_paired({path: done[path] for path in plans[source.split]})
@@ -158,15 +146,17 @@ def _encode_split(
     plans: Mapping[Path, Plan],
     executor: Executor,
     workers: int,
-    limit: MaxFailures,
+    max_failures: int | Fraction,
     watcher: Watcher | None,
 ) -> dict[Path, Manifest]:
     """Encode what is left of one split, all of whose outputs have one order and seed."""
     plan = next(iter(plans.values()))
     specs = [each.spec for each in plans.values()]
+    images = len(source.items)
+    allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
     with _saying_how_to_go_on(), ExitStack() as stack:
         begun = [stack.enter_context(Output.opened(path, each)) for path, each in plans.items()]
-        run = _Run(source, source.ordered(plan.order, plan.seed), begun, limit.of(len(source.items)))
+        run = _Run(source, source.ordered(plan.order, plan.seed), begun, allowed)
         if watcher:
             watcher.begin(source, run.start)
         encode = partial(encode_chunk, source.store, specs=specs)
@@ -279,11 +269,10 @@ class _Run:
 
     def _checked(self, outcome: Outcome) -> Outcome:
         """Turn an image that some page cannot hold into a failure, for all outputs alike."""
-        try:
-            for output, encoded in zip(self._outputs, outcome.encoded, strict=False):
-                output.check_fits(encoded)
-        except ImageError as error:
-            return Outcome(outcome.item, outcome.item.size, (), str(error))
+        for output, encoded in zip(self._outputs, outcome.encoded, strict=False):
+            if len(encoded.data) > output.plan.page_size:
+                reason = f"{len(encoded.data)} bytes do not fit into a page of the beton"
+                return Outcome(outcome.item, outcome.item.size, (), reason)
         return outcome
 
     def _name(self, outcome: Outcome) -> None:

@@ -65,12 +65,8 @@ class BetonIndex:
         """From where to where the last page but one is free: in a file that goes on, the one place that may hold old bytes."""
         return self._earlier, self._earlier_end
 
-    def fits(self, size: int) -> bool:
-        """Whether a page can hold a record of ``size`` bytes."""
-        return size <= self._page_size
-
     def place(self, size: int, width: int, height: int, label: int) -> int:
-        """Add a sample and return where its bytes go."""
+        """Add a sample, of no more bytes than a page has, and return where its bytes go."""
         if size <= self._earlier_end - self._earlier:
             pointer = self._earlier
             self._earlier += size

@@ -83,11 +83,6 @@ class Manifest(Plan):
     index_sha256: str
     beton_bytes: int
 
-    @property
-    def plan(self) -> Plan:
-        """The part that was known beforehand."""
-        return Plan(**{name: getattr(self, name) for name in Plan.model_fields})
-
 
 def manifest_path(beton: Path) -> Path:
     """``betons/train-q50.beton`` -> ``betons/train-q50.json``."""

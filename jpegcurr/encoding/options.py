@@ -6,7 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from jpegcurr.encoding.codec import EncodeSpec, Filter, Resize, Subsampling, parse_quality
-from jpegcurr.encoding.encode import MaxFailures
 from jpegcurr.errors import UsageError
 
 
@@ -37,14 +36,14 @@ def parse_resize(max_side: int | None, short_side: int | None, resize_filter: Fi
     return Resize("max" if max_side else "short", pixels, resize_filter or "bicubic")
 
 
-def parse_max_failures(text: str) -> MaxFailures:
-    """``"3"`` -> three images, ``"0.5%"`` -> that share of them; anything else raises UsageError."""
+def parse_max_failures(text: str) -> int | Fraction:
+    """``"3"`` -> 3 images, ``"0.5%"`` -> that share of them, exactly; anything else raises UsageError."""
     number, percent = text.removesuffix("%"), text.endswith("%")
     try:
         if percent and 0 <= Fraction(number) <= 100:
-            return MaxFailures(share=Fraction(number) / 100)
+            return Fraction(number) / 100
         if not percent and int(number) >= 0:
-            return MaxFailures(int(number))
+            return int(number)
     except (ValueError, ZeroDivisionError):
         pass
     raise UsageError(f"--max-failures {text}: give a number of images, 0 or more, or a share of them, 0% to 100%.")

@@ -174,10 +174,6 @@ class Output:
         with _naming(partial_files(self.path)[2]):
             os.fsync(self._rows)
 
-    def check_fits(self, encoded: Encoded) -> None:
-        """Raise ImageError if no page can hold it."""
-        self._writer.check_fits(encoded.data)
-
     @property
     def failures(self) -> int:
         """Items that were left out so far."""

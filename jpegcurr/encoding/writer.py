@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from jpegcurr.encoding.layout import DEFAULT_PAGE_SIZE, HEADER, ROW, BetonIndex
-from jpegcurr.errors import ImageError
 
 _BUFFERED = 1 << 22  # bytes that a writer holds back at most
 _SYNC_EVERY = 1 << 24  # bytes
@@ -41,18 +40,13 @@ class BetonWriter:
         os.close(self._file)
 
     def append(self, jpeg: bytes, width: int, height: int, label: int) -> None:
-        """Store one sample; ``check_fits`` says beforehand whether a page can hold it."""
+        """Store one sample, of no more bytes than a page has."""
         pointer = self.index.place(len(jpeg), width, height, label)
         if pointer != self._held_at + self._held_bytes or self._held_bytes >= _BUFFERED or len(self._held) == _VECTORS:
             self.flush()
             self._held_at = pointer
         self._held.append(jpeg)
         self._held_bytes += len(jpeg)
-
-    def check_fits(self, jpeg: bytes) -> None:
-        """Raise ImageError if no page can hold ``jpeg``."""
-        if not self.index.fits(len(jpeg)):
-            raise ImageError(f"{len(jpeg)} bytes do not fit into a page of the beton")
 
     def flush(self) -> None:
         """Hand everything appended to the operating system; it then outlives this process."""
