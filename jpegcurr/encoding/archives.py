@@ -136,7 +136,7 @@ def _open_val(root: Path, path: Path, labels_path: Path | None) -> Source:
     builder = ListingBuilder()
     for image, name in zip(images, names, strict=True):
         builder.add(f"{name}/{image.key}", labels[name], image.size, 0, image.offset)
-    return Source(str(root), "val", classes, builder.build(), TarStore((str(path),)), ignored, str(truth))
+    return Source(str(root), "val", classes, builder.build(), TarStore((str(path),), flat=True), ignored, str(truth))
 
 
 def _flat(path: Path) -> tuple[Listing, int]:

@@ -27,9 +27,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TarStore:
-    """Images inside uncompressed tars: each is a run of bytes of the file ``paths[item.container]``."""
+    """Images inside uncompressed tars: each is a run of bytes of the file ``paths[item.container]``.
+
+    ``flat``: the archive has no folders, and a key's is the image's class.
+    """
 
     paths: tuple[str, ...]
+    flat: bool = False
 
     def read(self, item: Item) -> bytes:
         """See ``Store``."""
@@ -41,7 +45,8 @@ class TarStore:
     def where(self, item: Item) -> str:
         """The archive and the image's name in it, which a key of several archives has behind that of its own."""
         path = self.paths[item.container]
-        return f"{path}: {item.key.removeprefix(PurePath(path).stem + '/')}"
+        name = posixpath.basename(item.key) if self.flat else item.key.removeprefix(f"{PurePath(path).stem}/")
+        return f"{path}: {name}"
 
 
 def members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
