@@ -158,6 +158,7 @@ CONVERTED: dict[str, Make] = {
     "YCCK.jpg": ycck,
     "chroma in three by one.jpg": lambda: sampling(jpeg(picture(), subsampling="4:2:2"), 0, 0x31),
     "a marker in between.jpg": lambda: edited(jpeg(picture()), 2, b"\xff\xd4") + b"\xff\xd9",
+    "zeros for the end.jpg": lambda: jpeg(picture())[:-2] + bytes(100),
     "PNG.JPEG": lambda: saved(picture(), "PNG"),
     "16-bit.png": lambda: opencv(deep(), ".png"),
     "16-bit grey.png": lambda: opencv(deep()[:, :, 1], ".png"),

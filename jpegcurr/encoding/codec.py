@@ -117,9 +117,10 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
 
     Pixels are upright (EXIF orientation applied) and RGB at every quality, ``source`` included: the original bytes are
     passed through only where a plain JPEG decoder reads them as such, and become quality 95, 4:4:4 where it does not
-    (CMYK, another format, a rotation flag, a chroma layout without a name, no end-of-image marker). Transparency is
-    dropped and colour profiles are not applied, as in torchvision's loader. Bytes that are passed through are not decoded
-    here, so damage inside the scan shows only where another quality is made, or in ``jpegcurr inspect --verify``.
+    (CMYK, another format, a rotation flag, a chroma layout without a name, zeros where the end-of-image marker should be).
+    A file that ends without that marker is cut off, to Pillow as to this. Transparency is dropped and colour profiles are
+    not applied, as in torchvision's loader. Bytes that are passed through are not decoded here, so damage inside the scan
+    shows only where another quality is made, or in ``jpegcurr inspect --verify``.
 
     Raises:
         ImageError: the bytes are no image that Pillow can read, it has more pixels than Pillow allows
