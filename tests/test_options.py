@@ -73,7 +73,7 @@ def test_some_of_the_classes(encode) -> None:
     Path("some.txt").write_text("coffee\n\n")
     assert encode("d --quality 50 --classes some.txt --classes cat -o other")[0] == 0
     code, _, err = encode("d --quality 50 --classes dog -o third")
-    assert (code, "has no class 'dog'" in err) == (2, True)
+    assert (code, "has no class 'dog'. It has astronaut, cat, coffee, grass.\n" in err) == (2, True)
     assert encode("d --quality 50 --classes , -o third")[0] == 2
     code, _, err = encode(f"d --quality 50 --classes {','.join(f'n{number:08}' for number in range(40))} -o third")
     assert (code, "has no class 'n00000000'" in err) == (2, True), "a list may be longer than a file's name"

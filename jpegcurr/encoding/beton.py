@@ -1,4 +1,4 @@
-"""A ``.beton`` on the disk, memory-mapped: ours or one that FFCV wrote."""
+"""Reading a ``.beton``, which nothing here trusts to be whole."""
 
 import hashlib
 import mmap

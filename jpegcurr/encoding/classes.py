@@ -71,5 +71,5 @@ def settle(
                 f"{where}: {stray.key} of the split {split} is of the class {names[stray.label]!r}, which train does not have. "
                 "Remove it or add the class there."
             )
-        settled[split] = listing.take(np.arange(len(listing)), labels)
+        settled[split] = listing.with_labels(labels)
     return classes, settled

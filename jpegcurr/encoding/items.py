@@ -146,16 +146,17 @@ class Listing(Sequence[Item]):
         start = int(self._ends[index - 1]) if index else 0
         return self._keys[start : int(self._ends[index])]
 
-    def take(self, indices: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> "Listing":
-        """The items at ``indices``, in that order, with other ``labels`` if given."""
+    def take(self, indices: NDArray[np.int64]) -> "Listing":
+        """The items at ``indices``, in that order."""
         keys, ends = bytearray(), np.empty(len(indices), np.int64)
         for position, index in enumerate(indices):
             keys += self.key_bytes(int(index))
             ends[position] = len(keys)
-        columns = {name: column[indices] for name, column in self._columns.items()}
-        if labels is not None:
-            columns["label"] = labels
-        return Listing(bytes(keys), ends, columns)
+        return Listing(bytes(keys), ends, {name: column[indices] for name, column in self._columns.items()})
+
+    def with_labels(self, labels: NDArray[np.int64]) -> "Listing":
+        """The same items with other labels, int64 [n]."""
+        return Listing(self._keys, self._ends, {**self._columns, "label": labels})
 
     def is_sorted(self) -> bool:
         """Whether every key comes after the one before; raises SourceError if two that follow each other are equal."""
@@ -251,7 +252,8 @@ class Source:
             return self
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise SourceError(f"{self.root} has no class {unknown[0]!r}. It has {', '.join(self.classes[:8])}, ...")
+            shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else ".")
+            raise SourceError(f"{self.root} has no class {unknown[0]!r}. It has {shown}")
         kept = [label for label, name in enumerate(self.classes) if name in wanted]
         mapping = np.full(len(self.classes), -1)
         mapping[kept] = np.arange(len(kept))
@@ -259,9 +261,8 @@ class Source:
         indices = np.flatnonzero(labels >= 0)
         if not len(indices):
             raise SourceError(f"{self.root} has no images of {', '.join(names)} in the split {self.split}.")
-        return replace(
-            self, classes=tuple(self.classes[label] for label in kept), items=self.items.take(indices, labels[indices])
-        )
+        items = self.items.take(indices).with_labels(labels[indices])
+        return replace(self, classes=tuple(self.classes[label] for label in kept), items=items)
 
     def limited(self, count: int, seed: int) -> "Source":
         """Keep at most ``count`` images: those that the shuffle by ``seed`` puts first, so smaller limits nest in larger."""

@@ -94,7 +94,7 @@ def _sources(root: Path, labels: Path, builder: ListingBuilder, names: tuple[str
     for number, name in enumerate((root.resolve().name,) if whole else SPLITS):
         indices = np.flatnonzero(items.labels % len(SPLITS) == number)
         if len(indices):
-            listings[name] = items.take(indices, items.labels[indices] // len(SPLITS))
+            listings[name] = items.take(indices).with_labels(items.labels[indices] // len(SPLITS))
     classes, listings = settle(str(labels), listings, names, in_order)
     store = FolderStore(root)
     return tuple(
