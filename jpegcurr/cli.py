@@ -122,10 +122,11 @@ def encode(
     a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
     'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
     """
-    from jpegcurr.encoding.encode import encode_dataset, plan_outputs, refusal
+    from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
     from jpegcurr.encoding.executors import open_executor
     from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize, parse_specs
+    from jpegcurr.encoding.plan import plan_outputs, refusal
     from jpegcurr.encoding.sources import open_sources
 
     if dry_run and resume:

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from jpegcurr.encoding.codec import EncodeSpec, Quality
-from jpegcurr.encoding.encode import encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.items import Source
 from jpegcurr.encoding.layout import DEFAULT_PAGE_SIZE
+from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.encoding.writer import BetonWriter
 from jpegcurr.recipe import Recipe

@@ -17,12 +17,13 @@ from jpegcurr.encoding.begun import output_files
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.chunks import encode_chunk
 from jpegcurr.encoding.codec import EncodeSpec, reencode
-from jpegcurr.encoding.encode import encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.estimate import estimate_splits
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.inspect import inspect_beton
 from jpegcurr.encoding.items import Source
 from jpegcurr.encoding.manifest import read_items, read_manifest
+from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.encoding.verify import verify_beton
 from jpegcurr.errors import BetonError, EncodeError, UsageError
@@ -117,7 +118,7 @@ def test_a_share_of_failures() -> None:
 
 
 def test_an_image_that_a_page_cannot_hold_fails_at_every_quality(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jpegcurr.encoding.encode.page_size_for", lambda *_sizes: 1 << 14)
+    monkeypatch.setattr("jpegcurr.encoding.plan.page_size_for", lambda *_sizes: 1 << 14)
     encode_all(photos, Path("out"), ["source", 50], max_failures=Fraction(1))
     for name in ("source", "q50"):
         failed = [row for row in read_items(Path(f"out/train-{name}.beton")) if row["status"] == "failed"]
@@ -175,7 +176,7 @@ def test_failures_are_outcomes_of_a_pure_function_that_pickles() -> None:
 def test_a_dask_cluster_makes_the_same_bytes(photos: Path, betons: Path, killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two worker processes, one of which is killed when the first two of 48 images are written and 16 are under way."""
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("jpegcurr.encoding.encode.CHUNK", 2)
+    monkeypatch.setattr("jpegcurr.encoding.chunks.CHUNK", 2)
 
     class Killer:
         def begin(self, source: Source, done: int) -> None:

@@ -18,11 +18,12 @@ from samples import digests, encode_all, jpeg, photograph
 from jpegcurr.encoding.begun import partial_files
 from jpegcurr.encoding.chunks import Outcome
 from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.encode import encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.items import Source
 from jpegcurr.encoding.locks import locked
 from jpegcurr.encoding.manifest import read_manifest
+from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import EncodeError, UsageError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from samples import Photographs, encode_all, jpeg, photograph, write_photos
 
-from jpegcurr.encoding import encode
+from jpegcurr.encoding import plan
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.manifest import items_path, manifest_path, read_items
 from jpegcurr.encoding.verify import verify_beton
@@ -156,7 +156,7 @@ def test_a_bit_of_metadata_names_the_image_though_its_pixels_are_right(small: Co
 
 def test_a_gap_between_records_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a record did not fit into the rest of a page."""
-    monkeypatch.setattr(encode, "page_size_for", lambda *_sizes: 1 << 15)
+    monkeypatch.setattr(plan, "page_size_for", lambda *_sizes: 1 << 15)
     write_photos(tmp_path / "photos")
     encode_all(tmp_path / "photos", tmp_path / "out", ["source"])
     copy = Copy(tmp_path / "out" / "train-source.beton", tmp_path / "copy")

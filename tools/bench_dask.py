@@ -14,8 +14,9 @@ from distributed import LocalCluster
 from measurement import bench_parser, circumstances, record
 
 from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.encode import encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
+from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources import open_sources
 
 

@@ -34,11 +34,12 @@ import simplejpeg
 from measurement import bench_parser, circumstances, record
 from PIL import Image
 
-from jpegcurr.encoding.chunks import Outcome, encode_chunk
+from jpegcurr.encoding.chunks import CHUNK, Outcome, encode_chunk
 from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.encode import CHUNK, encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.items import Item, Store
+from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.machine import keep_freed_memory

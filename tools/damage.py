@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image, features
 
 from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.encode import encode_dataset, plan_outputs
+from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.manifest import items_path, manifest_path
+from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources import open_sources
 
 Kind = Literal["image", "beton", "verify"]

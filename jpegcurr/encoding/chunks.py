@@ -1,10 +1,13 @@
-"""The working side: what an executor's workers do with a few images, and how it is handed back in order."""
+"""The working side: what an executor's workers do with a few images at a time, and how it is handed back in order."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jpegcurr.encoding.codec import Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.items import Item, Store
@@ -13,6 +16,8 @@ from jpegcurr.errors import EncodeError, ImageError, JpegcurrError
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
+CHUNK = 16  # images
+CHUNK_BYTES = 1 << 22
 LARGEST_FILE = 1 << 30  # bytes; what is larger is no photograph, and would be read into memory whole
 
 
@@ -24,6 +29,20 @@ class Outcome:
     bytes_in: int
     encoded: tuple[Encoded, ...]
     reason: str = ""
+
+
+def cut(items: Sequence[Item], positions: NDArray[np.int64]) -> Iterator[list[Item]]:
+    """Yield the items at ``positions`` in that order, a few images and a few megabytes at a time."""
+    chunk: list[Item] = []
+    size = 0
+    for position in positions:
+        chunk.append(items[int(position)])
+        size += chunk[-1].size
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def encode_chunk(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[Outcome]:

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import floor
 from pathlib import Path
 from typing import Protocol
@@ -17,19 +17,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.begun import begin, lock_file, output_files, refuse_begun, to_resume
-from jpegcurr.encoding.chunks import Outcome, encode_chunk, in_order
-from jpegcurr.encoding.codec import EncodeSpec
+from jpegcurr.encoding.begun import lock_file
+from jpegcurr.encoding.chunks import Outcome, cut, encode_chunk, in_order
 from jpegcurr.encoding.items import Item, Order, Source
-from jpegcurr.encoding.layout import page_size_for
 from jpegcurr.encoding.locks import locked
-from jpegcurr.encoding.manifest import Manifest, Plan, library_versions
+from jpegcurr.encoding.manifest import Manifest, Plan
 from jpegcurr.encoding.output import Output, item_row
-from jpegcurr.errors import EncodeError, SourceError, UsageError
-from jpegcurr.files import refuse_existing, refuse_unwritable
+from jpegcurr.encoding.plan import Outputs, plan_output, settled
+from jpegcurr.errors import EncodeError
+from jpegcurr.files import refuse_unwritable
 
-CHUNK = 16  # images
-CHUNK_BYTES = 1 << 22
 AHEAD = 4  # chunks under way for each worker
 NAMED_FAILURES = 5
 
@@ -42,14 +39,6 @@ class Watcher(Protocol):
 
     def done(self, source: Source, outcomes: Sequence[Outcome]) -> None:
         """Some more images of the split are encoded, or have failed."""
-
-
-Outputs = dict[str, dict[Path, EncodeSpec]]
-
-
-def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path) -> Outputs:
-    """Name the betons of every split: ``{split: {folder/split-q50.beton: spec}}``."""
-    return {source.split: {folder / f"{source.split}-{spec.name}.beton": spec for spec in specs} for source in sources}
 
 
 def encode_dataset(
@@ -84,9 +73,7 @@ def encode_dataset(
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
     plans = {
-        source.split: {
-            path: plan_output(source, spec, order or _usual(source), seed) for path, spec in outputs[source.split].items()
-        }
+        source.split: {path: plan_output(source, spec, order, seed) for path, spec in outputs[source.split].items()}
         for source in sources
     }
     paths = [path for each in plans.values() for path in each]
@@ -94,7 +81,7 @@ def encode_dataset(
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
-        done = _settled(plans, resume=resume, force=force)
+        done = settled(plans, resume=resume, force=force)
         for source in sources:
             left = {path: plan for path, plan in plans[source.split].items() if path not in done}
             if left:
@@ -103,42 +90,6 @@ def encode_dataset(
                 watcher.begin(source, len(source.items))
             _check_paired({path: done[path] for path in plans[source.split]})
     return {path: done[path] for path in paths}
-
-
-def refusal(outputs: Outputs, *, replacing: bool = False) -> str:
-    """Why these outputs could not be made as things are; empty if they could. For a dry run: nothing is locked or changed.
-
-    With ``replacing`` what is there does not stand against it.
-    """
-    paths = [path for each in outputs.values() for path in each]
-    try:
-        refuse_unwritable(path.parent for path in paths)
-        _refuse([] if replacing else paths)
-    except UsageError as error:
-        return str(error)
-    return ""
-
-
-def _refuse(paths: Sequence[Path]) -> None:
-    for path in paths:
-        refuse_begun(path)
-    refuse_existing([file for path in paths for file in output_files(path)], force=False, or_else="keep it with --resume")
-
-
-def _usual(source: Source) -> Order:
-    return "shuffle" if source.split == "train" else "folder"
-
-
-def _settled(plans: Mapping[str, Mapping[Path, Plan]], *, resume: bool, force: bool) -> dict[Path, Manifest]:
-    """The outputs that are finished and kept; raises UsageError for what may be neither gone on with nor replaced."""
-    every = {path: plan for each in plans.values() for path, plan in each.items()}
-    if resume:
-        return {path: made for path, plan in every.items() if (made := to_resume(path, plan, force=force))}
-    if not force:
-        _refuse(list(every))
-    for path, plan in every.items():
-        begin(path, plan)  # all at once, so that a run that is stopped in the first split is gone on with in every one
-    return {}
 
 
 def _encode_split(
@@ -178,38 +129,6 @@ def _check_paired(made: Mapping[Path, Manifest]) -> None:
             )
 
 
-def plan_output(source: Source, spec: EncodeSpec, order: Order, seed: int) -> Plan:
-    """Everything that decides the bytes of one output; raises SourceError for a name that no manifest can hold."""
-    _check_names(source)
-    sizes = source.items.sizes
-    return Plan(
-        split=source.split,
-        source=source.root,
-        labels=source.labels,
-        limit=source.limit,
-        quality=spec.quality,
-        subsampling=spec.subsampling,
-        max_side=spec.resize.pixels if spec.resize and spec.resize.side == "max" else None,
-        short_side=spec.resize.pixels if spec.resize and spec.resize.side == "short" else None,
-        filter=spec.resize.filter if spec.resize else None,
-        order=order,
-        seed=seed if order == "shuffle" or source.limit is not None else 0,  # where it decides nothing, any will do
-        classes=source.classes,
-        items=len(source.items),
-        page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
-        versions=library_versions(),
-    )
-
-
-def _check_names(source: Source) -> None:
-    """An image may be called anything, but what a manifest names must be UTF-8, which JSON is."""
-    for name in (source.root, source.labels or "", source.split, *source.classes):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise SourceError(f"{name} is not UTF-8, so no manifest can name it. Rename it.") from None
-
-
 class _Run:
     """The writing side of one pass: ``start`` items are there, the others follow in order."""
 
@@ -227,19 +146,8 @@ class _Run:
         return self._outputs[0].failures + self._more
 
     def chunks(self) -> Iterator[list[Item]]:
-        """What is left to encode, a few images and a few megabytes at a time, until too many have failed."""
-        chunk: list[Item] = []
-        size = 0
-        for position in self._order[self.start :]:
-            if self._stopped:
-                return
-            chunk.append(self._source.items[int(position)])
-            size += chunk[-1].size
-            if len(chunk) == CHUNK or size >= CHUNK_BYTES:
-                yield chunk
-                chunk, size = [], 0
-        if chunk:
-            yield chunk
+        """What is left to encode, until too many have failed."""
+        return takewhile(lambda _: not self._stopped, cut(self._source.items, self._order[self.start :]))
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
         """Add a chunk to all outputs; from the first failure too many on, only listen to which others fail."""

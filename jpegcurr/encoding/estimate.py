@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.chunks import encode_chunk, in_order
+from jpegcurr.encoding.chunks import cut, encode_chunk, in_order
 from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.encode import CHUNK, Outputs
 from jpegcurr.encoding.items import Item, Source, Store
+from jpegcurr.encoding.plan import Outputs
 
 SAMPLE = 512  # images
 OVERHEAD = 48  # bytes a sample in a beton beside its JPEG
@@ -51,10 +51,11 @@ def estimate_splits(sources: Sequence[Source], outputs: Outputs, executor: Execu
 
 def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int) -> Estimate:
     specs = list(outputs.values())
-    chosen = [source.items[int(position)] for position in source.items.shuffled(seed)[:SAMPLE]]
-    _encode(source.store, chosen[:4], specs)  # first calls are slow
+    chunks = list(cut(source.items, source.items.shuffled(seed)[:SAMPLE]))
+    _encode(source.store, chunks[0][:4], specs)  # first calls are slow
     began = time.perf_counter()
-    samples = _encoded(source, chosen, specs, executor)
+    encode = partial(_encode, source.store, specs=specs)
+    samples = [sample for some in in_order(encode, chunks, executor, ahead=len(chunks)) for sample in some]
     share = len(source.items) / len(samples)
     seconds = (time.perf_counter() - began) * share
     totals = np.array([each.sizes for each in samples if not each.wrong]).reshape(-1, len(specs)).sum(axis=0) * share
@@ -63,12 +64,6 @@ def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Exec
     bytes_out = {path: round(total) for path, total in zip(outputs, totals.tolist(), strict=True)}
     failed = tuple(each.wrong for each in samples if each.wrong)
     return Estimate(source.split, len(source.items), bytes_in, bytes_out, seconds, len(samples), failed)
-
-
-def _encoded(source: Source, items: Sequence[Item], specs: Sequence[EncodeSpec], executor: Executor) -> list[_Sample]:
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    encode = partial(_encode, source.store, specs=specs)
-    return [sample for samples in in_order(encode, chunks, executor, ahead=len(chunks)) for sample in samples]
 
 
 def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[_Sample]:
