@@ -4,7 +4,6 @@ Rooms are imported inside the commands, so that ``--help`` is quick and ``encode
 """
 
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import typer
 
 import jpegcurr
 from jpegcurr import console, terminal
+from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, predict, train
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
@@ -26,14 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="JPEG-quality curricula: encode a data set at several qualities, train through a swap, see what it did.",
 )
-
-Weights = Literal["raw", "ema"]
-RunFolder = Annotated[Path, typer.Argument(help="The folder that `jpegcurr train --out` made.")]
-WeightsOption = Annotated[Weights, typer.Option(help="The trained weights, or their moving average.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -188,155 +180,8 @@ def inspect(
         raise JpegcurrError(f"{file} is not right in {places}. Encode it again with --force:\n{named}")
 
 
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Option("--recipe", "-r", help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field: --set batch.size=64; repeatable."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe's name> if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
-) -> None:
-    """Train a model while a curriculum swaps the data at epoch boundaries."""
-    from jpegcurr.recipe_file import find_recipe, load_recipe
-    from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.run_folder import STATE
-    from jpegcurr.training.train import train as train_recipe
-
-    terminal.show_log(quiet=quiet)
-    keep_freed_memory()
-    path = find_recipe(recipe)
-    settled = load_recipe(path, overrides or ())
-    folder = out or Path("runs") / path.stem
-    try:
-        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar:
-            train_recipe(
-                settled,
-                folder,
-                runtime=resolve_runtime(device),
-                resume=resume,
-                on_step=lambda plan, done, steps: bar.update(f"epoch {plan.epoch} ({plan.data})", done, steps),
-            )
-    except KeyboardInterrupt:
-        again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
-        again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
-        again += ["--resume"] if (folder / STATE).exists() else []
-        raise Interrupted(f"stopped. To go on after the last whole epoch: {shlex.join(again)}") from None
-    terminal.out.print(f"{folder}", markup=False)
-
-
-@app.command()
-def evaluate(
-    run: RunFolder,
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="A validation beton; repeatable. The recipe's if not given.")
-    ] = None,
-    weights: WeightsOption = "raw",
-    loader: Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="The decode path; auto: as in training.")] = "auto",
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Measure top-1, top-5 and loss of a run on stored validation sets."""
-    from jpegcurr.analysis.evaluate import evaluate_run, validation_sets
-    from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.model import load_run
-
-    keep_freed_memory()
-    runtime = resolve_runtime(device)
-    loaded = load_run(run, runtime, weights)
-    betons = {str(path): path for path in data} if data else validation_sets(loaded)
-    with terminal.progress_bar("set") as bar:
-        results = []
-        for evaluation in evaluate_run(loaded, betons, runtime, loader=loader):
-            results.append(evaluation)
-            bar.update("evaluate", len(results), len(betons))
-    console.print_evaluations(results, as_json=as_json)
-
-
-@app.command()
-def predict(
-    run: RunFolder,
-    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
-    csv: Annotated[Path, typer.Option("--csv", "-o", help="Where to write the table.")] = Path("predictions.csv"),
-    weights: WeightsOption = "raw",
-    device: DeviceOption = "auto",
-    force: ForceOption = False,
-) -> None:
-    """Classify image files: the five likeliest classes of each, as a table and a CSV file."""
-    from jpegcurr.analysis.predict import find_images, predict_images, to_csv
-    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
-    from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.model import load_run
-
-    refuse_unwritable([csv.parent])
-    refuse_existing([csv], force=force)
-    files = find_images(images)
-    runtime = resolve_runtime(device)
-    loaded = load_run(run, runtime, weights)
-    predictions = []
-    with terminal.progress_bar("img") as bar:
-        for prediction in predict_images(loaded, files, runtime):
-            predictions.append(prediction)
-            bar.update("predict", len(predictions), len(files))
-    write_text(csv, to_csv(predictions))
-    console.print_predictions(predictions, csv)
-    unread = sum(1 for prediction in predictions if prediction.error)
-    if unread:
-        terminal.err.print(f"{unread} of {len(predictions)} files could not be read; the table says why.", markup=False)
-    if unread == len(predictions):
-        raise JpegcurrError(f"None of the {len(files)} files is an image that can be read.")
-
-
-@app.command()
-def cam(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN... IMAGES", help="One run or more, then a folder of images.")],
-    qualities: Annotated[str, typer.Option(help="The first is what the others are compared with.")] = "source,50",
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page; its figures go beside it as .json.")] = Path(
-        "report.html"
-    ),
-    layer: Annotated[str | None, typer.Option(help="The layer explained; the last stage if not given.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Images at most, evenly spaced over the folder.")] = 50,
-    weights: WeightsOption = "raw",
-    device: DeviceOption = "auto",
-    force: ForceOption = False,
-) -> None:
-    """Compare Grad-CAM maps between JPEG qualities and runs, in one offline HTML page."""
-    from jpegcurr.analysis.cam import compare_cams
-    from jpegcurr.analysis.report import verdict, write_report
-    from jpegcurr.encoding.options import parse_specs
-    from jpegcurr.files import refuse_existing, refuse_unwritable
-    from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.model import load_run
-
-    *run_folders, images = paths
-    if not run_folders:
-        raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
-    if output.suffix != ".html":
-        raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
-    specs = parse_specs(qualities.split(","))
-    refuse_unwritable([output.parent])
-    refuse_existing([output, output.with_suffix(".json")], force=force)
-    runtime = resolve_runtime(device)
-    runs = [load_run(folder, runtime, weights) for folder in run_folders]
-    with terminal.progress_bar("img") as bar:
-        study = compare_cams(
-            runs,
-            images,
-            specs,
-            runtime,
-            layer=layer,
-            limit=limit,
-            on_images=lambda done, of: bar.update("cam", done, of),
-        )
-    comparisons = write_report(study, output)
-    for name, reason in study.skipped:
-        terminal.err.print(f"left out: {name}: {reason}", markup=False)
-    for sentence in verdict(study, comparisons):
-        terminal.out.print(sentence, markup=False)
-    terminal.out.print(f"{output}", markup=False)
+for command in (train, evaluate, predict, cam):  # in the order of --help
+    app.command()(command)
 
 
 @contextmanager

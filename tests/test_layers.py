@@ -22,6 +22,7 @@ LAYERS = (
     ("analysis",),
     ("terminal",),
     ("console",),
+    ("cli_runs",),
     ("cli",),
     ("__main__",),
 )
