@@ -82,7 +82,7 @@ TREATMENTS = {
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
 @pytest.mark.parametrize("treatment", TREATMENTS)
 def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, treatment: str) -> None:
-    """To within a level, bicubic to the bit; a view encoded again differs more, where a level has tipped a coefficient."""
+    """Area to within a level; a view by area that is encoded again differs more, where a level has tipped a coefficient."""
     beton, options = Beton(betons / "train-source.beton"), TREATMENTS[treatment]
     member = Member(beton, Reencoded.model_validate({"beton": beton.path, **options}) if options else None)
     plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
@@ -91,7 +91,7 @@ def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpola
     (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
     assert torch.equal(labels, expected)
     difference = (ffcv.int() - plain.int()).abs()
-    if interpolation == "bicubic":
+    if interpolation != "area":
         assert difference.max() == 0
     elif treatment.startswith("view"):
         assert difference.float().mean() < 1

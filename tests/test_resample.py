@@ -1,8 +1,9 @@
-"""The compiled resize against Pillow, pixel for pixel."""
+"""The compiled resize against Pillow and torch, pixel for pixel."""
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,11 +33,15 @@ def ours(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels
     return around[32:-32].reshape(*size, 3)
 
 
-def pillows(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
-    """The crop resized by Pillow, in two steps so that every version does the rows first."""
+def theirs(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
+    """The crop resized by torch (bilinear), or by Pillow, in two steps so that every version does the rows first."""
     top, left, height, width = box
-    image = Image.fromarray(np.ascontiguousarray(source[top : top + height, left : left + width]))
-    return np.asarray(image.resize((size[1], height), kind).resize(size[::-1], kind))
+    part = np.ascontiguousarray(source[top : top + height, left : left + width])
+    if kind == Image.Resampling.BILINEAR:
+        batch = torch.from_numpy(part)[None].permute(0, 3, 1, 2)
+        done = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
+        return done[0].permute(1, 2, 0).numpy()
+    return np.asarray(Image.fromarray(part).resize((size[1], height), kind).resize(size[::-1], kind))
 
 
 def noise(height: int, width: int, seed: int = 0, saturated: bool = False) -> Pixels:
@@ -64,12 +69,12 @@ def boxes(draw: st.DrawFn) -> tuple[Size, Box]:
 @example(where=((1, 300), (0, 0, 1, 300)), size=(300, 1), saturated=True, seed=0)
 @example(where=((100, 60), (0, 0, 97, 60)), size=(64, 44), saturated=True, seed=0)  # where Pillow 13 alone does columns first
 @settings(max_examples=400, deadline=None)
-def test_pixels_are_those_of_pillow_rows_first(
+def test_pixels_are_theirs_to_the_bit(
     kind: Image.Resampling, where: tuple[Size, Box], size: Size, saturated: bool, seed: int
 ) -> None:
     whole, box = where
     source = noise(*whole, seed, saturated)
-    assert np.array_equal(ours(source, box, size, kind), pillows(source, box, size, kind=kind))
+    assert np.array_equal(ours(source, box, size, kind), theirs(source, box, size, kind=kind))
 
 
 @given(
@@ -95,12 +100,12 @@ def test_area_is_that_of_opencv_to_a_level_where_no_side_grows(
 
 
 @BOTH_FILTERS
-def test_every_pair_of_small_lengths_has_the_weights_of_pillow(kind: Image.Resampling) -> None:
+def test_every_pair_of_small_lengths_has_their_weights(kind: Image.Resampling) -> None:
     source = noise(1, 70)
     for length in range(1, 70):
         for size in range(1, 70):
             box = (0, 0, 1, length)
-            expected = pillows(source, box, (1, size), kind=kind)
+            expected = theirs(source, box, (1, size), kind=kind)
             assert np.array_equal(ours(source, box, (1, size), kind), expected), (length, size)
 
 

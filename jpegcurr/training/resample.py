@@ -1,8 +1,9 @@
-"""Pillow's antialiased resize in compiled code, for FFCV's threads: the pixels of ``Image.resize``, to the last bit.
+"""Antialiased resizing in compiled code, for FFCV's threads: Pillow's bicubic and torch's bilinear, to the last bit.
 
 And OpenCV's area, which takes OpenCV itself three times as long.
 
-The algorithm is that of Pillow's ``libImaging/Resample.c`` for 8 bits per channel. Each side is resized in a pass of its own,
+The algorithm is that of Pillow's ``libImaging/Resample.c`` for 8 bits per channel, which torch took over for its
+``interpolate(antialias=True)``, with fewer bits for a weight. Each side is resized in a pass of its own,
 rows first, with 8 bits between the two: what Pillow does up to version 12 and torch does still. (From 13 on Pillow resizes
 columns first where that is cheaper, which gives other pixels; a view should not depend on the version.) An output pixel is a
 weighted sum over a window of the input, in integers, whose order does not matter; the weights are computed in double
@@ -65,19 +66,18 @@ def _windows(size: int, out_size: int, kind: int) -> Windows:
     stretch = max(scale, 1.0)
     radius = kind * stretch
     starts, counts = np.empty(out_size, np.int64), np.empty(out_size, np.int64)
-    weights = np.empty((out_size, 2 * math.ceil(radius) + 1), np.int32)
-    exact = np.empty(weights.shape[1])
+    weights = np.zeros((out_size, 2 * math.ceil(radius) + 1))
     for i in range(out_size):
         centre = (i + 0.5) * scale
         starts[i] = max(int(centre - radius + 0.5), 0)
         counts[i] = min(int(centre + radius + 0.5), size) - starts[i]
         total = 0.0
         for tap in range(counts[i]):
-            exact[tap] = _weight((tap + starts[i] - centre + 0.5) * (1.0 / stretch), kind)
-            total += exact[tap]
+            weights[i, tap] = _weight((tap + starts[i] - centre + 0.5) * (1.0 / stretch), kind)
+            total += weights[i, tap]
         for tap in range(counts[i]):
-            weights[i, tap] = _fixed_point(exact[tap] / total)
-    return starts, counts, weights
+            weights[i, tap] /= total
+    return starts, counts, _fixed_points(weights, _bits_of_torch(weights) if kind == BILINEAR else _BITS)
 
 
 @_compiled
@@ -85,15 +85,15 @@ def _shares(size: int, out_size: int) -> Windows:
     """Windows of the mean over the part of the input that an output pixel covers."""
     scale = size / out_size
     starts, counts = np.empty(out_size, np.int64), np.empty(out_size, np.int64)
-    weights = np.empty((out_size, math.ceil(scale) + 2), np.int32)
+    weights = np.zeros((out_size, math.ceil(scale) + 2))
     for i in range(out_size):
         first, last = i * scale, min((i + 1) * scale, size)
         starts[i] = int(first)
         counts[i] = min(math.ceil(last), size) - starts[i]
         for tap in range(counts[i]):
             pixel = starts[i] + tap
-            weights[i, tap] = _fixed_point((min(pixel + 1.0, last) - max(pixel, first)) / scale)
-    return starts, counts, weights
+            weights[i, tap] = (min(pixel + 1.0, last) - max(pixel, first)) / scale
+    return starts, counts, _fixed_points(weights, _BITS)
 
 
 @_compiled
@@ -110,9 +110,23 @@ def _weight(x: float, kind: int) -> float:
 
 
 @_compiled
-def _fixed_point(weight: float) -> int:
-    """Half is rounded away from zero."""
-    return int(weight * (1 << _BITS) + math.copysign(0.5, weight))
+def _bits_of_torch(weights: NDArray[np.float64]) -> int:
+    """After the binary point, so that the largest weight fits into an int16."""
+    bits = 0
+    while bits < _BITS and int(0.5 + weights.max() * (1 << (bits + 1))) < 1 << 15:
+        bits += 1
+    return bits
+
+
+@_compiled
+def _fixed_points(weights: NDArray[np.float64], bits: int) -> NDArray[np.int32]:
+    """With ``_BITS`` after the binary point, of which the first ``bits`` may be set. Half is rounded away from zero."""
+    fixed = np.empty(weights.shape, np.int32)
+    for i in range(weights.shape[0]):
+        for tap in range(weights.shape[1]):
+            weight = weights[i, tap]
+            fixed[i, tap] = int(weight * (1 << bits) + math.copysign(0.5, weight)) << (_BITS - bits)
+    return fixed
 
 
 @_compiled

@@ -1,6 +1,6 @@
 """What the model sees of an image: a crop, resized to a square; at another JPEG quality and mirrored where a job says so.
 
-This is the reference: every loader makes these pixels, to within one level of 255 (``test_loaders``).
+This is the reference: every loader makes these pixels; by area, to within one level of 255 (``test_ffcv_decode``).
 """
 
 import cv2
@@ -55,7 +55,7 @@ def _read_at(member: Member, index: int, quality: int) -> Pixels:
 
 
 def resized(part: Pixels, size: int, interpolation: Interpolation) -> Pixels:
-    """RGB uint8 [h w 3] -> [size size 3], to within a level of OpenCV's area, or of Pillow's bilinear or bicubic.
+    """RGB uint8 [h w 3] -> [size size 3], by OpenCV's area, torch's antialiased bilinear or Pillow's bicubic.
 
     Rows are resized before columns, as by every Pillow before version 13, and by torch.
     """
