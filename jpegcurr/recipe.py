@@ -117,12 +117,14 @@ class Phase(_Section):
     """Train on ``data`` until ``until_epoch`` (exclusive; epochs count from 0).
 
     ``data`` is the name of a data set, or a mixture: names with weights, from which each sample's data set is drawn in every
-    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side.
+    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side, and
+    ``lr`` the peak rate instead of ``schedule.lr``.
     """
 
     data: Annotated[Annotated[str, Tag("one value")] | Annotated[dict[str, Weight], Field(min_length=1), Tag("a map")], _SHAPE]
     until_epoch: Positive
     size: Annotated[int, Field(ge=32)] | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
@@ -184,17 +186,35 @@ class BatchSection(_Section):
         return min(self.size, self.per_device)
 
 
+class StepDecay(_Section):
+    """The rate is multiplied by ``factor`` every ``every`` epochs."""
+
+    every: Positive
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
 class ScheduleSection(_Section):
-    """Linear warm-up from 0 to ``lr``, then a cosine to ``min_lr``; ``lr`` belongs to ``batch.size`` and is not scaled.
+    """Linear warm-up to ``lr``, then a cosine to ``min_lr``; ``lr`` belongs to ``batch.size`` and is not scaled.
 
     ``horizon`` says where the cosine ends: ``whole`` at the last epoch; ``phase`` at the end of the phase under way, so
-    that every swap to a longer plan lifts the learning rate again (a warm restart).
+    that every swap to a longer plan lifts the learning rate again (a warm restart). ``decay`` takes steps instead of the
+    cosine, never below ``min_lr``, counted from epoch 0. Warm-up begins at ``start_factor`` times ``lr``. ``per: epoch`` leaves
+    the rate alone within an epoch.
     """
 
     lr: Annotated[float, Field(gt=0)] = 4e-3
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    start_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    decay: StepDecay | None = None
+    per: Literal["step", "epoch"] = "step"
     horizon: Literal["phase", "whole"] = "whole"
+
+    @model_validator(mode="after")
+    def _horizon_matters(self) -> Self:
+        if self.decay is not None and self.horizon == "phase":
+            raise ValueError("horizon: phase is for the cosine; with decay the rate does not depend on where phases end")
+        return self
 
 
 class OptimSection(_Section):
@@ -255,6 +275,9 @@ class Recipe(_Section):
                 raise ValueError(f"curriculum.{number}.until_epoch {phase.until_epoch} is not after epoch {previous}")
             if phase.until_epoch == previous + 1 and self._ramps(phase):
                 raise ValueError(f"curriculum.{number} is one epoch long, which holds no ramp: give one number, or more epochs")
+            if (phase.lr or self.schedule.lr) < self.schedule.min_lr:
+                where = f"curriculum.{number}.lr {phase.lr}" if phase.lr else f"schedule.lr {self.schedule.lr}"
+                raise ValueError(f"{where} is less than schedule.min_lr {self.schedule.min_lr}")
             previous = phase.until_epoch
         for number, name in enumerate(self.evaluate):
             _known(f"evaluate.{number}", name, self.data)

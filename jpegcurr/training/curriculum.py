@@ -7,7 +7,7 @@ from jpegcurr.recipe import Phase, Recipe
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
-    """One epoch. ``phase`` counts from 0; the learning rate's cosine ends at epoch ``horizon`` (exclusive).
+    """One epoch. ``phase`` counts from 0; the learning rate's cosine ends at epoch ``horizon`` (exclusive), from peak ``lr``.
 
     ``shares`` are the data sets by name with what share of the samples comes from each (they sum to 1); ``progress`` is 0 in
     the phase's first epoch and 1 in its last, and is what ramps go by; ``size`` replaces ``image.size`` for training.
@@ -19,6 +19,7 @@ class EpochPlan:
     progress: float
     horizon: int
     size: int | None = None
+    lr: float = 0.0
 
     @property
     def data(self) -> str:
@@ -32,11 +33,12 @@ def plan_epochs(recipe: Recipe) -> tuple[EpochPlan, ...]:
     """Return one plan for every epoch, in order."""
     plans: list[EpochPlan] = []
     for number, phase in enumerate(recipe.curriculum):
+        lr = phase.lr or recipe.schedule.lr
         horizon = phase.until_epoch if recipe.schedule.horizon == "phase" else recipe.epochs
         first = len(plans)
         for epoch in range(first, phase.until_epoch):
             progress = (epoch - first) / max(phase.until_epoch - 1 - first, 1)
-            plans.append(EpochPlan(epoch, number, _shares(phase, progress), progress, horizon, phase.size))
+            plans.append(EpochPlan(epoch, number, _shares(phase, progress), progress, horizon, phase.size, lr))
     return tuple(plans)
 
 

@@ -128,14 +128,14 @@ def _train_epoch(trainer: _Trainer, loader: Loader, plan: EpochPlan) -> Row:
         total += loss.detach()
         if (number + 1) % micro_batches == 0:
             done = (number + 1) // micro_batches
-            _step(trainer, plan.epoch * steps + done - 1, steps, plan.horizon)
+            _step(trainer, learning_rate(recipe.schedule, plan, done - 1, steps))
             trainer.on_step(plan, done, steps)
             if done % CHECK_EVERY == 0 or done == steps:
                 loss_value = _finite(total.item() / done, "loss", plan)
     seconds = perf_counter() - started
     norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
     _finite(norms.sum().item(), "weights' norm at the end", plan)  # the last step's update is in no loss yet
-    rates = [learning_rate(recipe.schedule, plan.epoch * steps + at, steps, plan.horizon) for at in (0, steps - 1)]
+    rates = [learning_rate(recipe.schedule, plan, step, steps) for step in (0, steps - 1)]
     return {
         "epoch": plan.epoch,
         "phase": plan.phase,
@@ -159,8 +159,8 @@ def _finite(value: float, what: str, plan: EpochPlan) -> float:
     return value
 
 
-def _step(trainer: _Trainer, step: int, steps_per_epoch: int, horizon: int) -> None:
-    set_learning_rate(trainer.optimizer, learning_rate(trainer.recipe.schedule, step, steps_per_epoch, horizon))
+def _step(trainer: _Trainer, rate: float) -> None:
+    set_learning_rate(trainer.optimizer, rate)
     if trainer.recipe.optim.clip_grad is not None:
         torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad)
     trainer.optimizer.step()
