@@ -27,19 +27,30 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe's name> if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print every epoch's data, learning rates, size and steps, and leave.")
+    ] = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Train a model while a curriculum swaps the data at epoch boundaries."""
     from jpegcurr.recipe_file import find_recipe, load_recipe
     from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.training.datasets import count_images
     from jpegcurr.training.run_folder import STATE
+    from jpegcurr.training.schedule import planned_epochs
     from jpegcurr.training.train import train as train_recipe
 
     terminal.show_log(quiet=quiet)
     keep_freed_memory()
     path = find_recipe(recipe)
     settled = load_recipe(path, overrides or ())
+    if as_json and not plan:
+        raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
+    if plan:
+        console.print_plan(planned_epochs(settled, count_images(settled)), as_json=as_json)
+        return
     folder = out or Path("runs") / path.stem
     try:
         with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.inspect import Inspection
     from jpegcurr.encoding.items import Source
     from jpegcurr.encoding.manifest import Manifest
+    from jpegcurr.training.schedule import PlannedEpoch
 
 SHOWN_PREDICTIONS = 40
 SHOWN_FAILURES = 20
@@ -180,6 +181,21 @@ def _resize(manifest: "Manifest") -> str:
     which = "longer" if resize.side == "max" else "shorter"
     scaled = f"; {manifest.scaled:,} images decoded at a smaller scale" if manifest.scaled else ""
     return f"{which} side to {resize.pixels} pixels at most, {resize.filter}{scaled}"
+
+
+def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
+    """One row an epoch, and their sums."""
+    if as_json:
+        out.print_json(json.dumps([each.as_dict() for each in epochs]))
+        return
+    rows = []
+    for each in epochs:
+        rates = [f"{each.lr_first:.3e}", f"{each.lr_last:.3e}"]
+        counts = [str(each.size), f"{each.steps:,}", f"{each.images:,}"]
+        rows.append([str(each.plan.epoch), str(each.plan.phase), each.plan.data, *rates, *counts])
+    print_table(["epoch", "phase", "data", "lr, first step", "last step", "pixels", "steps", "images"], rows, left=3)
+    steps, images = sum(each.steps for each in epochs), sum(each.images for each in epochs)
+    out.print(f"{len(epochs)} epochs, {steps:,} steps, {images:,} images", markup=False)
 
 
 def print_evaluations(results: "Sequence[Evaluation]", *, as_json: bool) -> None:

@@ -66,6 +66,7 @@ def tree() -> dict[str, tuple[int, int]]:
     ("command", "said"),
     [
         ("encode --quality 50", "data/imagenet does not exist"),
+        ("train --recipe two_phase.yaml --json", "--json is for --plan"),
         ("encode nowhere --quality 50", "nowhere does not exist"),
         ("encode nowhere", "Which quality"),
         ("encode empty --quality 50", "empty has no class folders"),
@@ -168,6 +169,13 @@ def test_the_whole_main_job(run, imagenet: Path) -> None:
     facts = json.loads(run("inspect betons/train-q50.beton --json").out)
     assert (facts["samples"], facts["manifest"]["quality"]) == (48, 50)
 
+    before = tree()
+    planned = json.loads(run(f"train --recipe two_phase.yaml {SMALL} --plan --json").out)
+    done = run(f"train --recipe two_phase.yaml {SMALL} --plan")
+    assert re.search(r"^1 +1 +q50 .* 32 +3 +48$", done.out, re.MULTILINE)
+    assert done.out.endswith("\n2 epochs, 6 steps, 96 images\n")
+    assert tree() == before, "what is missing is not made for a plan"
+
     done = run(f"train --recipe two_phase.yaml {SMALL}")
     assert done.code == 0, done.err
     assert done.out == "runs/two_phase\n"
@@ -177,6 +185,10 @@ def test_the_whole_main_job(run, imagenet: Path) -> None:
     assert (done.code, done.err) == (0, "")
 
     rows = [json.loads(line) for line in Path("runs/two_phase/metrics.jsonl").read_text().splitlines()]
+    for row, epoch in zip(rows, planned, strict=True):
+        assert [row[key] for key in ("lr_first", "lr_last", "steps")] == [
+            epoch[key] for key in ("lr_first", "lr_last", "steps")
+        ]
     for weights, prefix in (("raw", ""), ("ema", "ema_")):
         results = json.loads(run(f"evaluate runs/two_phase --weights {weights} --json --device cpu").out)
         assert [each["quality"] for each in results] == ["source", 50]

@@ -145,6 +145,21 @@ def _open_all(recipe: Recipe, places: Mapping[Path, Sequence[str]]) -> dict[Path
     return opened
 
 
+def count_images(recipe: Recipe) -> int:
+    """How many images an epoch is drawn from; nothing is made or changed.
+
+    Raises:
+        BetonError: the first training set is missing, and no fellow says how many it would hold.
+        RecipeError: it is smaller than one batch.
+    """
+    where = f"data.{recipe.trained[0]}.train"
+    path, _ = split_treatment(recipe.data[recipe.trained[0]].train)
+    pattern = None if path.exists() else _pattern(recipe, path, [where])
+    images = pattern.manifest.images if pattern else len(open_dataset(path, where).beton)
+    _check_size(recipe, [where], images)
+    return images
+
+
 def _check_size(recipe: Recipe, wheres: Sequence[str], images: int) -> None:
     for where in wheres:
         if where.endswith(".train") and images < recipe.batch.size:

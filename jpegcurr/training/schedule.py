@@ -1,9 +1,43 @@
 """The learning rate as a pure function of the step."""
 
+from dataclasses import dataclass
 from math import cos, pi
+from typing import Any
 
-from jpegcurr.recipe import ScheduleSection
-from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.recipe import Recipe, ScheduleSection
+from jpegcurr.training.curriculum import EpochPlan, plan_epochs
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEpoch:
+    """An epoch before it is trained: ``steps`` optimiser steps at rates from ``lr_first`` to ``lr_last``, on ``images``."""
+
+    plan: EpochPlan
+    size: int
+    steps: int
+    images: int
+    lr_first: float
+    lr_last: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name, for JSON; ``data`` are shares by data set."""
+        figures = {name: getattr(self, name) for name in ("lr_first", "lr_last", "size", "steps", "images")}
+        return {"epoch": self.plan.epoch, "phase": self.plan.phase, "data": dict(self.plan.shares), **figures}
+
+
+def planned_epochs(recipe: Recipe, images: int) -> list[PlannedEpoch]:
+    """All that is settled beforehand about a run on ``images`` training images."""
+    steps = images // recipe.batch.size
+    return [
+        PlannedEpoch(
+            plan,
+            plan.size or recipe.image.size,
+            steps,
+            steps * recipe.batch.size,
+            *(learning_rate(recipe.schedule, plan, step, steps) for step in (0, steps - 1)),
+        )
+        for plan in plan_epochs(recipe)
+    ]
 
 
 def learning_rate(schedule: ScheduleSection, plan: EpochPlan, step: int, steps: int) -> float:
