@@ -1,13 +1,17 @@
 """The commands that train, and that look at what was trained; ``cli`` registers them. Rooms are imported inside them."""
 
 import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Literal
 
 import typer
 
 from jpegcurr import console, terminal
-from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
+from jpegcurr.errors import Interrupted, JpegcurrError, Terminated, UsageError
 from jpegcurr.machine import keep_freed_memory
 
 Weights = Literal["raw", "ema"]
@@ -27,6 +31,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe's name> if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    save_every: Annotated[
+        int | None, typer.Option("--save-every", min=1, metavar="STEPS", help="Save within epochs too, every so many steps.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print every epoch's data, learning rates, size and steps, and leave.")
     ] = False,
@@ -52,21 +59,37 @@ def train(
         console.print_plan(planned_epochs(settled, count_images(settled)), as_json=as_json)
         return
     folder = out or Path("runs") / path.stem
+    again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
+    again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
+    again += ["--save-every", str(save_every)] if save_every else []
     try:
-        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar:
+        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar, _terminated() as stop:
             train_recipe(
                 settled,
                 folder,
                 runtime=resolve_runtime(device),
                 resume=resume,
+                save_every=save_every,
                 on_step=lambda plan, done, steps: bar.update(f"epoch {plan.epoch} ({plan.data})", done, steps),
+                stop=stop,
             )
+    except Terminated as error:
+        raise Terminated(f"{error} To go on: {shlex.join([*again, '--resume'])}") from None
     except KeyboardInterrupt:
-        again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
-        again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
         again += ["--resume"] if (folder / STATE).exists() else []
-        raise Interrupted(f"stopped. To go on after the last whole epoch: {shlex.join(again)}") from None
+        raise Interrupted(f"stopped. To go on after the last checkpoint: {shlex.join(again)}") from None
     terminal.out.print(f"{folder}", markup=False)
+
+
+@contextmanager
+def _terminated() -> Iterator[Callable[[], bool]]:
+    """Yield what says whether SIGTERM has come, as schedulers send it some time before they kill."""
+    came = Event()
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def evaluate(

@@ -4,7 +4,8 @@
     ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
     ├── EncodeError          more images failed than allowed, the disk is full, or the source fails
     ├── TrainingError        the loss is not finite, an epoch cannot be saved, or a loader's thread fails
-    ├── Interrupted          exit code 130: Ctrl-C, or a scheduler's SIGTERM
+    ├── Interrupted          exit code 130: Ctrl-C
+    │   └── Terminated       exit code 143: a scheduler's SIGTERM, answered with a checkpoint
     └── UsageError           exit code 2: what was asked for cannot be done; nothing was written
         ├── SourceError      a data set that is missing, empty, damaged or without classes
         ├── BetonError       a file that is not a whole .beton, or betons that do not belong together
@@ -36,9 +37,15 @@ class TrainingError(JpegcurrError):
 
 
 class Interrupted(JpegcurrError):
-    """The user, or a scheduler, stopped the work; the message says how to go on."""
+    """The user stopped the work; the message says how to go on."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """A scheduler stopped the work, at a moment that was saved."""
+
+    exit_code = 143
 
 
 class UsageError(JpegcurrError):

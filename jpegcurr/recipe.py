@@ -19,10 +19,26 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """``name`` is any timm ConvNeXt's (or other timm model's) name; ``drop_path`` its stochastic depth."""
+    """``name`` is any timm ConvNeXt's (or other timm model's) name; ``drop_path`` its stochastic depth.
+
+    It starts from random weights; or from those that timm has for that name (``pretrained``); or from ``checkpoint``: a file of
+    timm's, of the ConvNeXt authors' or a run's folder. A head for another number of classes is begun anew. ``head_init_scale``
+    multiplies the head's initial weights, ``layer_scale`` is what ConvNeXt's residual branches are multiplied by at first; left
+    out, they are timm's.
+    """
 
     name: str
     drop_path: Fraction = 0.0
+    pretrained: bool = False
+    checkpoint: Path | None = None
+    head_init_scale: Annotated[float, Field(gt=0)] | None = None
+    layer_scale: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> Self:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("pretrained and checkpoint both say where to start: leave one away")
+        return self
 
 
 class Ramp(_Section):
@@ -163,6 +179,21 @@ class ImageSection(_Section):
         return self
 
 
+class MixSection(_Section):
+    """Mixup and CutMix, by the ``alpha`` of the beta distribution that shares are drawn from (0: none).
+
+    One share for a chunk of ``chunk`` images, each mixed with its mirror in the chunk, as published (32 shares in a step of
+    4096); a micro-batch that is smaller is one chunk. With ``prob`` a chunk is mixed at all; with both, it is cut with
+    ``switch_prob``.
+    """
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    prob: Annotated[float, Field(ge=0, le=1)] = 1.0
+    switch_prob: Annotated[float, Field(ge=0, le=1)] = 0.5
+    chunk: Annotated[int, Field(ge=2)] = 128
+
+
 class BatchSection(_Section):
     """``size`` images an optimiser step, in micro-batches of ``per_device`` (gradients are accumulated).
 
@@ -218,19 +249,57 @@ class ScheduleSection(_Section):
 
 
 class OptimSection(_Section):
-    """AdamW; biases, norms and other one-dimensional parameters are not decayed."""
+    """timm's AdamW, SGD (with momentum, as torch's; ``nesterov`` is Nesterov's) or LAMB.
 
+    ``betas`` (0.9, 0.999) and ``eps`` (1e-8; LAMB 1e-6) are AdamW's and LAMB's, ``momentum`` (0.9) is SGD's. Biases, norms,
+    layer scale and GRN are not decayed, unless ``decay_all``. ``layer_decay`` multiplies the rate once for every layer between
+    a parameter and the head, layers counted as in the ConvNeXt authors' fine-tuning. ``clip_grad`` is the largest norm of the
+    gradient. ``loss`` is of soft targets: cross-entropy, or binary cross-entropy, the mean over images and classes. A loss that
+    is not finite ends the run; with ``on_nan: skip`` a step whose loss or gradient is not is left out and counted, for which
+    the device is waited for at every step.
+    """
+
+    name: Literal["adamw", "sgd", "nesterov", "lamb"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    decay_all: bool = False
+    betas: tuple[Fraction, Fraction] | None = None
+    eps: Annotated[float, Field(gt=0)] | None = None
+    momentum: Fraction | None = None
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_grad: Annotated[float, Field(gt=0)] | None = None
     label_smoothing: Fraction = 0.1
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    on_nan: Literal["raise", "skip"] = "raise"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        adaptive = self.name in ("adamw", "lamb")
+        idle = ("momentum",) if adaptive else ("betas", "eps")
+        for field in idle:
+            if getattr(self, field) is not None:
+                raise ValueError(f"{field} does nothing with {self.name}: leave it away")
+        return self
 
 
 class EmaSection(_Section):
-    """``decay`` per optimiser step, constant, from the first step; it holds about ``1 / (1 - decay)`` steps."""
+    """An average of the weights, updated after every optimiser step from the first on.
 
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    ``decay`` is what it keeps at a step; it then holds about ``1 / (1 - decay)`` steps. Or ``half_life``, in epochs: after so
+    many a step's weights have half of their share left. The authors' 0.9999 at batch 4096 of ImageNet is 22 epochs.
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    half_life: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.decay is not None and self.half_life is not None:
+            raise ValueError("decay and half_life both say how fast it forgets: leave one away")
+        return self
+
+    def per_step(self, steps: int) -> float:
+        """The decay at a step, of ``steps`` an epoch; 0.9999 where nothing is said."""
+        return 0.5 ** (1 / (self.half_life * steps)) if self.half_life else self.decay or 0.9999
 
 
 class LoaderSection(_Section):
@@ -257,6 +326,7 @@ class Recipe(_Section):
     curriculum: Annotated[tuple[Phase, ...], Field(min_length=1)]
     evaluate: tuple[str, ...] = ()
     image: ImageSection = ImageSection()
+    mix: MixSection = MixSection()
     batch: BatchSection = BatchSection()
     schedule: ScheduleSection = ScheduleSection()
     optim: OptimSection = OptimSection()

@@ -298,6 +298,21 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
+def test_sigterm_in_training_saves_the_moment_and_says_how_to_go_on(here) -> None:
+    command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
+    command += ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    state = Path("runs/two_phase/state.safetensors")
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    (line,) = said.splitlines()[-1:]
+    assert line.startswith("error: stopped, with a checkpoint of this moment. To go on: jpegcurr train --recipe two_phase.yaml")
+    assert line.endswith(" --resume")
+
+
 def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
     """A real SIGINT to a real process, in the middle of an epoch."""
     command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
@@ -312,7 +327,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
     assert process.returncode == 130, said
     assert "Traceback" not in said
     (line,) = said.splitlines()[-1:]
-    assert line.startswith("error: stopped. To go on after the last whole epoch: jpegcurr train")
+    assert line.startswith("error: stopped. To go on after the last checkpoint: jpegcurr train")
     again = shlex.split(line[line.index("jpegcurr train") :])[1:]
     assert again[-1] == "--resume"
     process = subprocess.Popen([sys.executable, "-m", "jpegcurr", *again], stderr=subprocess.PIPE, text=True)

@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,16 +16,22 @@ from safetensors.torch import load_file
 from samples import LOADERS, tiny_recipe, tiny_tree
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.errors import ImageError, RecipeError, TrainingError, UsageError
+from jpegcurr.errors import ImageError, RecipeError, Terminated, TrainingError, UsageError
 from jpegcurr.files import _umask
-from jpegcurr.recipe import Recipe
+from jpegcurr.recipe import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.tracking import read_metrics
+from jpegcurr.training import epoch as epoch_module
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.model import create_model, load_run
-from jpegcurr.training.optim import create_optimizer, set_learning_rate
 from jpegcurr.training.schedule import learning_rate
 from jpegcurr.training.train import describe_row, train
+
+TIMED = {"seconds", "images_per_second"}
+
+
+class _Killed(BaseException):
+    pass
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -85,8 +92,128 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(
     train(recipe, Path("run"), runtime=cpu, resume=True)
     assert same(weights(Path("run")), weights(trained))
     for row, expected in zip(read_metrics(Path("run")), read_metrics(trained), strict=True):
-        timed = {"seconds", "images_per_second"}
-        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+        assert {k: v for k, v in row.items() if k not in TIMED} == {k: v for k, v in expected.items() if k not in TIMED}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optim.name=lamb", "schedule.lr=0.02"],
+        ["optim.name=nesterov", "schedule.lr=0.05", "optim.decay_all=true"],
+        ["optim.layer_decay=0.7", "optim.loss=bce", "mix={mixup: 0.8, cutmix: 1.0}", "ema={half_life: 0.5}"],
+    ],
+    ids=["LAMB", "Nesterov", "layer decay, mixing, BCE"],
+)
+def test_a_resumed_run_ends_in_the_same_weights_whatever_the_recipe(
+    betons: Path, cpu: Runtime, tmp_path: Path, options: list[str]
+) -> None:
+    recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", *options)
+    train(recipe, Path("whole"), runtime=cpu)
+
+    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
+        if (plan.epoch, done) == (2, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Path("run"), runtime=cpu, on_step=interrupt)
+    train(recipe, Path("run"), runtime=cpu, resume=True)
+    assert same(weights(Path("run")), weights(Path("whole")))
+    assert not torch.equal(weights(Path("run"))["model.stem.0.weight"], weights(Path("run"))["ema.stem.0.weight"])
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("at", [(0, 1), (1, 2), (2, 1)], ids=["at first", "before the swap", "after the swap"])
+def test_a_run_stopped_within_an_epoch_ends_in_the_same_weights_bit_for_bit(
+    betons: Path, cpu: Runtime, tmp_path: Path, kind: str, at: tuple[int, int]
+) -> None:
+    options = (
+        f"loader.kind={kind}",
+        "loader.workers=1",
+        "evaluate=[]",
+        "mix={mixup: 0.8, chunk: 8}",
+        "batch.order=quasi_random",
+    )
+    recipe = tiny_recipe(betons, tmp_path, *options)
+    train(recipe, Path("whole"), runtime=cpu)
+    done: list[tuple[int, int]] = []
+    with pytest.raises(Terminated):
+        train(
+            recipe,
+            Path("run"),
+            runtime=cpu,
+            on_step=lambda plan, step, _steps: done.append((plan.epoch, step)),
+            stop=lambda: done[-1] == at,
+        )
+    assert done[-1] == at
+    torch.manual_seed(123)  # whatever the new process has drawn
+    done.clear()
+    train(recipe, Path("run"), runtime=cpu, resume=True, on_step=lambda plan, step, _steps: done.append((plan.epoch, step)))
+    assert done[0] == (at[0], at[1] + 1)
+    assert same(weights(Path("run")), weights(Path("whole")))
+    for row, expected in zip(read_metrics(Path("run")), read_metrics(Path("whole")), strict=True):
+        assert {k: v for k, v in row.items() if k not in TIMED} == {k: v for k, v in expected.items() if k not in TIMED}
+
+
+def test_a_run_that_was_killed_goes_on_after_the_step_that_was_saved(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """As by ``kill -9``: whatever comes after a save is lost."""
+    recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "batch.size=8")
+    train(recipe, Path("whole"), runtime=cpu)
+
+    def killed(plan: EpochPlan, done: int, _steps: int) -> None:
+        if (plan.epoch, done) == (1, 6):
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(recipe, Path("run"), runtime=cpu, save_every=4, on_step=killed)
+    done: list[tuple[int, int]] = []
+    train(recipe, Path("run"), runtime=cpu, resume=True, on_step=lambda plan, step, _steps: done.append((plan.epoch, step)))
+    assert done[0] == (1, 5)
+    assert same(weights(Path("run")), weights(Path("whole")))
+
+
+def test_the_plan_of_an_epoch_under_way_may_not_change(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(Terminated):
+        train(tiny_recipe(betons, tmp_path, "evaluate=[]"), Path("run"), runtime=cpu, stop=lambda: True)
+    other = tiny_recipe(betons, tmp_path, "evaluate=[]", "curriculum=[{data: q50, until_epoch: 4}]")
+    with pytest.raises(RecipeError, match="the plan of the 1 epochs"):
+        train(other, Path("run"), runtime=cpu, resume=True)
+
+
+def test_steps_that_are_not_finite_are_left_out_where_it_is_asked_for(
+    betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = epoch_module.mix
+
+    def spoilt(images: torch.Tensor, targets: torch.Tensor, *key: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed, softer = plain(images, targets, *key)
+        return (mixed * math.nan if key[-2:] == (1, 2) else mixed), softer  # one micro-batch of two in the second step
+
+    monkeypatch.setattr(epoch_module, "mix", spoilt)
+    recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "optim.on_nan=skip", "optim.clip_grad=1")
+    with caplog.at_level(logging.INFO, logger="jpegcurr"):
+        rows = train(recipe, Path("run"), runtime=cpu).rows
+    assert [row["skipped"] for row in rows] == [0, 1, 0, 0]
+    assert all(math.isfinite(float(row["train/loss"])) for row in rows)
+    assert any(line.endswith("1 steps skipped") for line in caplog.messages)
+    with pytest.raises(TrainingError, match=r"The loss of epoch 1 is nan.*on_nan=skip"):
+        train(tiny_recipe(betons, tmp_path, "evaluate=[]"), Path("other"), runtime=cpu)
+
+
+def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(
+    betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch_module, "mix", lambda images, targets, *_key: (images * math.nan, targets))
+    with pytest.raises(TrainingError, match="all were skipped"):
+        train(tiny_recipe(betons, tmp_path, "optim.on_nan=skip"), Path("run"), runtime=cpu)
+
+
+@pytest.mark.parametrize(("section", "steps", "kept"), [({"half_life": 2}, 5, 0.5), ({"decay": 0.9}, 5, 0.9**10)])
+def test_the_average_forgets_as_fast_as_asked(section: dict[str, float], steps: int, kept: float) -> None:
+    """What is kept over two epochs of five steps."""
+    assert EmaSection.model_validate(section).per_step(steps) ** 10 == pytest.approx(kept)
+    assert EmaSection().per_step(steps) == 0.9999
+    with pytest.raises(ValueError, match="leave one away"):
+        EmaSection(decay=0.9, half_life=1)
 
 
 def test_a_row_written_before_its_state_is_written_again(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
@@ -187,7 +314,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
 
     def explode(plan: EpochPlan, _done: int, _steps: int) -> None:
         if plan.epoch == 1:
-            monkeypatch.setattr("jpegcurr.training.train.learning_rate", lambda *_: 1e30)
+            monkeypatch.setattr("jpegcurr.training.epoch.learning_rate", lambda *_: 1e30)
 
     with pytest.raises(TrainingError, match=r"loss of epoch 1 is (nan|inf).*schedule\.lr"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
@@ -229,7 +356,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(
 
     def explode(plan: EpochPlan, done: int, _steps: int) -> None:
         if (plan.epoch, done) == (1, 2):
-            monkeypatch.setattr("jpegcurr.training.train.learning_rate", lambda *_: float("inf"))
+            monkeypatch.setattr("jpegcurr.training.epoch.learning_rate", lambda *_: float("inf"))
 
     with pytest.raises(TrainingError, match=r"weights' norm at the end of epoch 1 is (nan|inf)"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
@@ -290,17 +417,6 @@ def test_clipped_gradients_move_the_weights_less(betons: Path, cpu: Runtime, tmp
         end = weights(Path(f"c{clip}"))
         moved.append(max(float((end[f"model.{name}"] - value).abs().max()) for name, value in start.items()))
     assert moved[1] < moved[0] / 1000
-
-
-def test_biases_norms_and_layer_scale_are_not_decayed(betons: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(betons, tmp_path)
-    model = create_model(recipe.model, 4)
-    optimizer = create_optimizer(model, recipe.optim)
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        assert (id(parameter) in decayed) == (parameter.ndim > 1 and not name.endswith(".bias")), name
-    set_learning_rate(optimizer, 0.5)
-    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
 
 
 def test_the_log_says_what_is_used_and_where_the_swap_is(

@@ -1,8 +1,8 @@
 """Everything that a run needs to go on as if it had never stopped, in one safetensors file and without a pickle."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,66 +10,70 @@ from safetensors.torch import save_file
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
-from jpegcurr.runtime import Runtime
+from jpegcurr.training.epoch import Position, Trainer
 
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Trainee:
-    """What training changes: raw weights, their moving average, the optimiser's moments, the generators."""
-
-    model: torch.nn.Module
-    ema: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    runtime: Runtime
+SCHEMA_VERSION = 2
+_COUNTS = ("epoch", "step", "seconds", "replaced", "skipped")
 
 
-def save_state(path: Path, trainee: Trainee, epoch: int) -> None:
-    """Write the state before ``epoch`` to ``path``, atomically."""
-    tensors = {f"model.{name}": value for name, value in trainee.model.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in trainee.ema.state_dict().items()}
-    for number, moments in trainee.optimizer.state_dict()["state"].items():
+def save_state(path: Path, trainer: Trainer, position: Position) -> None:
+    """Write the state at ``position`` to ``path``, atomically."""
+    tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in trainer.ema.module.state_dict().items()}
+    for number, moments in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    tensors |= {f"rng.{name}": value for name, value in trainee.runtime.rng_state().items()}
+    tensors |= {f"rng.{name}": value for name, value in trainer.runtime.rng_state().items()}
+    tensors["position.loss"] = position.loss
     whole = {name: value.detach().contiguous() for name, value in tensors.items()}
+    groups = trainer.optimizer.param_groups
+    steps = [float(group["step"]) if "step" in group else None for group in groups]  # LAMB counts them there
+    counts = {name: getattr(position, name) for name in _COUNTS}
+    header = {"schema_version": SCHEMA_VERSION, "group_steps": steps, **counts}
     with staged(path) as partial:
-        save_file(whole, partial, {"jpegcurr": json.dumps({"schema_version": SCHEMA_VERSION, "epoch": epoch})})
+        save_file(whole, partial, {"jpegcurr": json.dumps(header)})
 
 
-def saved_epoch(path: Path) -> int:
-    """Return the epoch that a saved state goes on with; raises UsageError if it is no state of ours."""
+def epochs_begun(path: Path) -> int:
+    """How many epochs a saved state is after the beginning of; raises UsageError if it is no state of ours."""
+    header = _read_header(path)
+    return int(header["epoch"]) + bool(header["step"])
+
+
+def _read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["jpegcurr"])
+            header: dict[str, Any] = json.loads(file.metadata()["jpegcurr"])
         if header["schema_version"] != SCHEMA_VERSION:
             raise UsageError(f"{path} was written by another version of jpegcurr (schema {header['schema_version']}).")
-        epoch: int = header["epoch"]
+        return {name: header[name] for name in (*_COUNTS, "group_steps")}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} cannot be resumed from: {error}") from None
-    return epoch
 
 
-def load_state(path: Path, trainee: Trainee) -> int:
-    """Put the saved state into ``trainee`` and return the epoch to go on with.
+def load_state(path: Path, trainer: Trainer) -> Position:
+    """Put the saved state into ``trainer`` and return where to go on.
 
     Raises:
         UsageError: the file is no state of ours, or of another model.
     """
-    epoch = saved_epoch(path)
-    groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "rng": {}}
+    header = _read_header(path)
+    groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "rng": {}, "position": {}}
     try:
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
                 group, _, name = key.partition(".")
                 groups[group][name] = file.get_tensor(key)
-        trainee.model.load_state_dict(groups["model"])
-        trainee.ema.load_state_dict(groups["ema"])
+        trainer.model.load_state_dict(groups["model"])
+        trainer.ema.module.load_state_dict(groups["ema"])
+        loss = groups["position"]["loss"].to(trainer.runtime.device)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{path} cannot be resumed from: {error}") from None
-    _load_moments(trainee.optimizer, groups["optimizer"])
-    trainee.runtime.set_rng_state(groups["rng"])
-    return epoch
+    _load_moments(trainer.optimizer, groups["optimizer"])
+    for group, step in zip(trainer.optimizer.param_groups, header["group_steps"], strict=True):
+        if step is not None:
+            group["step"] = torch.tensor(step)
+    trainer.runtime.set_rng_state(groups["rng"])
+    return Position(loss=loss, **{name: header[name] for name in _COUNTS})
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

@@ -196,8 +196,8 @@ class Loader(Protocol):
         """Batches an epoch."""
         ...
 
-    def at(self, epoch: int) -> Iterator[Batch]:
-        """Iterate ``epoch``; leaving early stops whatever works behind it. A batch is the caller's to keep."""
+    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Iterate ``epoch`` from its batch ``first`` on; leaving early stops what works behind it. A batch is the caller's."""
         ...
 
 

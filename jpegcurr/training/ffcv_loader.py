@@ -55,10 +55,10 @@ class FfcvLoader:
     def __len__(self) -> int:
         return len(self._view)
 
-    def at(self, epoch: int) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """See ``contract.Loader``."""
         self.replaced = 0
-        thread = _Epoch(self._loader, self._view, epoch, self._runtime)
+        thread = _Epoch(self._loader, self._view, epoch, first, self._runtime)
         try:
             for indices in thread.batches:
                 with torch_threads_kept():  # FFCV's thread sets them when it begins
@@ -123,8 +123,8 @@ class _NoMemory(AbstractContextManager[Any]):
 class _Epoch(EpochIterator):  # type: ignore[misc]
     """FFCV's epoch thread, on our tasks; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
 
-    def __init__(self, loader: _Loader, view: View, epoch: int, runtime: Runtime) -> None:
-        self.batches = view.batches(epoch)
+    def __init__(self, loader: _Loader, view: View, epoch: int, first: int, runtime: Runtime) -> None:
+        self.batches = view.batches(epoch)[first:]
         self._view, self._epoch, self._runtime = view, epoch, runtime
         self._lanes = loader.num_workers
         self._jobs = view.jobs_of(epoch, self.batches)

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -21,6 +21,7 @@ from jpegcurr.files import move_into_place
 from jpegcurr.recipe import ImageSection, ModelSection, Recipe
 from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.pretrained import count_classes, load_weights
 from jpegcurr.training.score import Normaliser
 
 Weights = Literal["raw", "ema"]
@@ -47,15 +48,33 @@ class Run:
         return self.recipe.image
 
 
-def create_model(section: ModelSection, classes: int) -> torch.nn.Module:
-    """Make an untrained timm model with ``classes`` outputs; raises RecipeError for a name that timm does not know."""
+def create_model(section: ModelSection, classes: int, *, start: bool = True) -> torch.nn.Module:
+    """Make a timm model with ``classes`` outputs, with the weights that it is to start from unless ``start`` is False.
+
+    Raises:
+        RecipeError: timm does not know the name, or cannot make or start it so.
+        UsageError: ``section.checkpoint`` is not there or holds no weights.
+    """
     check_name(section)
+    options: dict[str, Any] = {"drop_path_rate": section.drop_path}
+    if section.head_init_scale is not None:
+        options["head_init_scale"] = section.head_init_scale
+    if section.layer_scale is not None:
+        options["ls_init_value"] = section.layer_scale
+    if start and section.checkpoint is not None:
+        weights = load_weights(section.checkpoint)
+        options["pretrained_cfg_overlay"] = {"state_dict": weights, "num_classes": count_classes(weights) or classes}
+    begun = start and (section.pretrained or section.checkpoint is not None)
     try:
-        model: torch.nn.Module = timm.create_model(
-            section.name, pretrained=False, num_classes=classes, drop_path_rate=section.drop_path
-        )
+        model: torch.nn.Module = timm.create_model(section.name, pretrained=begun, num_classes=classes, **options)
     except TypeError as error:
         raise RecipeError(f"model: timm cannot make {section.name!r} with these settings: {error}") from None
+    except (RuntimeError, OSError) as error:
+        if not begun:
+            raise
+        which = section.checkpoint or "timm's weights"
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"model: {section.name!r} cannot start from {which}: {reason}") from None
     return model
 
 

@@ -36,20 +36,20 @@ class PlainLoader:
     def __len__(self) -> int:
         return len(self._view)
 
-    def at(self, epoch: int) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """See ``contract.Loader``."""
         self.replaced = 0
         if not self._view.workers:
-            yield from self._batches(epoch, lambda task: task)
+            yield from self._batches(epoch, first, lambda task: task)
             return
         pool = ThreadPoolExecutor(self._view.workers, thread_name_prefix="load")
         try:
-            yield from self._batches(epoch, lambda task: pool.submit(task).result)
+            yield from self._batches(epoch, first, lambda task: pool.submit(task).result)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _batches(self, epoch: int, begin: "Callable[[_Task], _Task]") -> Iterator[Batch]:
-        batches = self._view.batches(epoch)
+    def _batches(self, epoch: int, first: int, begin: "Callable[[_Task], _Task]") -> Iterator[Batch]:
+        batches = self._view.batches(epoch)[first:]
         pending: deque[_Pending] = deque()
         with closing(Readahead(self._view, epoch, batches)) as readahead:
             for number, jobs in enumerate(self._view.jobs_of(epoch, batches)):

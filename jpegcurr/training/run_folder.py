@@ -12,7 +12,7 @@ from jpegcurr.files import write_json, write_text
 from jpegcurr.recipe import Recipe
 from jpegcurr.recipe_file import dump_recipe, load_recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.checkpoint import saved_epoch
+from jpegcurr.training.checkpoint import epochs_begun
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.datasets import Datasets
 from jpegcurr.training.loaders import Loaders
@@ -45,7 +45,7 @@ def _check_same_recipe(recipe: Recipe, out: Path) -> None:
     for field in Recipe.model_fields:
         if field not in _FREE and getattr(before, field) != getattr(recipe, field):
             raise RecipeError(f"--resume: {field} differs from {out / 'recipe.yaml'}. Resume with the same, or start anew.")
-    done = saved_epoch(out / STATE)
+    done = epochs_begun(out / STATE)
     if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
         raise RecipeError(
             f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
