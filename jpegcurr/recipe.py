@@ -129,18 +129,38 @@ class DataSection(_Section):
         return self
 
 
+class AugmentSection(_Section):
+    """What is done to training images on the device, after crop and flip and before they are mixed.
+
+    ``policy`` is timm's RandAugment (``rand-m9-mstd0.5-inc1``) or ``trivial``, torchvision's TrivialAugmentWide; without one,
+    ``color_jitter`` is the strength of brightness, contrast and saturation. ``erase`` is the probability of random erasing by
+    noise.
+    """
+
+    policy: str | None = None
+    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.policy is not None and self.color_jitter:
+            raise ValueError("color_jitter does nothing beside a policy, as in timm: leave one away")
+        return self
+
+
 class Phase(_Section):
     """Train on ``data`` until ``until_epoch`` (exclusive; epochs count from 0).
 
     ``data`` is the name of a data set, or a mixture: names with weights, from which each sample's data set is drawn in every
-    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side, and
-    ``lr`` the peak rate instead of ``schedule.lr``.
+    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side, ``lr``
+    the peak rate instead of ``schedule.lr``, and ``augment`` the whole section instead of the recipe's.
     """
 
     data: Annotated[Annotated[str, Tag("one value")] | Annotated[dict[str, Weight], Field(min_length=1), Tag("a map")], _SHAPE]
     until_epoch: Positive
     size: Annotated[int, Field(ge=32)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
+    augment: AugmentSection | None = None
 
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
@@ -326,6 +346,7 @@ class Recipe(_Section):
     curriculum: Annotated[tuple[Phase, ...], Field(min_length=1)]
     evaluate: tuple[str, ...] = ()
     image: ImageSection = ImageSection()
+    augment: AugmentSection = AugmentSection()
     mix: MixSection = MixSection()
     batch: BatchSection = BatchSection()
     schedule: ScheduleSection = ScheduleSection()

@@ -101,8 +101,9 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(
         ["optim.name=lamb", "schedule.lr=0.02"],
         ["optim.name=nesterov", "schedule.lr=0.05", "optim.decay_all=true"],
         ["optim.layer_decay=0.7", "optim.loss=bce", "mix={mixup: 0.8, cutmix: 1.0}", "ema={half_life: 0.5}"],
+        ["augment={policy: rand-m9-mstd0.5-inc1, erase: 0.25}", "curriculum.1.augment={color_jitter: 0.4}"],
     ],
-    ids=["LAMB", "Nesterov", "layer decay, mixing, BCE"],
+    ids=["LAMB", "Nesterov", "layer decay, mixing, BCE", "augmentation"],
 )
 def test_a_resumed_run_ends_in_the_same_weights_whatever_the_recipe(
     betons: Path, cpu: Runtime, tmp_path: Path, options: list[str]
@@ -152,6 +153,28 @@ def test_a_run_stopped_within_an_epoch_ends_in_the_same_weights_bit_for_bit(
     assert same(weights(Path("run")), weights(Path("whole")))
     for row, expected in zip(read_metrics(Path("run")), read_metrics(Path("whole")), strict=True):
         assert {k: v for k, v in row.items() if k not in TIMED} == {k: v for k, v in expected.items() if k not in TIMED}
+
+
+def test_what_is_augmented_belongs_to_the_sample(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """However a step is cut into micro-batches."""
+    short = ("curriculum=[{data: clean, until_epoch: 1}]", "schedule.warmup_epochs=0", "evaluate=[]", "model.drop_path=0")
+    augment = "augment={policy: rand-m9-mstd0.5-inc1, erase: 0.5}"
+
+    def trained_with(name: str, *overrides: str) -> torch.Tensor:
+        train(tiny_recipe(betons, tmp_path, *short, *overrides), Path(name), runtime=cpu)
+        return torch.cat([each.flatten() for each in load_run(Path(name), cpu).model.parameters()])
+
+    whole, halves = (trained_with(f"of {size}", augment, f"batch.per_device={size}") for size in (16, 8))
+    plain = trained_with("plain", "batch.per_device=16")
+    assert (whole - halves).abs().max() < 1e-3 * (whole - plain).abs().max()
+
+
+def test_an_unknown_policy_is_told_before_anything_is_made(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"augment\.policy: 'randm9' is no policy"):
+        train(tiny_recipe(betons, tmp_path, "curriculum.1.augment={policy: randm9}"), Path("run"), runtime=cpu)
+    with pytest.raises(RecipeError, match="color_jitter does nothing beside a policy"):
+        tiny_recipe(betons, tmp_path, "augment={policy: trivial, color_jitter: 0.4}")
+    assert not Path("run").exists()
 
 
 def test_a_run_that_was_killed_goes_on_after_the_step_that_was_saved(betons: Path, cpu: Runtime, tmp_path: Path) -> None:

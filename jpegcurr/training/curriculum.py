@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from jpegcurr.recipe import Phase, Recipe
+from jpegcurr.recipe import AugmentSection, Phase, Recipe
+
+_NONE = AugmentSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class EpochPlan:
     horizon: int
     size: int | None = None
     lr: float = 0.0
+    augment: AugmentSection = _NONE
 
     @property
     def data(self) -> str:
@@ -34,11 +37,12 @@ def plan_epochs(recipe: Recipe) -> tuple[EpochPlan, ...]:
     plans: list[EpochPlan] = []
     for number, phase in enumerate(recipe.curriculum):
         lr = phase.lr or recipe.schedule.lr
+        augment = phase.augment or recipe.augment
         horizon = phase.until_epoch if recipe.schedule.horizon == "phase" else recipe.epochs
         first = len(plans)
         for epoch in range(first, phase.until_epoch):
             progress = (epoch - first) / max(phase.until_epoch - 1 - first, 1)
-            plans.append(EpochPlan(epoch, number, _shares(phase, progress), progress, horizon, phase.size, lr))
+            plans.append(EpochPlan(epoch, number, _shares(phase, progress), progress, horizon, phase.size, lr, augment))
     return tuple(plans)
 
 

@@ -9,12 +9,15 @@ import torch
 from timm.utils import ModelEmaV3
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from jpegcurr.errors import TrainingError
-from jpegcurr.recipe import Recipe
+from jpegcurr.errors import RecipeError, TrainingError
+from jpegcurr.recipe import AugmentSection, Interpolation, Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import Row
-from jpegcurr.training.contract import Loader
+from jpegcurr.training.augment import Policy, augment, color_jitter, parse_policy
+from jpegcurr.training.contract import Indices, Loader
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.draws import Draws
+from jpegcurr.training.erasing import erase
 from jpegcurr.training.mixing import mix, soft_targets
 from jpegcurr.training.optim import set_learning_rate
 from jpegcurr.training.schedule import learning_rate
@@ -30,12 +33,13 @@ _LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """What an epoch works on; ``steps`` are the optimiser steps that it has."""
+    """What an epoch works on; ``steps`` are the optimiser steps that it has, ``batches`` the samples of its micro-batches."""
 
     recipe: Recipe
     runtime: Runtime
     classes: int
     steps: int
+    batches: Callable[[int], list[Indices]]
     model: torch.nn.Module
     normalise: Normaliser
     ema: ModelEmaV3
@@ -74,8 +78,9 @@ def train_epoch(
     trainer.model.train()
     summed = torch.zeros_like(position.loss)
     first = position.step * micro_batches
+    show = _shown(trainer, plan)
     for number, (images, labels) in enumerate(loader.at(plan.epoch, first), start=first):
-        summed += _backward(trainer, plan, number, images, labels) / micro_batches
+        summed += _backward(trainer, plan, number, show(number, images), labels) / micro_batches
         if (number + 1) % micro_batches == 0:
             _step(trainer, plan, position, summed)
             summed = torch.zeros_like(summed)
@@ -104,12 +109,41 @@ def train_epoch(
     }
 
 
+def _shown(trainer: Trainer, plan: EpochPlan) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    """What makes of a micro-batch, by its number and uint8 [b 3 h w], the normalised float [b 3 h w] that is mixed."""
+    recipe, section, normalise = trainer.recipe, plan.augment, trainer.normalise
+    policy = policy_of(section, recipe.image.interpolation)
+    fill = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
+    batches = trainer.batches(plan.epoch)
+
+    def show(number: int, images: torch.Tensor) -> torch.Tensor:
+        draws = Draws(recipe.seed, plan.epoch, batches[number])
+        if policy is not None:
+            images = augment(images, policy, draws, fill)
+        elif section.color_jitter:
+            images = color_jitter(images, section.color_jitter, draws)
+        seen: torch.Tensor = normalise(images)
+        return erase(seen, section.erase, draws) if section.erase else seen
+
+    return show
+
+
+def policy_of(section: AugmentSection, interpolation: Interpolation) -> Policy | None:
+    """The policy that a recipe names; raises RecipeError for one that is unknown."""
+    if section.policy is None:
+        return None
+    try:
+        return parse_policy(section.policy, "bilinear" if interpolation == "area" else interpolation)
+    except ValueError as error:
+        raise RecipeError(f"augment.policy: {error}") from None
+
+
 def _backward(trainer: Trainer, plan: EpochPlan, number: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Add the gradients of the ``number``-th micro-batch of the epoch, and return its loss."""
     recipe = trainer.recipe
     chunks = math.ceil(recipe.batch.micro / recipe.mix.chunk)
     targets = soft_targets(labels, trainer.classes, recipe.optim.label_smoothing)
-    seen, targets = mix(trainer.normalise(images), targets, recipe.mix, recipe.seed, plan.epoch, number * chunks)
+    seen, targets = mix(images, targets, recipe.mix, recipe.seed, plan.epoch, number * chunks)
     with trainer.runtime.autocast():
         loss = _LOSSES[recipe.optim.loss](trainer.model(seen), targets)
     (loss / (recipe.batch.size // recipe.batch.micro)).backward()  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.machine import available_cpus, available_memory
 from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime, torch_threads_kept
-from jpegcurr.training.contract import Loader, Member, View
+from jpegcurr.training.contract import Indices, Loader, Member, View
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.datasets import Datasets
 
@@ -22,10 +22,12 @@ CACHE_SHARE = 0.8  # of the memory that is free, for the operating system to kee
 class Loaders:
     """Open loaders: ``train`` on all training sets of the curriculum at once, ``val`` by data set name.
 
-    ``kind`` is ``ffcv`` or ``plain``; ``reasons`` are the sentences that say why, and how files are read.
+    ``batches`` gives the samples of every training batch of an epoch. ``kind`` is ``ffcv`` or ``plain``; ``reasons`` are the
+    sentences that say why, and how files are read.
     """
 
     train: Loader
+    batches: Callable[[int], list[Indices]]
     val: dict[str, Loader]
     kind: str
     reasons: tuple[str, ...]
@@ -56,7 +58,7 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     )
     seen = partial(View.of, image=recipe.image, batch=recipe.batch.micro, workers=workers, os_cache=os_cache)
     val = {name: open_loader(kind, seen(each.member), runtime) for name, each in datasets.val.items()}
-    return Loaders(open_loader(kind, train, runtime), val, kind, (reason, *cache_reason))
+    return Loaders(open_loader(kind, train, runtime), train.batches, val, kind, (reason, *cache_reason))
 
 
 def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:

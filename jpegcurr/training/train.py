@@ -18,8 +18,8 @@ from jpegcurr.training.checkpoint import load_state, save_state
 from jpegcurr.training.contract import Loader
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.datasets import Datasets, open_datasets
-from jpegcurr.training.epoch import Position, Trainer, train_epoch
-from jpegcurr.training.loaders import open_loaders
+from jpegcurr.training.epoch import Position, Trainer, policy_of, train_epoch
+from jpegcurr.training.loaders import Loaders, open_loaders
 from jpegcurr.training.model import check_name, create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
@@ -57,6 +57,8 @@ def train(
     check_folder(recipe, out, resume=resume)
     check_name(recipe.model)
     check_trackers(recipe.tracking)
+    for plan in plan_epochs(recipe):
+        policy_of(plan.augment, recipe.image.interpolation)
     datasets = open_datasets(recipe)
     if resume:
         check_same_data(out, datasets)
@@ -64,7 +66,7 @@ def train(
     log.info(runtime.reason)
     for reason in loaders.reasons:
         log.info(reason)
-    trainer = _build(recipe, runtime, len(datasets.classes), loaders.train, start=not resume)
+    trainer = _build(recipe, runtime, len(datasets.classes), loaders, start=not resume)
     position = load_state(out / STATE, trainer) if resume else Position.at_start(0, runtime)
     plans = plan_epochs(recipe)
     run_id = write_head(recipe, out, datasets, loaders, runtime)
@@ -109,13 +111,14 @@ def _saying_what_is_whole(out: Path, plan: EpochPlan) -> Iterator[None]:
         raise TrainingError(f"{what}. What was saved before is whole; make room and go on from there.") from None
 
 
-def _build(recipe: Recipe, runtime: Runtime, classes: int, loader: Loader, *, start: bool) -> Trainer:
+def _build(recipe: Recipe, runtime: Runtime, classes: int, loaders: Loaders, *, start: bool) -> Trainer:
     torch.manual_seed(recipe.seed)
     model = runtime.place(create_model(recipe.model, classes, start=start))
     normalise = normaliser(model).to(runtime.device)
-    steps = len(loader) // (recipe.batch.size // recipe.batch.micro)
+    steps = len(loaders.train) // (recipe.batch.size // recipe.batch.micro)
     ema = ModelEmaV3(model, decay=recipe.ema.per_step(steps))
-    return Trainer(recipe, runtime, classes, steps, model, normalise, ema, create_optimizer(model, recipe.optim))
+    optimizer = create_optimizer(model, recipe.optim)
+    return Trainer(recipe, runtime, classes, steps, loaders.batches, model, normalise, ema, optimizer)
 
 
 def _evaluate(trainer: Trainer, loaders: dict[str, Loader]) -> Row:
