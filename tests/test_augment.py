@@ -21,17 +21,16 @@ from jpegcurr.training.augment import (
     _PLAIN,
     _TRIVIAL,
     BINS,
-    Interpolation,
     Layer,
     Policy,
     RandAugment,
     TrivialAugment,
     augment,
     color_jitter,
-    operate,
     parse_policy,
 )
 from jpegcurr.training.draws import Draws
+from jpegcurr.training.operations import Interpolation, operate
 
 FILL = (124, 116, 104)  # ImageNet's mean
 FILTERS: dict[Interpolation, Image.Resampling] = {

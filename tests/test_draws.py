@@ -35,9 +35,11 @@ def test_draws_are_uniform_and_streams_samples_epochs_and_seeds_independent(stre
 
 
 def test_integers_are_uniform_with_both_ends() -> None:
-    counts = np.bincount(Draws(3, 0, np.arange(MANY)).integer(0, 30, 35), minlength=36)[30:]
-    assert counts.sum() == MANY
-    assert chisquare(counts).pvalue > 1e-3
+    draws = Draws(3, 0, np.arange(MANY))
+    for low, high in ((30, 35), (-3, 2)):
+        counts = np.bincount(draws.integer(0, low, high) - low, minlength=6)
+        assert (len(counts), counts.sum()) == (6, MANY)
+        assert chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 1000), (1000, 40), (7, 9)])

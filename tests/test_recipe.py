@@ -1,7 +1,9 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,28 +13,56 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.recipe import Recipe
 from jpegcurr.recipe_file import dump_recipe, find_recipe, load_recipe
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.epoch import policy_of
 from jpegcurr.training.model import create_model
+from jpegcurr.training.optim import parameter_groups
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_can_be_run(path: Path) -> None:
-    """Valid, found by its bare name, with a model that timm makes, and explained in its first lines."""
+    """Valid, found by its bare name, with a model and a policy that are known, and explained in its first lines."""
     assert find_recipe(Path(path.name)).read_text() == path.read_text()
     recipe = load_recipe(path)
-    create_model(recipe.model, 10)
+    with torch.device("meta"):
+        model = create_model(recipe.model, 10, start=False)
+    assert sum(group["lr_scale"] > 0 for group in parameter_groups(model, recipe.optim)) >= 1
     assert len(plan_epochs(recipe)) == recipe.epochs
-    assert path.read_text().startswith("# ")
+    policy_of(recipe.augment, recipe.image.interpolation)
+    comment = path.read_text().partition("model:")[0]
+    if path.name != "demo.yaml":
+        assert re.search("Published|published result", comment)
+        assert "images seen" in comment
 
 
-def test_the_control_differs_from_two_phase_in_the_curriculum_alone() -> None:
-    two_phase, control = (load_recipe(find_recipe(Path(name))).model_dump() for name in ("two_phase.yaml", "clean_only.yaml"))
-    different = {key for key in two_phase if two_phase[key] != control[key]}
-    assert different == {"curriculum"}
-    assert [phase["until_epoch"] for phase in two_phase["curriculum"]] == [100, 150]
-    assert [phase["until_epoch"] for phase in control["curriculum"]] == [100, 150]
-    assert {phase["data"] for phase in control["curriculum"]} == {"clean"}
+@pytest.mark.parametrize(
+    ("name", "control"),
+    [
+        ("two_phase", "restart_only"),
+        ("two_phase_whole", "clean_only"),
+        ("mixture", "clean_only"),
+        ("two_phase", "reversed"),
+        ("restart_only", "two_phase"),
+    ],
+)
+def test_a_recipe_differs_from_its_control_in_the_curriculum_alone(name: str, control: str) -> None:
+    first, other = (load_recipe(find_recipe(Path(f"{each}.yaml"))).model_dump() for each in (name, control))
+    assert {key for key in first if first[key] != other[key]} == {"curriculum"}
+    assert first["curriculum"][-1]["until_epoch"] == other["curriculum"][-1]["until_epoch"] == 150
+
+
+def test_the_original_differs_from_one_cosine_in_the_horizon_alone() -> None:
+    first, other = (load_recipe(find_recipe(Path(name))).model_dump() for name in ("two_phase.yaml", "two_phase_whole.yaml"))
+    assert {key for key in first if first[key] != other[key]} == {"schedule"}
+
+
+def test_the_mixture_shows_as_many_images_of_quality_50() -> None:
+    shown = {}
+    for name in ("two_phase_whole", "mixture"):
+        plans = plan_epochs(load_recipe(find_recipe(Path(f"{name}.yaml"))))
+        shown[name] = sum(dict(plan.shares).get("q50", 0.0) for plan in plans)
+    assert shown["mixture"] == pytest.approx(shown["two_phase_whole"]) == 50
 
 
 def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:

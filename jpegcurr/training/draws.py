@@ -31,7 +31,7 @@ class Draws:
 
     def integer(self, stream: int, low: NDArray[np.int64] | int, high: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """Int64 [n], from ``low`` to ``high``, both included."""
-        return (low + self.uniform(stream) * (np.asarray(high) - low + 1)).astype(np.int64)
+        return np.floor(low + self.uniform(stream) * (np.asarray(high) - low + 1)).astype(np.int64)
 
     def take(self, which: NDArray[np.int64]) -> "Draws":
         """The streams of some of the samples."""
