@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from jpegcurr import console, terminal
 from jpegcurr.errors import Interrupted, JpegcurrError, Terminated, UsageError
 from jpegcurr.machine import keep_freed_memory
+
+if TYPE_CHECKING:
+    from jpegcurr.training.curriculum import EpochPlan
 
 Weights = Literal["raw", "ema"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `jpegcurr train --out` made.")]
@@ -63,14 +66,19 @@ def train(
     again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
     again += ["--save-every", str(save_every)] if save_every else []
     try:
-        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar, _terminated() as stop:
+        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar, _terminated() as (stop, under_way):
+
+            def on_step(plan: "EpochPlan", done: int, steps: int) -> None:
+                under_way()
+                bar.update(f"epoch {plan.epoch} ({plan.data})", done, steps)
+
             train_recipe(
                 settled,
                 folder,
                 runtime=resolve_runtime(device),
                 resume=resume,
                 save_every=save_every,
-                on_step=lambda plan, done, steps: bar.update(f"epoch {plan.epoch} ({plan.data})", done, steps),
+                on_step=on_step,
                 stop=stop,
             )
     except Terminated as error:
@@ -82,12 +90,21 @@ def train(
 
 
 @contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Yield what says whether SIGTERM has come, as schedulers send it some time before they kill."""
-    came = Event()
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: came.set())
+def _terminated() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
+    """Yield what says whether SIGTERM has come, as schedulers send it some time before they kill; and what to tell of a step.
+
+    Before the first step, when there is nothing to save, it is answered like Ctrl-C.
+    """
+    came, under_way = Event(), Event()
+
+    def answer(_number: int, _frame: object) -> None:
+        came.set()
+        if not under_way.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, answer)
     try:
-        yield came.is_set
+        yield came.is_set, under_way.set
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from samples import SMALL, encode_all, jpeg, photograph
 
 from jpegcurr import __version__
 from jpegcurr.cli import main
+from jpegcurr.errors import Terminated
+from jpegcurr.training.curriculum import EpochPlan
 
 
 class Ran:
@@ -296,6 +299,25 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
             [sys.executable, "-m", "jpegcurr", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
         )
     assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(("steps", "code", "said"), [(0, 130, "error: stopped. To go on"), (1, 143, "error: it stopped.")])
+def test_sigterm_is_answered_like_ctrl_c_before_there_is_anything_to_save(
+    run, monkeypatch: pytest.MonkeyPatch, steps: int, code: int, said: str
+) -> None:
+    def fake(*_arguments: object, on_step: Callable[..., None], stop: Callable[[], bool], **_options: object) -> None:
+        for _ in range(steps):
+            on_step(EpochPlan(0, 0, (("clean", 1.0),), 0.0, 1), 1, 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        if stop():
+            raise Terminated("it stopped.")
+
+    monkeypatch.setattr("jpegcurr.training.train.train", fake)
+    before = signal.getsignal(signal.SIGTERM)
+    done = run(f"train --recipe two_phase.yaml {SMALL}")
+    assert (done.code, said in done.err) == (code, True)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_in_training_saves_the_moment_and_says_how_to_go_on(here) -> None:
