@@ -263,9 +263,9 @@ def test_a_finished_run_can_go_on_into_a_new_phase_as_in_the_original_experiment
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("schedule.lr=1e-4", "schedule differs"),
-        ("model.name=convnext_atto", "model differs"),
-        ("seed=1", "seed differs"),
+        ("schedule.lr=1e-4", r"resume with the same, or start anew\.\n  schedule\.lr was 0\.002, is 0\.0001$"),
+        ("model.name=convnext_atto", r"  model\.name was test_convnext, is convnext_atto$"),
+        ("seed=1", r"  seed was 0, is 1$"),
         ("curriculum.0.until_epoch=1", "plan of the 4 epochs already trained differs"),
         ("curriculum.1.until_epoch=9", "plan of the 4 epochs already trained differs"),
     ],

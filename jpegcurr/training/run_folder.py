@@ -42,15 +42,26 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
 
 def _check_same_recipe(recipe: Recipe, out: Path) -> None:
     before = load_recipe(out / "recipe.yaml")
-    for field in Recipe.model_fields:
-        if field not in _FREE and getattr(before, field) != getattr(recipe, field):
-            raise RecipeError(f"--resume: {field} differs from {out / 'recipe.yaml'}. Resume with the same, or start anew.")
+    fixed = set(Recipe.model_fields) - _FREE
+    was, now = (each.model_dump(mode="json", include=fixed) for each in (before, recipe))
+    if changes := _changes(was, now):
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise RecipeError(
+            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start anew.{lines}"
+        )
     done = epochs_begun(out / STATE)
     if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
         raise RecipeError(
             f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
             "Only epochs to come may change (with schedule.horizon whole, not even where they end)."
         )
+
+
+def _changes(was: Any, now: Any, where: str = "") -> list[str]:
+    """``batch.size was 16, is 32`` for every leaf that differs."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [line for key in was for line in _changes(was[key], now[key], f"{where}.{key}".removeprefix("."))]
+    return [] if was == now else [f"{where} was {was}, is {now}"]
 
 
 def check_same_data(out: Path, datasets: Datasets) -> None:
