@@ -133,9 +133,12 @@ def test_what_holds_no_weights_is_told(data: bytes, name: str) -> None:
         load_weights(Path(name))
 
 
-def test_a_missing_checkpoint_and_one_of_another_model_are_told(published: Path) -> None:
+def test_a_missing_checkpoint_and_one_of_another_model_are_told(published: Path, cpu: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.pth does not exist"):
         create_model(ModelSection(name="convnext_atto", checkpoint=Path("gone.pth")), 10)
+    Path("gone").mkdir()
+    with pytest.raises(UsageError, match=r"gone/model\.safetensors does not exist"):  # before it misses the betons
+        train(tiny_recipe(Path("nowhere"), tmp_path, "model.checkpoint=gone"), Path("run"), runtime=cpu)
     with pytest.raises(RecipeError, match=r"'convnext_femto' cannot start from convnext\.pth: "):
         create_model(ModelSection(name="convnext_femto", checkpoint=published), 10)
     with pytest.raises(RecipeError, match="timm cannot make 'resnet18' with these settings"):

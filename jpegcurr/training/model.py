@@ -21,7 +21,7 @@ from jpegcurr.files import move_into_place
 from jpegcurr.recipe import ImageSection, ModelSection, Recipe
 from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.pretrained import count_classes, load_weights
+from jpegcurr.training.pretrained import count_classes, find_weights, load_weights
 from jpegcurr.training.score import Normaliser
 
 Weights = Literal["raw", "ema"]
@@ -55,7 +55,7 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
         RecipeError: timm does not know the name, or cannot make or start it so.
         UsageError: ``section.checkpoint`` is not there or holds no weights.
     """
-    check_name(section)
+    check_model(section, start=start)
     options: dict[str, Any] = {"drop_path_rate": section.drop_path}
     if section.head_init_scale is not None:
         options["head_init_scale"] = section.head_init_scale
@@ -78,8 +78,10 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
     return model
 
 
-def check_name(section: ModelSection) -> None:
-    """Raise RecipeError for a name that timm does not know."""
+def check_model(section: ModelSection, *, start: bool) -> None:
+    """Raise RecipeError for a name that timm does not know, UsageError for a checkpoint to ``start`` from that is not there."""
+    if start and section.checkpoint is not None:
+        find_weights(section.checkpoint)
     if not timm.is_model(section.name):
         hint = did_you_mean(section.name, timm.list_models())
         raise RecipeError(f"model.name: timm has no model {section.name!r}.{hint}")

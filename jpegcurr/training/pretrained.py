@@ -13,6 +13,14 @@ StateDict = dict[str, torch.Tensor]
 _HEADS = ("head.fc.weight", "head.weight", "fc.weight", "classifier.weight")
 
 
+def find_weights(path: Path) -> Path:
+    """The file that ``path`` is, or that holds the weights of the run that it is; raises UsageError if there is none."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"model.checkpoint: {file} does not exist. Give a file of weights, or the folder of a run.")
+    return file
+
+
 def load_weights(path: Path) -> StateDict:
     """Read weights from a ``.safetensors``, a ``.pth`` that torch wrote, or a run's folder; raw ones, not averaged ones.
 
@@ -22,9 +30,7 @@ def load_weights(path: Path) -> StateDict:
     Raises:
         UsageError: there is no such file, or it holds no weights.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(f"model.checkpoint: {file} does not exist. Give a file of weights, or the folder of a run.")
+    file = find_weights(path)
     try:
         with torch.serialization.safe_globals([Namespace]):
             found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)

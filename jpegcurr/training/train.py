@@ -20,7 +20,7 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.datasets import Datasets, open_datasets
 from jpegcurr.training.epoch import Position, Trainer, policy_of, train_epoch
 from jpegcurr.training.loaders import Loaders, open_loaders
-from jpegcurr.training.model import check_name, create_model, export_model, normaliser
+from jpegcurr.training.model import check_model, create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
 from jpegcurr.training.score import score
@@ -55,7 +55,7 @@ def train(
         Terminated: ``stop`` was true; the checkpoint is of that moment.
     """
     check_folder(recipe, out, resume=resume)
-    check_name(recipe.model)
+    check_model(recipe.model, start=not resume)
     check_trackers(recipe.tracking)
     for plan in plan_epochs(recipe):
         policy_of(plan.augment, recipe.image.interpolation)
