@@ -90,7 +90,8 @@ class _TensorBoard:
 
 class _Wandb:
     def __init__(self, folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
-        self._run = _extra("wandb").init(
+        self._wandb = _extra("wandb")
+        self._run = self._wandb.init(
             project="jpegcurr", name=folder.name, dir=str(folder), config=dict(config), id=run_id, resume="allow"
         )
 
@@ -99,6 +100,7 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # waits for its other process to have written all; finish alone may come back before
 
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
