@@ -14,7 +14,7 @@ from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.layout import BetonIndex, page_size_for
 from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import BetonError, ImageError
-from jpegcurr.recipe import ImageSection
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.contract import Member, View
 from jpegcurr.training.loaders import open_loader

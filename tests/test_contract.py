@@ -9,7 +9,7 @@ from samples import tiny_recipe
 from scipy.stats import binomtest, chisquare
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.recipe import ImageSection, Phase, Reencoded
+from jpegcurr.recipe_data import ImageSection, Phase, Reencoded
 from jpegcurr.training import contract
 from jpegcurr.training.contract import Member, View
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs

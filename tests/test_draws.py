@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision.transforms import v2
 
-from jpegcurr.recipe import ImageSection
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, WIDTH, centre_boxes, random_boxes
 from jpegcurr.training.draws import Draws
 

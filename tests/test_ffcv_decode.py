@@ -17,7 +17,7 @@ from samples import FFCV, jpeg, photograph, write_beton
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.codec import EncodeSpec, reencode
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe import ImageSection, Reencoded
+from jpegcurr.recipe_data import ImageSection, Reencoded
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.contract import Batch, Member, View
 from jpegcurr.training.curriculum import EpochPlan

@@ -14,7 +14,7 @@ from samples import FFCV, jpeg, photograph, tiny_recipe, write_beton
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import ImageError, RecipeError, TrainingError
-from jpegcurr.recipe import ImageSection
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training import loaders
 from jpegcurr.training.contract import Loader, Member, View

@@ -9,7 +9,7 @@ import torch
 from samples import tiny_recipe
 from timm.data.mixup import Mixup
 
-from jpegcurr.recipe import MixSection
+from jpegcurr.recipe_data import MixSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.mixing import draw, mix, soft_targets
 from jpegcurr.training.model import load_run

@@ -11,7 +11,7 @@ import pytest
 from samples import LOADERS, jpeg, photograph, write_beton
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.recipe import ImageSection
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training import contract, readahead
 from jpegcurr.training.contract import Member, View

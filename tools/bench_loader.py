@@ -51,7 +51,7 @@ from jpegcurr.encoding.layout import MODE_JPEG
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.machine import available_cpus, keep_freed_memory
-from jpegcurr.recipe import ImageSection, Interpolation
+from jpegcurr.recipe_data import ImageSection, Interpolation
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.training.contract import Batch, Loader, Member, View
 from jpegcurr.training.curriculum import EpochPlan

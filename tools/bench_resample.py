@@ -21,7 +21,7 @@ from measurement import bench_parser, circumstances, positive, record
 from jpegcurr.encoding.codec import decode_rgb
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.encoding.sources import open_sources
-from jpegcurr.recipe import ImageSection, Interpolation
+from jpegcurr.recipe_data import ImageSection, Interpolation
 from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, WIDTH, random_boxes
 from jpegcurr.training.draws import Draws
 from jpegcurr.training.ffcv_decode import FILTERS

@@ -7,7 +7,7 @@ from typing import Any
 
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import UsageError
-from jpegcurr.recipe import Reencoded, split_treatment
+from jpegcurr.recipe_data import Reencoded, split_treatment
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.contract import View
 from jpegcurr.training.datasets import Dataset, open_dataset

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.recipe import ImageSection
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.training.draws import Draws
 
 Sizes = NDArray[np.int64]

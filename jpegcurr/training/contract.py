@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton import Beton
-from jpegcurr.recipe import ImageSection, Order, Ramp, Reencoded
+from jpegcurr.recipe import Order
+from jpegcurr.recipe_data import ImageSection, Ramp, Reencoded
 from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.draws import Draws

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from jpegcurr.recipe import AugmentSection, Phase, Recipe
+from jpegcurr.recipe import Recipe
+from jpegcurr.recipe_data import AugmentSection, Phase
 
 _NONE = AugmentSection()
 

@@ -15,7 +15,8 @@ from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.manifest import Manifest, items_path, read_items, read_manifest
 from jpegcurr.encoding.sources import open_sources
 from jpegcurr.errors import BetonError, RecipeError, SourceError
-from jpegcurr.recipe import Recipe, Reencoded, split_treatment
+from jpegcurr.recipe import Recipe
+from jpegcurr.recipe_data import Reencoded, split_treatment
 from jpegcurr.training.contract import Member
 
 log = logging.getLogger("jpegcurr")

@@ -10,7 +10,8 @@ from timm.utils import ModelEmaV3
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from jpegcurr.errors import RecipeError, TrainingError
-from jpegcurr.recipe import AugmentSection, Interpolation, Recipe
+from jpegcurr.recipe import Recipe
+from jpegcurr.recipe_data import AugmentSection, Interpolation
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import Row
 from jpegcurr.training.augment import Policy, augment, color_jitter, parse_policy

@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 import torch
 
-from jpegcurr.recipe import MixSection
+from jpegcurr.recipe_data import MixSection
 
 _TAG = 0x6D6978  # apart from the order, which is drawn from (seed, epoch) too
 Box = tuple[int, int, int, int]  # top, bottom, left, right

@@ -18,7 +18,8 @@ from timm.models import save_for_hf
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.files import move_into_place
-from jpegcurr.recipe import ImageSection, ModelSection, Recipe
+from jpegcurr.recipe import ModelSection, Recipe
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.pretrained import count_classes, find_weights, load_weights

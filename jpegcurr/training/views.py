@@ -13,7 +13,7 @@ from jpegcurr.encoding.layout import MODE_JPEG
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.encoding.pixels import read_pixels
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe import ImageSection, Interpolation
+from jpegcurr.recipe_data import ImageSection, Interpolation
 from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, WIDTH, centre_boxes
 from jpegcurr.training.contract import Member, View
 
