@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +19,11 @@ from scipy.stats import binom, binomtest
 
 from jpegcurr.analysis.cam import CamStudy, compare_cams, grad_cam, stages
 from jpegcurr.analysis.evaluate import evaluate_run
-from jpegcurr.analysis.predict import predict_images
+from jpegcurr.analysis.predict import find_images, predict_images, read_image
 from jpegcurr.analysis.report import verdict, write_report
 from jpegcurr.analysis.similarity import _mean, _unrelated, compare_views, detectable_difference, similarity
 from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.errors import UsageError
+from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.model import load_run
 
@@ -311,3 +312,17 @@ def test_a_gpu_gives_the_maps_and_scores_of_a_cpu(photos: Path, betons: Path, tr
         [each.top[0][0] for each in predict_images(load_run(trained, runtime), files, runtime)] for runtime in (gpu, cpu)
     ]
     assert likeliest[0] == likeliest[1]
+
+
+def test_files_are_found_and_read_as_encode_finds_and_reads_them() -> None:
+    """Nothing in hidden folders, nothing round in a circle, and a pipe with an image's name does not hang."""
+    good = jpeg(photograph("cat").crop((0, 0, 40, 40)))
+    for name in (".cache/thumbnail.jpg", "b/2.jpg", "1.jpg"):
+        path = Path("images", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(good)
+    Path("images/b/circle").symlink_to(Path("images").resolve())
+    os.mkfifo("images/pipe.jpg")
+    assert find_images(Path("images")) == [Path("images", name) for name in ("1.jpg", "b/2.jpg", "pipe.jpg")]
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_image(Path("images/pipe.jpg"))

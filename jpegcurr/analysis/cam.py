@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jpegcurr.analysis.predict import find_images
+from jpegcurr.analysis.predict import find_images, read_file
 from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import ImageError, UsageError, did_you_mean
@@ -190,9 +190,9 @@ def _decode_all(files: Sequence[Path], specs: Sequence[EncodeSpec]) -> tuple[_De
     failed = []
     for file in files:
         try:
-            encoded = reencode(file.read_bytes(), specs)
+            encoded = reencode(read_file(file), specs)
             decoded[file] = {spec.name: decode_rgb(each.data) for spec, each in zip(specs, encoded, strict=True)}
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             failed.append((str(file), str(error)))
     return decoded, failed
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from jpegcurr.encoding.codec import decode_rgb
-from jpegcurr.encoding.folders import SUFFIXES
+from jpegcurr.encoding.folders import SUFFIXES, image_files
+from jpegcurr.encoding.items import MISSING, read_bytes
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime
@@ -35,18 +36,20 @@ def find_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UsageError(f"{path} does not exist. Give an image, or a folder of images.")
-    images = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and not each.name.startswith("."))
+    images = sorted(path / name for name, _ in image_files(path) if name)
     if not images:
         raise UsageError(f"{path} holds no images (of the kinds {', '.join(sorted(SUFFIXES))}).")
     return images
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; raises ImageError for what cannot be opened or is no file, EncodeError if the disk fails."""
+    return read_bytes(str(path), 0, MISSING, listed=False)
+
+
 def read_image(path: Path) -> Pixels:
-    """Read one file as upright RGB, uint8 [h w 3]; raises ImageError, also for a file that cannot be opened."""
-    try:
-        return decode_rgb(path.read_bytes())
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from None
+    """Read one file as upright RGB, uint8 [h w 3]; raises as ``read_file``, and ImageError for what does not decode."""
+    return decode_rgb(read_file(path))
 
 
 def predict_images(run: Run, files: Sequence[Path], runtime: Runtime, top: int = TOP) -> Iterator[Prediction]:
