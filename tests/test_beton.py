@@ -1,6 +1,7 @@
 """The file format, against FFCV's own reader, loader and writer, and against damage."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -167,32 +168,48 @@ def _cut(size: int) -> Callable[[bytes], bytes]:
     return lambda data: data[:size]
 
 
-# What is done to a file, and what is said when it is opened; stock FFCV gives wrong pixels or a crash for some.
-DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", "it is empty"),
-    "10 bytes": (_cut(10), "only 10 bytes"),
-    "cut in the metadata": (_cut(2200), "cut short"),
-    "cut in the samples": (_cut(3000), "cut short"),
-    "half the table": (_cut(-24 * 24), "allocation table"),
-    "a row of the table": (_cut(-24), "allocation table"),
-    "no table": (_cut(-24 * 48), "cut short"),
-    "a part of a row": (_cut(-5), "cut short"),
-    "its writer died": (lambda data: data[:16] + bytes(8) + data[24:], "did not finish"),
-    "another version": (lambda data: b"\x03" + data[1:], "version-2"),
-    "a zip": (lambda data: b"PK\x03\x04" + data[4:], "version-2"),
-    "a text": (lambda data: b"not a beton, but long enough to have a header", "version-2"),
-    "another field": (lambda data: data[:24] + b"\x03" + data[25:], "FFCV type 3"),
+# What is done to a file, what is said when it is opened, and what stock FFCV raises then; None where it opens the file. What
+# its loader comes to after that, with the system's cache and without, stands behind.
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str, type[Exception] | None]] = {
+    "empty": (lambda data: b"", "it is empty", IndexError),
+    "10 bytes": (_cut(10), "only 10 bytes", IndexError),
+    "cut in the metadata": (_cut(2200), "cut short", ValueError),
+    "cut in the samples": (_cut(3000), "cut short", ValueError),
+    "half the table": (_cut(-24 * 24), "allocation table", None),  # wrong pixels; a segmentation fault
+    "a row of the table": (_cut(-24), "allocation table", None),
+    "no table": (_cut(-24 * 48), "cut short", None),  # reads out of bounds; OverflowError
+    "a part of a row": (_cut(-5), "cut short", None),
+    "its writer died": (lambda data: data[:16] + bytes(8) + data[24:], "did not finish", None),  # abort; MemoryError, 2.2 TiB
+    "another version": (lambda data: b"\x03" + data[1:], "version-2", AssertionError),
+    "a zip": (lambda data: b"PK\x03\x04" + data[4:], "version-2", AssertionError),
+    "a text": (lambda data: b"not a beton, but long enough to have a header", "version-2", AssertionError),
+    "another field": (lambda data: data[:24] + b"\x03" + data[25:], "FFCV type 3", None),
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told_before_anything_is_read(betons: Path, name: str) -> None:
-    damage, said = DAMAGE[name]
+@pytest.fixture
+def damaged(betons: Path, request: pytest.FixtureRequest) -> Path:
     path = Path("damaged.beton")
-    path.write_bytes(damage((betons / "train-q50.beton").read_bytes()))
-    with pytest.raises(BetonError, match=said) as caught:
-        Beton(path)
+    path.write_bytes(DAMAGE[request.getfixturevalue("name")][0]((betons / "train-q50.beton").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_told_before_anything_is_read(damaged: Path, name: str) -> None:
+    with pytest.raises(BetonError, match=DAMAGE[name][1]) as caught:
+        Beton(damaged)
     assert "damaged.beton" in str(caught.value)
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", DAMAGE)
+def test_stock_ffcv_opens_or_stumbles_over_the_same_damage(damaged: Path, name: str) -> None:
+    from ffcv.reader import Reader
+
+    stumbles = DAMAGE[name][2]
+    with pytest.raises(stumbles) if stumbles else nullcontext():
+        Reader(str(damaged))
 
 
 def test_a_missing_file_says_how_to_make_one() -> None:
