@@ -1,18 +1,21 @@
-"""Random erasing against timm's."""
+"""Random erasing against timm's and torchvision's."""
 
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp, kstest
 from timm.data.random_erasing import RandomErasing
+from torchvision.transforms import RandomErasing as TorchvisionsErasing
 
 from jpegcurr.training.boxes import HEIGHT, LEFT, TOP, WIDTH
 from jpegcurr.training.draws import Draws
-from jpegcurr.training.erasing import ASPECT, _keys, _normal, _quantiles, erase, erased_boxes
+from jpegcurr.training.erasing import ASPECT, Fill, _keys, _normal, _quantiles, erase, erased_boxes
 
 COUNT = 2000
+FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
 def batch(count: int, height: int = 40, width: int = 56) -> torch.Tensor:
@@ -73,6 +76,25 @@ def test_a_box_is_noise_and_the_rest_stays_as_it_was() -> None:
     assert (changed == expected[:, None]).all()  # nor is any noise by chance what was there
 
 
+def test_a_constant_fills_the_boxes_that_noise_would_with_zero() -> None:
+    images = batch(60)
+    noisy, constant = (erase(images, 0.5, draws(60), fill=fill) for fill in FILLS)
+    assert torch.equal(noisy, erase(images, 0.5, draws(60))), "noise is the default"
+    erased = noisy != images
+    assert erased.any()
+    assert torch.equal(constant, images.masked_fill(erased, 0))
+
+
+def test_boxes_are_nearly_torchvisions() -> None:
+    """Whose largest box and aspect are 0.33 and 3.3, not a third and ten thirds."""
+    torch.manual_seed(0)
+    image = torch.ones(3, 64, 64)
+    theirs = [TorchvisionsErasing.get_params(image, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=[0.0]) for _ in range(COUNT)]
+    ours = erased_boxes(64, 64, 1.0, draws(COUNT))
+    for column, drawn in zip((TOP, LEFT, HEIGHT, WIDTH), zip(*theirs, strict=True), strict=False):
+        assert ks_2samp(ours[:, column], np.array(drawn), method="asymp").pvalue > 1e-3, column
+
+
 def test_noise_is_normal_and_new_for_every_sample_pixel_channel_epoch_and_seed() -> None:
     def noise(seed: int, epoch: int) -> torch.Tensor:
         keys = torch.from_numpy(_keys(draws(40, seed, epoch)))
@@ -118,9 +140,10 @@ def test_memory_format_and_type_are_kept() -> None:
     channels_last = erase(images.to(memory_format=torch.channels_last), 1.0, draws(12))
     assert channels_last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(channels_last, expected)
-    half = erase(images.bfloat16(), 1.0, draws(12))
-    assert half.dtype == torch.bfloat16
-    assert torch.equal(half, expected.bfloat16())
+    for fill in FILLS:
+        half = erase(images.bfloat16(), 1.0, draws(12), fill=fill)
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(half, erase(images, 1.0, draws(12), fill=fill).bfloat16())
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (4, 3)])
@@ -130,7 +153,8 @@ def test_a_small_image_is_no_special_case(height: int, width: int) -> None:
     assert erased.isfinite().all()
 
 
-def test_no_value_is_read_back_from_the_device() -> None:
+@pytest.mark.parametrize("fill", FILLS)
+def test_no_value_is_read_back_from_the_device(fill: Fill) -> None:
     """Meta tensors have none."""
-    erased = erase(batch(12).to("meta"), 1.0, draws(12))
+    erased = erase(batch(12).to("meta"), 1.0, draws(12), fill=fill)
     assert erased.shape == (12, 3, 40, 56)
