@@ -1,0 +1,104 @@
+"""What training an image costs, against published counts, and which share of a device's peak that is."""
+
+import pytest
+import timm
+import torch
+
+from jpegcurr.training.flops import mfu, peak_flops, training_flops
+
+
+def model_of(name: str, **options: object) -> torch.nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "giga"),
+    [("convnext_tiny", 26.07), ("convnext_small", 51.04), ("convnext_base", 90.72), ("convnext_large", 204.1)],
+)
+def test_convnexts_cost_what_was_counted_by_hand(name: str, giga: float) -> None:
+    assert training_flops(model_of(name), 224) / 1e9 == pytest.approx(giga, rel=3e-4)
+
+
+def test_resnets_cost_three_times_their_published_forward_less_the_gradient_of_the_image() -> None:
+    """4.089 G multiply-adds, as torchvision counts them; the stem has 7 x 7 x 3 weights for 64 channels of 112 x 112."""
+    stem = 2 * 112 * 112 * 64 * 7 * 7 * 3
+    assert training_flops(model_of("resnet50"), 224) == pytest.approx(6 * 4.089e9 - stem, rel=1e-3)
+
+
+def test_groups_count_by_their_size_and_depthwise_convolutions_not_at_all() -> None:
+    def conv(groups: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups))
+
+    stem = 2 * 2 * 8 * 3 * 16
+    assert training_flops(conv(8), 4) == stem
+    assert training_flops(conv(4), 4) == stem + 3 * 2 * 8 * 2 * 9 * 16
+    assert training_flops(conv(1), 4) == stem + 3 * 2 * 8 * 8 * 9 * 16
+
+
+def test_linear_layers_count_however_they_are_called() -> None:
+    """BEiT gives the weight of its attention to ``linear`` itself; its blocks are those of ViT."""
+    vit, beit = (training_flops(model_of(f"{name}_base_patch16_224"), 224) for name in ("vit", "beit"))
+    assert beit == pytest.approx(vit, rel=1e-3)
+
+
+def test_frozen_weights_cost_no_gradient() -> None:
+    model = model_of("test_convnext")
+    whole = training_flops(model, 64)
+    model.requires_grad_(False)
+    forward = training_flops(model, 64)
+    model.get_classifier().requires_grad_(True)
+    head = 2 * model.get_classifier().weight.numel()
+    assert whole > 2.9 * forward
+    assert training_flops(model, 64) == forward + head
+
+
+def test_a_larger_image_costs_as_much_more_as_it_has_pixels() -> None:
+    model = model_of("test_convnext", num_classes=0)
+    assert training_flops(model, 128) == 4 * training_flops(model, 64)
+
+
+def test_the_model_is_neither_run_nor_changed() -> None:
+    model = timm.create_model("resnet18", num_classes=4).eval()  # whose batch norms count what they see
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    with torch.no_grad():
+        training_flops(model, 32)
+    assert not model.training
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert all(each.grad is None and each.requires_grad for each in model.parameters())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "peak"),
+    [
+        ("NVIDIA H200", torch.bfloat16, 989e12),
+        ("NVIDIA H100 80GB HBM3", torch.float16, 989e12),
+        ("NVIDIA H100 PCIe", torch.bfloat16, 756e12),
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312e12),
+        ("NVIDIA A100 80GB PCIe", torch.float32, 156e12),
+        ("NVIDIA L40S", torch.bfloat16, 362e12),
+        ("NVIDIA L4", torch.bfloat16, 121e12),
+        ("NVIDIA GeForce RTX 4090", torch.bfloat16, 165e12),
+        ("NVIDIA GeForce RTX 3090", torch.bfloat16, 71e12),
+        ("NVIDIA RTX A6000", torch.bfloat16, 155e12),
+        ("Tesla V100-SXM2-16GB", torch.float16, 125e12),
+        ("Tesla T4", torch.float16, 65e12),
+        ("Tesla T4", torch.bfloat16, None),
+        ("Tesla V100-SXM2-16GB", torch.float32, None),
+        ("NVIDIA H200", torch.float64, None),
+        ("NVIDIA H200 NVL", torch.bfloat16, None),
+        ("NVIDIA H200 MIG 1g.18gb", torch.bfloat16, None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", torch.bfloat16, None),
+        ("NVIDIA L40", torch.bfloat16, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", torch.bfloat16, None),
+        ("AMD Instinct MI300X", torch.bfloat16, None),
+    ],
+)
+def test_peaks_are_the_vendors_and_of_that_very_device(name: str, dtype: torch.dtype, peak: float | None) -> None:
+    assert peak_flops(name, dtype) == peak
+
+
+def test_utilisation_is_a_share_of_the_peak() -> None:
+    assert mfu(26.07e9, 5000, 989e12) == pytest.approx(0.1318, rel=1e-3)
