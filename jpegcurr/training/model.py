@@ -1,7 +1,8 @@
 """timm models in, timm-layout checkpoints out.
 
 A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safetensors``, so that
-``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr.
+``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr (an isotropic ConvNeXt after
+``import jpegcurr.training.isotropic``, which makes it known to timm).
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
+import jpegcurr.training.isotropic  # noqa: F401 (registers its models with timm)
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe import ModelSection, Recipe
