@@ -16,7 +16,7 @@ import typer
 import jpegcurr
 from jpegcurr import console, terminal
 from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, predict, train
-from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
+from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
 app = typer.Typer(
@@ -43,7 +43,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(args=arguments, prog_name="jpegcurr", standalone_mode=False)
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
-        terminal.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+        if not _said_by_another(error):
+            terminal.fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         return error.exit_code
     except BrokenPipeError:  # who reads our output has seen enough
         return 1
@@ -53,6 +54,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == Interrupted.exit_code:
         terminal.fail("interrupted. Files under way were removed, those that are whole were kept.")
     return code if isinstance(code, int) else 0
+
+
+def _said_by_another(error: Exception) -> bool:
+    """Of the processes that torchrun starts, the first one says what all of them find."""
+    return os.environ.get("RANK", "0") != "0" and isinstance(error, Interrupted | PeerError | UsageError | typer.TyperException)
 
 
 @app.callback(invoke_without_command=True)

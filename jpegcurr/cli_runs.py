@@ -15,11 +15,11 @@ from jpegcurr.errors import Interrupted, JpegcurrError, Terminated, UsageError
 from jpegcurr.machine import keep_freed_memory
 
 if TYPE_CHECKING:
-    from jpegcurr.training.curriculum import EpochPlan
+    from jpegcurr.training.epoch import Progress
 
-Weights = Literal["raw", "ema"]
+Weights = Literal["raw", "ema", "best"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `jpegcurr train --out` made.")]
-WeightsOption = Annotated[Weights, typer.Option(help="The trained weights, or their moving average.")]
+WeightsOption = Annotated[Weights, typer.Option(help="The trained weights, their moving average, or the best epoch's.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
@@ -41,18 +41,25 @@ def train(
         bool, typer.Option("--plan", help="Print every epoch's data, learning rates, size and steps, and leave.")
     ] = False,
     device: DeviceOption = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that has it.")
+    ] = "auto",
+    compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile the model.")] = False,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Train a model while a curriculum swaps the data at epoch boundaries."""
+    """Train a model while a curriculum swaps the data at epoch boundaries.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m jpegcurr train --recipe ...
+    """
     from jpegcurr.recipe_file import find_recipe, load_recipe
-    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.runtime import collective_backend, resolve_runtime
     from jpegcurr.training.datasets import count_images
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.schedule import planned_epochs
     from jpegcurr.training.train import train as train_recipe
+    from jpegcurr.world import joined
 
-    terminal.show_log(quiet=quiet)
     keep_freed_memory()
     path = find_recipe(recipe)
     settled = load_recipe(path, overrides or ())
@@ -64,29 +71,33 @@ def train(
     folder = out or Path("runs") / path.stem
     again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
     again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
+    again += [*(["--precision", precision] if precision != "auto" else []), *(["--compile"] if compile_model else [])]
     again += ["--save-every", str(save_every)] if save_every else []
     try:
-        with terminal.progress_bar("step", quiet=quiet, live_only=True) as bar, _terminated() as (stop, under_way):
+        with joined(collective_backend()) as world, _terminated() as (stop, under_way):
+            terminal.show_log(quiet=quiet, mute=not world.is_first)
+            with terminal.step_bar(quiet=quiet or not world.is_first) as bar:
 
-            def on_step(plan: "EpochPlan", done: int, steps: int) -> None:
-                under_way()
-                bar.update(f"epoch {plan.epoch} ({plan.data})", done, steps)
+                def on_step(progress: "Progress") -> None:
+                    under_way()
+                    bar.update(progress)
 
-            train_recipe(
-                settled,
-                folder,
-                runtime=resolve_runtime(device),
-                resume=resume,
-                save_every=save_every,
-                on_step=on_step,
-                stop=stop,
-            )
+                train_recipe(
+                    settled,
+                    folder,
+                    runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world),
+                    resume=resume,
+                    save_every=save_every,
+                    on_step=on_step,
+                    stop=stop,
+                )
     except Terminated as error:
         raise Terminated(f"{error} To go on: {shlex.join([*again, '--resume'])}") from None
     except KeyboardInterrupt:
         again += ["--resume"] if (folder / STATE).exists() else []
         raise Interrupted(f"stopped. To go on after the last checkpoint: {shlex.join(again)}") from None
-    terminal.out.print(f"{folder}", markup=False)
+    if world.is_first:
+        terminal.out.print(f"{folder}", markup=False)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
     ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
     ├── EncodeError          more images failed than allowed, the disk is full, or the source fails
     ├── TrainingError        the loss is not finite, an epoch cannot be saved, or a loader's thread fails
+    │   └── PeerError        another process of the same run has ended; its own message says why
     ├── Interrupted          exit code 130: Ctrl-C
     │   └── Terminated       exit code 143: a scheduler's SIGTERM, answered with a checkpoint
     └── UsageError           exit code 2: what was asked for cannot be done; nothing was written
@@ -34,6 +35,10 @@ class EncodeError(JpegcurrError):
 
 class TrainingError(JpegcurrError):
     """A training run that had to stop; the last checkpoint is whole."""
+
+
+class PeerError(TrainingError):
+    """This process waited for one that has ended, which says why itself."""
 
 
 class Interrupted(JpegcurrError):

@@ -46,26 +46,18 @@ class ModelSection(Section):
 
 
 class BatchSection(Section):
-    """``size`` images an optimiser step, in micro-batches of ``per_device`` (gradients are accumulated).
+    """``size`` images an optimiser step over all devices, in micro-batches of ``per_device`` (gradients are accumulated).
 
+    With ``repeats`` an epoch takes that share fewer images, each so many times in the same step, cropped and augmented anew
+    each time (repeated augmentation, Hoffer et al. 2020): as many steps, and about as many images seen.
     ``order``: ``random`` is any permutation; ``quasi_random`` keeps runs of 128 neighbouring samples close together, so that
     a file larger than the memory is read in long pieces.
     """
 
     size: Positive = 4096
     per_device: Positive = 128
+    repeats: Positive = 1
     order: Order = "random"
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.size % self.micro:
-            raise ValueError(f"size {self.size} is not a multiple of per_device {self.per_device}")
-        return self
-
-    @property
-    def micro(self) -> int:
-        """Images a forward pass."""
-        return min(self.size, self.per_device)
 
 
 class StepDecay(Section):
@@ -169,6 +161,17 @@ class LoaderSection(Section):
     on_error: Literal["raise", "skip"] = "raise"
 
 
+class SaveSection(Section):
+    """What is kept of a run beside its last state.
+
+    ``last``: the states after so many epochs, in ``checkpoints/``. ``best``: the column of ``metrics.jsonl`` by which an epoch
+    is the best so far, whose weights are then in ``best/``: top-1 of the first set in ``evaluate`` if left out.
+    """
+
+    last: Positive = 3
+    best: str | None = None
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -185,11 +188,13 @@ class Recipe(Section):
     ema: EmaSection = EmaSection()
     loader: LoaderSection = LoaderSection()
     tracking: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    save: SaveSection = SaveSection()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
         previous = 0
+        self.micro()
         for number, phase in enumerate(self.curriculum):
             for name in phase.weights(0):
                 _known(f"curriculum.{number}.data", name, self.data)
@@ -205,6 +210,11 @@ class Recipe(Section):
             _known(f"evaluate.{number}", name, self.data)
             if self.data[name].val is None:
                 raise ValueError(f"evaluate.{number} is {name!r}, but data.{name}.val is not given")
+        for name in set(self.data) - set(self.trained) - set(self.evaluate):
+            raise ValueError(f"data.{name} is trained on in no phase and not in evaluate: name it there, or leave it away")
+        if self.save.best is not None and self.save.best not in self.measured:
+            hint = did_you_mean(self.save.best, self.measured)
+            raise ValueError(f"save.best: {self.save.best!r} is not measured.{hint} evaluate gives: {', '.join(self.measured)}")
         if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
             raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves nothing of {self.epochs} epochs")
         return self
@@ -213,6 +223,24 @@ class Recipe(Section):
         weights = [] if isinstance(phase.data, str) else list(phase.data.values())
         treatments = (split_treatment(self.data[name].train)[1] for name in phase.weights(0))
         return any(isinstance(each, Ramp) for each in (*weights, *(each.quality for each in treatments if each)))
+
+    def micro(self, ranks: int = 1) -> int:
+        """Images a forward pass on each of ``ranks`` devices; raises ValueError if a step does not divide into such."""
+        sizes = {"batch.size": self.batch.size} | {
+            f"curriculum.{number}.batch": phase.batch for number, phase in enumerate(self.curriculum) if phase.batch
+        }
+        micro = min(self.batch.per_device, *(size // ranks for size in sizes.values()))
+        for where, size in sizes.items():
+            if not micro or size % (micro * ranks):
+                devices = f" on each of {ranks} devices" if ranks > 1 else ""
+                raise ValueError(f"{where} {size} is not a multiple of batch.per_device {self.batch.per_device}{devices}")
+        return micro
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The columns of ``metrics.jsonl`` that validation gives."""
+        kinds = [f"{weights}{score}" for weights in ("", "ema_") for score in ("top1", "top5", "loss")]
+        return tuple(f"val/{name}/{kind}" for name in self.evaluate for kind in kinds)
 
     @property
     def trained(self) -> tuple[str, ...]:

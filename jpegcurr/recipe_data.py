@@ -108,13 +108,14 @@ class AugmentSection(Section):
     """What is done to training images on the device, after crop and flip and before they are mixed.
 
     ``policy`` is timm's RandAugment (``rand-m9-mstd0.5-inc1``) or ``trivial``, torchvision's TrivialAugmentWide; without one,
-    ``color_jitter`` is the strength of brightness, contrast and saturation. ``erase`` is the probability of random erasing by
-    noise.
+    ``color_jitter`` is the strength of brightness, contrast and saturation. ``erase`` is the probability of random erasing, by
+    ``erase_fill``: timm's ``pixel`` noise, or torchvision's ``const`` 0, the mean colour.
     """
 
     policy: str | None = None
     color_jitter: Annotated[float, Field(ge=0)] = 0.0
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    erase_fill: Literal["pixel", "const"] = "pixel"
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -127,13 +128,15 @@ class Phase(Section):
     """Train on ``data`` until ``until_epoch`` (exclusive; epochs count from 0).
 
     ``data`` is the name of a data set, or a mixture: names with weights, from which each sample's data set is drawn in every
-    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side, ``lr``
-    the peak rate instead of ``schedule.lr``, and ``augment`` the whole section instead of the recipe's.
+    epoch. A weight may be a ramp. ``size`` is what training sees in this phase instead of ``image.size``, pixels a side,
+    ``batch`` the images of a step instead of ``batch.size``, ``lr`` the peak rate instead of ``schedule.lr`` (a batch does not
+    scale it), and ``augment`` the whole section instead of the recipe's.
     """
 
     data: Annotated[Annotated[str, Tag("one value")] | Annotated[dict[str, Weight], Field(min_length=1), Tag("a map")], _SHAPE]
     until_epoch: Positive
     size: Annotated[int, Field(ge=32)] | None = None
+    batch: Positive | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
     augment: AugmentSection | None = None
 
@@ -155,7 +158,8 @@ class ImageSection(Section):
     """What the model sees.
 
     ``size`` pixels a side; training crops by torchvision's random-resized rule (``scale`` of the area, aspect ``ratio``)
-    and flips with probability ``hflip``; validation takes the centre square of ``val_crop`` times the shorter side.
+    and flips with probability ``hflip``; validation takes the centre square of ``val_crop`` times the shorter side; or, with
+    ``val_crop: squash`` (timm's crop mode), the whole image whatever its shape, as ConvNeXt's authors do from 384 pixels on.
     """
 
     size: Annotated[int, Field(ge=32)] = 224
@@ -163,7 +167,7 @@ class ImageSection(Section):
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    val_crop: Annotated[float, Field(gt=0, le=1)] = 224 / 256
+    val_crop: Annotated[float, Field(gt=0, le=1)] | Literal["squash"] = 224 / 256
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

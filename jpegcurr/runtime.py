@@ -7,18 +7,29 @@ from dataclasses import dataclass
 import torch
 
 from jpegcurr.errors import UsageError
+from jpegcurr.world import ALONE, World
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """A device, the dtype of matrix work on it, and the sentence that says why.
 
-    Weights stay float32; with ``dtype`` bfloat16 the forward pass runs under autocast. Images are channels_last.
+    Weights stay float32; with another ``dtype`` the forward pass runs under autocast. Images are channels_last. ``compile``
+    says whether training compiles the model; ``world`` which processes train together.
     """
 
     device: torch.device
     dtype: torch.dtype
     reason: str
+    compile: bool = False
+    world: World = ALONE
+
+    @property
+    def name(self) -> str:
+        """The GPU's, as its driver says; else ``cpu``."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
     def memory(self, *shape: int) -> torch.Tensor:
         """Uint8 memory on the host, page-locked where batches go from there to a GPU."""
@@ -31,6 +42,22 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision where ``dtype`` is not float32; does nothing otherwise."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps float16's gradients from vanishing; does nothing for the other dtypes."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The same model as it is trained: compiled if asked for, gradients averaged over the processes if there are several.
+
+        State and parameters stay those of ``model``; evaluation and checkpoints never see what is around it.
+        """
+        if self.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if self.world.ranks > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            model = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        return model
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         """Move a model to the device in channels_last."""
@@ -71,12 +98,21 @@ def whole_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def resolve_runtime(device: str = "auto") -> Runtime:
-    """Pick ``cuda`` in bfloat16 where there is a GPU, else ``cpu`` in float32; ``device`` names one outright.
+def collective_backend() -> str:
+    """How processes that train together exchange tensors."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def resolve_runtime(device: str = "auto", *, precision: str = "auto", compile: bool = False, world: World = ALONE) -> Runtime:
+    """Pick ``cuda`` in bfloat16 where there is a GPU, else ``cpu`` in float32; ``device`` and ``precision`` name one outright.
+
+    Of several processes, each takes the GPU of its ``world.local_rank``.
 
     Raises:
-        UsageError: the device is unknown, or CUDA is asked for and absent.
+        UsageError: the device or the precision is unknown, or CUDA is asked for and absent.
     """
+    if precision not in ("auto", *_DTYPES):
+        raise UsageError(f"--precision {precision!r} is not known. Give auto, {', '.join(_DTYPES)}.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         why = "found" if device == "cuda" else "no CUDA device"
@@ -84,18 +120,34 @@ def resolve_runtime(device: str = "auto") -> Runtime:
         why = "asked for"
     kind = device.partition(":")[0]
     if kind == "cpu":
-        threads = torch.get_num_threads()
-        return Runtime(torch.device("cpu"), torch.float32, f"CPU, float32, {threads} threads ({why})")
-    if kind != "cuda":
+        chosen, where = torch.device("cpu"), f"{torch.get_num_threads()} threads"
+        dtype = _DTYPES.get(precision, torch.float32)
+    elif kind == "cuda":
+        chosen = _cuda(device, world)
+        where, dtype = torch.cuda.get_device_name(chosen), _DTYPES.get(precision) or _fast_dtype(chosen)
+    else:
         raise UsageError(f"--device {device!r} is not known. Give auto, cpu, cuda or cuda:N.")
+    how = [str(dtype).removeprefix("torch.") + (" autocast" if dtype != torch.float32 else ""), where]
+    how += ["compiled"] if compile else []
+    how += [f"one of {world.ranks} processes"] if world.ranks > 1 else []
+    return Runtime(chosen, dtype, f"{kind.upper()}, {', '.join(how)} ({why})", compile, world)
+
+
+def _cuda(device: str, world: World) -> torch.device:
     if not torch.cuda.is_available():
         raise UsageError(f"--device {device}: torch finds no CUDA device. Leave --device out to train on the CPU.")
+    if world.ranks > 1 and device == "cuda":
+        device = f"cuda:{world.local_rank}"
     try:
         chosen = torch.device(device)
-        name = torch.cuda.get_device_name(chosen)
+        torch.cuda.get_device_name(chosen)
     except (RuntimeError, AssertionError):
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices.") from None
+    torch.cuda.set_device(chosen)
     torch.backends.cudnn.benchmark = True
-    with torch.cuda.device(chosen):
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return Runtime(chosen, dtype, f"{name}, {str(dtype).removeprefix('torch.')} autocast ({why})")
+    return chosen
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    with torch.cuda.device(device):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32

@@ -4,6 +4,8 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from jpegcurr.training.epoch import Progress as Training
 
 WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
 
@@ -46,11 +51,6 @@ class Bar:
             err.print(f"{title}: {done}/{total} {self._unit}", markup=False)
 
 
-class _NoBar(Bar):
-    def update(self, title: str, done: int, total: int) -> None:
-        """Show nothing."""
-
-
 class _Speed(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -61,10 +61,50 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
 
 
+class _NoBar(Bar):
+    def update(self, title: str, done: int, total: int) -> None:
+        """Show nothing."""
+
+
+class StepBar:
+    """An epoch of training, live: steps, mean loss so far, learning rate, speed, share of waiting, time left."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None, figures="") if progress else None
+        self._looked = -1.0
+        self._loss = 0.0
+
+    def update(self, training: "Training") -> None:
+        """Show how far it is. The loss is looked at once a second: each look waits for the device."""
+        if self._progress is None or self._task is None:
+            return
+        title = f"epoch {training.plan.epoch} ({training.plan.data})"
+        if self._progress.tasks[0].description != title:
+            self._progress.reset(self._task, total=training.steps, description=title)
+        if monotonic() - self._looked >= 1:
+            self._loss, self._looked = training.mean_loss(), monotonic()
+        speed = f"{training.images_per_second:,.0f} img/s  {training.waited:.0%} waiting"
+        figures = f"loss {self._loss:.3f}  lr {training.learning_rate:.1e}  {speed}"
+        self._progress.update(self._task, completed=training.step, figures=figures)
+
+
 @contextmanager
-def progress_bar(unit: str, *, quiet: bool = False, live_only: bool = False) -> Iterator[Bar]:
-    """Show a bar on stderr while the block runs; off a terminal, nothing if ``live_only``."""
-    if quiet or (live_only and not err.is_terminal):
+def step_bar(*, quiet: bool = False) -> Iterator[StepBar]:
+    """Show a bar for training on stderr while the block runs, if stderr is a terminal."""
+    if quiet or not err.is_terminal:
+        yield StepBar(None)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    figures = TextColumn("{task.fields[figures]}")
+    with Progress(*columns, figures, TimeRemainingColumn(), console=err, transient=True) as progress:
+        yield StepBar(progress)
+
+
+@contextmanager
+def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Bar]:
+    """Show a bar on stderr while the block runs; off a terminal, a line every tenth."""
+    if quiet:
         yield _NoBar(None, unit)
         return
     if not err.is_terminal:
@@ -80,10 +120,10 @@ class _Lines(logging.Handler):
         err.print(escape(self.format(record)))
 
 
-def show_log(*, quiet: bool) -> None:
-    """Send the package's log to stderr, above any bar; warnings only if ``quiet``."""
+def show_log(*, quiet: bool, mute: bool = False) -> None:
+    """Send the package's log to stderr, above any bar; warnings only if ``quiet``, nothing if ``mute``."""
     logger = logging.getLogger("jpegcurr")
-    logger.handlers = [_Lines()]
+    logger.handlers = [logging.NullHandler() if mute else _Lines()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
 

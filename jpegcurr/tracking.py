@@ -32,7 +32,7 @@ class Metrics:
     def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), before: int = 0) -> None:
         """Keep the rows of epochs earlier than ``before``; a resumed run writes the later ones again."""
         self._folder = folder
-        self._trackers = trackers
+        self.trackers = list(trackers)
         self.rows = [row for row in read_metrics(folder) if int(row["epoch"]) < before]
 
     def record(self, row: Row) -> None:
@@ -45,12 +45,12 @@ class Metrics:
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self._folder / "summary.csv", table.getvalue())
-        for tracker in self._trackers:
+        for tracker in self.trackers:
             tracker.log(row)
 
     def close(self) -> None:
         """Close the trackers."""
-        for tracker in self._trackers:
+        for tracker in self.trackers:
             tracker.close()
 
 

@@ -62,4 +62,6 @@ def test_random_boxes_are_distributed_like_torchvisions(height: int, width: int)
 
 
 def test_the_centre_box_is_ffcvs() -> None:
-    assert centre_boxes(np.array([375, 1]), np.array([500, 90]), 224 / 256).tolist() == [[23, 86, 328, 328], [0, 44, 1, 1]]
+    heights, widths = np.array([375, 1]), np.array([500, 90])
+    assert centre_boxes(heights, widths, ImageSection()).tolist() == [[23, 86, 328, 328], [0, 44, 1, 1]]
+    assert centre_boxes(heights, widths, ImageSection(val_crop="squash")).tolist() == [[0, 0, 375, 500], [0, 0, 1, 90]]

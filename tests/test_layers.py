@@ -17,7 +17,7 @@ LAYERS = (
     ("errors",),
     ("files", "machine"),
     ("encoding",),
-    ("recipe", "recipe_data", "recipe_file", "runtime", "tracking"),
+    ("recipe", "recipe_data", "recipe_file", "runtime", "tracking", "world"),
     ("training",),
     ("analysis",),
     ("terminal",),

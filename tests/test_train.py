@@ -21,13 +21,15 @@ from jpegcurr.files import _umask
 from jpegcurr.recipe import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.tracking import read_metrics
-from jpegcurr.training import epoch as epoch_module
-from jpegcurr.training.curriculum import EpochPlan, plan_epochs
+from jpegcurr.training import step as step_module
+from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.epoch import Progress
 from jpegcurr.training.model import create_model, load_run
+from jpegcurr.training.narration import describe_row
 from jpegcurr.training.schedule import learning_rate
-from jpegcurr.training.train import describe_row, train
+from jpegcurr.training.train import train
 
-TIMED = {"seconds", "images_per_second"}
+TIMED = {"seconds", "data_wait", "images_per_second"}
 
 
 class _Killed(BaseException):
@@ -61,7 +63,7 @@ def test_a_run_swaps_its_data_and_leaves_everything_behind(trained: Path, betons
     assert (head["loader"], head["classes"], head["data"]["train/q50"]["quality"]) == ("plain", 4, 50)
     assert {path.stat().st_mode & 0o777 for path in trained.rglob("*") if path.is_file()} == {0o666 & ~_umask()}
     described = {"recipe.yaml", "run.json", "metrics.jsonl", "summary.csv"}
-    weights_too = {"config.json", "model.safetensors", "ema", "state.safetensors"}
+    weights_too = {"config.json", "model.safetensors", "ema", "best", "state.safetensors", "checkpoints"}
     assert {path.name for path in trained.iterdir()} == described | weights_too
 
 
@@ -81,8 +83,8 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(
     """Stopped in the first phase, at the swap, and in the second."""
     recipe = tiny_recipe(betons, tmp_path)
 
-    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
-        if (plan.epoch, done) == (stop, 2):
+    def interrupt(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (stop, 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -111,8 +113,8 @@ def test_a_resumed_run_ends_in_the_same_weights_whatever_the_recipe(
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", *options)
     train(recipe, Path("whole"), runtime=cpu)
 
-    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
-        if (plan.epoch, done) == (2, 2):
+    def interrupt(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (2, 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -142,13 +144,13 @@ def test_a_run_stopped_within_an_epoch_ends_in_the_same_weights_bit_for_bit(
             recipe,
             Path("run"),
             runtime=cpu,
-            on_step=lambda plan, step, _steps: done.append((plan.epoch, step)),
+            on_step=lambda now: done.append((now.plan.epoch, now.step)),
             stop=lambda: done[-1] == at,
         )
     assert done[-1] == at
     torch.manual_seed(123)  # whatever the new process has drawn
     done.clear()
-    train(recipe, Path("run"), runtime=cpu, resume=True, on_step=lambda plan, step, _steps: done.append((plan.epoch, step)))
+    train(recipe, Path("run"), runtime=cpu, resume=True, on_step=lambda now: done.append((now.plan.epoch, now.step)))
     assert done[0] == (at[0], at[1] + 1)
     assert same(weights(Path("run")), weights(Path("whole")))
     for row, expected in zip(read_metrics(Path("run")), read_metrics(Path("whole")), strict=True):
@@ -182,14 +184,14 @@ def test_a_run_that_was_killed_goes_on_after_the_step_that_was_saved(betons: Pat
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "batch.size=8")
     train(recipe, Path("whole"), runtime=cpu)
 
-    def killed(plan: EpochPlan, done: int, _steps: int) -> None:
-        if (plan.epoch, done) == (1, 6):
+    def killed(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (1, 6):
             raise _Killed
 
     with pytest.raises(_Killed):
         train(recipe, Path("run"), runtime=cpu, save_every=4, on_step=killed)
     done: list[tuple[int, int]] = []
-    train(recipe, Path("run"), runtime=cpu, resume=True, on_step=lambda plan, step, _steps: done.append((plan.epoch, step)))
+    train(recipe, Path("run"), runtime=cpu, resume=True, on_step=lambda now: done.append((now.plan.epoch, now.step)))
     assert done[0] == (1, 5)
     assert same(weights(Path("run")), weights(Path("whole")))
 
@@ -205,13 +207,13 @@ def test_the_plan_of_an_epoch_under_way_may_not_change(betons: Path, cpu: Runtim
 def test_steps_that_are_not_finite_are_left_out_where_it_is_asked_for(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = epoch_module.mix
+    plain = step_module.mix
 
     def spoilt(images: torch.Tensor, targets: torch.Tensor, *key: Any) -> tuple[torch.Tensor, torch.Tensor]:
         mixed, softer = plain(images, targets, *key)
         return (mixed * math.nan if key[-2:] == (1, 2) else mixed), softer  # one micro-batch of two in the second step
 
-    monkeypatch.setattr(epoch_module, "mix", spoilt)
+    monkeypatch.setattr(step_module, "mix", spoilt)
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "optim.on_nan=skip", "optim.clip_grad=1")
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         rows = train(recipe, Path("run"), runtime=cpu).rows
@@ -225,7 +227,7 @@ def test_steps_that_are_not_finite_are_left_out_where_it_is_asked_for(
 def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(epoch_module, "mix", lambda images, targets, *_key: (images * math.nan, targets))
+    monkeypatch.setattr(step_module, "mix", lambda images, targets, *_key: (images * math.nan, targets))
     with pytest.raises(TrainingError, match="all were skipped"):
         train(tiny_recipe(betons, tmp_path, "optim.on_nan=skip"), Path("run"), runtime=cpu)
 
@@ -282,7 +284,7 @@ def test_a_resume_that_would_not_continue_the_run_is_refused(
 def test_a_run_stopped_before_its_first_checkpoint_may_be_started_over(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     recipe = tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]")
 
-    def interrupt(_plan: EpochPlan, _done: int, _steps: int) -> None:
+    def interrupt(at: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -335,9 +337,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
 ) -> None:
     """The rate is absurd from the second epoch on: the first is whole, and neither its weights nor its row are lost."""
 
-    def explode(plan: EpochPlan, _done: int, _steps: int) -> None:
-        if plan.epoch == 1:
-            monkeypatch.setattr("jpegcurr.training.epoch.learning_rate", lambda *_: 1e30)
+    def explode(at: Progress) -> None:
+        if at.plan.epoch == 1:
+            monkeypatch.setattr("jpegcurr.training.step.learning_rate", lambda *_: 1e30)
 
     with pytest.raises(TrainingError, match=r"loss of epoch 1 is (nan|inf).*schedule\.lr"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
@@ -359,8 +361,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(
         path.write_bytes(b"half")
         raise error
 
-    def fill(plan: EpochPlan, _done: int, _steps: int) -> None:
-        if plan.epoch == 2:
+    def fill(at: Progress) -> None:
+        if at.plan.epoch == 2:
             monkeypatch.setattr("jpegcurr.training.checkpoint.save_file", full)
 
     with pytest.raises(TrainingError, match=r"run: epoch 2 could not be saved: .*No space left"):
@@ -377,9 +379,9 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(
 ) -> None:
     """The losses of the epoch were finite; the update after the last of them was not."""
 
-    def explode(plan: EpochPlan, done: int, _steps: int) -> None:
-        if (plan.epoch, done) == (1, 2):
-            monkeypatch.setattr("jpegcurr.training.epoch.learning_rate", lambda *_: float("inf"))
+    def explode(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (1, 2):
+            monkeypatch.setattr("jpegcurr.training.step.learning_rate", lambda *_: float("inf"))
 
     with pytest.raises(TrainingError, match=r"weights' norm at the end of epoch 1 is (nan|inf)"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
@@ -514,8 +516,8 @@ def test_a_gpu_trains_in_bfloat16_and_resumes(betons: Path, tmp_path: Path, kind
     assert runtime.dtype == torch.bfloat16
     recipe = tiny_recipe(betons, tmp_path, f"loader.kind={kind}", "curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12")
 
-    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
-        if (plan.epoch, done) == (9, 2):
+    def interrupt(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (9, 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -551,8 +553,8 @@ def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_sa
     def recipe(kind: str, workers: int) -> Recipe:
         return tiny_recipe(betons, tmp_path, *options, f"loader.kind={kind}", f"loader.workers={workers}")
 
-    def interrupt(plan: EpochPlan, done: int, _steps: int) -> None:
-        if (plan.epoch, done) == (2, 1):
+    def interrupt(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (2, 1):
             raise KeyboardInterrupt
 
     whole = train(recipe("plain", 0), Path("whole"), runtime=cpu)
@@ -560,9 +562,8 @@ def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_sa
         train(recipe("ffcv", 2), Path("run"), runtime=cpu, on_step=interrupt)
     metrics = train(recipe("plain", 2), Path("run"), runtime=cpu, resume=True)
     assert same(weights(Path("run")), weights(Path("whole")))
-    timed = {"seconds", "images_per_second"}
     for row, expected in zip(metrics.rows, whole.rows, strict=True):
-        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+        assert {k: v for k, v in row.items() if k not in TIMED} == {k: v for k, v in expected.items() if k not in TIMED}
 
 
 def test_the_log_names_mixtures_and_what_is_done_at_load(

@@ -71,7 +71,7 @@ def evaluate_run(
         opened[name] = open_dataset(path, treatment=treatment)
     for dataset in opened.values():
         _check_classes(run, dataset)
-    batch = run.recipe.batch.micro
+    batch = run.recipe.micro()
     if loader == "auto" and run.loader == "plain":
         loader = "plain"
     kind, _ = choose_kind(loader)

@@ -11,12 +11,14 @@ TRIES = 10
 TOP, LEFT, HEIGHT, WIDTH = range(4)
 
 
-def centre_boxes(heights: Sizes, widths: Sizes, share: float) -> Sizes:
-    """The centre squares of ``share`` times the shorter side, rounded down (FFCV's ``get_center_crop``).
+def centre_boxes(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
+    """The centre squares of ``val_crop`` times the shorter side, rounded down (FFCV's ``get_center_crop``); all, if squashed.
 
     Int64 [n 4]: top, left, height, width.
     """
-    sides = np.maximum((share * np.minimum(heights, widths)).astype(np.int64), 1)
+    if image.val_crop == "squash":
+        return np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
+    sides = np.maximum((image.val_crop * np.minimum(heights, widths)).astype(np.int64), 1)
     return np.stack([(heights - sides) // 2, (widths - sides) // 2, sides, sides], axis=1)
 
 

@@ -70,6 +70,9 @@ class View:
     there is one member). A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole.
     With several ``ranks``, each step's images are dealt out in equal parts, so the steps are the same for any number of
     ranks; for validation, ranks take turns, and each sample is seen by exactly one.
+
+    With ``repeats`` each of an epoch's samples occurs so many times, in one step as a rule: the n-th occurrence of sample i
+    stands in the order as ``i + n * len(beton)``, and is another crop.
     """
 
     members: Mapping[str, Member]
@@ -77,6 +80,7 @@ class View:
     train: bool
     batch: int
     step: int = 1
+    repeats: int = 1
     seed: int = 0
     workers: int = 0
     plans: tuple[EpochPlan, ...] = ()
@@ -97,19 +101,27 @@ class View:
         return next(iter(self.members.values())).beton
 
     def order(self, epoch: int) -> Indices:
-        """The samples of ``epoch`` that this rank sees, in order."""
+        """The occurrences of samples in ``epoch`` that this rank sees, in order."""
         count = len(self.beton)
         if not self.train:
             return np.arange(self.rank, count, self.ranks)
         shuffle = _shuffled if self.order_by == "random" else _shuffled_in_windows
         shuffled = shuffle(count, np.random.default_rng((self.seed, epoch)))
-        steps = shuffled[: count - count % self.step].reshape(-1, self.ranks, self.step // self.ranks)
-        return steps[:, self.rank].reshape(-1)
+        step = self.step_of(epoch)
+        steps = _repeated(shuffled, self.repeats)[: count - count % step].reshape(-1, step)
+        if self.repeats > 1:  # the first occurrences before the second: a sample's are then far apart, in other micro-batches
+            steps = np.take_along_axis(steps, np.argsort(steps // count, axis=1, kind="stable"), axis=1)
+        return steps.reshape(-1, self.ranks, step // self.ranks)[:, self.rank].reshape(-1)
 
     def __len__(self) -> int:
-        count = len(self.beton)
-        mine = (count - count % self.step) // self.ranks if self.train else len(range(self.rank, count, self.ranks))
+        """Batches of the first epoch."""
+        count, step = len(self.beton), self.step_of(0)
+        mine = (count - count % step) // self.ranks if self.train else len(range(self.rank, count, self.ranks))
         return ceil(mine / self.batch)
+
+    def step_of(self, epoch: int) -> int:
+        """Images of an optimiser step in ``epoch``."""
+        return (self.plans[epoch].batch if self.plans else 0) or self.step
 
     def size(self, epoch: int) -> int:
         """Pixels a side of what the model sees in ``epoch``."""
@@ -120,15 +132,19 @@ class View:
         order = self.order(epoch)
         return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
 
+    def samples(self, occurrences: Indices) -> Indices:
+        """Which samples those are."""
+        return occurrences % len(self.beton)
+
     def labels(self, indices: Indices) -> torch.Tensor:
         """Int64 [n]."""
         return torch.from_numpy(self.beton.labels[indices])
 
     def jobs(self, epoch: int, indices: Indices) -> np.ndarray:
-        """What is to be made of the samples ``indices`` in ``epoch``: a ``JOB`` each."""
+        """What is to be made of the occurrences ``indices`` of samples in ``epoch``: a ``JOB`` each."""
         draws = Draws(self.seed, epoch, indices)
         jobs = np.zeros(len(indices), JOB)
-        jobs["index"] = indices
+        jobs["index"] = self.samples(indices)
         jobs["member"] = self.drawn_members(epoch, draws)
         jobs["quality"] = self._qualities(epoch, jobs["member"], draws)
         heights, widths = self._sizes(jobs)
@@ -136,7 +152,7 @@ class View:
             boxes = random_boxes(heights, widths, self.image, draws, _BOX)
             jobs["flip"] = draws.uniform(_FLIP) < self.image.hflip
         else:
-            boxes = centre_boxes(heights, widths, self.image.val_crop)
+            boxes = centre_boxes(heights, widths, self.image)
         for name, column in (("top", TOP), ("left", LEFT), ("height", HEIGHT), ("width", WIDTH)):
             jobs[name] = boxes[:, column]
         return jobs
@@ -194,12 +210,19 @@ class Loader(Protocol):
     """Samples that did not decode in the epoch under way or last seen, and were replaced by others."""
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches of the first epoch."""
         ...
 
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Iterate ``epoch`` from its batch ``first`` on; leaving early stops what works behind it. A batch is the caller's."""
         ...
+
+
+def _repeated(samples: Indices, times: int) -> Indices:
+    """Each of the first so many samples ``times`` over, as many in all: the n-th time as ``sample + n * len(samples)``."""
+    count = len(samples)
+    distinct = samples[: ceil(count / times), None] + count * np.arange(times)
+    return distinct.reshape(-1)[:count]
 
 
 def _shuffled(count: int, generator: np.random.Generator) -> Indices:

@@ -13,7 +13,8 @@ class EpochPlan:
     """One epoch. ``phase`` counts from 0; the learning rate's cosine ends at epoch ``horizon`` (exclusive), from peak ``lr``.
 
     ``shares`` are the data sets by name with what share of the samples comes from each (they sum to 1); ``progress`` is 0 in
-    the phase's first epoch and 1 in its last, and is what ramps go by; ``size`` replaces ``image.size`` for training.
+    the phase's first epoch and 1 in its last, and is what ramps go by; ``size`` replaces ``image.size`` for training. A step is
+    of ``batch`` images.
     """
 
     epoch: int
@@ -24,6 +25,7 @@ class EpochPlan:
     size: int | None = None
     lr: float = 0.0
     augment: AugmentSection = _NONE
+    batch: int = 0
 
     @property
     def data(self) -> str:
@@ -39,11 +41,13 @@ def plan_epochs(recipe: Recipe) -> tuple[EpochPlan, ...]:
     for number, phase in enumerate(recipe.curriculum):
         lr = phase.lr or recipe.schedule.lr
         augment = phase.augment or recipe.augment
+        batch = phase.batch or recipe.batch.size
         horizon = phase.until_epoch if recipe.schedule.horizon == "phase" else recipe.epochs
         first = len(plans)
         for epoch in range(first, phase.until_epoch):
             progress = (epoch - first) / max(phase.until_epoch - 1 - first, 1)
-            plans.append(EpochPlan(epoch, number, _shares(phase, progress), progress, horizon, phase.size, lr, augment))
+            shares = _shares(phase, progress)
+            plans.append(EpochPlan(epoch, number, shares, progress, horizon, phase.size, lr, augment, batch))
     return tuple(plans)
 
 

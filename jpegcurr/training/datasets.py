@@ -162,12 +162,15 @@ def count_images(recipe: Recipe) -> int:
 
 
 def _check_size(recipe: Recipe, wheres: Sequence[str], images: int) -> None:
+    sizes = {"batch.size": recipe.batch.size}
+    sizes |= {f"curriculum.{number}.batch": phase.batch for number, phase in enumerate(recipe.curriculum) if phase.batch}
     for where in wheres:
-        if where.endswith(".train") and images < recipe.batch.size:
-            raise RecipeError(
-                f"batch.size {recipe.batch.size} is larger than {where}, {images} images: not one step an epoch. "
-                "Set a smaller one (and a smaller schedule.lr with it): --set batch.size=64."
-            )
+        for field, size in sizes.items():
+            if where.endswith(".train") and images < size:
+                raise RecipeError(
+                    f"{field} {size} is larger than {where}, {images} images: not one step an epoch. "
+                    f"Set a smaller one (and a smaller schedule.lr with it): --set {field}=64."
+                )
 
 
 def _name(where: str) -> str:

@@ -68,15 +68,16 @@ class FfcvLoader:
         finally:
             thread.end()
 
-    def _repaired(self, epoch: int, indices: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
+    def _repaired(self, epoch: int, occurrences: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
         """Which samples stand in ``images`` after those that did not decode have had the reference's decision."""
+        samples = self._view.samples(occurrences)
         if (status == GOOD).all():
-            return indices
-        made = indices.copy()
+            return samples
+        made = samples.copy()
         for position in np.flatnonzero(status != GOOD):
-            job = self._view.jobs(epoch, indices[position : position + 1])[0]
+            job = self._view.jobs(epoch, occurrences[position : position + 1])[0]
             made[position] = make_sample(self._view, epoch, job, images[position])
-        self.replaced += int((made != indices).sum())
+        self.replaced += int((made != samples).sum())
         return made
 
 

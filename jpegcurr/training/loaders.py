@@ -1,7 +1,7 @@
 """Choosing between the two loaders, and opening them on the data sets of a recipe."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -39,7 +39,8 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     Raises:
         RecipeError: the loader asked for cannot do what is asked.
     """
-    workers = loading_workers() if recipe.loader.workers == "auto" else recipe.loader.workers
+    world = runtime.world
+    workers = loading_workers(world.local_ranks) if recipe.loader.workers == "auto" else recipe.loader.workers
     kind, reason = choose_kind(recipe.loader.kind)
     members = {name: each.member for name, each in datasets.train.items()}
     os_cache, cache_reason = choose_cache(recipe, members)
@@ -47,17 +48,23 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
         members,
         recipe.image,
         train=True,
-        batch=recipe.batch.micro,
+        batch=recipe.micro(world.ranks),
         step=recipe.batch.size,
+        repeats=recipe.batch.repeats,
         seed=recipe.seed,
         workers=workers,
         plans=plan_epochs(recipe),
         order_by=recipe.batch.order,
         os_cache=os_cache,
         skip_broken=recipe.loader.on_error == "skip",
+        rank=world.rank,
+        ranks=world.ranks,
     )
-    seen = partial(View.of, image=recipe.image, batch=recipe.batch.micro, workers=workers, os_cache=os_cache)
-    val = {name: open_loader(kind, seen(each.member), runtime) for name, each in datasets.val.items()}
+    seen = partial(View.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
+    val = {
+        name: open_loader(kind, replace(seen(each.member), rank=world.rank, ranks=world.ranks), runtime)
+        for name, each in datasets.val.items()
+    }
     return Loaders(open_loader(kind, train, runtime), train.batches, val, kind, (reason, *cache_reason))
 
 
@@ -67,9 +74,9 @@ def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:
     return opener[kind](view, runtime)
 
 
-def loading_workers() -> int:
-    """One for every processor, within reason."""
-    return min(available_cpus(), MOST_WORKERS)
+def loading_workers(processes: int = 1) -> int:
+    """One for every processor, within reason, shared by the processes on this machine."""
+    return max(1, min(available_cpus() // processes, MOST_WORKERS))
 
 
 def choose_kind(asked: str) -> tuple[str, str]:

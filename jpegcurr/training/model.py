@@ -27,7 +27,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.pretrained import count_classes, find_weights, load_weights
 from jpegcurr.training.score import Normaliser
 
-Weights = Literal["raw", "ema"]
+Weights = Literal["raw", "ema", "best"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
     config = timm.data.resolve_model_data_config(model)
     seen = {
         "input_size": (3, image.size, image.size),
-        "crop_pct": image.val_crop,
-        "crop_mode": "center",
+        "crop_pct": 1.0 if image.val_crop == "squash" else image.val_crop,
+        "crop_mode": "squash" if image.val_crop == "squash" else "center",
         # timm knows no area filter; antialiased bilinear is the nearest that it has
         "interpolation": "bilinear" if image.interpolation == "area" else image.interpolation,
         "mean": config["mean"],
@@ -122,7 +122,7 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     Raises:
         UsageError: the folder is missing, is no run, or has no checkpoint yet.
     """
-    folder = path / "ema" if weights == "ema" else path
+    folder = path if weights == "raw" else path / weights
     if not (path / "recipe.yaml").is_file():
         what = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {what}. Give the folder that `jpegcurr train --out` made.")

@@ -48,10 +48,11 @@ class Readahead:
 
 def _uses(view: View, files: Sequence[Beton], epoch: int, batches: Sequence[Indices]) -> tuple[Indices, Indices, Indices]:
     """Of every sample in order: its batch, file and index. Several members may be of one file."""
-    indices = np.concatenate(batches)
+    occurrences = np.concatenate(batches)
     numbers = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
     file_of = np.array([files.index(member.beton) for member in view.members.values()])
-    return numbers, file_of[view.drawn_members(epoch, Draws(view.seed, epoch, indices))], indices
+    drawn = view.drawn_members(epoch, Draws(view.seed, epoch, occurrences))
+    return numbers, file_of[drawn], view.samples(occurrences)
 
 
 def _schedule(

@@ -20,30 +20,33 @@ from jpegcurr.training.loaders import Loaders
 STATE = "state.safetensors"
 _HEAD = "run.json"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
-# What a resumed run may change: the epochs to come, what is evaluated and how the data is reached.
-_FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data"})
+# What a resumed run may change: the epochs to come, what is evaluated and kept, and how the data is reached; and the schedule's
+# horizon, where the plans of what is done stay as they were.
+_FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data", "save"})
 
 
-def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
-    """A new run needs a folder without one, a resumed run the folder of the same recipe.
+def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
+    """A new run needs a folder without one, a resumed run the folder of the same recipe, which is returned as it was.
 
     A run that was stopped before its first checkpoint may be started over. Raises UsageError or RecipeError.
     """
     begun = (out / STATE).is_file()
     if resume and begun:
-        _check_same_recipe(recipe, out)
-    elif resume:
+        return _check_same_recipe(recipe, out)
+    if resume:
         raise UsageError(f"--resume: {out} holds no run to go on with. Leave --resume out to start one.")
-    elif begun:
+    if begun:
         raise UsageError(f"{out} exists. Go on with that run with --resume, or choose another folder with --out.")
-    elif out.exists() and not (out / _HEAD).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / _HEAD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not a run. Choose another folder with --out.")
+    return None
 
 
-def _check_same_recipe(recipe: Recipe, out: Path) -> None:
+def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     before = load_recipe(out / "recipe.yaml")
     fixed = set(Recipe.model_fields) - _FREE
-    was, now = (each.model_dump(mode="json", include=fixed) for each in (before, recipe))
+    dumps = (each.model_dump(mode="json", include=fixed, exclude={"schedule": {"horizon"}}) for each in (before, recipe))
+    was, now = dumps
     if changes := _changes(was, now):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(
@@ -53,8 +56,10 @@ def _check_same_recipe(recipe: Recipe, out: Path) -> None:
     if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
         raise RecipeError(
             f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
-            "Only epochs to come may change (with schedule.horizon whole, not even where they end)."
+            "Only epochs to come may change. To train for longer, add a phase, and set schedule.horizon=phase: its cosine then "
+            "begins anew at the end of the last one."
         )
+    return before
 
 
 def _changes(was: Any, now: Any, where: str = "") -> list[str]:

@@ -27,17 +27,12 @@ class PlannedEpoch:
 
 def planned_epochs(recipe: Recipe, images: int) -> list[PlannedEpoch]:
     """All that is settled beforehand about a run on ``images`` training images."""
-    steps = images // recipe.batch.size
-    return [
-        PlannedEpoch(
-            plan,
-            plan.size or recipe.image.size,
-            steps,
-            steps * recipe.batch.size,
-            *(learning_rate(recipe.schedule, plan, step, steps) for step in (0, steps - 1)),
-        )
-        for plan in plan_epochs(recipe)
-    ]
+    return [_planned(recipe, plan, images // plan.batch) for plan in plan_epochs(recipe)]
+
+
+def _planned(recipe: Recipe, plan: EpochPlan, steps: int) -> PlannedEpoch:
+    first, last = (learning_rate(recipe.schedule, plan, step, steps) for step in (0, steps - 1))
+    return PlannedEpoch(plan, plan.size or recipe.image.size, steps, steps * plan.batch, first, last)
 
 
 def learning_rate(schedule: ScheduleSection, plan: EpochPlan, step: int, steps: int) -> float:
@@ -46,7 +41,8 @@ def learning_rate(schedule: ScheduleSection, plan: EpochPlan, step: int, steps: 
     Warm-up is ``linspace(0, lr, n)``, both ends included, so the first step has rate 0 and the peak comes twice; the cosine
     stops one step short of ``min_lr``. Source: ConvNeXt's ``utils.cosine_scheduler``, which a resumed run builds anew from
     its ``--epochs``; that is what a ``horizon`` that changes between phases reproduces. With ``per: epoch`` it is torch's
-    ``LinearLR`` before a ``CosineAnnealingLR``: the peak comes once, in the first epoch after warm-up.
+    ``LinearLR`` before a ``CosineAnnealingLR``: the peak comes once, in the first epoch after warm-up. Where phases differ in
+    their batch, and so in their steps, the curve stays the same over epochs.
     """
     per_step = schedule.per == "step"
     steps, now = (steps, plan.epoch * steps + step) if per_step else (1, plan.epoch)

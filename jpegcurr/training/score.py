@@ -42,28 +42,29 @@ class Normaliser(torch.nn.Module):
 
 @torch.inference_mode()
 def score(models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Loader, runtime: Runtime) -> list[Scores]:
-    """Evaluate every model (put into evaluation mode and back) on one pass of ``loader``."""
+    """Evaluate every model (put into evaluation mode and back) on one pass of ``loader``, all processes' parts together."""
     training = [model.training for model in models]
-    images = 0
-    totals = torch.zeros(len(models), 3, dtype=torch.float64)
+    totals = torch.zeros(len(models), 4, dtype=torch.float64)
     try:
         for model in models:
             model.eval()
         for batch, labels in loader.at(0):
             inputs = normalise(batch)
             totals += torch.stack([_totals(model, inputs, labels, runtime) for model in models]).cpu()
-            images += len(labels)
     finally:
         for model, mode in zip(models, training, strict=True):
             model.train(mode)
-    means = (totals / images).tolist()
-    return [Scores(images, 100 * top1, 100 * top5, loss) for top1, top5, loss in means]
+    return [
+        Scores(int(images), 100 * top1 / images, 100 * top5 / images, loss / images)
+        for images, top1, top5, loss in runtime.world.sum(totals).tolist()
+    ]
 
 
 def _totals(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, runtime: Runtime) -> torch.Tensor:
-    """How many are right at once, how many among the first five, and the summed loss: float64 [3]."""
+    """How many there are, are right at once, are right among the first five, and the summed loss: float64 [4]."""
     with runtime.autocast():
         logits = model(inputs).float()
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([top[:, 0].sum(), top.sum(), loss]).double()
+    count = torch.tensor(len(labels), device=loss.device)
+    return torch.stack([count, top[:, 0].sum(), top.sum(), loss]).double()

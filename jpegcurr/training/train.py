@@ -3,32 +3,35 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from safetensors import SafetensorError
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, distribute_bn
 
-from jpegcurr.errors import Terminated, TrainingError
+from jpegcurr.errors import RecipeError, Terminated, TrainingError
+from jpegcurr.files import write_json
 from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import Metrics, Row, check_trackers, open_trackers
-from jpegcurr.training.checkpoint import load_state, save_state
+from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.contract import Loader
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.datasets import Datasets, open_datasets
-from jpegcurr.training.epoch import Position, Trainer, policy_of, train_epoch
+from jpegcurr.training.epoch import Progress, train_epoch
 from jpegcurr.training.loaders import Loaders, open_loaders
 from jpegcurr.training.model import check_model, create_model, export_model, normaliser
+from jpegcurr.training.narration import announce, describe_row, describe_start, warn_of_loading
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
 from jpegcurr.training.score import score
+from jpegcurr.training.step import policy_of
+from jpegcurr.training.trainer import Position, Trainer
 
 log = logging.getLogger("jpegcurr")
 
-# Called after every optimiser step with the plan of the epoch, the steps done in it and the steps it has.
-OnStep = Callable[[EpochPlan, int, int], None]
+OnStep = Callable[[Progress], None]  # called after every optimiser step
 
 
 def train(
@@ -38,15 +41,18 @@ def train(
     runtime: Runtime,
     resume: bool = False,
     save_every: int | None = None,
-    on_step: OnStep = lambda _plan, _done, _steps: None,
+    on_step: OnStep = lambda _progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Metrics:
     """Train ``recipe`` into the folder ``out`` and return its metrics.
 
     ``out`` gets ``recipe.yaml`` (resolved), ``run.json``, ``metrics.jsonl``, ``summary.csv``, the raw weights
-    (``config.json``, ``model.safetensors``), ``ema/`` with the averaged ones, and ``state.safetensors``, from which
-    ``resume`` goes on. That is written after every epoch, after every ``save_every`` steps of one, and after the step in which
-    ``stop`` becomes true. On a CPU a resumed run ends in the same weights, bit for bit, as one that never stopped.
+    (``config.json``, ``model.safetensors``), ``ema/`` with the averaged ones, ``best/`` with the best so far, and
+    ``state.safetensors``, from which ``resume`` goes on, with the last few of these in ``checkpoints/``. The state is written
+    after every epoch, after every ``save_every`` steps of one, and after the step in which ``stop`` becomes true. On a CPU a
+    resumed run ends in the same weights, bit for bit, as one that never stopped.
+
+    Every process of ``runtime.world`` calls this; the first one writes, and its metrics are those that are returned.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ.
@@ -54,52 +60,62 @@ def train(
         TrainingError: the loss is not finite, or a checkpoint cannot be written. The last one is whole.
         Terminated: ``stop`` was true; the checkpoint is of that moment.
     """
-    check_folder(recipe, out, resume=resume)
-    check_model(recipe.model, start=not resume)
-    check_trackers(recipe.tracking)
-    for plan in plan_epochs(recipe):
-        policy_of(plan.augment, recipe.image.interpolation)
-    datasets = open_datasets(recipe)
-    if resume:
-        check_same_data(out, datasets)
+    world = runtime.world
+    with world.first_alone():
+        before = check_folder(recipe, out, resume=resume)
+        _check(recipe, runtime, start=not resume)
+        datasets = open_datasets(recipe)
+        if resume:
+            check_same_data(out, datasets)
     loaders = open_loaders(recipe, datasets, runtime)
-    log.info(runtime.reason)
-    for reason in loaders.reasons:
-        log.info(reason)
-    trainer = _build(recipe, runtime, len(datasets.classes), loaders, start=not resume)
+    trainer = _build(recipe, runtime, datasets, loaders, start=not resume)
     position = load_state(out / STATE, trainer) if resume else Position.at_start(0, runtime)
     plans = plan_epochs(recipe)
-    run_id = write_head(recipe, out, datasets, loaders, runtime)
-    trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
-    metrics = Metrics(out, trackers, before=position.epoch)
-    if resume:
-        within = f", after step {position.step} of {trainer.steps}" if position.step else ""
-        log.info("resuming at epoch %d of %d%s", position.epoch, len(plans), within)
+    describe_start(trainer, loaders, position, before)
+    metrics = Metrics(out, before=position.epoch)
+    if world.is_first:
+        run_id = write_head(recipe, out, datasets, loaders, runtime)
+        metrics.trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
 
-    def after_step(plan: EpochPlan, at: Position) -> None:
-        on_step(plan, at.step, trainer.steps)
-        stopped = stop()
-        if at.step < trainer.steps and (stopped or (save_every and at.step % save_every == 0)):
-            with _saying_what_is_whole(out, plan):
-                save_state(out / STATE, trainer, at)
+    def after_step(progress: Progress) -> None:
+        on_step(progress)
+        stopped = world.any(stop())
+        if progress.step < progress.steps and (stopped or (save_every and progress.step % save_every == 0)):
+            with _saying_what_is_whole(out, progress.plan):
+                save_state(out / STATE, trainer, position)
             if stopped:
                 raise Terminated("stopped, with a checkpoint of this moment.")
 
+    started, first = perf_counter(), position.epoch
     try:
-        for plan in plans[position.epoch :]:
-            _announce(plan, plans, datasets)
-            row = train_epoch(trainer, loaders.train, plan, position, partial(after_step, plan))
+        for plan in plans[first:]:
+            announce(plan, plans, datasets)
+            trainer.ema.decay = recipe.ema.per_step(trainer.steps(plan))
+            row = train_epoch(trainer, loaders.train, plan, position, after_step)
             row |= _evaluate(trainer, loaders.val)
             position = Position.at_start(plan.epoch + 1, runtime)
             with _saying_what_is_whole(out, plan):
-                metrics.record(row)
-                _save(trainer, out, datasets.classes, position)
-            log.info(describe_row(row, len(plans)))
-            if stop() and position.epoch < len(plans):
+                _save(trainer, out, datasets.classes, position, metrics, row)
+            left = (perf_counter() - started) / (plan.epoch + 1 - first) * (len(plans) - plan.epoch - 1)
+            log.info(describe_row(row, len(plans), left))
+            warn_of_loading(row, loaders)
+            if world.any(stop()) and position.epoch < len(plans):
                 raise Terminated("stopped, with a checkpoint of this moment.")
     finally:
         metrics.close()
     return metrics
+
+
+def _check(recipe: Recipe, runtime: Runtime, *, start: bool) -> None:
+    """Whatever can be known to be wrong before a file is opened."""
+    check_model(recipe.model, start=start)
+    check_trackers(recipe.tracking)
+    for plan in plan_epochs(recipe):
+        policy_of(plan.augment, recipe.image.interpolation)
+    try:
+        recipe.micro(runtime.world.ranks)
+    except ValueError as error:
+        raise RecipeError(f"{error}. Set a smaller batch.per_device, or start another number of processes.") from None
 
 
 @contextmanager
@@ -111,56 +127,59 @@ def _saying_what_is_whole(out: Path, plan: EpochPlan) -> Iterator[None]:
         raise TrainingError(f"{what}. What was saved before is whole; make room and go on from there.") from None
 
 
-def _build(recipe: Recipe, runtime: Runtime, classes: int, loaders: Loaders, *, start: bool) -> Trainer:
+def _build(recipe: Recipe, runtime: Runtime, datasets: Datasets, loaders: Loaders, *, start: bool) -> Trainer:
     torch.manual_seed(recipe.seed)
+    classes = len(datasets.classes)
     model = runtime.place(create_model(recipe.model, classes, start=start))
-    normalise = normaliser(model).to(runtime.device)
-    steps = len(loaders.train) // (recipe.batch.size // recipe.batch.micro)
-    ema = ModelEmaV3(model, decay=recipe.ema.per_step(steps))
-    optimizer = create_optimizer(model, recipe.optim)
-    return Trainer(recipe, runtime, classes, steps, loaders.batches, model, normalise, ema, optimizer)
+    if not runtime.world.is_first:
+        torch.manual_seed(recipe.seed + runtime.world.rank)  # each drops other paths
+    return Trainer(
+        recipe,
+        runtime,
+        classes,
+        images=len(next(iter(datasets.train.values())).beton),
+        batches=loaders.batches,
+        model=model,
+        prepared=runtime.prepare(model),
+        normalise=normaliser(model).to(runtime.device),
+        ema=ModelEmaV3(model),
+        optimizer=create_optimizer(model, recipe.optim),
+        scaler=runtime.scaler(),
+    )
 
 
 def _evaluate(trainer: Trainer, loaders: dict[str, Loader]) -> Row:
     row: Row = {}
     models = (trainer.model, trainer.ema.module)
+    if trainer.runtime.world.ranks > 1:
+        for model in models:
+            distribute_bn(model, trainer.runtime.world.ranks, reduce=True)  # each process has its own running statistics
     for name, loader in loaders.items():
         for prefix, scores in zip(("", "ema_"), score(models, trainer.normalise, loader, trainer.runtime), strict=True):
             row |= {f"val/{name}/{prefix}{key}": value for key, value in scores.as_dict().items() if key != "images"}
     return row
 
 
-def _save(trainer: Trainer, out: Path, classes: tuple[str, ...], position: Position) -> None:
+def _save(trainer: Trainer, out: Path, classes: tuple[str, ...], position: Position, metrics: Metrics, row: Row) -> None:
     """The exports first: whoever finds the state finds weights at least as new as it."""
-    image = trainer.recipe.image
-    export_model(trainer.model, out, classes, image)
-    export_model(trainer.ema.module, out / "ema", classes, image)
+    if trainer.runtime.world.is_first:
+        metrics.record(row)
+        image = trainer.recipe.image
+        export_model(trainer.model, out, classes, image)
+        export_model(trainer.ema.module, out / "ema", classes, image)
+        if column := _is_best(trainer.recipe, metrics.rows):
+            export_model(trainer.ema.module if "/ema_" in column else trainer.model, out / "best", classes, image)
+            write_json(out / "best" / "best.json", {"epoch": row["epoch"], "column": column, "value": row[column]})
     save_state(out / STATE, trainer, position)
+    if trainer.runtime.world.is_first:
+        keep_state(out / STATE, position.epoch - 1, trainer.recipe.save.last)
 
 
-def _announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets) -> None:
-    """Say where a phase begins, and what it is trained on."""
-    if plan.epoch and plans[plan.epoch - 1].phase == plan.phase:
-        return
-    phase = [each for each in plans if each.phase == plan.phase]
-    before = plans[plan.epoch - 1].data if plan.epoch else None
-    change = {None: "start with", plan.data: "go on with"}.get(before, "swap to")
-    data = plan.data if plan.shares == phase[-1].shares else f"{plan.data}, by degrees {phase[-1].data}"
-    names = dict.fromkeys(name for each in phase for name, _ in each.shares)
-    files = "; ".join(datasets.train[name].described for name in names)
-    size = f" at {plan.size} pixels" if plan.size else ""
-    log.info("phase %d: %s %s (%s)%s, epochs %d to %d", plan.phase, change, data, files, size, plan.epoch, phase[-1].epoch)
-
-
-def describe_row(row: Row, epochs: int) -> str:
-    """One line for people: epoch, data, rates, loss, speed, and top-1 per validation set (EMA in brackets)."""
-    rates = f"lr {float(row['lr_first']):.1e} to {float(row['lr_last']):.1e}"
-    speed = f"{float(row['images_per_second']):.0f} img/s"
-    head = f"epoch {row['epoch']:>3}/{epochs}  {row['data']}  {rates}  loss {float(row['train/loss']):.3f}  {speed}"
-    names = [key.removeprefix("val/").removesuffix("/top1") for key in row if key.startswith("val/") and key.endswith("/top1")]
-    if row["replaced"]:
-        head += f"  {row['replaced']} samples replaced"
-    if row["skipped"]:
-        head += f"  {row['skipped']} steps skipped"
-    tops = (f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names)
-    return "  | ".join([head, *tops])
+def _is_best(recipe: Recipe, rows: list[Row]) -> str | None:
+    """The column by which the last of ``rows`` is better than all before it, if it is."""
+    column = recipe.save.best or next(iter(recipe.measured), "")
+    values = [float(row[column]) for row in rows if column in row]
+    if column not in rows[-1] or not values:
+        return None
+    best = min if column.endswith("loss") else max
+    return column if values.index(best(values)) == len(values) - 1 else None

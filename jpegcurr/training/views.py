@@ -21,7 +21,7 @@ from jpegcurr.training.contract import Member, View
 def centre_view(pixels: Pixels, image: ImageSection) -> torch.Tensor:
     """RGB uint8 [h w 3] -> the validation view, uint8 [3 size size]."""
     height, width = pixels.shape[:2]
-    (box,) = centre_boxes(np.array([height]), np.array([width]), image.val_crop)
+    (box,) = centre_boxes(np.array([height]), np.array([width]), image)
     part = pixels[box[TOP] : box[TOP] + box[HEIGHT], box[LEFT] : box[LEFT] + box[WIDTH]]
     return torch.from_numpy(resized(part, image.size, image.interpolation)).permute(2, 0, 1)
 
