@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from hypothesis import given
@@ -12,12 +13,23 @@ from samples import tiny_recipe, tiny_tree
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe import Recipe
 from jpegcurr.recipe_file import dump_recipe, find_recipe, load_recipe
+from jpegcurr.training.augment import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.epoch import policy_of
 from jpegcurr.training.model import create_model
 from jpegcurr.training.optim import parameter_groups
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+SIZES = ("tiny", "small", "base", "large", "xlarge")
+
+
+def shipped(name: str) -> Recipe:
+    return load_recipe(find_recipe(Path(f"{name}.yaml")))
+
+
+def differing(name: str, other: str) -> set[str]:
+    """The sections, or single values, in which two shipped recipes differ."""
+    first, second = shipped(name).model_dump(), shipped(other).model_dump()
+    return {key for key in first if first[key] != second[key]}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -29,11 +41,87 @@ def test_every_shipped_recipe_can_be_run(path: Path) -> None:
         model = create_model(recipe.model, 10, start=False)
     assert sum(group["lr_scale"] > 0 for group in parameter_groups(model, recipe.optim)) >= 1
     assert len(plan_epochs(recipe)) == recipe.epochs
-    policy_of(recipe.augment, recipe.image.interpolation)
+    for policy in {plan.augment.policy for plan in plan_epochs(recipe)} - {None}:
+        parse_policy(policy)
     comment = path.read_text().partition("model:")[0]
     if path.name != "demo.yaml":
         assert re.search("Published|published result", comment)
-        assert "images seen" in comment
+        assert re.search(r"Costs [\d.]+ (m|b)illion images seen", comment)
+
+
+# The authors' TRAINING.md, README and tables 5 and 6: last drop path, and top-1 (22k: after fine-tuning at 224 pixels).
+@pytest.mark.parametrize(
+    ("name", "drop_paths", "top1s"),
+    [
+        ("convnext_{}", (0.1, 0.4, 0.5, 0.5), (82.1, 83.1, 83.8, 84.3)),
+        ("convnext_{}_22k", (0.0, 0.0, 0.1, 0.1, 0.2), (82.9, 84.6, 85.8, 86.6, 87.0)),
+        ("convnext_{}_22k_to_1k", (0.0, 0.1, 0.2, 0.3, 0.4), (82.9, 84.6, 85.8, 86.6, 87.0)),
+        ("convnext_{}_22k_to_1k_384", (0.0, 0.1, 0.2, 0.3, 0.4), (84.1, 85.8, 86.8, 87.5, 87.8)),
+        ("convnext_{}_1k_384", (None, None, 0.8, 0.95), (None, None, 85.1, 85.5)),
+        ("convnext_isotropic_{}", (None, 0.1, 0.2, 0.5), (None, 78.7, 82.0, 82.6)),
+    ],
+)
+def test_each_size_has_its_published_drop_path_and_result(
+    name: str, drop_paths: tuple[float | None, ...], top1s: tuple[float | None, ...]
+) -> None:
+    for size, drop_path, top1 in zip(SIZES, drop_paths, top1s, strict=False):
+        if drop_path is not None:
+            path = find_recipe(Path(f"{name.format(size)}.yaml"))
+            assert load_recipe(path).model.drop_path == drop_path
+            assert f"# Published: {top1} % top-1" in path.read_text()
+            assert shipped(name.format(size)).model.name.partition(".")[0] == name.partition("{")[0] + size
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "sections"),
+    [
+        *[(f"convnext_{size}_22k", "convnext_tiny_22k", {"model"}) for size in SIZES[1:]],
+        *[(f"convnext_{size}_22k_to_1k", "convnext_tiny_22k_to_1k", {"model"}) for size in SIZES[1:]],
+        *[(f"convnext_{size}_22k_to_1k_384", f"convnext_{size}_22k_to_1k", {"image", "batch"}) for size in SIZES],
+        *[(f"convnext_{size}_1k_384", f"convnext_{size}_22k_to_1k_384", {"model", "optim"}) for size in ("base", "large")],
+        ("convnext_isotropic_small", "convnext_tiny", {"model", "schedule"}),
+        ("convnext_isotropic_base", "convnext_isotropic_small", {"model"}),
+        ("convnext_isotropic_large", "convnext_isotropic_small", {"model", "mix", "batch"}),
+        ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule"}),
+    ],
+)
+def test_recipes_of_a_family_differ_only_where_they_should(name: str, other: str, sections: set[str]) -> None:
+    assert differing(name, other) == sections
+
+
+def test_weights_that_recipes_start_from_are_timms() -> None:
+    started = {load_recipe(path).model.name for path in SHIPPED if load_recipe(path).model.pretrained}
+    assert len(started) == 5 + 2
+    assert not [name for name in started if not timm.models.is_model_pretrained(name)]
+
+
+def test_stages_of_training_are_the_authors() -> None:
+    expected = {
+        "convnext_base_22k": (90, 5, 4e-3, 4096, 0.05, None, 224),
+        "convnext_base_22k_to_1k_384": (30, 0, 5e-5, 512, 1e-8, 0.8, 384),
+        "convnext_base_1k_384": (30, 0, 5e-5, 512, 1e-8, 0.7, 384),
+        "convnext_isotropic_base": (300, 50, 4e-3, 4096, 0.05, None, 224),
+    }
+    for name, settings in expected.items():
+        recipe = shipped(name)
+        schedule, optim = recipe.schedule, recipe.optim
+        rates = (schedule.warmup_epochs, schedule.lr, recipe.batch.size, optim.weight_decay, optim.layer_decay)
+        assert (recipe.epochs, *rates, recipe.image.size) == settings, name
+
+
+def test_resnets_are_trained_as_published() -> None:
+    """arXiv 2110.00476, table 2; pytorch/vision#3995 and its ``references/classification/train.py``."""
+    theirs, timms = shipped("resnet50_torchvision"), shipped("resnet50_a1")
+    images, batch, every = 1_281_167, 1024, 32
+    assert theirs.ema.per_step(images // batch) ** every == pytest.approx(1 - (1 - 0.99998) * batch * every / 600, abs=5e-6)
+    assert (theirs.epochs, theirs.batch.size, theirs.batch.repeats, theirs.schedule.lr) == (600, batch, 4, 0.5)
+    assert theirs.image.val_crop == pytest.approx(224 / 232, abs=1e-4)
+    assert {plan.size for plan in plan_epochs(theirs)} == {176}
+    assert (theirs.augment.policy, theirs.augment.erase, theirs.augment.erase_fill) == ("trivial", 0.1, "const")
+    assert (timms.epochs, timms.batch.size, timms.batch.repeats, timms.schedule.lr) == (600, 2048, 3, 5e-3)
+    assert (timms.optim.name, timms.optim.loss, timms.optim.weight_decay, timms.model.drop_path) == ("lamb", "bce", 0.01, 0.05)
+    assert (timms.mix.mixup, theirs.mix.mixup, timms.mix.cutmix, theirs.mix.cutmix) == (0.2, 0.2, 1, 1)
+    assert timms.schedule.lr * timms.schedule.start_factor == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(
@@ -47,20 +135,18 @@ def test_every_shipped_recipe_can_be_run(path: Path) -> None:
     ],
 )
 def test_a_recipe_differs_from_its_control_in_the_curriculum_alone(name: str, control: str) -> None:
-    first, other = (load_recipe(find_recipe(Path(f"{each}.yaml"))).model_dump() for each in (name, control))
-    assert {key for key in first if first[key] != other[key]} == {"curriculum"}
-    assert first["curriculum"][-1]["until_epoch"] == other["curriculum"][-1]["until_epoch"] == 150
+    assert differing(name, control) == {"curriculum"}
+    assert shipped(name).epochs == shipped(control).epochs == 150
 
 
 def test_the_original_differs_from_one_cosine_in_the_horizon_alone() -> None:
-    first, other = (load_recipe(find_recipe(Path(name))).model_dump() for name in ("two_phase.yaml", "two_phase_whole.yaml"))
-    assert {key for key in first if first[key] != other[key]} == {"schedule"}
+    assert differing("two_phase", "two_phase_whole") == {"schedule"}
 
 
 def test_the_mixture_shows_as_many_images_of_quality_50() -> None:
     shown = {}
     for name in ("two_phase_whole", "mixture"):
-        plans = plan_epochs(load_recipe(find_recipe(Path(f"{name}.yaml"))))
+        plans = plan_epochs(shipped(name))
         shown[name] = sum(dict(plan.shares).get("q50", 0.0) for plan in plans)
     assert shown["mixture"] == pytest.approx(shown["two_phase_whole"]) == 50
 
@@ -117,7 +203,7 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
         ("schedule={lr: 1e-9, warmup_epochs: 0}", r"schedule\.lr 1e-09 is less than schedule\.min_lr 1e-06"),
         ("curriculum.1.lr=1e-7", r"curriculum\.1\.lr 1e-07 is less than schedule\.min_lr"),
         ("schedule={decay: {every: 1}, horizon: phase}", r"horizon: phase is for the cosine"),
-        ("batch.per_device=5", r"size 16 is not a multiple of per_device 5"),
+        ("batch.per_device=5", r"size 16 is not a multiple of (batch\.)?per_device 5"),
         ("schedule.warmup_epochs=4", r"warmup_epochs 4 leaves nothing of 4 epochs"),
         ("curriculum.7.data=q50", r"no place curriculum\.7\.data"),
         ("curriculum.x=1", r"no place curriculum\.x"),
