@@ -6,6 +6,7 @@ Rooms are imported inside the commands, so that ``--help`` is quick and ``encode
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,11 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _said_by_another(error: Exception) -> bool:
-    """Of the processes that torchrun starts, the first one says what all of them find."""
-    return os.environ.get("RANK", "0") != "0" and isinstance(error, Interrupted | PeerError | UsageError | typer.TyperException)
+    """Of the processes that torchrun starts, the first one says what stops all of them; torchrun ends it once another has."""
+    other = os.environ.get("RANK", "0") != "0" and isinstance(error, Interrupted | PeerError | typer.TyperException)
+    if other:
+        time.sleep(2)
+    return other
 
 
 @app.callback(invoke_without_command=True)

@@ -16,6 +16,7 @@ from jpegcurr.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from jpegcurr.training.epoch import Progress
+    from jpegcurr.world import World
 
 Weights = Literal["raw", "ema", "best"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `jpegcurr train --out` made.")]
@@ -60,44 +61,57 @@ def train(
     from jpegcurr.training.train import train as train_recipe
     from jpegcurr.world import joined
 
-    keep_freed_memory()
-    path = find_recipe(recipe)
-    settled = load_recipe(path, overrides or ())
     if as_json and not plan:
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
+        settled = load_recipe(find_recipe(recipe), overrides or ())
         console.print_plan(planned_epochs(settled, count_images(settled)), as_json=as_json)
         return
-    folder = out or Path("runs") / path.stem
-    again = ["jpegcurr", "train", "--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each))]
-    again += ["--out", str(folder), *(["--device", device] if device != "auto" else [])]
-    again += [*(["--precision", precision] if precision != "auto" else []), *(["--compile"] if compile_model else [])]
-    again += ["--save-every", str(save_every)] if save_every else []
-    try:
-        with joined(collective_backend()) as world, _terminated() as (stop, under_way):
-            terminal.show_log(quiet=quiet, mute=not world.is_first)
-            with terminal.step_bar(quiet=quiet or not world.is_first) as bar:
+    keep_freed_memory()
+    folder = out or Path("runs") / recipe.stem
+    options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
+    again = ["--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each)), "--out", str(folder)]
+    again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
+    again += ["--compile"] if compile_model else []
+    with (
+        joined(collective_backend()) as world,
+        _told_how_to_go_on(folder / STATE, world, again),
+        _terminated() as (stop, begun),
+    ):
+        terminal.show_log(quiet=quiet, mute=not world.is_first)
+        with world.first_alone():
+            settled = load_recipe(find_recipe(recipe), overrides or ())
+        with terminal.step_bar(quiet=quiet or not world.is_first) as bar:
 
-                def on_step(progress: "Progress") -> None:
-                    under_way()
-                    bar.update(progress)
+            def on_step(progress: "Progress") -> None:
+                begun()
+                bar.update(progress)
 
-                train_recipe(
-                    settled,
-                    folder,
-                    runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world),
-                    resume=resume,
-                    save_every=save_every,
-                    on_step=on_step,
-                    stop=stop,
-                )
-    except Terminated as error:
-        raise Terminated(f"{error} To go on: {shlex.join([*again, '--resume'])}") from None
-    except KeyboardInterrupt:
-        again += ["--resume"] if (folder / STATE).exists() else []
-        raise Interrupted(f"stopped. To go on after the last checkpoint: {shlex.join(again)}") from None
+            train_recipe(
+                settled,
+                folder,
+                runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world),
+                resume=resume,
+                save_every=save_every,
+                on_step=on_step,
+                stop=stop,
+            )
     if world.is_first:
         terminal.out.print(f"{folder}", markup=False)
+
+
+@contextmanager
+def _told_how_to_go_on(state: Path, world: "World", arguments: list[str]) -> Iterator[None]:
+    """Whoever stops a run is told the command that goes on with it."""
+    start = ["torchrun", "--nproc-per-node", str(world.local_ranks), "-m"] if world.ranks > 1 else []
+    command = [*start, "jpegcurr", "train", *arguments]
+    try:
+        yield
+    except Terminated as error:
+        raise Terminated(f"{error} To go on: {shlex.join([*command, '--resume'])}") from None
+    except KeyboardInterrupt:
+        command += ["--resume"] if state.exists() else []
+        raise Interrupted(f"stopped. To go on after the last checkpoint: {shlex.join(command)}") from None
 
 
 @contextmanager

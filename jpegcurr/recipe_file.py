@@ -1,9 +1,9 @@
 """One YAML file is one run: read, checked whole, and every default written down.
 
-Errors name every wrong field with its dotted path, all at once, and the nearest right name for a key that is unknown.
+Errors name every wrong field with its line and dotted path, all at once, and the nearest right name for an unknown key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,17 +32,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is not YAML, or a field is unknown, missing or wrong; every such field is named.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree, lines = yaml.safe_load(text), dict(_lines(yaml.compose(text, yaml.SafeLoader)))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is not a recipe: it holds no keys.")
     for override in overrides:
         _apply(tree, override)
+        changed = tuple(override.partition("=")[0].split("."))
+        lines = {place: line for place, line in lines.items() if place[: len(changed)] != changed} | {changed: 0}
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree))) from None
+        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree, lines))) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -73,7 +76,22 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: the recipe has no place {key}.") from None
 
 
-def _explain(error: ValidationError, tree: dict[str, Any]) -> list[str]:
+Place = tuple[str, ...]
+
+
+def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
+    """In which line each place of a YAML stands, the first being 1."""
+    inner: list[tuple[object, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = [(number, value, value) for number, value in enumerate(node.value)]
+    elif isinstance(node, yaml.MappingNode):
+        inner = [(key.value, key, value) for key, value in node.value]
+    for name, start, value in inner:
+        yield (*place, str(name)), start.start_mark.line + 1
+        yield from _lines(value, (*place, str(name)))
+
+
+def _explain(error: ValidationError, tree: dict[str, Any], lines: Mapping[Place, int]) -> list[str]:
     """A line for every place of the YAML that is wrong."""
     said: dict[str, list[str]] = {}
     items = error.errors(include_url=False)
@@ -81,7 +99,15 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> list[str]:
         within = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
         if item["type"] != "too_short" or not within:  # pydantic counts the elements that are right
             said.setdefault(_place(item, tree), []).append(_message(item))
-    return [f"  {place}{_joined(list(dict.fromkeys(messages)))}" for place, messages in said.items()]
+    explained = (f"{place}{_joined(list(dict.fromkeys(messages)))}" for place, messages in said.items())
+    return [f"  {_numbered(line, lines)}{line}" for line in explained]
+
+
+def _numbered(explained: str, lines: Mapping[Place, int]) -> str:
+    """``line 7: `` before what begins with a place of the file; nothing before one that was overridden, which is line 0."""
+    place = tuple(explained.split(maxsplit=1)[0].rstrip(":").split("."))
+    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
+    return f"line {line}: " if line else ""
 
 
 def _joined(messages: Sequence[str]) -> str:

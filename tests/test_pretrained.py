@@ -14,6 +14,7 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.recipe import ModelSection
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.epoch import Progress
 from jpegcurr.training.model import create_model
 from jpegcurr.training.pretrained import count_classes, load_weights
 from jpegcurr.training.train import train
@@ -141,6 +142,9 @@ def test_a_missing_checkpoint_and_one_of_another_model_are_told(published: Path,
         train(tiny_recipe(Path("nowhere"), tmp_path, "model.checkpoint=gone"), Path("run"), runtime=cpu)
     with pytest.raises(RecipeError, match=r"'convnext_femto' cannot start from convnext\.pth: "):
         create_model(ModelSection(name="convnext_femto", checkpoint=published), 10)
+    torch.save({"fc.weight": torch.zeros(3, 8), "trunk.weight": torch.zeros(8, 8)}, "other.pth")
+    with pytest.raises(RecipeError, match=r"other\.pth has other weights than 'test_resnet' needs: \d+ tensors, such as conv1"):
+        create_model(ModelSection(name="test_resnet", checkpoint=Path("other.pth")), 10)
     with pytest.raises(RecipeError, match="timm cannot make 'resnet18' with these settings"):
         create_model(ModelSection(name="resnet18", layer_scale=1e-6), 10)
 
@@ -168,8 +172,8 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(betons: Path, cpu
     rates = ("schedule.lr=1e-9", "schedule.min_lr=0", "schedule.warmup_epochs=0", "optim.weight_decay=0")
     recipe = tiny_recipe(betons, tmp_path, *still, *rates)
 
-    def stop(plan: object, done: int, _steps: int) -> None:
-        if getattr(plan, "epoch", 0) == 1 and done == 1:
+    def stop(at: Progress) -> None:
+        if (at.plan.epoch, at.step) == (1, 1):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -227,6 +227,43 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         assert field in str(caught.value)
 
 
+def test_a_mistake_is_told_with_its_line_unless_it_was_typed() -> None:
+    text = """model: {name: convnext_atto}
+data:
+  clean: {train: a.beton}
+  idle: {train: b.beton}
+curriculum:
+  - {data: clean, until_epoch: 10}
+  - data: clean
+    until_epoch: 5
+schedule: {lr: -1, warmupp: 3}
+"""
+    Path("r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"line 9: schedule\.lr: .*\n  line 9: schedule\.warmupp: unknown key"):
+        load_recipe(Path("r.yaml"))
+    with pytest.raises(RecipeError, match=r"\n  schedule\.lr: [^\n]*$"):
+        load_recipe(Path("r.yaml"), ["schedule={lr: -2}"])
+    with pytest.raises(RecipeError, match=r"\n  line 8: curriculum\.1\.until_epoch 5 is not after epoch 10$"):
+        load_recipe(Path("r.yaml"), ["schedule={}"])
+    with pytest.raises(RecipeError, match=r"\n  line 4: data\.idle is trained on in no phase and not in evaluate"):
+        load_recipe(Path("r.yaml"), ["schedule={warmup_epochs: 0}", "curriculum.1.until_epoch=20"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("curriculum.1.batch=12", r"curriculum\.1\.batch 12 is not a multiple of batch\.per_device 8"),
+        ("save.best=val/clean/top", r"save\.best: 'val/clean/top' is not measured\. Did you mean 'val/clean/top5'"),
+        ("optim.bce_threshold=0.2", "bce_threshold does nothing with loss: cross_entropy"),
+        ("image.val_crop=squeeze", r"image\.val_crop: .*'squash'"),
+        ("batch.repeats=0", r"batch\.repeats: Input should be greater than or equal to 1"),
+    ],
+)
+def test_what_steps_repeats_and_checkpoints_may_not_be(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        tiny_recipe(tmp_path, tmp_path, override)
+
+
 @pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "a: [", "\udcff"])
 def test_a_file_that_is_no_recipe_is_told_by_name(text: str) -> None:
     Path("r.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))

@@ -24,7 +24,7 @@ from jpegcurr.recipe import ModelSection, Recipe
 from jpegcurr.recipe_data import ImageSection
 from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.pretrained import count_classes, find_weights, load_weights
+from jpegcurr.training.pretrained import StateDict, count_classes, find_weights, load_weights
 from jpegcurr.training.score import Normaliser
 
 Weights = Literal["raw", "ema", "best"]
@@ -72,13 +72,34 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
         model: torch.nn.Module = timm.create_model(section.name, pretrained=begun, num_classes=classes, **options)
     except TypeError as error:
         raise RecipeError(f"model: timm cannot make {section.name!r} with these settings: {error}") from None
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, KeyError) as error:
         if not begun:
             raise
         which = section.checkpoint or "timm's weights"
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"model: {section.name!r} cannot start from {which}: {reason}") from None
+    if start and section.checkpoint is not None:
+        _check_taken(model, weights, section)
     return model
+
+
+def _check_taken(model: torch.nn.Module, weights: StateDict, section: ModelSection) -> None:
+    """timm leaves out what does not fit, if the number of classes differs too: only the classifier may be begun anew."""
+    known = {_fingerprint(each) for each in weights.values()}
+    timms: Any = model
+    anew = {id(each) for each in timms.get_classifier().parameters()}
+    parameters = {name: each for name, each in model.named_parameters() if id(each) not in anew}
+    begun = [name for name, each in parameters.items() if _fingerprint(each) not in known]
+    if len(begun) > 0.1 * len(parameters):  # a few may be resized, such as a transformer's embedding of positions
+        raise RecipeError(
+            f"model: {section.checkpoint} has other weights than {section.name!r} needs: {len(begun)} tensors, such as "
+            f"{begun[0]}, are not in it. Set model.name to the model that they are of."
+        )
+
+
+def _fingerprint(tensor: torch.Tensor) -> tuple[int, str]:
+    """What names and shapes do not change."""
+    return tensor.numel(), f"{float(tensor.detach().double().sum()):.9g}"
 
 
 def check_model(section: ModelSection, *, start: bool) -> None:

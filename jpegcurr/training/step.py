@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe_data import AugmentSection, Interpolation
-from jpegcurr.training.augment import Policy, augment, color_jitter, parse_policy
+from jpegcurr.training.augment import Policy, TrivialAugment, augment, color_jitter, parse_policy
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.draws import Draws
 from jpegcurr.training.erasing import erase
@@ -38,7 +38,8 @@ def shown(trainer: Trainer, plan: EpochPlan) -> Callable[[int, torch.Tensor], to
     """What makes of a micro-batch, by its number and uint8 [b 3 h w], the normalised float [b 3 h w] that is mixed."""
     recipe, section, normalise = trainer.recipe, plan.augment, trainer.normalise
     policy = policy_of(section, recipe.image.interpolation)
-    fill = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
+    mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
+    fill = [0, 0, 0] if isinstance(policy, TrivialAugment) else mean  # as torchvision's, and as timm's
     batches = trainer.batches(plan.epoch)
 
     def show(number: int, images: torch.Tensor) -> torch.Tensor:
@@ -58,6 +59,8 @@ def backward(trainer: Trainer, plan: EpochPlan, number: int, images: torch.Tenso
     recipe, of = trainer.recipe, trainer.micro_batches(plan)
     targets = soft_targets(labels, trainer.classes, recipe.optim.label_smoothing)
     seen, targets = mix(images, targets, recipe.mix, recipe.seed, plan.epoch, _first_chunk(trainer, of, number))
+    if recipe.optim.bce_threshold is not None:
+        targets = (targets > recipe.optim.bce_threshold).to(targets.dtype)
     with _gradients_kept(trainer, last=(number + 1) % of == 0):
         with trainer.runtime.autocast():
             loss = _LOSSES[recipe.optim.loss](trainer.prepared(seen), targets) / of
