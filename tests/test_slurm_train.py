@@ -276,7 +276,7 @@ def test_slurm_is_given_what_was_shown(
     shown = dry_run(tool, capsys, options)
     assert tool.main(shlex.split(options)) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "job 12: 2 nodes, 8 tasks each; its output: runs/x.slurm/12_0_log.err"
+    assert first == "job 12: tasks: 16, nodes: 2; its output: runs/x.slurm/12_0_log.err"
     assert second == "to end it with a checkpoint: scancel --signal=TERM 12; to go on: this command again"
     given = Path("runs/x.slurm/12_submission.sh").read_text()
     assert {line for line in shown if line.startswith("#SBATCH")} <= set(given.splitlines())
