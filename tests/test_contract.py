@@ -76,6 +76,38 @@ def test_training_ranks_are_disjoint_and_make_the_same_steps_together(view: View
         assert (together == whole[step * view.step : (step + 1) * view.step]).all()
 
 
+@pytest.mark.parametrize(("ranks", "times"), [(1, 3), (2, 3), (1, 4), (4, 2)])
+def test_repeated_samples_are_other_crops_of_fewer_images(view: View, ranks: int, times: int) -> None:
+    """As many images in all, each so many times within one step, and by other draws each time."""
+    whole = replace(view, repeats=times)
+    count = len(view.beton)
+    order = np.concatenate(
+        [replace(whole, rank=rank, ranks=ranks).order(3).reshape(-1, 16 // ranks) for rank in range(ranks)], 1
+    )
+    assert order.size == view.order(3).size == 48
+    samples, occurrences = order % count, order // count
+    assert (np.bincount(occurrences.reshape(-1)) == -(-48 // times)).all() or 48 % times
+    assert set(samples.reshape(-1)) == set(view.order(3)[: -(-48 // times)])
+    assert len(np.unique(order)) == 48
+    jobs = whole.jobs(3, order[0])
+    assert (jobs["index"] == samples[0]).all()
+    for sample in np.unique(samples[0]):
+        mine = jobs[jobs["index"] == sample]
+        assert len(np.unique(mine[["top", "left", "height", "width"]])) == len(mine)
+    if ranks == 1 and 16 % times == 0:
+        for step in samples:
+            assert (np.unique(step, return_counts=True)[1] == times).all()
+            assert len(np.unique(step[: 16 // times])) == 16 // times, "in other micro-batches"
+
+
+def test_a_phase_may_have_its_own_batch(betons: Path, tmp_path: Path) -> None:
+    plans = plan_epochs(tiny_recipe(betons, tmp_path, "curriculum.1.batch=24"))
+    assert [each.batch for each in plans] == [16, 16, 24, 24]
+    view = View({"clean": Member(Beton(betons / "train-source.beton"))}, IMAGE, True, 8, step=16, plans=plans[1:3])
+    assert [len(view.order(epoch)) for epoch in (0, 1)] == [48, 48]
+    assert [view.step_of(epoch) for epoch in (0, 1)] == [16, 24]
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 17])
 def test_validation_ranks_see_every_sample_exactly_once(betons: Path, ranks: int) -> None:
     """16 images on 17 ranks, too."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import Group
 from safetensors.torch import load_file
 from samples import tiny_recipe
 
@@ -34,21 +34,14 @@ OPTIONS = (
 )
 
 
-def command(recipe: Recipe, *options: str) -> list[str]:
+def words(recipe: Recipe, *options: str) -> list[str]:
+    """A command line that trains ``recipe``."""
     Path("tiny.yaml").write_text(dump_recipe(recipe))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    return [*torchrun, "jpegcurr", "train", "--recipe", "tiny.yaml", "--device", "cpu", *options]
+    return ["train", "--recipe", "tiny.yaml", "--device", "cpu", *options]
 
 
-def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment = alone | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def ours(text: str) -> list[str]:
-    """The lines that are jpegcurr's and not torchrun's."""
-    return [line for line in text.splitlines() if line.startswith(("error:", "phase", "epoch", "resuming", "saved by"))]
+def errors(said: Sequence[str]) -> list[str]:
+    return [line for line in said if line.startswith("error")]
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +49,23 @@ def pair(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two processes."""
     folder = tmp_path_factory.mktemp("pair")
     (folder / "tiny.yaml").write_text(dump_recipe(tiny_recipe(betons, folder, *OPTIONS)))
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "jpegcurr", "train"]
-    words += ["--recipe", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]
-    done = start(words)
-    _, said = done.communicate(timeout=300)
-    assert done.returncode == 0, said
-    assert sum(line.startswith("phase") for line in ours(said)) == 2, "one log"
-    assert "2 devices x 2 micro-batches x 4" in said
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "jpegcurr",
+        "train",
+    ]
+    command = [*torchrun, "--recipe", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("phase") for line in done.stderr.splitlines()) == 2, "one log"
+    assert "2 devices x 2 micro-batches x 4" in done.stderr
     return folder / "run"
 
 
@@ -81,20 +84,17 @@ def test_two_processes_give_the_curve_of_one(pair: Path, betons: Path, cpu: Runt
 
 def test_sigterm_saves_the_moment_and_the_pair_goes_on_to_the_same_weights(pair: Path, betons: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(betons, tmp_path, *OPTIONS)
-    running = start(command(recipe, "--out", "run", "--save-every", "1"))
+    running = Group(words(recipe, "--out", "run", "--save-every", "1"))
     deadline = time.monotonic() + 120
     while not Path("run/state.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=120)
-    if len(read_metrics(Path("run"))) < 4:  # it had not come to its end
-        assert running.returncode != 0
-        (line,) = [line for line in ours(said) if line.startswith("error")]
-        assert "To go on: torchrun --nproc-per-node 2 -m jpegcurr train" in line
-        resumed = start(command(recipe, "--out", "run", "--resume"))
-        _, said = resumed.communicate(timeout=200)
-        assert resumed.returncode == 0, said
-        assert sum(line.startswith("resuming") for line in ours(said)) == 1
+        time.sleep(0.001)
+    running.terminate()
+    assert running.ended() == [143, 143], running.said
+    (line,) = errors(running.said)
+    assert "To go on: torchrun --nproc-per-node 2 -m jpegcurr train" in line
+    resumed = Group(words(recipe, "--out", "run", "--resume"))
+    assert resumed.ended() == [0, 0], resumed.said
+    assert sum(line.startswith("resuming") for line in resumed.said) == 1
     states = [load_file(folder / "state.safetensors") for folder in (pair, Path("run"))]
     assert {key.split(".")[1] for key in states[0] if key.startswith("rng")} == {"0", "1"}
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -129,21 +129,22 @@ def test_a_process_that_fails_ends_the_others_and_one_message_is_said(betons: Pa
         "evaluate=[]",
         "schedule.warmup_epochs=0",
     )
-    failing = start(command(recipe, "--out", "run"))
-    _, said = failing.communicate(timeout=120)
-    assert failing.returncode == 1
-    errors = [line for line in ours(said) if line.startswith("error")]
-    assert any("sample 5 of" in line for line in errors), said
-    assert all("sample 5 of" in line or "Another process of this run has ended" in line for line in errors), said
-    assert "jpegcurr/training" not in said, "no traceback of ours"
+    failing = Group(words(recipe, "--out", "run"))
+    assert failing.ended() == [1, 1], failing.said
+    assert any("sample 5 of" in line for line in errors(failing.said)), failing.said
+    others = [line for line in errors(failing.said) if "sample 5 of" not in line]
+    assert others in ([], ["error: Another process of this run has ended; its own message says why."])
+    assert not any("Traceback" in line for line in failing.said), failing.said
 
 
 def test_a_mistake_is_said_once(betons: Path, tmp_path: Path) -> None:
-    failing = start(command(tiny_recipe(betons, tmp_path), "--set", "batch.sizze=3"))
-    _, said = failing.communicate(timeout=120)
-    assert failing.returncode == 1
-    assert sum("unknown key" in line for line in said.splitlines()) == 1, said
-    assert len([line for line in ours(said) if line.startswith("error")]) == 1, said
+    failing = Group(words(tiny_recipe(betons, tmp_path), "--set", "batch.sizze=3"))
+    assert failing.ended() == [2, 1], failing.said
+    assert len(errors(failing.said)) == 1
+    assert sum("unknown key" in line for line in failing.said) == 1
+    failing = Group(["train", "--reciep", "tiny.yaml"])
+    assert failing.ended() == [2, 2], failing.said
+    assert len(errors(failing.said)) == 1, failing.said
 
 
 def test_alone_it_asks_nobody() -> None:

@@ -17,7 +17,7 @@ log = logging.getLogger("jpegcurr")
 _RATE, _BATCH = 4e-3, 4096
 _FAR = 3.0  # times as large, after scaling by the root of the batch
 _SHOWN = 8  # epochs of a new learning-rate curve
-_WAITING = 0.2  # share of the time
+_WAITING, _WORTH_TELLING = 0.2, 30  # share of the time, and seconds: every epoch waits for its first batch
 
 
 def describe_start(trainer: Trainer, loaders: Loaders, position: Position, before: Recipe | None) -> None:
@@ -113,7 +113,7 @@ def _clock(seconds: float) -> str:
 def warn_of_loading(row: Row, loaders: Loaders) -> None:
     """Say so where it is not the model that a run is waiting for."""
     waited = float(row["data_wait"])
-    if waited > _WAITING:
+    if waited > _WAITING and float(row["seconds"]) > _WORTH_TELLING:
         log.warning(
             "epoch %s: %.0f %% of the time there were no images yet: the loader is the limit, not the model. More processors "
             "(loader.workers), smaller files (encode --short-side) or FFCV (this is the %s loader) help.",
