@@ -37,8 +37,7 @@ def test_the_last_states_are_kept_and_the_newest_takes_no_room(betons: Path, cpu
 def test_one_can_go_back_to_a_kept_state_and_comes_to_the_same_end(
     betons: Path, cpu: Runtime, trained_copy: Path, trained: Path, tmp_path: Path
 ) -> None:
-    state = trained_copy / "state.safetensors"
-    state.write_bytes((trained_copy / "checkpoints/epoch-0001.safetensors").read_bytes())
+    (trained_copy / "checkpoints/epoch-0001.safetensors").replace(trained_copy / "state.safetensors")
     train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
     first, second = (load_file(folder / "state.safetensors") for folder in (trained, trained_copy))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -50,7 +49,7 @@ def test_a_torn_state_names_the_one_before(betons: Path, cpu: Runtime, trained_c
     data = state.read_bytes()
     state.unlink()
     state.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UsageError, match=r"cannot be resumed from: .* copy .*epoch-0002\.safetensors over it"):
+    with pytest.raises(UsageError, match=r"cannot be resumed from: .* move .*epoch-0002\.safetensors over it"):
         train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
 
 

@@ -12,6 +12,7 @@ from samples import tiny_recipe
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.training.epoch import Progress
+from jpegcurr.training.model import create_model
 from jpegcurr.training.train import train
 
 SHORT = ("evaluate=[]", "optim.clip_grad=1.0", "model.drop_path=0")
@@ -24,13 +25,29 @@ def losses(name: str, betons: Path, folder: Path, *overrides: str, **options: ob
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_follows_float32_and_is_clipped_as_it(betons: Path, tmp_path: Path, precision: str) -> None:
+def test_half_precision_follows_float32(betons: Path, tmp_path: Path, precision: str) -> None:
     expected = losses("whole", betons, tmp_path)
     assert losses("half", betons, tmp_path, precision=precision) == pytest.approx(expected, abs=0.1)
     weights = load_file("half/model.safetensors")
     assert all(each.dtype == torch.float32 for each in weights.values())
     whole = load_file("whole/model.safetensors")
     assert any(not torch.equal(weights[name], whole[name]) for name in weights)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_gradients_are_clipped_in_every_precision(betons: Path, tmp_path: Path, precision: str) -> None:
+    """Plain SGD moves the weights by its rate times the norm of the gradient, which is the largest that is allowed."""
+    torch.manual_seed(0)
+    plain = (
+        "optim={name: sgd, momentum: 0, weight_decay: 0, clip_grad: 1.0e-3}",
+        "schedule={lr: 1, min_lr: 1, warmup_epochs: 0}",
+    )
+    recipe = tiny_recipe(betons, tmp_path, *SHORT[:1], *plain, "curriculum=[{data: clean, until_epoch: 1}]")
+    before = create_model(recipe.model, 4).state_dict()
+    train(recipe, Path("run"), runtime=resolve_runtime("cpu", precision=precision))
+    after = load_file("run/model.safetensors")
+    moved = math.sqrt(sum(float((after[name] - each).square().sum()) for name, each in before.items()))
+    assert 1e-3 < moved <= 3 * 1e-3 * 1.01
 
 
 def test_float16_goes_on_with_the_scale_it_had(betons: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 from processes import Group
 from safetensors.torch import load_file
 from samples import tiny_recipe
+from torch import distributed
 
 from jpegcurr.encoding.beton import Beton
 from jpegcurr.errors import UsageError
@@ -103,13 +105,8 @@ def test_sigterm_saves_the_moment_and_the_pair_goes_on_to_the_same_weights(pair:
 def test_what_two_began_one_may_end(
     pair: Path, betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = Path("run/state.safetensors")
-    for path in pair.rglob("*"):
-        target = Path("run") / path.relative_to(pair)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            target.write_bytes(path.read_bytes())
-    state.write_bytes(Path("run/checkpoints/epoch-0001.safetensors").read_bytes())
+    shutil.copytree(pair, "run")
+    Path("run/checkpoints/epoch-0001.safetensors").replace("run/state.safetensors")
     train(tiny_recipe(betons, tmp_path, *OPTIONS), Path("run"), runtime=cpu, resume=True)
     assert "saved by 2 processes, going on with 1: what stochastic depth drops is drawn anew" in caplog.messages
     for row, expected in zip(read_metrics(Path("run")), read_metrics(pair), strict=True):
@@ -145,6 +142,33 @@ def test_a_mistake_is_said_once(betons: Path, tmp_path: Path) -> None:
     failing = Group(["train", "--reciep", "tiny.yaml"])
     assert failing.ended() == [2, 2], failing.said
     assert len(errors(failing.said)) == 1, failing.said
+
+
+def test_gradients_are_exchanged_once_a_step(
+    betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many micro-batches it has; in a group of one, which exchanges with itself."""
+    exchanged = 0
+
+    def count(_state: object, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        nonlocal exchanged
+        exchanged += bucket.is_last()
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    def prepare(_runtime: Runtime, model: torch.nn.Module) -> torch.nn.Module:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        wrapped.register_comm_hook(None, count)
+        return wrapped
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(Runtime, "prepare", prepare)
+        rows = train(tiny_recipe(betons, tmp_path, "batch.per_device=4", "evaluate=[]"), Path("run"), runtime=cpu).rows
+    finally:
+        distributed.destroy_process_group()
+    assert exchanged == sum(int(row["steps"]) for row in rows) == 12
 
 
 def test_alone_it_asks_nobody() -> None:

@@ -65,7 +65,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _way_out(path: Path) -> str:
     kept = sorted((path.parent / "checkpoints").glob(_ANY_KEPT))
     return (
-        f" An earlier state may still be whole: copy {kept[-2]} over it, and --resume goes on from there." if kept[1:] else ""
+        f" An earlier state may still be whole: move {kept[-2]} over it, and --resume goes on from there." if kept[1:] else ""
     )
 
 
@@ -109,7 +109,8 @@ def load_state(path: Path, trainer: Trainer) -> Position:
 def keep_state(path: Path, epoch: int, last: int) -> None:
     """Keep the state at ``path``, which is of the end of ``epoch``, in ``checkpoints/`` beside it, and ``last`` such in all.
 
-    They are links where the file system has links, so that the newest takes no room of its own.
+    They are links where the file system has links, so that the newest takes no room of its own. To go back to one, move it:
+    what is copied over a link is copied into the other as well.
     """
     folder = path.parent / "checkpoints"
     if last:
