@@ -3,7 +3,8 @@
     JpegcurrError            exit code 1: the work was asked for rightly and failed
     ├── ImageError           one image could not be read (a row in the manifest, not the end of a run)
     ├── EncodeError          more images failed than allowed, the disk is full, or the source fails
-    ├── TrainingError        the loss is not finite, an epoch cannot be saved, or a loader's thread fails
+    ├── TrainingError        an epoch cannot be saved, or a loader's thread fails
+    │   ├── NotFiniteError   the loss or a weight is not a number any more
     │   └── PeerError        another process of the same run has ended; its own message says why
     ├── Interrupted          exit code 130: Ctrl-C
     │   └── Terminated       exit code 143: a scheduler's SIGTERM, answered with a checkpoint
@@ -35,6 +36,10 @@ class EncodeError(JpegcurrError):
 
 class TrainingError(JpegcurrError):
     """A training run that had to stop; the last checkpoint is whole."""
+
+
+class NotFiniteError(TrainingError):
+    """The loss or a weight has become infinite or not a number; ``train`` adds which checkpoint is from before it."""
 
 
 class PeerError(TrainingError):

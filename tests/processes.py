@@ -22,6 +22,11 @@ class Group:
         for process in self._processes:
             process.start()
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        for process in self._processes:
+            process.kill()
+
     def terminate(self) -> None:
         """SIGTERM, as torchrun passes it on."""
         for process in self._processes:
@@ -54,7 +59,8 @@ def _work(rank: int, ranks: int, port: int, file: Path, words: list[str]) -> Non
     with file.open("w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
-    torch.set_num_threads(1)
+    if ranks > 1:
+        torch.set_num_threads(1)
     from jpegcurr.cli import main
 
     main(words)

@@ -4,15 +4,18 @@ import json
 import logging
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from processes import Group
 from safetensors.torch import load_file
 from samples import tiny_recipe
 
 from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.recipe_file import dump_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import read_metrics
 from jpegcurr.training.model import load_run
@@ -42,6 +45,27 @@ def test_one_can_go_back_to_a_kept_state_and_comes_to_the_same_end(
     first, second = (load_file(folder / "state.safetensors") for folder in (trained, trained_copy))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [row["epoch"] for row in read_metrics(trained_copy)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.2, 0.5])
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(
+    betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, wait: float
+) -> None:
+    """By SIGKILL, some time after its first checkpoint, whatever it is doing."""
+    recipe = tiny_recipe(betons, tmp_path)
+    Path("tiny.yaml").write_text(dump_recipe(recipe))
+    words = ["train", "--recipe", "tiny.yaml", "--device", "cpu", "--out", "run", "--save-every", "1"]
+    running, deadline = Group(words, ranks=1), time.monotonic() + 60
+    while not STATE.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(wait)
+    running.kill()
+    (code,) = running.ended()
+    assert code == -9 or (code == 0 and wait), running.said
+    train(recipe, Path("run"), runtime=cpu, resume=True)
+    first, second = (load_file(folder / "state.safetensors") for folder in (trained, Path("run")))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [row["epoch"] for row in read_metrics(Path("run"))] == [0, 1, 2, 3]
 
 
 def test_a_torn_state_names_the_one_before(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,3 +107,14 @@ def test_a_compiled_model_learns_the_same_and_leaves_the_same_files(
 def test_an_unknown_precision_is_told() -> None:
     with pytest.raises(UsageError, match="--precision 'fp8' is not known"):
         resolve_runtime("cpu", precision="fp8")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{"compile": True}, {"precision": "float16"}, {"precision": "float32"}], ids=str)
+def test_a_gpu_trains_compiled_and_in_every_precision(betons: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    ends = ("curriculum.0.until_epoch=4", "curriculum.1.until_epoch=8", "schedule.warmup_epochs=0")
+    expected = train(tiny_recipe(betons, tmp_path, *SHORT, *ends), Path("cpu"), runtime=resolve_runtime("cpu")).rows
+    rows = train(tiny_recipe(betons, tmp_path, *SHORT, *ends), Path("gpu"), runtime=resolve_runtime("cuda", **options)).rows
+    assert float(rows[0]["train/loss"]) == pytest.approx(float(expected[0]["train/loss"]), abs=0.05)
+    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
+    assert 0 < float(rows[-1].get("mfu", 1e-9)) < 1

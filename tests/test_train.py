@@ -228,7 +228,7 @@ def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_module, "mix", lambda images, targets, *_key: (images * math.nan, targets))
-    with pytest.raises(TrainingError, match="all were skipped"):
+    with pytest.raises(TrainingError, match=r"all were skipped.* There is no checkpoint yet\."):
         train(tiny_recipe(betons, tmp_path, "optim.on_nan=skip"), Path("run"), runtime=cpu)
 
 
@@ -341,7 +341,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
         if at.plan.epoch == 1:
             monkeypatch.setattr("jpegcurr.training.step.learning_rate", lambda *_: 1e30)
 
-    with pytest.raises(TrainingError, match=r"loss of epoch 1 is (nan|inf).*schedule\.lr"):
+    with pytest.raises(
+        TrainingError, match=r"loss of epoch 1 is (nan|inf).*schedule\.lr.* run/state\.safetensors is from before it"
+    ):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
     assert [row["epoch"] for row in read_metrics(Path("run"))] == [0]
     assert all(torch.isfinite(value).all() for value in weights(Path("run")).values())

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from jpegcurr.errors import TrainingError
+from jpegcurr.errors import NotFiniteError
 from jpegcurr.tracking import Row
 from jpegcurr.training.contract import Batch, Loader
 from jpegcurr.training.curriculum import EpochPlan
@@ -38,7 +38,7 @@ def train_epoch(
     """Train what is left of the epoch; ``position`` moves along, and ``after_step`` is told after every optimiser step.
 
     Raises:
-        TrainingError: the loss or a weight is not finite.
+        NotFiniteError: the loss or a weight is not finite.
     """
     micro_batches, steps, world = trainer.micro_batches(plan), trainer.steps(plan), trainer.runtime.world
     seconds, waited, replaced = position.seconds, position.waited, position.replaced
@@ -62,7 +62,7 @@ def train_epoch(
     norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
     _finite(norms.sum().item(), "weights' norm at the end", plan)  # the last step's update is in no loss yet
     if steps == position.skipped:
-        raise TrainingError(f"No step of epoch {plan.epoch} had a finite loss: all were skipped. Try a smaller schedule.lr.")
+        raise NotFiniteError(f"No step of epoch {plan.epoch} had a finite loss: all were skipped. Try a smaller schedule.lr.")
     return _row(trainer, plan, position)
 
 
@@ -115,7 +115,7 @@ def _row(trainer: Trainer, plan: EpochPlan, position: Position) -> Row:
 
 def _finite(value: float, what: str, plan: EpochPlan) -> None:
     if not math.isfinite(value):
-        raise TrainingError(
-            f"The {what} of epoch {plan.epoch} is {value}. The last checkpoint is from before it. "
+        raise NotFiniteError(
+            f"The {what} of epoch {plan.epoch} is {value}. "
             "A smaller schedule.lr, or optim.clip_grad, usually helps; optim.on_nan=skip leaves such steps out."
         )

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from timm.utils import ModelEmaV3, distribute_bn
 
-from jpegcurr.errors import RecipeError, Terminated, TrainingError
+from jpegcurr.errors import NotFiniteError, RecipeError, Terminated, TrainingError
 from jpegcurr.files import write_json
 from jpegcurr.recipe import Recipe
 from jpegcurr.runtime import Runtime
@@ -91,7 +91,8 @@ def train(
         for plan in plans[first:]:
             announce(plan, plans, datasets)
             trainer.ema.decay = recipe.ema.per_step(trainer.steps(plan))
-            row = train_epoch(trainer, loaders.train, plan, position, after_step)
+            with _naming_the_checkpoint(out):
+                row = train_epoch(trainer, loaders.train, plan, position, after_step)
             row |= _evaluate(trainer, loaders.val)
             position = Position.at_start(plan.epoch + 1, runtime)
             with _saying_what_is_whole(out, plan):
@@ -116,6 +117,16 @@ def _check(recipe: Recipe, runtime: Runtime, *, start: bool) -> None:
         recipe.micro(runtime.world.ranks)
     except ValueError as error:
         raise RecipeError(f"{error}. Set a smaller batch.per_device, or start another number of processes.") from None
+
+
+@contextmanager
+def _naming_the_checkpoint(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotFiniteError as error:
+        state = out / STATE
+        known = f"{state} is from before it." if state.is_file() else "There is no checkpoint yet."
+        raise NotFiniteError(f"{error} {known}") from None
 
 
 @contextmanager
