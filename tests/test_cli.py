@@ -20,6 +20,7 @@ from jpegcurr import __version__
 from jpegcurr.cli import main
 from jpegcurr.errors import Terminated
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.epoch import Progress
 
 
 class Ran:
@@ -106,7 +107,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("evaluate nowhere", "nowhere does not exist"),
         ("evaluate empty", "empty is not a run folder"),
         ("evaluate run --data none.beton", r"none\.beton does not exist"),
-        ("evaluate run --weights best", "best"),
+        ("evaluate run --weights worst", "worst"),
         ("predict run nowhere", "nowhere does not exist"),
         ("predict run empty", "empty holds no images"),
         ("predict nowhere images", "nowhere does not exist"),
@@ -307,7 +308,7 @@ def test_sigterm_is_answered_like_ctrl_c_before_there_is_anything_to_save(
 ) -> None:
     def fake(*_arguments: object, on_step: Callable[..., None], stop: Callable[[], bool], **_options: object) -> None:
         for _ in range(steps):
-            on_step(EpochPlan(0, 0, (("clean", 1.0),), 0.0, 1), 1, 3)
+            on_step(Progress(EpochPlan(0, 0, (("clean", 1.0),), 0.0, 1), 1, 3, 0.1, 1.0, 0.0, lambda: 1.0))
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         if stop():
