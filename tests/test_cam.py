@@ -1,4 +1,4 @@
-"""Grad-CAM against pytorch-grad-cam, the comparison against cases whose answer is known, and the page."""
+"""The study and its classes, the comparison against cases whose answer is known, and the page."""
 
 import json
 import math
@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from samples import jpeg, photograph
 from scipy.stats import binom, binomtest
 
-from jpegcurr.analysis.cam import CamStudy, compare_cams, grad_cam, stages
+from jpegcurr.analysis.cam import CamStudy, compare_cams
 from jpegcurr.analysis.evaluate import evaluate_run
 from jpegcurr.analysis.predict import find_images, predict_images, read_image
 from jpegcurr.analysis.report import verdict, write_report
@@ -28,92 +26,6 @@ from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.model import load_run
 
 SPECS = [EncodeSpec("source"), EncodeSpec(50), EncodeSpec(5)]
-
-
-def network(name: str = "test_convnext") -> torch.nn.Module:
-    torch.manual_seed(0)
-    model: torch.nn.Module = timm.create_model(name, num_classes=7)
-    for parameter in model.parameters():  # a fresh layer scale of 1e-6 would hide the blocks
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("name", "layer"), [("test_convnext", "stages.3"), ("test_convnext", "stages.2"), ("resnet18", "layer4")]
-)
-@pytest.mark.parametrize("fixed", [True, False])
-def test_maps_are_those_of_pytorch_grad_cam_before_its_normalisation(name: str, layer: str, fixed: bool) -> None:
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    class Raw(GradCAM):
-        """The reference with the scaling to 0..1 and to the image's size left out."""
-
-        def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):
-            (activations,) = self.activations_and_grads.activations
-            (gradients,) = self.activations_and_grads.gradients
-            cam = self.get_cam_image(
-                input_tensor,
-                self.target_layers[0],
-                targets,
-                activations.cpu().data.numpy(),
-                gradients.cpu().data.numpy(),
-                False,
-            )
-            return [np.maximum(cam, 0)[:, None, :]]
-
-        def aggregate_multi_layers(self, cam_per_target_layer):
-            return cam_per_target_layer[0][:, 0]
-
-    model = network(name).eval()
-    images = torch.randn(3, 3, 96, 96)
-    targets = torch.tensor([1, 5, 2]) if fixed else None
-    maps, logits = grad_cam(model, layer, images, targets)
-    classes = [ClassifierOutputTarget(int(index)) for index in (targets if targets is not None else logits.argmax(1))]
-    with Raw(model=model, target_layers=[dict(model.named_modules())[layer]]) as reference:
-        expected = reference(images, targets=classes)
-    assert maps.shape == expected.shape
-    assert float(maps.max()) > 0
-    assert np.allclose(maps.numpy(), expected, atol=1e-5 * max(1, expected.max()))
-    with torch.no_grad():
-        assert torch.allclose(logits, model(images), atol=1e-4)
-
-
-def test_the_model_is_left_as_it_was_found() -> None:
-    model = network().train()
-    frozen = next(iter(model.parameters()))
-    frozen.requires_grad_(False)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    for layer in ("stages.3", "head.fc"):  # the second fails
-        try:
-            grad_cam(model, layer, torch.randn(2, 3, 64, 64))
-        except UsageError:
-            assert layer == "head.fc"
-    assert model.training
-    assert not frozen.requires_grad
-    assert all(parameter.requires_grad for parameter in list(model.parameters())[1:])
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(module._forward_hooks for module in model.modules())
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-def test_it_works_where_gradients_are_off() -> None:
-    model = network()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    with torch.no_grad():
-        maps, _ = grad_cam(model, "stages.3", torch.randn(2, 3, 64, 64))
-    assert maps.shape == (2, 2, 2)
-
-
-def test_a_layer_that_cannot_be_explained_is_told() -> None:
-    model = network()
-    assert stages(model) == ["stages.0", "stages.1", "stages.2", "stages.3"]
-    with pytest.raises(UsageError, match=r"'stages\.7'.*Did you mean 'stages\.\d'.*stages\.0, stages\.1"):
-        grad_cam(model, "stages.7", torch.randn(1, 3, 64, 64))
-    with pytest.raises(UsageError, match=r"Grad-CAM needs \[batch channels h w\]"):
-        grad_cam(model, "stages.3.blocks.0.norm", torch.randn(1, 3, 96, 96))  # channels last: [1 3 3 c]
 
 
 maps = arrays(np.float32, (4, 5), elements=st.floats(0.015625, 8, width=32)).filter(lambda cam: cam.std() > 0.05)

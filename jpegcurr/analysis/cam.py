@@ -8,16 +8,17 @@ differ because they explain different classes. Maps are compared raw, on the lay
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jpegcurr.analysis.grad_cam import grad_cam
+from jpegcurr.analysis.layers import stages
 from jpegcurr.analysis.predict import find_images, read_file
 from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.pictures import Pixels
-from jpegcurr.errors import ImageError, UsageError, did_you_mean
+from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.model import Run
 from jpegcurr.training.views import centre_view
@@ -74,72 +75,6 @@ class CamStudy:
     found: int
     layer: str
     runtime: str
-
-
-def grad_cam(
-    model: torch.nn.Module, layer: str, images: torch.Tensor, targets: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Raw Grad-CAM (Selvaraju et al. 2017): ReLU of the activations weighted by their mean gradients.
-
-    Only what comes after ``layer`` is differentiated, so the cost is about one forward pass. The model is put into
-    evaluation mode for the call and left as it was found.
-
-    Args:
-        model: any network in which ``layer`` is a stage that all later work goes through.
-        layer: its name in ``model.named_modules()``.
-        images: normalised, float [b 3 s s], square.
-        targets: the class of each image, int64 [b]; the likeliest where None.
-
-    Returns:
-        The maps [b h w] on the layer's own grid and the logits [b classes], float32.
-
-    Raises:
-        UsageError: ``model`` has no such layer, or it does not give [b c h w].
-    """
-    module = find_layer(model, layer)
-    kept: list[torch.Tensor] = []
-
-    def cut(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        kept.append(output.detach().requires_grad_(True))
-        return kept[-1]
-
-    training = model.training
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    handle = module.register_forward_hook(cut)
-    try:
-        model.eval()
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            logits = model(images)
-            activations = kept[-1]
-            if activations.ndim != 4 or activations.shape[2] != activations.shape[3]:
-                raise UsageError(f"--layer {layer} gives {list(activations.shape)}, Grad-CAM needs [batch channels h w].")
-            chosen = logits.argmax(dim=1) if targets is None else targets
-            (gradients,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), activations)
-    finally:
-        handle.remove()
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        model.train(training)
-    weights = gradients.float().mean(dim=(2, 3), keepdim=True)
-    maps = (weights * activations.detach().float()).sum(dim=1).relu()
-    return maps, logits.detach().float()
-
-
-def find_layer(model: torch.nn.Module, layer: str) -> torch.nn.Module:
-    """Return the module called ``layer``; raises UsageError with the stages that timm names."""
-    modules: dict[str, torch.nn.Module] = dict(model.named_modules())
-    if layer in modules and layer:
-        return modules[layer]
-    hint = did_you_mean(layer, modules)
-    raise UsageError(f"--layer {layer!r}: the model has no such layer.{hint} Its stages: {', '.join(stages(model))}.")
-
-
-def stages(model: torch.nn.Module) -> list[str]:
-    """The names of the feature stages, as timm's ``feature_info`` gives them; the last is the default to explain."""
-    info: Any = model.feature_info
-    return [str(stage["module"]) for stage in info]
 
 
 def compare_cams(
