@@ -201,6 +201,13 @@ def cam(
         "report.html"
     ),
     layer: Annotated[str | None, typer.Option(help="The layer explained; the last stage if not given.")] = None,
+    method: Annotated[
+        str, typer.Option(help="gradcam, or one of pytorch-grad-cam's, such as hirescam or layercam.")
+    ] = "gradcam",
+    explains: Annotated[
+        Literal["label", "clean", "own"],
+        typer.Option("--class", help="Explain the folder's class, the prediction in the first view, or each view's own."),
+    ] = "clean",
     limit: Annotated[int, typer.Option(min=1, help="Images at most, evenly spaced over the folder.")] = 50,
     weights: WeightsOption = "raw",
     device: DeviceOption = "auto",
@@ -208,6 +215,7 @@ def cam(
 ) -> None:
     """Compare Grad-CAM maps between JPEG qualities and runs, in one offline HTML page."""
     from jpegcurr.analysis.cam import compare_cams
+    from jpegcurr.analysis.methods import find_method
     from jpegcurr.analysis.report import verdict, write_report
     from jpegcurr.encoding.options import parse_specs
     from jpegcurr.files import refuse_existing, refuse_unwritable
@@ -222,6 +230,7 @@ def cam(
     specs = parse_specs(qualities.split(","))
     refuse_unwritable([output.parent])
     refuse_existing([output, output.with_suffix(".json")], force=force)
+    find_method(method)
     runtime = resolve_runtime(device)
     runs = [load_run(folder, runtime, weights) for folder in run_folders]
     with terminal.progress_bar("img") as bar:
@@ -231,6 +240,8 @@ def cam(
             specs,
             runtime,
             layer=layer,
+            method=method,
+            explains=explains,
             limit=limit,
             on_images=lambda done, of: bar.update("cam", done, of),
         )

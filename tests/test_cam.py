@@ -100,6 +100,54 @@ def test_a_study_explains_the_clean_prediction_in_every_view(study: CamStudy) ->
     assert any(not np.array_equal(image.seen[0].cam, image.seen[1].cam) for image in study.images)
 
 
+def test_the_label_or_each_views_own_prediction_is_explained_if_asked(photos: Path, trained: Path, cpu: Runtime) -> None:
+    run = load_run(trained, cpu)
+
+    def look(explains: str) -> CamStudy:
+        return compare_cams([run], photos / "val", SPECS, cpu, layer="stages.1", explains=explains)  # type: ignore[arg-type]
+
+    by_label, by_own = look("label"), look("own")
+    assert all(image.target == image.truth == seen.target for image in by_label.images for seen in image.seen)
+    assert any(image.target != image.seen[0].top[0][0] for image in by_label.images), "else it is no other rule"
+    assert all(seen.target == seen.top[0][0] for image in by_own.images for seen in image.seen)
+    assert (by_label.explains, by_own.explains) == ("label", "own")
+    Path("images/unknown").mkdir(parents=True)
+    Path("images/unknown/cat.jpg").write_bytes(jpeg(photograph("cat")))
+    with pytest.raises(
+        UsageError, match=r"cat\.jpg: its folder's name, 'unknown', is no class of the run, which --class label"
+    ):
+        compare_cams([run], Path("images"), SPECS, cpu, explains="label")
+    with pytest.raises(UsageError, match="--class 'truth' is not known"):
+        look("truth")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_methods_make_other_maps_of_the_same_predictions(
+    study: CamStudy, photos: Path, trained: Path, cpu: Runtime
+) -> None:
+    other = compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, layer="stages.1", method="layercam", limit=10)
+    assert (study.method, other.method) == ("gradcam", "layercam")
+    for ours, theirs in zip(study.images, other.images, strict=True):
+        assert ours.target == theirs.target
+        assert [seen.logit for seen in ours.seen] == pytest.approx([seen.logit for seen in theirs.seen], abs=1e-4)
+    assert not np.allclose(study.images[0].seen[0].cam, other.images[0].seen[0].cam)
+    with pytest.raises(UsageError, match="Did you mean 'layercam'"):
+        compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, method="layrcam")
+
+
+def test_the_ceiling_is_the_file_against_quality_95_and_no_view(
+    study: CamStudy, photos: Path, trained: Path, cpu: Runtime
+) -> None:
+    run = load_run(trained, cpu)
+    shown = compare_cams([run], photos / "val", [EncodeSpec("source"), EncodeSpec(95)], cpu, layer="stages.1", limit=10)
+    for image, other in zip(study.images, shown.images, strict=True):
+        assert image.near is not None
+        assert np.allclose(image.near.cam, other.seen[1].cam, rtol=1e-4, atol=1e-5)
+        assert image.near.target == image.target
+    from_half = compare_cams([run], photos / "val", [EncodeSpec(50), EncodeSpec(5)], cpu, layer="stages.1", limit=2)
+    assert all(image.near is None for image in from_half.images)
+
+
 def test_the_same_quality_twice_is_no_difference(photos: Path, trained: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     same = compare_cams([run, run], photos / "val", [EncodeSpec("source")], cpu, layer="stages.1")
