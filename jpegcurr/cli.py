@@ -16,7 +16,7 @@ import typer
 
 import jpegcurr
 from jpegcurr import console, terminal
-from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, predict, train
+from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, models, predict, train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
@@ -190,7 +190,7 @@ def inspect(
         raise JpegcurrError(f"{file} is not right in {places}. Encode it again with --force:\n{named}")
 
 
-for command in (train, evaluate, predict, cam):  # in the order of --help
+for command in (train, evaluate, predict, cam, models):  # in the order of --help
     app.command()(command)
 
 

@@ -162,36 +162,61 @@ def evaluate(
 
 
 def predict(
-    run: RunFolder,
-    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a model that `jpegcurr models` lists.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", help="Where to write the table.")] = Path("predictions.csv"),
+    submission: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Every class's probability, as Kaggle asks for them.")
+    ] = None,
+    identity: Annotated[
+        Literal["stem", "name", "path"], typer.Option("--id", help="What --submission calls a file: 7, 7.jpg or x/7.jpg.")
+    ] = "stem",
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.html|FILE.png", help="A contact sheet: pictures, classes and bars.")
+    ] = None,
+    sheet_limit: Annotated[int, typer.Option(min=1, help="Images on the sheet at most, evenly spaced.")] = 200,
+    by_class: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Links to the images as <truth>/<predicted>/name.jpg.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copies in --by-class in place of links.")] = False,
+    confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="The confusion matrix.")] = None,
     weights: WeightsOption = "raw",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights for a model of timm's, which are downloaded if not given.")
+    ] = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Classify image files: the five likeliest classes of each, as a table and a CSV file."""
-    from jpegcurr.analysis.predict import find_images, predict_images, to_csv
-    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
-    from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.model import load_run
+    """Classify image files: the five likeliest classes of each, as a table, a CSV file and whatever else is asked for.
 
-    refuse_unwritable([csv.parent])
-    refuse_existing([csv], force=force)
-    files = find_images(images)
+    The truth of an image is the folder that it lies in, if that is called like one of the run's classes.
+    """
+    from jpegcurr.analysis.classification import Outputs, classify_files
+    from jpegcurr.analysis.named_models import load_classifier
+    from jpegcurr.analysis.predict import find_all
+    from jpegcurr.runtime import resolve_runtime
+
+    keep_freed_memory()
+    files = find_all(images)
+    outputs = Outputs(csv, submission, identity, sheet, sheet_limit, by_class, copy, confusion)
+    outputs.check(files, force=force)
     runtime = resolve_runtime(device)
-    loaded = load_run(run, runtime, weights)
-    predictions = []
+    loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
     with terminal.progress_bar("img") as bar:
-        for prediction in predict_images(loaded, files, runtime):
-            predictions.append(prediction)
-            bar.update("predict", len(predictions), len(files))
-    write_text(csv, to_csv(predictions))
-    console.print_predictions(predictions, csv)
-    unread = sum(1 for prediction in predictions if prediction.error)
-    if unread:
-        terminal.err.print(f"{unread} of {len(predictions)} files could not be read; the table says why.", markup=False)
-    if unread == len(predictions):
+        summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
+    console.print_predictions(summary, outputs.written())
+    if len(summary.unread) == len(files):
         raise JpegcurrError(f"None of the {len(files)} files is an image that can be read.")
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name, or a pattern; '*' for all.")] = "convnext",
+    as_json: JsonOption = False,
+) -> None:
+    """List timm's pretrained classifiers, each of which can stand in place of a run in predict, and their legacy names."""
+    from jpegcurr.analysis.named_models import list_named
+
+    console.print_models(list_named(pattern), as_json=as_json)
 
 
 def cam(

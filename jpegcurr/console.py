@@ -14,8 +14,10 @@ from jpegcurr.files import nearest_folder
 from jpegcurr.terminal import Bar, duration, err, megabytes, out, print_table, progress_bar
 
 if TYPE_CHECKING:
+    from jpegcurr.analysis.classification import Summary
+    from jpegcurr.analysis.confusion import Confusion
     from jpegcurr.analysis.evaluate import Evaluation
-    from jpegcurr.analysis.predict import Prediction
+    from jpegcurr.analysis.named_models import Listed
     from jpegcurr.encoding.chunks import Outcome
     from jpegcurr.encoding.estimate import Estimate
     from jpegcurr.encoding.inspect import Inspection
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.manifest import Manifest
     from jpegcurr.training.schedule import PlannedEpoch
 
-SHOWN_PREDICTIONS = 40
 SHOWN_FAILURES = 20
 
 
@@ -212,13 +213,47 @@ def print_evaluations(results: "Sequence[Evaluation]", *, as_json: bool) -> None
     print_table(["data", "quality", "images", "top-1, %", "top-5, %", "loss"], rows, title=title, left=2)
 
 
-def print_predictions(predictions: "Sequence[Prediction]", csv: Path) -> None:
-    """The first files' likeliest classes, and where all of them are."""
+def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
+    """The first files' likeliest classes, what was confused, what was not read, and where all of it is."""
+    from jpegcurr.analysis.class_names import full_name
+    from jpegcurr.analysis.contact_sheet import shown
+
     rows = []
-    for each in predictions[:SHOWN_PREDICTIONS]:
-        tops = [f"{name} {100 * share:.1f} %" for name, share in each.top]
-        rows.append([each.file, ", ".join(tops) if tops else f"not read: {each.error}"])
+    for each in summary.first:
+        tops = [f"{shown(full_name(name))} {100 * share:.1f} %" for name, share in each.top]
+        rows.append([shown(each.file), ", ".join(tops) if tops else f"not read: {shown(each.error)}"])
     print_table(["file", "likeliest"], rows, left=2)
-    if len(predictions) > SHOWN_PREDICTIONS:
-        out.print(f"... and {len(predictions) - SHOWN_PREDICTIONS} more", markup=False)
-    out.print(f"{csv}", markup=False)
+    if summary.files > len(rows):
+        out.print(f"... and {summary.files - len(rows)} more", markup=False)
+    if summary.confusion is not None and summary.confusion.images:
+        _print_confusion(summary.confusion)
+    for path in written:
+        out.print(f"{path}", markup=False)
+    if summary.unread:
+        err.print(f"{len(summary.unread)} of {summary.files} files could not be read; the table says why.", markup=False)
+    for name, reason in summary.unread[:SHOWN_FAILURES]:
+        err.print(f"not read: {name}: {reason}", markup=False)
+
+
+def _print_confusion(confusion: "Confusion") -> None:
+    from jpegcurr.analysis.class_names import full_name
+    from jpegcurr.analysis.contact_sheet import shown
+
+    share = 100 * confusion.right / confusion.images
+    out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
+    pairs = confusion.most_confused()
+    rows = [[shown(full_name(each.truth)), shown(full_name(each.predicted)), f"{each.count} of {each.of}"] for each in pairs]
+    if rows:
+        print_table(["class", "most often taken for", "images"], rows, left=2)
+
+
+def print_models(found: "Sequence[Listed]", *, as_json: bool) -> None:
+    """One row a set of weights."""
+    if as_json:
+        out.print_json(json.dumps([each.as_dict() for each in found]))
+        return
+    rows = []
+    for each in found:
+        millions = f"{each.parameters / 1e6:,.1f} M" if each.parameters else "not counted"
+        rows.append([each.name, each.legacy or "", millions, str(each.size), f"{each.classes:,}"])
+    print_table(["name", "legacy name", "parameters", "pixels", "classes"], rows, left=2)

@@ -1,0 +1,40 @@
+"""What people call the classes of ImageNet, which are named by WordNet's numbers."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from timm.data import ImageNetInfo
+
+_WORDNET = re.compile(r"n\d{8}")
+
+
+@cache
+def _wordnet() -> ImageNetInfo:
+    return ImageNetInfo()
+
+
+def readable_name(name: str) -> str:
+    """``n01440764`` -> ``tench, Tinca tinca``; any other name is what people call it already, and stays."""
+    if not _WORDNET.fullmatch(name):
+        return name
+    try:
+        return str(_wordnet().label_name_to_description(name))
+    except KeyError:
+        return name
+
+
+def full_name(name: str) -> str:
+    """The readable name beside the class's own, if it is another: ``n01440764 tench, Tinca tinca``."""
+    readable = readable_name(name)
+    return name if readable == name else f"{name} {readable}"
+
+
+def imagenet_classes(subset: str) -> tuple[str, ...]:
+    """WordNet's numbers of one of timm's subsets (``imagenet-1k``, ``imagenet-22k``, ...), in the order of the outputs."""
+    return tuple(ImageNetInfo(subset).label_names())
+
+
+def have_readable_names(names: Sequence[str]) -> bool:
+    """Whether any class has a readable name that is another than its own."""
+    return any(readable_name(name) != name for name in names)
