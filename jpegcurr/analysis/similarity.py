@@ -1,17 +1,21 @@
-"""How alike two raw maps of one image are, with the value that unrelated maps get."""
+"""How alike two raw maps of one image are, next to what maps of other images get, and what a change gets that nobody sees."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from math import isfinite, log, nan, sqrt
-from statistics import fmean, geometric_mean
+from dataclasses import astuple, dataclass, fields
+from math import log, nan, sqrt
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import rel_entr
 from scipy.stats import binomtest, spearmanr
 
-from jpegcurr.analysis.cam import CamImage, CamStudy, Map
+from jpegcurr.analysis.bootstrap import Estimate, estimate_means
+from jpegcurr.analysis.cam import CamImage, CamStudy, Map, Seen
 
 TOP_SHARE = 0.2
+
+NullOf = Literal["same class", "half the list", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,29 @@ class Similarity:
     magnitude: float
 
 
-FIGURES = tuple(field.name for field in fields(Similarity))
+LOGIT = "logit_change"
+NAMES = (*(field.name for field in fields(Similarity)), LOGIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of one view against the reference view, and what it is to be read against.
+
+    Attributes:
+        mean, low, high, images: as in ``Estimate``, over the images where the figure is defined.
+        null: what maps get that have nothing in common but, at most, a class (see ``Comparison.null_of``).
+        ceiling: what the reference view gets against the same images at quality 95; undefined if it is not of the files.
+        flipped, unflipped: over the images whose likeliest class differs from the reference's, and over the others.
+    """
+
+    mean: float
+    low: float
+    high: float
+    images: int
+    null: Estimate
+    ceiling: Estimate
+    flipped: Estimate
+    unflipped: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +68,21 @@ class Comparison:
     """One view against the reference view, over the same images.
 
     Attributes:
-        mean, null: each figure's mean (of ``magnitude`` the geometric one) over the images where it is defined, and over
-            pairs of unrelated images: each image's reference map against that of the image half the list away, which
-            in a folder sorted by class is of another class. nan where there is none.
+        figures: those of ``Similarity``, and ``logit_change``, of the explained class (if each view explains its own
+            prediction, from the one class's logit to the other's). The mean of ``magnitude`` is the geometric one.
+        null_of: which images' reference maps stand against each other in the nulls: ``same class`` (each image's and the
+            next one's of its class, where at least half the images have one), ``half the list`` (the image half the list
+            away, which in a folder sorted by class is of another class), or nothing.
         flips: images whose likeliest class differs from the reference's.
-        logit_change: mean change of the explained class's logit.
         labelled: images whose true class is known; ``right`` and ``right_reference`` of them are classified rightly.
         lost, gained: right only in the reference, right only in this view.
         p_value: of McNemar's exact test on lost against gained; 1 where there are none.
         detectable: the difference in points that this many images show with 80 % power at this share of changes.
     """
 
-    mean: dict[str, float]
-    null: dict[str, float]
+    figures: dict[str, Figure]
+    null_of: NullOf
     flips: int
-    logit_change: float
     labelled: int
     right: int
     right_reference: int
@@ -64,6 +90,26 @@ class Comparison:
     gained: int
     p_value: float
     detectable: float
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Each figure's mean."""
+        return {name: figure.mean for name, figure in self.figures.items()}
+
+    @property
+    def null(self) -> dict[str, float]:
+        """The mean of each figure's null."""
+        return {name: figure.null.mean for name, figure in self.figures.items()}
+
+    @property
+    def ceiling(self) -> dict[str, float]:
+        """The mean of each figure's ceiling."""
+        return {name: figure.ceiling.mean for name, figure in self.figures.items()}
+
+    @property
+    def logit_change(self) -> float:
+        """The mean change of the explained class's logit."""
+        return self.figures[LOGIT].mean
 
 
 def similarity(first: Map, second: Map) -> Similarity:
@@ -83,22 +129,75 @@ def similarity(first: Map, second: Map) -> Similarity:
 
 def compare_views(study: CamStudy) -> list[Comparison]:
     """Compare every view but the first with the first."""
-    null = _mean([similarity(image.seen[0].cam, other.seen[0].cam) for image, other in _unrelated(study.images)])
-    return [_compare(study.images, view, null) for view in range(1, len(study.views))]
+    images = study.images
+    fellows, null_of = _fellows(images)
+    null = np.array([_null_row(image, fellow) for image, fellow in zip(images, fellows, strict=True)])
+    ceiling = np.array([_row(image.seen[0], image.near) for image in images])
+    blocks = [null, ceiling]
+    for view in range(1, len(study.views)):
+        rows = np.array([_row(image.seen[0], image.seen[view]) for image in images])
+        flipped = np.array([[is_flipped(image, view)] for image in images])
+        blocks += [rows, np.where(flipped, rows, nan), np.where(flipped, nan, rows)]
+    means = _by_block(np.concatenate(blocks, axis=1))
+    return [
+        _compare(images, view, [*means[3 * view - 1 : 3 * view + 2], *means[:2]], null_of)
+        for view in range(1, len(study.views))
+    ]
 
 
-def _compare(images: Sequence[CamImage], view: int, null: dict[str, float]) -> Comparison:
-    pairs = [(image.seen[0], image.seen[view]) for image in images]
+def is_flipped(image: CamImage, view: int) -> bool:
+    """Whether the likeliest class in a view is not that in the first."""
+    return image.seen[view].top[0][0] != image.seen[0].top[0][0]
+
+
+def _by_block(values: NDArray[np.float64]) -> list[dict[str, Estimate]]:
+    """Each figure's estimate, for every block of so many columns."""
+    log_of = NAMES.index("magnitude")  # halved and doubled is no change
+    values[:, log_of :: len(NAMES)] = np.log(values[:, log_of :: len(NAMES)])
+    found = estimate_means(values)
+    for column in range(log_of, len(found), len(NAMES)):
+        each = found[column]
+        mean, low, high = np.exp([each.mean, each.low, each.high]).tolist()
+        found[column] = Estimate(mean, low, high, each.images)
+    return [dict(zip(NAMES, found[start : start + len(NAMES)], strict=True)) for start in range(0, len(found), len(NAMES))]
+
+
+def _row(first: Seen, second: Seen | None) -> list[float]:
+    """The figures called ``NAMES``."""
+    if second is None:
+        return [nan] * len(NAMES)
+    return [*astuple(similarity(first.cam, second.cam)), second.logit - first.logit]
+
+
+def _null_row(image: CamImage, fellow: CamImage | None) -> list[float]:
+    """As ``_row``; how far apart two images' logits are says nothing."""
+    return [*_row(image.seen[0], fellow.seen[0] if fellow else None)[:-1], nan]
+
+
+def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Estimate]], null_of: NullOf) -> Comparison:
+    """``means`` are over all images, the flipped and the unflipped ones, the nulls and the ceilings."""
+    whole, flipped, unflipped, null, ceiling = means
     labelled = [image for image in images if image.truth is not None]
     before = [image.seen[0].top[0][0] == image.truth for image in labelled]
     after = [image.seen[view].top[0][0] == image.truth for image in labelled]
     lost = sum(x and not y for x, y in zip(before, after, strict=True))
     gained = sum(y and not x for x, y in zip(before, after, strict=True))
     return Comparison(
-        mean=_mean([similarity(first.cam, second.cam) for first, second in pairs]),
-        null=null,
-        flips=sum(first.top[0][0] != second.top[0][0] for first, second in pairs),
-        logit_change=fmean(second.logit - first.logit for first, second in pairs),
+        figures={
+            name: Figure(
+                mean=whole[name].mean,
+                low=whole[name].low,
+                high=whole[name].high,
+                images=whole[name].images,
+                null=null[name],
+                ceiling=ceiling[name],
+                flipped=flipped[name],
+                unflipped=unflipped[name],
+            )
+            for name in NAMES
+        },
+        null_of=null_of,
+        flips=sum(is_flipped(image, view) for image in images),
         labelled=len(labelled),
         right=sum(after),
         right_reference=sum(before),
@@ -118,18 +217,21 @@ def detectable_difference(discordant: int, images: int) -> float:
     return 280 * sqrt(max(discordant, 8)) / images
 
 
-def _unrelated(images: Sequence[CamImage]) -> list[tuple[CamImage, CamImage]]:
+def _fellows(images: Sequence[CamImage]) -> tuple[list[CamImage | None], NullOf]:
+    """For every image the one whose map its own is held against in the nulls, and which that is."""
+    classes: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        if image.truth is not None:
+            classes.setdefault(image.truth, []).append(index)
+    same: list[CamImage | None] = [None] * len(images)
+    for indices in classes.values():
+        if len(indices) > 1:
+            for index, following in zip(indices, [*indices[1:], indices[0]], strict=True):
+                same[index] = images[following]
+    if 2 * sum(fellow is not None for fellow in same) >= max(2, len(images)):
+        return same, "same class"
     half = len(images) // 2
-    return list(zip(images, [*images[half:], *images[:half]], strict=True)) if half else []
-
-
-def _mean(figures: Sequence[Similarity]) -> dict[str, float]:
-    means = {}
-    for name in FIGURES:
-        values = [value for each in figures if isfinite(value := getattr(each, name))]
-        average = geometric_mean if name == "magnitude" else fmean  # halved and doubled is no change
-        means[name] = average(values) if values else nan
-    return means
+    return ([*images[half:], *images[:half]], "half the list") if half else (same, "")
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> float:
