@@ -32,7 +32,10 @@ Create = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A pretrained model in evaluation mode, and how timm says that it sees images; it does what a ``Run`` does."""
+    """A pretrained model in evaluation mode, and how timm says that it sees images; it does what a ``Run`` does.
+
+    Crops are those of a ``Run``: the square that timm's transform takes, to within a pixel.
+    """
 
     path: Path
     model: torch.nn.Module
