@@ -90,10 +90,11 @@ def capture(model: nn.Module, layer: str, images: torch.Tensor, targets: torch.T
 @contextmanager
 def held_still(model: nn.Module) -> Iterator[None]:
     """Have a model evaluate, learn nothing and run uncompiled; afterwards every part of it is as it was."""
-    training = [(part, part.training) for part in model.modules()]
+    training = [part for part in model.modules() if part.training]
     learning = [each for each in model.parameters() if each.requires_grad and not each.is_inference()]
     try:
-        model.eval()
+        for part in training:
+            part.training = False
         for parameter in learning:
             parameter.requires_grad_(False)
         with torch.compiler.set_stance("force_eager"):
@@ -101,8 +102,8 @@ def held_still(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-        for part, was in training:
-            part.training = was
+        for part in training:
+            part.training = True
 
 
 def run(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -110,11 +111,15 @@ def run(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
     Such tensors cannot be kept for a backward pass, so they are copied.
     """
-    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), images.dtype)
+    tensors = [*model.parameters(), *model.buffers()]
+    dtype = next((each.dtype for each in tensors if each.is_floating_point()), images.dtype)
     images = images.detach().to(dtype)
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    copies = {name: each.detach().clone() for name, each in tensors if each.is_inference()}
-    logits: torch.Tensor = functional_call(model, copies, (images.clone() if images.is_inference() else images,))
+    images = images.clone() if images.is_inference() else images
+    copies: dict[str, torch.Tensor] = {}
+    if any(each.is_inference() for each in tensors):
+        named = [*model.named_parameters(), *model.named_buffers()]
+        copies = {name: each.detach().clone() for name, each in named if each.is_inference()}
+    logits: torch.Tensor = functional_call(model, copies, (images,)) if copies else model(images)
     return logits
 
 
