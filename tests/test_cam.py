@@ -16,6 +16,7 @@ from jpegcurr.analysis.evaluate import evaluate_run
 from jpegcurr.analysis.predict import find_images, predict_images, read_image
 from jpegcurr.analysis.report import verdict, write_report
 from jpegcurr.analysis.similarity import compare_views
+from jpegcurr.cli import main
 from jpegcurr.encoding.codec import EncodeSpec
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
@@ -74,6 +75,26 @@ def test_other_methods_make_other_maps_of_the_same_predictions(
     assert not np.allclose(study.images[0].seen[0].cam, other.images[0].seen[0].cam)
     with pytest.raises(UsageError, match="Did you mean 'layercam'"):
         compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, method="layrcam")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_takes_a_method_and_the_class_to_explain(
+    photos: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as done:
+            main(["cam", str(trained), str(photos / "val"), "--layer", "stages.1", "--limit", "4", "--device", "cpu", *options])
+        said = capsys.readouterr()
+        return done.value.code, " ".join((said.out + said.err).split())
+
+    assert run("--method", "hirescamm")[0] == 2
+    assert run("--class", "truth")[0] == 2
+    assert not Path("report.html").exists()
+    code, said = run("--method", "hirescam", "--class", "label")
+    assert code in (0, None)
+    assert "source to q50: " in said
+    images = json.loads(Path("report.json").read_text())["images"]
+    assert all(image["target"] == image["truth"] for image in images)
 
 
 def test_the_ceiling_is_the_file_against_quality_95_and_no_view(
