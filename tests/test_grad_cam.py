@@ -136,6 +136,18 @@ def test_as_many_channels_as_cells_a_side_are_no_riddle() -> None:
     assert read_layout(network("test_mambaout"), "stages.2", shape, images).kind == "NHWC"
 
 
+def test_tokens_are_patches_row_by_row_after_those_of_the_class() -> None:
+    model, images = network("test_vit"), (2, 3, 160, 160)
+    layout = read_layout(model, "blocks.4", (2, 101, 64), images)
+    tokens = torch.arange(101.0).expand(2, 3, 101).transpose(1, 2)
+    assert torch.equal(layout.nchw(tokens)[1, 2], 1 + torch.arange(100.0).reshape(10, 10))
+    assert read_layout(model, "blocks.4", (2, 100, 64), images).extra == 0, "CaiT adds the class token in its last blocks"
+    with pytest.raises(UsageError, match="no map can be told"):
+        read_layout(model, "blocks.4", (2, 99, 64), images)
+    with pytest.raises(UsageError, match="no map can be told"):
+        read_layout(model, "blocks.4", (8, 101, 64), images)  # windows, not images
+
+
 class Broken(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("broken")

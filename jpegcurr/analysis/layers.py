@@ -154,5 +154,9 @@ def _token_layout(model: nn.Module, shape: Sequence[int], images: Sequence[int])
     embed: Any = model.patch_embed
     extra = int(getattr(model, "num_prefix_tokens", 0))
     sized = hasattr(embed, "dynamic_feat_size")
-    rows, columns = embed.dynamic_feat_size(tuple(images[-2:])) if sized else embed.grid_size
-    return Layout("NLC", (rows, columns), extra) if shape[1] == extra + rows * columns else None
+    grid = embed.dynamic_feat_size(tuple(images[-2:])) if sized else getattr(embed, "grid_size", None)
+    if grid is None:
+        return None
+    cells = grid[0] * grid[1]  # some models add the class token only in their last blocks
+    before = next((before for before in (extra, 0) if shape[1] == before + cells), None)
+    return None if before is None else Layout("NLC", (int(grid[0]), int(grid[1])), before)
