@@ -149,6 +149,7 @@ def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture
     tiny = listed["convnext_tiny.fb_in22k_ft_in1k_384"]
     assert (tiny.legacy, tiny.size, tiny.classes, tiny.parameters) == ("convnext_tiny_384_in22ft1k", 384, 1000, 28_589_128)
     assert "convnext_tiny.dinov3_lvd1689m" not in listed, "it does not classify"
+    assert "volo_d5_512.sail_in1k" not in {each.name for each in list_named("volo_d5", count=0)}, "predict refuses it"
     assert [each.name for each in list_named("small_in22k", count=0)] == ["convnext_small.fb_in22k"]
     with pytest.raises(SystemExit) as left:
         main(["models", "convnxt_tiny"])

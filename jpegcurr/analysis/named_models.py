@@ -167,7 +167,7 @@ def list_named(pattern: str, *, count: int = COUNTED) -> list[Listed]:
     fits = pattern.lower() if any(mark in pattern for mark in "*?[") else f"*{pattern.lower()}*"
     names = [name for name in every if fnmatchcase(name.lower(), fits) or fnmatchcase(known.get(name, ""), fits)]
     configs = {name: timm.get_pretrained_cfg(name) for name in names}
-    classed = {name: config for name, config in configs.items() if config is not None and _classifies(config)}
+    classed = {name: config for name, config in configs.items() if config is not None and _is_usable(config)}
     if not classed:
         raise UsageError(f"timm has no weights like {pattern!r} that classify.{did_you_mean(pattern, _every_name())}")
     architectures = dict.fromkeys(name.partition(".")[0] for name in classed)
@@ -178,8 +178,11 @@ def list_named(pattern: str, *, count: int = COUNTED) -> list[Listed]:
     ]
 
 
-def _classifies(config: PretrainedCfg) -> bool:
-    return bool(config.label_names or infer_imagenet_subset(config.to_dict()))
+def _is_usable(config: PretrainedCfg) -> bool:
+    """Whether ``load_named`` takes it: it classifies, and sees squares cut out of images."""
+    _, height, width = config.input_size
+    seen = height == width and config.crop_mode != "border" and 0 < config.crop_pct <= 1
+    return seen and bool(config.label_names or infer_imagenet_subset(config.to_dict()))
 
 
 def _count_parameters(architectures: Sequence[str]) -> dict[str, int]:
