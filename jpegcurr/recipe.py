@@ -97,10 +97,10 @@ class OptimSection(Section):
     ``betas`` (0.9, 0.999) and ``eps`` (1e-8; LAMB 1e-6) are AdamW's and LAMB's, ``momentum`` (0.9) is SGD's. Biases, norms,
     layer scale and GRN are not decayed, unless ``decay_all``. ``layer_decay`` multiplies the rate once for every layer between
     a parameter and the head, layers counted as in the ConvNeXt authors' fine-tuning. ``clip_grad`` is the largest norm of the
-    gradient. ``loss`` is of soft targets: cross-entropy, or binary cross-entropy, the mean over images and classes; with
-    ``bce_threshold`` a class whose share is above it counts as wholly there, and any other not at all. A loss that is not
-    finite ends the run; with ``on_nan: skip`` a step whose loss or gradient is not is left out and counted, for which the
-    device is waited for at every step.
+    gradient (left out: any; with LAMB 1, as published). ``loss`` is of soft targets: cross-entropy, or binary cross-entropy,
+    the mean over images and classes; with ``bce_threshold`` a class whose share is above it counts as wholly there, and any
+    other not at all. A loss that is not finite ends the run; with ``on_nan: skip`` a step whose loss or gradient is not is left
+    out and counted, for which the device is waited for at every step.
     """
 
     name: Literal["adamw", "sgd", "nesterov", "lamb"] = "adamw"

@@ -34,7 +34,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
         tree, lines = yaml.safe_load(text), dict(_lines(yaml.compose(text, yaml.SafeLoader)))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is not a recipe: it holds no keys.")
@@ -80,12 +80,17 @@ Place = tuple[str, ...]
 
 
 def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
-    """In which line each place of a YAML stands, the first being 1."""
+    """In which line each place of a YAML stands, the first being 1; raises YAMLError for a key that is there twice."""
     inner: list[tuple[object, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.SequenceNode):
         inner = [(number, value, value) for number, value in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode):
         inner = [(key.value, key, value) for key, value in node.value]
+        for number, (name, start, _) in enumerate(inner):
+            if name in [each for each, *_ in inner[:number]]:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{'.'.join((*place, str(name)))} is there twice", problem_mark=start.start_mark
+                )
     for name, start, value in inner:
         yield (*place, str(name)), start.start_mark.line + 1
         yield from _lines(value, (*place, str(name)))
@@ -119,7 +124,8 @@ def _place(item: ErrorDetails, tree: Any) -> str:
     """``a.b.0: ``, as it would be written after --set; without the names that pydantic gives to the members of a union."""
     parts = []
     for part in item["loc"]:
-        if part in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(part, int):
+        there = part in tree if isinstance(tree, dict) else isinstance(tree, list) and part in range(len(tree))
+        if there:
             tree = tree[part]
             parts.append(str(part))
     if item["type"] == "missing":

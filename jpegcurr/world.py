@@ -15,7 +15,8 @@ from torch import distributed
 
 from jpegcurr.errors import PeerError, UsageError
 
-# Longer than the making of any file that the others wait for. A process that dies is seen at once, by its connection.
+# Longer than the making of any file that the others wait for. A process that dies is seen at once by those who wait for it over
+# gloo, as all do once a step; who waits over NCCL is ended by torchrun.
 _PATIENCE = timedelta(hours=24)
 
 

@@ -14,7 +14,7 @@ from processes import Group
 from safetensors.torch import load_file
 from samples import tiny_recipe
 
-from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.errors import RecipeError, Terminated, UsageError
 from jpegcurr.recipe_file import dump_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.tracking import read_metrics
@@ -70,9 +70,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(
 
 def test_a_torn_state_names_the_one_before(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
     state = trained_copy / "state.safetensors"
-    data = state.read_bytes()
     state.unlink()
-    state.write_bytes(data[: len(data) // 2])
+    os.link(trained_copy / "checkpoints/epoch-0003.safetensors", state)  # as the run left them: both are torn
+    state.write_bytes(state.read_bytes()[:10000])
     with pytest.raises(UsageError, match=r"cannot be resumed from: .* move .*epoch-0002\.safetensors over it"):
         train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
 
@@ -99,6 +99,32 @@ def test_the_best_epoch_is_the_one_of_the_column_asked_for(
     weights = load_run(Path("run"), cpu, "best").model.state_dict()
     theirs = timm.create_model("local-dir:run/best", pretrained=True).state_dict()
     assert all(torch.equal(weights[name], theirs[name]) for name in theirs)
+
+
+def test_the_best_of_a_future_that_was_given_up_is_forgotten(
+    betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path
+) -> None:
+    best = trained_copy / "best/best.json"
+    best.write_text(json.dumps({"epoch": 3, "column": "val/clean/top1", "value": 101.0}))
+    (trained_copy / "checkpoints/epoch-0001.safetensors").replace(trained_copy / "state.safetensors")
+    train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
+    said = json.loads(best.read_text())
+    assert said["value"] == read_metrics(trained_copy)[said["epoch"]]["val/clean/top1"]
+
+
+def test_a_state_torn_within_an_epoch_names_the_newest_that_is_kept(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    recipe, done = tiny_recipe(betons, tmp_path, "evaluate=[]"), list[tuple[int, int]]()
+    with pytest.raises(Terminated):
+        train(
+            recipe,
+            Path("run"),
+            runtime=cpu,
+            on_step=lambda now: done.append((now.plan.epoch, now.step)),
+            stop=lambda: done[-1] == (2, 1),
+        )
+    STATE.write_bytes(STATE.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"move .*epoch-0001\.safetensors over it"):
+        train(recipe, Path("run"), runtime=cpu, resume=True)
 
 
 def test_a_whole_run_goes_on_for_longer_and_its_new_rates_are_said(

@@ -1,6 +1,7 @@
 """What a run says of itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,12 @@ from samples import tiny_recipe
 
 from jpegcurr import terminal
 from jpegcurr.recipe_file import load_recipe
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.epoch import Progress
-from jpegcurr.training.narration import describe_row, rate_warning, warn_of_loading
+from jpegcurr.training.model import create_model
+from jpegcurr.training.narration import _shrunk, describe_row, rate_warning, warn_of_loading
 from jpegcurr.training.train import train
+from jpegcurr.world import World
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ROW = {"epoch": 3, "data": "q50", "lr_first": 1e-3, "lr_last": 5e-4, "train/loss": 2.5, "images_per_second": 1234.5}
@@ -48,6 +51,27 @@ def test_a_loader_that_is_the_limit_is_told(caplog: pytest.LogCaptureFixture, wa
 )
 def test_a_rate_far_above_what_is_known_to_work_is_warned_of(name: str, overrides: list[str], said: str | None) -> None:
     warning = rate_warning(load_recipe(RECIPES / f"{name}.yaml", overrides))
+    assert (warning is None) == (said is None)
+    assert said is None or said in str(warning)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "said"),
+    [
+        (["batch.per_device=16", "mix.mixup=0.8"], 2, "mixed in smaller groups"),
+        (["batch.per_device=16", "model={name: test_resnet}"], 2, "normed in smaller groups"),
+        (["batch.per_device=16", "mix={mixup: 0.8, chunk: 8}"], 2, None),
+        (["batch.per_device=8", "mix.mixup=0.8"], 2, None),
+        (["batch.per_device=16"], 4, None),
+    ],
+)
+def test_smaller_groups_on_many_devices_are_warned_of(
+    betons: Path, tmp_path: Path, overrides: list[str], ranks: int, said: str | None
+) -> None:
+    recipe = tiny_recipe(betons, tmp_path, *overrides)
+    model = create_model(recipe.model, 4)
+    runtime = replace(resolve_runtime("cpu"), world=World(0, ranks))
+    warning = _shrunk(SimpleNamespace(recipe=recipe, model=model, runtime=runtime))  # type: ignore[arg-type]
     assert (warning is None) == (said is None)
     assert said is None or said in str(warning)
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from samples import tiny_recipe
 
-from jpegcurr.errors import UsageError
+from jpegcurr.errors import NotFiniteError, UsageError
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.training.epoch import Progress
 from jpegcurr.training.model import create_model
@@ -80,6 +80,14 @@ def test_a_step_that_overflows_float16_is_left_out_and_counted(
     assert rows[-1]["skipped"] == 0
     assert all(math.isfinite(float(row["train/loss"])) for row in rows)
     assert large.get_scale() < 2.0**21
+
+
+def test_a_loss_that_is_not_a_number_ends_a_float16_run_too(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jpegcurr.training.step.mix", lambda images, targets, *_key: (images * math.nan, targets))
+    with pytest.raises(NotFiniteError, match="The loss of epoch 0 is nan"):
+        losses("run", betons, tmp_path, precision="float16")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -250,8 +250,24 @@ schedule: {lr: -1, warmupp: 3}
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nmodel: {name: a}\nseed: 2\n", r"(?s)seed is there twice.*line 3"),
+        ("batch: {size: 64, size: 32}\n", r"batch\.size is there twice"),
+        ("seed: &a [*a]\n", "is not YAML"),
+    ],
+)
+def test_a_yaml_that_says_a_thing_twice_or_contains_itself_is_told(text: str, said: str) -> None:
+    Path("r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(Path("r.yaml"))
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("optim.betas=[0.9]", r"optim\.betas"),
+        ("image.scale=[0.9]", r"image\.scale"),
         ("curriculum.1.batch=12", r"curriculum\.1\.batch 12 is not a multiple of batch\.per_device 8"),
         ("save.best=val/clean/top", r"save\.best: 'val/clean/top' is not measured\. Did you mean 'val/clean/top5'"),
         ("optim.bce_threshold=0.2", "bce_threshold does nothing with loss: cross_entropy"),

@@ -63,10 +63,8 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _way_out(path: Path) -> str:
-    kept = sorted((path.parent / "checkpoints").glob(_ANY_KEPT))
-    return (
-        f" An earlier state may still be whole: move {kept[-2]} over it, and --resume goes on from there." if kept[1:] else ""
-    )
+    kept = [each for each in sorted((path.parent / "checkpoints").glob(_ANY_KEPT)) if path.exists() and not each.samefile(path)]
+    return f" An earlier state may still be whole: move {kept[-1]} over it, and --resume goes on from there." if kept else ""
 
 
 def load_state(path: Path, trainer: Trainer) -> Position:

@@ -284,7 +284,7 @@ def _check_paired(datasets: Sequence[Dataset]) -> None:
 def _check_classes(first: Dataset, other: Dataset) -> None:
     if not other.fits(first.classes, named=first.manifest is not None):
         raise BetonError(
-            f"{other.beton.path} has {len(other.classes)} classes, {first.beton.path} has {len(first.classes)}"
+            f"{other.where}: {other.beton.path} has {len(other.classes)} classes, {first.beton.path} has {len(first.classes)}"
             f"{_first_difference(first.classes, other.classes)}. Encode both from folders with the same classes."
         )
 

@@ -13,7 +13,7 @@ from jpegcurr.training.contract import Batch, Loader
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
 from jpegcurr.training.schedule import learning_rate
-from jpegcurr.training.step import backward, shown, update
+from jpegcurr.training.step import backward, running_statistics, shown, update
 from jpegcurr.training.trainer import Position, Trainer
 
 CHECK_EVERY = 100  # optimiser steps between looks at whether the loss is still finite: each look waits for the device
@@ -44,26 +44,36 @@ def train_epoch(
     seconds, waited, replaced = position.seconds, position.waited, position.replaced
     started = perf_counter()
     trainer.model.train()
-    loss = torch.zeros_like(position.loss)
+    loss, statistics = torch.zeros_like(position.loss), list[torch.Tensor]()
     first = position.step * micro_batches
     show = shown(trainer, plan)
     batches = _Timed(loader.at(plan.epoch, first))
     for number, (images, labels) in enumerate(batches, start=first):
+        if number % micro_batches == 0:
+            statistics = running_statistics(trainer)
         loss += backward(trainer, plan, number, show(number, images), labels)
         if (number + 1) % micro_batches == 0:
-            update(trainer, plan, position, world.sum(loss) / world.ranks)
+            update(trainer, plan, position, world.sum(loss) / world.ranks, statistics)
             loss = torch.zeros_like(loss)
             position.seconds = seconds + perf_counter() - started
             position.waited = waited + batches.waited
             position.replaced = replaced + loader.replaced
-            if position.step % CHECK_EVERY == 0 or position.step == steps:
+            if position.step % CHECK_EVERY == 0:
                 _finite(position.loss.item(), "loss", plan)
+            ended = perf_counter()
             after_step(_progress(trainer, plan, position))
-    norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
-    _finite(norms.sum().item(), "weights' norm at the end", plan)  # the last step's update is in no loss yet
+            started += perf_counter() - ended  # saving is not training
+    check_finite(trainer, plan, position)
     if steps == position.skipped:
         raise NotFiniteError(f"No step of epoch {plan.epoch} had a finite loss: all were skipped. Try a smaller schedule.lr.")
     return _row(trainer, plan, position)
+
+
+def check_finite(trainer: Trainer, plan: EpochPlan, position: Position) -> None:
+    """Raise NotFiniteError if a loss of the epoch so far, or a weight, is not finite: such a moment is not to be saved."""
+    _finite(position.loss.item(), "loss", plan)
+    norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
+    _finite(norms.sum().item(), f"weights' norm after step {position.step}", plan)  # the last update is in no loss yet
 
 
 class _Timed:

@@ -3,6 +3,8 @@
 import logging
 from math import sqrt
 
+import torch
+
 from jpegcurr.recipe import Recipe
 from jpegcurr.tracking import Row
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
@@ -26,8 +28,11 @@ def describe_start(trainer: Trainer, loaders: Loaders, position: Position, befor
     for reason in loaders.reasons:
         log.info(reason)
     recipe = trainer.recipe
-    if trainer.runtime.world.ranks > 1 or trainer.micro_batches(plan_epochs(recipe)[0]) > 1:
-        log.info(_batch(trainer))
+    plan = plan_epochs(recipe)[min(position.epoch, recipe.epochs - 1)]
+    if trainer.runtime.world.ranks > 1 or trainer.micro_batches(plan) > 1:
+        log.info(_batch(trainer, plan))
+    if warning := _shrunk(trainer):
+        log.warning(warning)
     if warning := rate_warning(recipe):
         log.warning(warning)
     if before is None:
@@ -38,9 +43,25 @@ def describe_start(trainer: Trainer, loaders: Loaders, position: Position, befor
         log.info(describe_change(before, recipe, trainer.images, position.epoch))
 
 
-def _batch(trainer: Trainer) -> str:
-    ranks, times = trainer.runtime.world.ranks, trainer.micro_batches(plan_epochs(trainer.recipe)[0])
-    return f"a step of {trainer.recipe.batch.size} images: {ranks} devices x {times} micro-batches x {trainer.micro}"
+def _batch(trainer: Trainer, plan: EpochPlan) -> str:
+    ranks, times = trainer.runtime.world.ranks, trainer.micro_batches(plan)
+    devices = f"{ranks} devices x " if ranks > 1 else ""
+    return f"a step of {plan.batch} images: {devices}{times} micro-batches x {trainer.micro}"
+
+
+def _shrunk(trainer: Trainer) -> str | None:
+    """A sentence if so many devices get smaller micro-batches than one would, where that changes what is learnt."""
+    recipe, ranks = trainer.recipe, trainer.runtime.world.ranks
+    whole, part = recipe.micro(), recipe.micro(ranks)
+    mixed = (recipe.mix.mixup or recipe.mix.cutmix) and min(whole, recipe.mix.chunk) > part
+    normed = any(isinstance(each, torch.nn.modules.batchnorm._BatchNorm) for each in trainer.model.modules())
+    if part == whole or not (mixed or normed):
+        return None
+    what = " and ".join([*(["mixed"] if mixed else []), *(["normed"] if normed else [])])
+    return (
+        f"on {ranks} devices a micro-batch is {part} images, not {whole}: they are {what} in smaller groups than on fewer "
+        f"devices, which is another run. batch.per_device={part} makes it the same on any number."
+    )
 
 
 def rate_warning(recipe: Recipe) -> str | None:

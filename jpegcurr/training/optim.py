@@ -20,6 +20,8 @@ def create_optimizer(model: torch.nn.Module, optim: OptimSection) -> torch.optim
     options: dict[str, Any] = {"momentum": optim.momentum if optim.momentum is not None else 0.9}
     if optim.name in ("adamw", "lamb"):
         options = {"betas": optim.betas or (0.9, 0.999), "eps": optim.eps or {"adamw": 1e-8, "lamb": 1e-6}[optim.name]}
+    if optim.name == "lamb":
+        options["max_grad_norm"] = None if optim.clip_grad is not None else 1.0  # clipped before it, if the recipe says so
     groups = parameter_groups(model, optim)
     return create_optimizer_v2(groups, _TIMMS[optim.name], lr=0.0, weight_decay=optim.weight_decay, **options)
 

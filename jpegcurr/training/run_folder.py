@@ -1,6 +1,7 @@
 """The folder of a run: whether a run may start or go on in it, and what it says of itself."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from jpegcurr.training.checkpoint import epochs_begun
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.datasets import Datasets
 from jpegcurr.training.loaders import Loaders
+
+log = logging.getLogger("jpegcurr")
 
 STATE = "state.safetensors"
 _HEAD = "run.json"
@@ -81,7 +84,10 @@ def check_same_data(out: Path, datasets: Datasets) -> None:
 def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
     """Write what was asked for and what it was made of; return the run's id, which a resumed run keeps."""
     out.mkdir(parents=True, exist_ok=True)
-    run_id = _read_head(out)["id"] if (out / _HEAD).is_file() else uuid4().hex[:12]
+    before = _read_head(out) if (out / _HEAD).is_file() else {}
+    run_id = before.get("id") or uuid4().hex[:12]
+    if before.get("runtime", runtime.reason) != runtime.reason:
+        log.info("computed so far: %s", before["runtime"])
     write_text(out / "recipe.yaml", dump_recipe(recipe))
     head = {
         "schema_version": 1,
@@ -101,7 +107,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
 def _read_head(out: Path) -> dict[str, Any]:
     try:
         head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
-        return {"id": head["id"], "data": head["data"]}
+        return {"id": head["id"], "data": head["data"], "runtime": head["runtime"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / _HEAD} is not as a run leaves it ({error!r}). Choose another --out.") from None
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from jpegcurr.errors import RecipeError
+from jpegcurr.recipe import Recipe
 from jpegcurr.recipe_data import AugmentSection, Interpolation
 from jpegcurr.training.augment import Policy, TrivialAugment, augment, color_jitter, parse_policy
 from jpegcurr.training.curriculum import EpochPlan
@@ -25,13 +26,22 @@ _LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def policy_of(section: AugmentSection, interpolation: Interpolation) -> Policy | None:
-    """The policy that a recipe names; raises RecipeError for one that is unknown."""
+    """The policy that a recipe names; raises ValueError for one that is unknown."""
     if section.policy is None:
         return None
-    try:
-        return parse_policy(section.policy, "bilinear" if interpolation == "area" else interpolation)
-    except ValueError as error:
-        raise RecipeError(f"augment.policy: {error}") from None
+    return parse_policy(section.policy, "bilinear" if interpolation == "area" else interpolation)
+
+
+def check_policies(recipe: Recipe) -> None:
+    """Raise RecipeError, with its place, for a policy that is unknown."""
+    sections = {"": recipe.augment} | {
+        f"curriculum.{number}.": phase.augment for number, phase in enumerate(recipe.curriculum) if phase.augment
+    }
+    for place, section in sections.items():
+        try:
+            policy_of(section, recipe.image.interpolation)
+        except ValueError as error:
+            raise RecipeError(f"{place}augment.policy: {error}") from None
 
 
 def shown(trainer: Trainer, plan: EpochPlan) -> Callable[[int, torch.Tensor], torch.Tensor]:
@@ -82,8 +92,17 @@ def _gradients_kept(trainer: Trainer, *, last: bool) -> AbstractContextManager[o
     return nullcontext() if alone else trainer.prepared.no_sync()  # type: ignore[operator]
 
 
-def update(trainer: Trainer, plan: EpochPlan, position: Position, loss: torch.Tensor) -> None:
-    """One optimiser step, unless the recipe has steps skipped that are not finite. ``loss`` is the mean over its images."""
+def running_statistics(trainer: Trainer) -> list[torch.Tensor]:
+    """Copies of the model's buffers where a step may be left out: by then its forward passes have changed them."""
+    leaves_out = trainer.recipe.optim.on_nan == "skip" or trainer.scaler.is_enabled()
+    return [each.clone() for each in trainer.model.buffers()] if leaves_out else []
+
+
+def update(trainer: Trainer, plan: EpochPlan, position: Position, loss: torch.Tensor, statistics: list[torch.Tensor]) -> None:
+    """One optimiser step, unless it is one to leave out: one that is not finite, if the recipe says so, or overflows float16.
+
+    ``loss`` is the mean over its images, ``statistics`` what the model's buffers were before it.
+    """
     optim, parameters, scaled = trainer.recipe.optim, list(trainer.model.parameters()), trainer.scaler.is_enabled()
     if scaled:
         trainer.scaler.unscale_(trainer.optimizer)
@@ -96,7 +115,11 @@ def update(trainer: Trainer, plan: EpochPlan, position: Position, loss: torch.Te
         taken = _stepped(trainer)
     if taken:
         trainer.ema.update(trainer.model)
-        position.loss += loss
+    else:
+        for buffer, before in zip(trainer.model.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+    if taken or optim.on_nan == "raise":
+        position.loss += loss * taken  # not a number if the loss is not one, overflow or not
     position.skipped += not taken
     trainer.optimizer.zero_grad(set_to_none=True)
     position.step += 1

@@ -1,6 +1,8 @@
 """A run: from a recipe to a folder with a checkpoint."""
 
+import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +21,16 @@ from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.contract import Loader
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.datasets import Datasets, open_datasets
-from jpegcurr.training.epoch import Progress, train_epoch
+from jpegcurr.training.epoch import Progress, check_finite, train_epoch
 from jpegcurr.training.loaders import Loaders, open_loaders
 from jpegcurr.training.model import check_model, create_model, export_model, normaliser
 from jpegcurr.training.narration import announce, describe_row, describe_start, warn_of_loading
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
 from jpegcurr.training.score import score
-from jpegcurr.training.step import policy_of
+from jpegcurr.training.step import check_policies
 from jpegcurr.training.trainer import Position, Trainer
+from jpegcurr.world import ALONE, World
 
 log = logging.getLogger("jpegcurr")
 
@@ -63,7 +66,7 @@ def train(
     world = runtime.world
     with world.first_alone():
         before = check_folder(recipe, out, resume=resume)
-        _check(recipe, runtime, start=not resume)
+        check_recipe(recipe, world, start=not resume)
         datasets = open_datasets(recipe)
         if resume:
             check_same_data(out, datasets)
@@ -81,6 +84,7 @@ def train(
         on_step(progress)
         stopped = world.any(stop())
         if progress.step < progress.steps and (stopped or (save_every and progress.step % save_every == 0)):
+            check_finite(trainer, progress.plan, position)
             with _saying_what_is_whole(out, progress.plan):
                 save_state(out / STATE, trainer, position)
             if stopped:
@@ -107,14 +111,16 @@ def train(
     return metrics
 
 
-def _check(recipe: Recipe, runtime: Runtime, *, start: bool) -> None:
-    """Whatever can be known to be wrong before a file is opened."""
+def check_recipe(recipe: Recipe, world: World = ALONE, *, start: bool = False) -> None:
+    """Raise UsageError or RecipeError for whatever can be known to be wrong before a file of images is opened.
+
+    ``start`` is whether the weights to start from are needed.
+    """
     check_model(recipe.model, start=start)
     check_trackers(recipe.tracking)
-    for plan in plan_epochs(recipe):
-        policy_of(plan.augment, recipe.image.interpolation)
+    check_policies(recipe)
     try:
-        recipe.micro(runtime.world.ranks)
+        recipe.micro(world.ranks)
     except ValueError as error:
         raise RecipeError(f"{error}. Set a smaller batch.per_device, or start another number of processes.") from None
 
@@ -164,7 +170,9 @@ def _evaluate(trainer: Trainer, loaders: dict[str, Loader]) -> Row:
     models = (trainer.model, trainer.ema.module)
     if trainer.runtime.world.ranks > 1:
         for model in models:
-            distribute_bn(model, trainer.runtime.world.ranks, reduce=True)  # each process has its own running statistics
+            distribute_bn(
+                model, trainer.runtime.world.ranks, reduce=False
+            )  # the first process's, which are those that are saved
     for name, loader in loaders.items():
         for prefix, scores in zip(("", "ema_"), score(models, trainer.normalise, loader, trainer.runtime), strict=True):
             row |= {f"val/{name}/{prefix}{key}": value for key, value in scores.as_dict().items() if key != "images"}
@@ -178,7 +186,7 @@ def _save(trainer: Trainer, out: Path, classes: tuple[str, ...], position: Posit
         image = trainer.recipe.image
         export_model(trainer.model, out, classes, image)
         export_model(trainer.ema.module, out / "ema", classes, image)
-        if column := _is_best(trainer.recipe, metrics.rows):
+        if column := _is_best(trainer.recipe, out, row):
             export_model(trainer.ema.module if "/ema_" in column else trainer.model, out / "best", classes, image)
             write_json(out / "best" / "best.json", {"epoch": row["epoch"], "column": column, "value": row[column]})
     save_state(out / STATE, trainer, position)
@@ -186,11 +194,16 @@ def _save(trainer: Trainer, out: Path, classes: tuple[str, ...], position: Posit
         keep_state(out / STATE, position.epoch - 1, trainer.recipe.save.last)
 
 
-def _is_best(recipe: Recipe, rows: list[Row]) -> str | None:
-    """The column by which the last of ``rows`` is better than all before it, if it is."""
+def _is_best(recipe: Recipe, out: Path, row: Row) -> str | None:
+    """The column by which an epoch is better than the one in ``best/``, if it is."""
     column = recipe.save.best or next(iter(recipe.measured), "")
-    values = [float(row[column]) for row in rows if column in row]
-    if column not in rows[-1] or not values:
+    value = float(row.get(column, math.nan))
+    if not math.isfinite(value):
         return None
-    best = min if column.endswith("loss") else max
-    return column if values.index(best(values)) == len(values) - 1 else None
+    try:
+        before = json.loads((out / "best" / "best.json").read_text(encoding="utf-8"))
+        known = before["column"] == column and before["epoch"] < row["epoch"]  # not of a future that was given up
+        better = value < before["value"] if column.endswith("loss") else value > before["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return column
+    return column if better or not known else None
