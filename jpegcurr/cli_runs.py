@@ -58,7 +58,6 @@ def train(
     from jpegcurr.training.datasets import count_images
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.schedule import planned_epochs
-    from jpegcurr.training.train import check_recipe
     from jpegcurr.training.train import train as train_recipe
     from jpegcurr.world import joined
 
@@ -66,7 +65,6 @@ def train(
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
         settled = load_recipe(find_recipe(recipe), overrides or ())
-        check_recipe(settled)
         console.print_plan(planned_epochs(settled, count_images(settled)), as_json=as_json)
         return
     keep_freed_memory()
@@ -106,18 +104,14 @@ def train(
 def _told_how_to_go_on(state: Path, world: "World", arguments: list[str]) -> Iterator[None]:
     """Whoever stops a run is told the command that goes on with it."""
     start = ["torchrun", "--nproc-per-node", str(world.local_ranks), "-m"] if world.ranks > 1 else []
-    several = "as before, on each machine, " if world.ranks > world.local_ranks else ""
-
-    def command(*more: str) -> str:
-        return several + shlex.join([*([] if several else start), "jpegcurr", "train", *arguments, *more])
-
+    command = [*start, "jpegcurr", "train", *arguments]
     try:
         yield
     except Terminated as error:
-        raise Terminated(f"{error} To go on: {command('--resume')}") from None
+        raise Terminated(f"{error} To go on: {shlex.join([*command, '--resume'])}") from None
     except KeyboardInterrupt:
-        again = command(*(["--resume"] if state.exists() else []))
-        raise Interrupted(f"stopped. To go on after the last checkpoint: {again}") from None
+        command += ["--resume"] if state.exists() else []
+        raise Interrupted(f"stopped. To go on after the last checkpoint: {shlex.join(command)}") from None
 
 
 @contextmanager
@@ -141,30 +135,60 @@ def _terminated() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
 
 
 def evaluate(
-    run: RunFolder,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `jpegcurr train --out` made.")],
     data: Annotated[
-        list[Path] | None, typer.Option("--data", help="A validation beton; repeatable. The recipe's if not given.")
+        list[Path] | None, typer.Option("--data", help="A validation beton; repeatable. The first run's if not given.")
     ] = None,
+    qualities: Annotated[
+        str | None,
+        typer.Option(help="source,90,50: made of the source beton as it is loaded. If not given, the data as it is stored."),
+    ] = None,
+    on_the_fly: Annotated[
+        bool, typer.Option("--on-the-fly", help="Encode what the model sees, after the resize: another, stronger treatment.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", "-o", help="Write the figures to a file, one row an arm.")] = None,
     weights: WeightsOption = "raw",
     loader: Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="The decode path; auto: as in training.")] = "auto",
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure top-1, top-5 and loss of a run on stored validation sets."""
-    from jpegcurr.analysis.evaluate import evaluate_run, validation_sets
+    """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
+    from jpegcurr.analysis.evaluate import at_qualities, compare_evaluations, evaluate_runs, open_arms, source_sets
+    from jpegcurr.analysis.evaluate import validation_sets as own_sets
+    from jpegcurr.analysis.evaluation_tables import to_csv
+    from jpegcurr.encoding.options import parse_specs
+    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
+    if on_the_fly and qualities is None:
+        raise UsageError("--on-the-fly says where --qualities are made. Give them too: --qualities source,50.")
+    wanted = [spec.quality for spec in parse_specs(qualities.split(","))] if qualities is not None else None
+    if csv is not None:
+        refuse_unwritable([csv.parent])
+        refuse_existing([csv], force=force)
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    loaded = load_run(run, runtime, weights)
-    betons = {str(path): path for path in data} if data else validation_sets(loaded)
-    with terminal.progress_bar("set") as bar:
-        results = []
-        for evaluation in evaluate_run(loaded, betons, runtime, loader=loader):
-            results.append(evaluation)
-            bar.update("evaluate", len(results), len(betons))
-    console.print_evaluations(results, as_json=as_json)
+    loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
+    if wanted is None:
+        betons = {str(path): path for path in data} if data else own_sets(loaded[0])
+    else:
+        betons = at_qualities(data or source_sets(loaded[0]), wanted, "view" if on_the_fly else "stored")
+    arms = open_arms(loaded, betons)
+    total, done = len(loaded) * sum(len(arm.beton) for arm in arms), 0
+    with terminal.progress_bar("img") as bar:
+
+        def on_images(more: int) -> None:
+            nonlocal done
+            done += more
+            bar.update("evaluate", done, total)
+
+        results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
+    pairs = compare_evaluations(results)
+    if csv is not None:
+        write_text(csv, to_csv(results, pairs))
+    console.print_evaluations(results, pairs, as_json=as_json)
 
 
 def predict(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jpegcurr.analysis.confusion import Confusion
     from jpegcurr.analysis.evaluate import Evaluation
     from jpegcurr.analysis.named_models import Listed
+    from jpegcurr.analysis.statistics import Paired
     from jpegcurr.encoding.chunks import Outcome
     from jpegcurr.encoding.estimate import Estimate
     from jpegcurr.encoding.inspect import Inspection
@@ -199,18 +200,26 @@ def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
     out.print(f"{len(epochs)} epochs, {steps:,} steps, {images:,} images", markup=False)
 
 
-def print_evaluations(results: "Sequence[Evaluation]", *, as_json: bool) -> None:
-    """One row a validation set."""
+def print_evaluations(results: "Sequence[Evaluation]", pairs: "Sequence[Paired | None]", *, as_json: bool) -> None:
+    """One row an arm; top-1 by run and quality; and each arm against the first, on the same images."""
+    from jpegcurr.analysis import evaluation_tables as tables
+    from jpegcurr.analysis.evaluate import described
+
     if as_json:
-        out.print_json(json.dumps([each.as_dict() for each in results]))
+        rows = zip(results, pairs, strict=True)
+        out.print_json(json.dumps([each.as_dict() | {"against_first": described(pair)} for each, pair in rows]))
         return
-    rows = []
-    for each in results:
-        scores = each.scores
-        figures = [f"{scores.images:,}", f"{scores.top1:.2f}", f"{scores.top5:.2f}", f"{scores.loss:.4f}"]
-        rows.append([str(each.data), str(each.at_load or each.quality or "?"), *figures])
-    title = f"{results[0].run}, {results[0].weights} weights, {results[0].loader} loader"
-    print_table(["data", "quality", "images", "top-1, %", "top-5, %", "loss"], rows, title=title, left=2)
+    title = ", ".join(dict.fromkeys(str(each.run) for each in results))
+    title += f", {results[0].weights} weights, {results[0].loader} loader"
+    columns, cells = tables.score_table(results)
+    print_table(columns, cells, title=title, left=columns.index("images"))
+    if matrix := tables.accuracy_matrix(results):
+        print_table(*matrix)
+    if paired := tables.paired_table(results, pairs):
+        reference = tables.arm_name(results[0], results)
+        print_table(*paired, title=f"against {reference}, on the same {results[0].scores.images:,} images", left=2)
+        told = "Verdicts are McNemar's at 5 %, each by itself; detectable is the difference seen with 80 % power, in points."
+        out.print(told, markup=False)
 
 
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:

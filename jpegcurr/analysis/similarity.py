@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from math import log, nan, sqrt
+from math import log, nan
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.stats import binomtest, spearmanr
 
 from jpegcurr.analysis.bootstrap import Estimate, estimate_means
 from jpegcurr.analysis.cam import CamImage, CamStudy, Map, Seen
+from jpegcurr.analysis.statistics import detectable_difference
 
 TOP_SHARE = 0.2
 
@@ -206,15 +207,6 @@ def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Es
         p_value=float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0,
         detectable=detectable_difference(lost + gained, len(labelled)) if labelled else nan,
     )
-
-
-def detectable_difference(discordant: int, images: int) -> float:
-    """Points of accuracy that McNemar's test finds with 80 % power (two-sided 5 %): 280 * sqrt(share discordant / n).
-
-    The normal approximation, with at least 8 discordant images: the exact test is never significant with fewer than 6,
-    all to one side, and where 8 are expected, 6 or more come in 80 % of cases.
-    """
-    return 280 * sqrt(max(discordant, 8)) / images
 
 
 def _fellows(images: Sequence[CamImage]) -> tuple[list[CamImage | None], NullOf]:

@@ -1,0 +1,115 @@
+"""Figures of right and wrong answers: of one model, and of two on the same images. NumPy and SciPy only."""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom, binomtest
+
+BINS = 15
+RESAMPLES = 2000
+LEVEL = 0.05
+EXACT_BELOW = 25
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """One arm against a reference on the same ``images``; points are of top-1, in percent.
+
+    Attributes:
+        difference: this arm's top-1 less the reference's, points.
+        low, high: its 95 % interval, by the percentile bootstrap over images.
+        lost, gained: images that only the reference has right, that only this arm has right.
+        p_value: of McNemar's test, two-sided; ``test`` says in which form.
+        detectable: see ``detectable_difference``.
+    """
+
+    images: int
+    difference: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    p_value: float
+    test: Literal["exact", "mid-p"]
+    detectable: float
+
+    @property
+    def verdict(self) -> str:
+        """By McNemar's test at 5 %: ``lower``, ``higher``, or ``no detectable difference``."""
+        if self.p_value >= LEVEL:
+            return "no detectable difference"
+        return "higher" if self.difference > 0 else "lower"
+
+
+def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:
+    """Hold two arms' right answers, bool [images] in the same order, against each other.
+
+    Raises:
+        ValueError: they are not of the same number of images, or of none.
+    """
+    if reference.shape != other.shape or not len(reference):
+        raise ValueError(f"{reference.shape} and {other.shape} are not outcomes of the same images")
+    images = len(reference)
+    lost, gained = int((reference & ~other).sum()), int((other & ~reference).sum())
+    p_value, test = mcnemar(lost, gained)
+    low, high = bootstrap_interval(lost, gained, images, seed=seed)
+    difference, detectable = 100 * (gained - lost) / images, detectable_difference(lost + gained, images)
+    return Paired(images, difference, low, high, lost, gained, p_value, test, detectable)
+
+
+def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
+    """The two-sided p-value that images flip one way as often as the other, and the form of the test.
+
+    Exact (binomial) below 25 flips; from there on mid-p, which is not as conservative and holds its level where the
+    chi-squared form does not (Fagerland, Lydersen and Laake, BMC Med. Res. Methodol. 13:91, 2013).
+    """
+    flips, fewer = lost + gained, min(lost, gained)
+    if flips < EXACT_BELOW:
+        return (float(binomtest(fewer, flips).pvalue) if flips else 1.0), "exact"
+    return float(2 * binom.cdf(fewer - 1, flips, 0.5) + binom.pmf(fewer, flips, 0.5)), "mid-p"
+
+
+def bootstrap_interval(lost: int, gained: int, images: int, *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the difference, points, from 2,000 resamples of the images.
+
+    An image counts -1 (lost), 1 (gained) or 0, and the numbers of these among images drawn with replacement are multinomial:
+    drawing the three numbers is the same bootstrap as drawing the images.
+    """
+    shares = np.array([lost, gained, images - lost - gained]) / images
+    drawn = np.random.default_rng(seed).multinomial(images, shares, size=RESAMPLES)
+    low, high = np.quantile(100 * (drawn[:, 1] - drawn[:, 0]) / images, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def detectable_difference(discordant: int, images: int) -> float:
+    """Points of accuracy that McNemar's test finds with 80 % power (two-sided 5 %): 280 * sqrt(share discordant / n).
+
+    The normal approximation, with at least 8 discordant images: the exact test is never significant with fewer than 6,
+    all to one side, and where 8 are expected, 6 or more come in 80 % of cases.
+    """
+    return 280 * sqrt(max(discordant, 8)) / images
+
+
+def calibration_error(confidence: NDArray[np.floating], right: Flags) -> float:
+    """The expected calibration error, points, of top-1 ``confidence`` (0 to 1) and whether it was ``right``, both [images].
+
+    The mean distance of accuracy and confidence over 15 bins of equal width, open below and closed above, each weighted by
+    its images: equation 3 of Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    bins = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    gaps = np.bincount(bins, right - confidence.astype(np.float64), minlength=BINS)
+    return 100 * float(np.abs(gaps).sum()) / len(right)
+
+
+def class_accuracy(labels: NDArray[np.int64], right: Flags, classes: int) -> NDArray[np.float64]:
+    """The share of each class's images that are ``right``, percent, [classes]; nan for a class without images."""
+    count = np.bincount(labels, minlength=classes)
+    hits = np.bincount(labels, right, minlength=classes)
+    shares = np.full(classes, np.nan)
+    np.divide(100 * hits, count, out=shares, where=count > 0)
+    return shares
