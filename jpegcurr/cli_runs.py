@@ -58,6 +58,7 @@ def train(
     from jpegcurr.training.datasets import count_images
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.schedule import planned_epochs
+    from jpegcurr.training.train import check_recipe
     from jpegcurr.training.train import train as train_recipe
     from jpegcurr.world import joined
 
@@ -65,6 +66,7 @@ def train(
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
         settled = load_recipe(find_recipe(recipe), overrides or ())
+        check_recipe(settled)
         console.print_plan(planned_epochs(settled, count_images(settled)), as_json=as_json)
         return
     keep_freed_memory()
@@ -104,14 +106,18 @@ def train(
 def _told_how_to_go_on(state: Path, world: "World", arguments: list[str]) -> Iterator[None]:
     """Whoever stops a run is told the command that goes on with it."""
     start = ["torchrun", "--nproc-per-node", str(world.local_ranks), "-m"] if world.ranks > 1 else []
-    command = [*start, "jpegcurr", "train", *arguments]
+    several = "as before, on each machine, " if world.ranks > world.local_ranks else ""
+
+    def command(*more: str) -> str:
+        return several + shlex.join([*([] if several else start), "jpegcurr", "train", *arguments, *more])
+
     try:
         yield
     except Terminated as error:
-        raise Terminated(f"{error} To go on: {shlex.join([*command, '--resume'])}") from None
+        raise Terminated(f"{error} To go on: {command('--resume')}") from None
     except KeyboardInterrupt:
-        command += ["--resume"] if state.exists() else []
-        raise Interrupted(f"stopped. To go on after the last checkpoint: {shlex.join(command)}") from None
+        again = command(*(["--resume"] if state.exists() else []))
+        raise Interrupted(f"stopped. To go on after the last checkpoint: {again}") from None
 
 
 @contextmanager
