@@ -162,7 +162,10 @@ def test_the_page_is_whole_offline_and_says_what_the_figures_say(study: CamStudy
         for seen in image.seen
     )
     for each in comparisons:
-        assert f"<td>{each.mean['pearson']:.2f}</td>" in text
+        found = each.figures["pearson"]
+        assert f"<td>{found.mean:.2f}<small>{found.low:.2f} to {found.high:.2f}</small></td>" in text
+    assert "<td>the same images at quality 95</td>" in text
+    assert "<td>another image of the same class</td>" in text
     figures = json.loads(Path("out/report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert figures["verdict"] == verdict(study, comparisons)
     assert len(figures["images"]) == 10

@@ -31,7 +31,7 @@ def test_every_command_of_the_readme_runs_in_order_as_written(photos: Path, caps
         with pytest.raises(SystemExit) as left:
             main(shlex.split(command)[1:] + (shlex.split(SMALL) if " train " in command else []))
         assert not left.value.code, f"{command}: {capsys.readouterr().err}"
-    assert {path.name for path in Path().glob("*.html")} == {"report.html", "both.html"}
+    assert {path.name for path in Path().glob("*.html")} == {"report.html", "both.html", "sheet.html"}
 
 
 def test_the_schedules_of_the_readme_train(betons: Path, cpu: Runtime) -> None:

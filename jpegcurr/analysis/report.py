@@ -14,12 +14,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from jpegcurr.analysis.cam import CamImage, CamStudy, CamView
+from jpegcurr.analysis.methods import OURS
 from jpegcurr.analysis.similarity import Comparison, compare_views, similarity
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.files import write_json, write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_EXPLAINED = {
+    "clean": "each image's prediction in the first view, the same in all views",
+    "label": "each image's label, the same in all views",
+    "own": "each view's own prediction",
+}
+_NULLS = {"same class": "another image of the same class", "half the list": "another image"}
 
 
 def write_report(study: CamStudy, path: Path) -> list[Comparison]:
@@ -33,12 +41,23 @@ def write_report(study: CamStudy, path: Path) -> list[Comparison]:
         verdict=figures["verdict"],
         warnings=_warnings(study),
         comparisons=comparisons,
+        anchors=_anchors(comparisons),
         images=[_drawn(image) for image in _most_changed_first(study)],
         provenance=figures["provenance"],
     )
     write_json(path.with_suffix(".json"), figures)
     write_text(path, page)
     return comparisons
+
+
+def _anchors(comparisons: list[Comparison]) -> list[dict[str, Any]]:
+    """The rows that figures are read against: what hardly any change gives, and what maps of two images give."""
+    if not comparisons:
+        return []
+    figures, null = comparisons[0].figures, _NULLS.get(comparisons[0].null_of)
+    rows = {"the same images at quality 95": {name: each.ceiling for name, each in figures.items()}}
+    rows |= {null: {name: each.null for name, each in figures.items()}} if null else {}
+    return [{"name": name, "figures": row} for name, row in rows.items() if any(each.images for each in row.values())]
 
 
 def view_name(view: CamView, study: CamStudy) -> str:
@@ -56,7 +75,8 @@ def verdict(study: CamStudy, comparisons: list[Comparison]) -> list[str]:
     reference = view_name(study.views[0], study)
     for view, each in zip(study.views[1:], comparisons, strict=True):
         alike, unrelated = _number(each.mean["pearson"]), _number(each.null["pearson"])
-        maps = f"their maps correlate {alike} (maps of unrelated images: {unrelated})"
+        null = _NULLS.get(each.null_of, "another image")
+        maps = f"their maps correlate {alike} (maps of {null}: {unrelated})"
         changed = f"{each.flips} of {_count(study.images, 'prediction')} change"
         sentences.append(f"{reference} to {view_name(view, study)}: {changed}; {maps}.{_accuracy_sentence(each)}")
     if not sentences:
@@ -140,8 +160,8 @@ def _provenance(study: CamStudy) -> dict[str, str]:
     packages = ("jpegcurr", "torch", "timm", "pillow", "simplejpeg", "opencv-python-headless")
     return {
         "Runs": ", ".join(dict.fromkeys(f"{view.run} ({view.weights} weights)" for view in study.views)),
-        "Method": f"Grad-CAM, raw, at layer {study.layer}",
-        "Class explained": "each image's prediction in the first view, the same in all views",
+        "Method": f"{'Grad-CAM' if study.method == OURS else study.method}, raw, at layer {study.layer}",
+        "Class explained": _EXPLAINED[study.explains],
         "Qualities": "re-encoded at full resolution before the crop, as jpegcurr encode stores them; source is the file itself",
         "Decoder": "libjpeg's accurate DCT",
         "Computed on": study.runtime,
