@@ -16,7 +16,8 @@ import typer
 
 import jpegcurr
 from jpegcurr import console, terminal
-from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, models, predict, train
+from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, models, predict
+from jpegcurr.cli_train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
