@@ -2,7 +2,7 @@
 
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -12,7 +12,7 @@ import typer
 
 from jpegcurr import console, terminal
 from jpegcurr.cli_runs import DeviceOption, QuietOption
-from jpegcurr.errors import Interrupted, Terminated, UsageError
+from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.machine import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def train(
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
         settled = load_recipe(find_recipe(recipe), overrides or ())
-        check_recipe(settled)
-        console.print_plan(planned_epochs(settled, count_images(settled)), as_json=as_json)
+        with _in_its_line(recipe, overrides or ()):
+            check_recipe(settled)
+            planned = planned_epochs(settled, count_images(settled))
+        console.print_plan(planned, as_json=as_json)
         return
     keep_freed_memory()
     folder = out or Path("runs") / recipe.stem
@@ -76,7 +78,7 @@ def train(
         terminal.show_log(quiet=quiet, mute=not world.is_first)
         with world.first_alone():
             settled = load_recipe(find_recipe(recipe), overrides or ())
-        with terminal.step_bar(quiet=quiet or not world.is_first) as bar:
+        with terminal.step_bar(quiet=quiet or not world.is_first) as bar, _in_its_line(recipe, overrides or ()):
 
             def on_step(progress: "Progress") -> None:
                 begun()
@@ -93,6 +95,17 @@ def train(
             )
     if world.is_first:
         terminal.out.print(f"{folder}", markup=False)
+
+
+@contextmanager
+def _in_its_line(recipe: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """What is found wrong after a recipe was read, in its files say, is told with the recipe's line too."""
+    from jpegcurr.recipe_file import find_recipe, in_its_line
+
+    try:
+        yield
+    except (BetonError, RecipeError) as error:
+        raise type(error)(in_its_line(str(error), find_recipe(recipe), overrides)) from None
 
 
 @contextmanager

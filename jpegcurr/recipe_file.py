@@ -31,6 +31,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is not YAML, or a field is unknown, missing or wrong; every such field is named.
     """
+    tree, lines = _read(path, overrides)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree, lines))) from None
+
+
+def in_its_line(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
+    """``message`` after the file and line of the place that it begins with, if that stands in the file."""
+    _, lines = _read(path, overrides)
+    line = _numbered(message, lines)
+    return f"{path}, {line}{message}" if line else message
+
+
+def _read(path: Path, overrides: Sequence[str]) -> "tuple[dict[str, Any], dict[Place, int]]":
+    """What a file says with the overrides, and in which line each place stands (0: overridden). Raises RecipeError."""
     try:
         text = path.read_text(encoding="utf-8")
         tree, lines = yaml.safe_load(text), dict(_lines(yaml.compose(text, yaml.SafeLoader)))
@@ -42,10 +58,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _apply(tree, override)
         changed = tuple(override.partition("=")[0].split("."))
         lines = {place: line for place, line in lines.items() if place[: len(changed)] != changed} | {changed: 0}
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree, lines))) from None
+    return tree, lines
 
 
 def dump_recipe(recipe: Recipe) -> str:

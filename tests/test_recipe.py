@@ -12,7 +12,7 @@ from samples import tiny_recipe, tiny_tree
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_file import dump_recipe, find_recipe, load_recipe
+from jpegcurr.recipe_file import dump_recipe, find_recipe, in_its_line, load_recipe
 from jpegcurr.training.augment import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.model import create_model
@@ -247,6 +247,15 @@ schedule: {lr: -1, warmupp: 3}
         load_recipe(Path("r.yaml"), ["schedule={}"])
     with pytest.raises(RecipeError, match=r"\n  line 4: data\.idle is trained on in no phase and not in evaluate"):
         load_recipe(Path("r.yaml"), ["schedule={warmup_epochs: 0}", "curriculum.1.until_epoch=20"])
+
+
+def test_what_is_found_wrong_later_is_told_with_its_line_too() -> None:
+    text = "model: {name: a}\ndata:\n  q50:\n    train: a.beton\n    val: b.beton\n"
+    Path("r.yaml").write_text(text)
+    wrong = "data.q50.val: b.beton has 3 classes, a.beton has 4."
+    assert in_its_line(wrong, Path("r.yaml")) == f"r.yaml, line 5: {wrong}"
+    assert in_its_line(wrong, Path("r.yaml"), ["data.q50.val=c.beton"]) == wrong
+    assert in_its_line("c.beton is damaged.", Path("r.yaml")) == "c.beton is damaged."
 
 
 @pytest.mark.parametrize(
