@@ -13,7 +13,8 @@ from scipy.stats import binom, binomtest
 
 from jpegcurr.analysis.bootstrap import estimate_means
 from jpegcurr.analysis.cam import CamImage, CamStudy, CamView, Map, Seen
-from jpegcurr.analysis.similarity import NAMES, compare_views, detectable_difference, similarity
+from jpegcurr.analysis.similarity import NAMES, compare_views, similarity
+from jpegcurr.analysis.statistics import detectable_difference
 
 maps = arrays(np.float32, (4, 5), elements=st.floats(0.015625, 8, width=32)).filter(lambda cam: cam.std() > 0.05)
 

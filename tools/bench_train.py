@@ -118,7 +118,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """The base is as ``jpegcurr train`` was first: channels_last, not compiled, gamma and norms as timm has them."""
+    """The base is what ``jpegcurr train`` does unasked: channels_last, not compiled, gamma and norms as timm has them."""
 
     name: str
     memory: torch.memory_format = torch.channels_last

@@ -96,7 +96,7 @@ def _accuracy_sentence(each: Comparison) -> str:
             f"{said}: no detectable difference (lost {each.lost}, gained {each.gained}; a difference of "
             f"{each.detectable:.1f} points or more would show)."
         )
-    return f"{said} (lost {each.lost}, gained {each.gained}; exact McNemar p = {each.p_value:.2g})."
+    return f"{said} (lost {each.lost}, gained {each.gained}; McNemar's p = {each.p_value:.2g})."
 
 
 def _warnings(study: CamStudy) -> list[str]:

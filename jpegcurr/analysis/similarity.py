@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import rel_entr
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import spearmanr
 
 from jpegcurr.analysis.bootstrap import Estimate, estimate_means
 from jpegcurr.analysis.cam import CamImage, CamStudy, Map, Seen
-from jpegcurr.analysis.statistics import detectable_difference
+from jpegcurr.analysis.statistics import compare_paired
 
 TOP_SHARE = 0.2
 
@@ -77,7 +77,7 @@ class Comparison:
         flips: images whose likeliest class differs from the reference's.
         labelled: images whose true class is known; ``right`` and ``right_reference`` of them are classified rightly.
         lost, gained: right only in the reference, right only in this view.
-        p_value: of McNemar's exact test on lost against gained; 1 where there are none.
+        p_value: of McNemar's test on lost against gained (``statistics.mcnemar``); 1 where there are none.
         detectable: the difference in points that this many images show with 80 % power at this share of changes.
     """
 
@@ -179,10 +179,8 @@ def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Es
     """``means`` are over all images, the flipped and the unflipped ones, the nulls and the ceilings."""
     whole, flipped, unflipped, null, ceiling = means
     labelled = [image for image in images if image.truth is not None]
-    before = [image.seen[0].top[0][0] == image.truth for image in labelled]
-    after = [image.seen[view].top[0][0] == image.truth for image in labelled]
-    lost = sum(x and not y for x, y in zip(before, after, strict=True))
-    gained = sum(y and not x for x, y in zip(before, after, strict=True))
+    before, after = (np.array([image.seen[at].top[0][0] == image.truth for image in labelled], np.bool_) for at in (0, view))
+    pair = compare_paired(before, after) if labelled else None
     return Comparison(
         figures={
             name: Figure(
@@ -200,12 +198,12 @@ def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Es
         null_of=null_of,
         flips=sum(is_flipped(image, view) for image in images),
         labelled=len(labelled),
-        right=sum(after),
-        right_reference=sum(before),
-        lost=lost,
-        gained=gained,
-        p_value=float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0,
-        detectable=detectable_difference(lost + gained, len(labelled)) if labelled else nan,
+        right=int(after.sum()),
+        right_reference=int(before.sum()),
+        lost=pair.lost if pair else 0,
+        gained=pair.gained if pair else 0,
+        p_value=pair.p_value if pair else 1.0,
+        detectable=pair.detectable if pair else nan,
     )
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
+from jpegcurr.analysis.bootstrap import RESAMPLES
+
 BINS = 15
-RESAMPLES = 2000
 LEVEL = 0.05
 EXACT_BELOW = 25
 

@@ -37,7 +37,7 @@ def describe_start(trainer: Trainer, loaders: Loaders, position: Position, befor
         log.warning(warning)
     if before is None:
         return
-    within = f", after step {position.step} of {trainer.steps(plan_epochs(recipe)[position.epoch])}" if position.step else ""
+    within = f", after step {position.step} of {trainer.steps(plan)}" if position.step else ""
     log.info("resuming at epoch %d of %d%s", position.epoch, recipe.epochs, within)
     if plan_epochs(before) != plan_epochs(recipe):
         log.info(describe_change(before, recipe, trainer.images, position.epoch))
