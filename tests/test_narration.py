@@ -14,7 +14,7 @@ from jpegcurr.recipe_file import load_recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.epoch import Progress
 from jpegcurr.training.model import create_model
-from jpegcurr.training.narration import _shrunk, describe_row, rate_warning, warn_of_loading
+from jpegcurr.training.narration import _shrunk, describe_change, describe_row, rate_warning, warn_of_loading
 from jpegcurr.training.train import train
 from jpegcurr.world import World
 
@@ -28,6 +28,13 @@ def test_a_line_says_what_people_look_for() -> None:
     line = describe_row(measured, 150, 3725)
     assert line.startswith("epoch   3/150  q50  lr 1.0e-03 to 5.0e-04  loss 2.500  1234 img/s, 25% waiting, mfu 31%")
     assert "  2 samples replaced  1 steps skipped  | q50 71.2 (ema 72.0)  | 1:02:05 left" in line
+
+
+def test_a_changed_plan_says_its_length_only_where_that_changed(tmp_path: Path) -> None:
+    before, shorter = (tiny_recipe(tmp_path, tmp_path, *more) for more in ((), ("curriculum.1.until_epoch=3",)))
+    control = tiny_recipe(tmp_path, tmp_path, "curriculum.1.data=clean")
+    assert describe_change(before, control, 16, 2).startswith("the plan has changed. From here on:\n  epoch   2  clean")
+    assert describe_change(before, shorter, 16, 2).startswith("the plan has changed: 3 epochs instead of 4. From here on:")
 
 
 @pytest.mark.parametrize(("wait", "seconds", "said"), [(0.25, 100.0, True), (0.1, 100.0, False), (0.25, 5.0, False)])

@@ -92,7 +92,8 @@ def describe_change(before: Recipe, recipe: Recipe, images: int, epoch: int) -> 
         for number, each in enumerate(left)
         if number in shown
     ]
-    return f"the plan has changed: {recipe.epochs} epochs instead of {before.epochs}. From here on:{''.join(lines)}"
+    length = "" if recipe.epochs == before.epochs else f": {recipe.epochs} epochs instead of {before.epochs}"
+    return f"the plan has changed{length}. From here on:{''.join(lines)}"
 
 
 def announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets) -> None:
