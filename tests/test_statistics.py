@@ -1,11 +1,14 @@
 """Right and wrong answers: calibration, classes, and two models on the same images."""
 
+import math
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from jpegcurr.analysis.statistics import (
     EXACT_BELOW,
+    accuracy_interval,
     bootstrap_interval,
     calibration_error,
     class_accuracy,
@@ -37,6 +40,21 @@ def test_class_accuracies_weighted_by_their_images_are_top1() -> None:
     shares = class_accuracy(labels, right, 8)
     assert np.isnan(shares[7])
     assert np.average(shares[:7], weights=np.bincount(labels)) == pytest.approx(100 * right.mean())
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 16), (16, 16), (1, 1), (3141, 3925), (41_400, 50_000)])
+def test_the_interval_of_an_accuracy_is_wilsons(right: int, images: int) -> None:
+    share, z = right / images, norm.ppf(0.975)
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    low, high = accuracy_interval(right, images)
+    assert (low, high) == (pytest.approx(100 * (middle - half), abs=1e-9), pytest.approx(100 * (middle + half), abs=1e-9))
+    assert 0 <= low <= 100 * share <= high <= 100 + 1e-9
+
+
+def test_an_accuracy_of_no_images_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="n"):
+        accuracy_interval(0, 0)
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (0, 5), (0, 6), (3, 9), (12, 12)])

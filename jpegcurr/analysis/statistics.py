@@ -96,6 +96,16 @@ def detectable_difference(discordant: int, images: int) -> float:
     return 280 * sqrt(max(discordant, 8)) / images
 
 
+def accuracy_interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of the share of ``right`` answers, percent, by Wilson's score (J. Am. Stat. Assoc. 22:209, 1927).
+
+    Raises:
+        ValueError: there are no images, or fewer than are right.
+    """
+    interval = binomtest(right, images).proportion_ci(1 - LEVEL, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
 def calibration_error(confidence: NDArray[np.floating], right: Flags) -> float:
     """The expected calibration error, points, of top-1 ``confidence`` (0 to 1) and whether it was ``right``, both [images].
 
