@@ -30,7 +30,13 @@ def evaluate(
     on_the_fly: Annotated[
         bool, typer.Option("--on-the-fly", help="Encode what the model sees, after the resize: another, stronger treatment.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option("--csv", "-o", help="Write the figures to a file, one row an arm.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", "-o", metavar="FILE.csv", help="Write the figures to a file, one row an arm.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the accuracy of each class, one row a class.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the accuracy over the qualities.")] = None,
     weights: WeightsOption = "raw",
     loader: Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="The decode path; auto: as in training.")] = "auto",
     device: DeviceOption = "auto",
@@ -40,18 +46,16 @@ def evaluate(
     """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
     from jpegcurr.analysis.evaluate import at_qualities, compare_evaluations, evaluate_runs, open_arms, source_sets
     from jpegcurr.analysis.evaluate import validation_sets as own_sets
-    from jpegcurr.analysis.evaluation_tables import to_csv
+    from jpegcurr.analysis.evaluation_files import EvaluationFiles
     from jpegcurr.encoding.options import parse_specs
-    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
     if on_the_fly and qualities is None:
         raise UsageError("--on-the-fly says where --qualities are made. Give them too: --qualities source,50.")
     wanted = [spec.quality for spec in parse_specs(qualities.split(","))] if qualities is not None else None
-    if csv is not None:
-        refuse_unwritable([csv.parent])
-        refuse_existing([csv], force=force)
+    files = EvaluationFiles(csv, classes, plot)
+    files.check(force=force)
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
@@ -70,9 +74,8 @@ def evaluate(
 
         results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
     pairs = compare_evaluations(results)
-    if csv is not None:
-        write_text(csv, to_csv(results, pairs))
-    console.print_evaluations(results, pairs, as_json=as_json)
+    files.write(results, pairs)
+    console.print_evaluations(results, pairs, files.paths, as_json=as_json)
 
 
 def predict(

@@ -200,9 +200,12 @@ def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
     out.print(f"{len(epochs)} epochs, {steps:,} steps, {images:,} images", markup=False)
 
 
-def print_evaluations(results: "Sequence[Evaluation]", pairs: "Sequence[Paired | None]", *, as_json: bool) -> None:
-    """One row an arm; top-1 by run and quality; and each arm against the first, on the same images."""
+def print_evaluations(
+    results: "Sequence[Evaluation]", pairs: "Sequence[Paired | None]", written: Sequence[Path], *, as_json: bool
+) -> None:
+    """One row an arm; top-1 by run and quality; each arm, and the classes, against the first on the same images; the files."""
     from jpegcurr.analysis import evaluation_tables as tables
+    from jpegcurr.analysis.class_tables import changed_classes
     from jpegcurr.analysis.evaluate import described
 
     if as_json:
@@ -220,6 +223,12 @@ def print_evaluations(results: "Sequence[Evaluation]", pairs: "Sequence[Paired |
         print_table(*paired, title=f"against {reference}, on the same {results[0].scores.images:,} images", left=2)
         told = "Verdicts are McNemar's at 5 %, each by itself; detectable is the difference seen with 80 % power, in points."
         out.print(told, markup=False)
+    if changed := changed_classes(results, pairs):
+        print_table(*changed[0], title="classes that changed most, the least likely by chance first", left=2)
+        told = f"p is McNemar's within the class, by Holm's correction for all {changed[1]:,} comparisons of a class in an arm."
+        out.print(told, markup=False)
+    for path in written:
+        out.print(f"{path}", markup=False)
 
 
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:

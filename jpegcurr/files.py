@@ -47,22 +47,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "") -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set."""
+def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
+    """Raise UsageError if any of ``paths``, which ``option`` names, exists and ``force`` is not set."""
     existing = [path for path in paths if path.exists()]
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         ways = f"{or_else}, " if or_else else ""
-        raise UsageError(f"{existing[0]} exists{others}. Choose another place with -o, {ways}or replace it with --force.")
+        raise UsageError(f"{existing[0]} exists{others}. Choose another place with {option}, {ways}or replace it with --force.")
 
 
-def refuse_unwritable(folders: Iterable[Path]) -> None:
-    """Raise UsageError if one of ``folders`` is no folder, or cannot be made, or written to."""
+def refuse_unwritable(folders: Iterable[Path], *, option: str = "-o") -> None:
+    """Raise UsageError if one of ``folders``, which ``option`` names, is no folder, or cannot be made, or written to."""
     for folder in dict.fromkeys(folders):
         there = nearest_folder(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             what = "no permission to write there" if there.is_dir() else f"{there} is not a folder"
-            raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with -o.")
+            raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with {option}.")
 
 
 def nearest_folder(folder: Path) -> Path:

@@ -12,7 +12,9 @@ from jpegcurr.analysis.statistics import (
     bootstrap_interval,
     calibration_error,
     class_accuracy,
+    compare_classes,
     compare_paired,
+    holm,
     mcnemar,
 )
 
@@ -113,3 +115,22 @@ def test_a_planted_difference_of_two_points_is_found() -> None:
     assert pairs[0].verdict == "higher"
     assert pairs[0].detectable == pytest.approx(1.4, abs=0.1)
     assert np.mean([pair.verdict == "higher" for pair in pairs]) >= 0.93
+
+
+def test_holms_correction_is_that_of_the_textbook() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_classes_are_compared_by_themselves() -> None:
+    random = np.random.default_rng(4)
+    labels = random.choice([0, 1, 3], 300)
+    reference, other = random.random(300) < 0.7, random.random(300) < 0.6
+    changes = compare_classes(labels, reference, other)
+    assert [each.label for each in changes] == [0, 1, 3], "a class without images is left out"
+    for each in changes:
+        pair = compare_paired(reference[labels == each.label], other[labels == each.label])
+        assert (each.images, each.lost, each.gained) == (pair.images, pair.lost, pair.gained)
+        assert (each.difference, each.p_value) == (pytest.approx(pair.difference), pair.p_value)
+        assert each.right == reference[labels == each.label].sum()

@@ -50,6 +50,10 @@ class Evaluation:
         shares = class_accuracy(self.outcomes.labels, self.outcomes.right, len(self.classes))
         return dict(zip(self.classes, shares.tolist(), strict=True))
 
+    def class_images(self) -> dict[str, int]:
+        """The images of each class, by name."""
+        return dict(zip(self.classes, np.bincount(self.outcomes.labels, minlength=len(self.classes)).tolist(), strict=True))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, for JSON; a class without images has None."""
         return {
@@ -62,6 +66,7 @@ class Evaluation:
             "loader": self.loader,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
+            "class_images": self.class_images(),
             "class_accuracy": {name: share if isfinite(share) else None for name, share in self.class_accuracy().items()},
         }
 
@@ -145,15 +150,26 @@ def evaluate_runs(
 ) -> Iterator[Evaluation]:
     """Yield what each run makes of each arm, run by run; every image counts once, and all are decoded the same way.
 
+    Runs that see images alike (all but their normalisation, batches too) share one pass over an arm, decoded once.
     ``loader`` is ``ffcv``, ``plain`` or ``auto``: as in training where it can be, plain if any run was trained so. Raises
     RecipeError where it cannot be had. ``on_images`` is told how many more images are done.
     """
     kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
-    for run in runs:
-        for arm in arms:
-            view = View.of(arm.member, run.image, batch=run.recipe.micro(), workers=loading_workers())
-            outcomes = observe(run.model, run.normalise, open_loader(kind, view, runtime), runtime, on_images)
-            yield _evaluation(run, arm, kind, outcomes)
+    observed: dict[tuple[int, int], Outcomes] = {}
+    for number, run in enumerate(runs):
+        for place, arm in enumerate(arms):
+            if (number, place) not in observed:
+                together = [each for each, other in enumerate(runs) if _sight(other) == _sight(run)]
+                view = View.of(arm.member, run.image, batch=run.recipe.micro(), workers=loading_workers())
+                models = [(runs[each].model, runs[each].normalise) for each in together]
+                outcomes = observe(models, open_loader(kind, view, runtime), runtime, on_images)
+                observed |= {(each, place): one for each, one in zip(together, outcomes, strict=True)}
+            yield _evaluation(run, arm, kind, observed.pop((number, place)))
+
+
+def _sight(run: Run) -> tuple[object, ...]:
+    """What has to be the same for two runs to look at the same batches, to the bit."""
+    return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro()
 
 
 def _evaluation(run: Run, arm: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:

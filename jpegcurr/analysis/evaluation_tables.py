@@ -1,11 +1,10 @@
 """Evaluations as tables: for the terminal, and for a CSV file."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from jpegcurr.analysis.evaluate import Evaluation, described
+from jpegcurr.analysis.prediction_tables import csv_writer
 from jpegcurr.analysis.statistics import Paired
 
 CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
@@ -50,14 +49,13 @@ def paired_table(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) 
     return (columns, rows) if rows else None
 
 
-def to_csv(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> str:
-    """One row an arm, and beside it how it differs from the first; what is unknown or undefined is empty."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*CSV_SCORES, *CSV_PAIRED], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for each, pair in zip(results, pairs, strict=True):
-        writer.writerow(each.as_dict() | (described(pair) or {}))
-    return file.getvalue()
+def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> None:
+    """Write a CSV file: one row an arm, and beside it how it differs from the first; what is unknown or undefined is empty."""
+    with csv_writer(path) as writer:
+        writer.writerow([*CSV_SCORES, *CSV_PAIRED])
+        for each, pair in zip(results, pairs, strict=True):
+            row = each.as_dict() | (described(pair) or {})
+            writer.writerow([row.get(name) for name in (*CSV_SCORES, *CSV_PAIRED)])
 
 
 def run_name(each: Evaluation, results: Sequence[Evaluation]) -> str:

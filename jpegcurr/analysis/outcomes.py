@@ -1,6 +1,6 @@
-"""What a model makes of every image of a validation set, one by one, in the order of the file."""
+"""What models make of every image of a validation set, one by one, in the order of the file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,26 +52,32 @@ class Outcomes:
 
 @torch.inference_mode()
 def observe(
-    model: torch.nn.Module,
-    normalise: Normaliser,
+    models: Sequence[tuple[torch.nn.Module, Normaliser]],
     loader: Loader,
     runtime: Runtime,
     on_images: Callable[[int], None] | None = None,
-) -> Outcomes:
-    """Put every image of one pass of ``loader`` through ``model``, which is put into evaluation mode and back.
+) -> list[Outcomes]:
+    """Put every image of one pass of ``loader`` through each model, which is put into evaluation mode and back.
 
-    ``on_images`` is told the number of images of each batch when it is done.
+    ``on_images`` is told the number of images of each batch, times the models, when they are done.
     """
-    training = model.training
-    parts = []
+    training = [model.training for model, _ in models]
+    parts: list[list[torch.Tensor]] = [[] for _ in models]
     try:
-        model.eval()
+        for model, _ in models:
+            model.eval()
         for batch, labels in loader.at(0):
-            parts.append(_observe_batch(model, normalise(batch), labels, runtime))
+            for (model, normalise), seen in zip(models, parts, strict=True):
+                seen.append(_observe_batch(model, normalise(batch), labels, runtime))
             if on_images:
-                on_images(len(labels))
+                on_images(len(labels) * len(models))
     finally:
-        model.train(training)
+        for (model, _), mode in zip(models, training, strict=True):
+            model.train(mode)
+    return [_outcomes(seen) for seen in parts]
+
+
+def _outcomes(parts: list[torch.Tensor]) -> Outcomes:
     truth, predicted, confidence, top5, loss = torch.cat(parts, dim=1).numpy()
     return Outcomes(truth.astype(np.int64), predicted.astype(np.int64), confidence, top5.astype(np.bool_), loss)
 

@@ -1,6 +1,8 @@
 """Figures of right and wrong answers: of one model, and of two on the same images. NumPy and SciPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import sqrt
 from typing import Literal
 
@@ -63,6 +65,7 @@ def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:
     return Paired(images, difference, low, high, lost, gained, p_value, test, detectable)
 
 
+@cache
 def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
     """The two-sided p-value that images flip one way as often as the other, and the form of the test.
 
@@ -73,6 +76,50 @@ def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
     if flips < EXACT_BELOW:
         return (float(binomtest(fewer, flips).pvalue) if flips else 1.0), "exact"
     return float(2 * binom.cdf(fewer - 1, flips, 0.5) + binom.pmf(fewer, flips, 0.5)), "mid-p"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassChange:
+    """The ``images`` of the class ``label`` in two arms; points are of top-1, percent, ``p_value`` is McNemar's."""
+
+    label: int
+    images: int
+    right: int
+    lost: int
+    gained: int
+    p_value: float
+
+    @property
+    def difference(self) -> float:
+        """Points of the class's top-1."""
+        return 100 * (self.gained - self.lost) / self.images
+
+
+def compare_classes(labels: NDArray[np.int64], reference: Flags, other: Flags) -> list[ClassChange]:
+    """Hold two arms' right answers, bool [images] in the order of ``labels``, against each other within each class.
+
+    Classes without images are left out. ``right`` is the reference's. The p-values are those of one look each; see ``holm``.
+    """
+    images, right = np.bincount(labels), np.bincount(labels[reference], minlength=labels.max() + 1)
+    lost, gained = (np.bincount(labels[flips], minlength=len(images)) for flips in (reference & ~other, other & ~reference))
+    counts = np.stack([images, right, lost, gained], axis=1).tolist()
+    return [
+        ClassChange(label, count, hits, less, more, mcnemar(less, more)[0])
+        for label, (count, hits, less, more) in enumerate(counts)
+        if count
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of so many looks, adjusted so that one below 0.05 among equals is 5 % likely at most, all together.
+
+    Holm's step-down of Bonferroni's correction (Scand. J. Stat. 6:65, 1979), which assumes nothing of how looks hang together.
+    """
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = worst
+    return adjusted
 
 
 def bootstrap_interval(lost: int, gained: int, images: int, *, seed: int = 0) -> tuple[float, float]:
