@@ -58,6 +58,7 @@ def here(betons: Path, trained: Path, photos: Path) -> None:
     Path("flat/1.jpg").write_bytes(jpeg(photograph("cat")))
     Path("file").touch()
     Path("there.html").touch()
+    Path("there.svg").touch()
 
 
 def tree() -> dict[str, tuple[int, int]]:
@@ -108,6 +109,15 @@ def tree() -> dict[str, tuple[int, int]]:
         ("evaluate empty", "empty is not a run folder"),
         ("evaluate run --data none.beton", r"none\.beton does not exist"),
         ("evaluate run --weights worst", "worst"),
+        ("evaluate run --on-the-fly", "--on-the-fly says where --qualities are made. Give them too"),
+        ("evaluate run --qualities source,0", "quality '0'.*from 1 to 100, or source"),
+        ("evaluate run --csv file", "file exists.*--csv, or replace it with --force"),
+        ("evaluate run -o file/x.csv", "file cannot be written to: file is not a folder.*with --csv"),
+        ("evaluate run --classes file", "file exists.*--classes, or replace it with --force"),
+        ("evaluate run --plot there.html", r"--plot there\.html: the curve is drawn as SVG; .* ends in \.svg"),
+        ("evaluate run --plot file/x.svg", "file cannot be written to: file is not a folder.*with --plot"),
+        ("evaluate run --plot there.svg", "there.svg exists.*--plot, or replace it with --force"),
+        ("evaluate run --csv x --classes ./x", "x would be written twice"),
         ("predict run nowhere", "nowhere does not exist"),
         ("predict run empty", "empty holds no images"),
         ("predict nowhere images", "nowhere does not exist"),
@@ -234,6 +244,38 @@ def test_a_beton_of_other_classes_is_refused_by_evaluate(run, here) -> None:
     assert "other classes (1) than run was trained on (4)" in done.err
 
 
+def test_an_evaluation_is_written_as_tables_and_a_curve(run, here) -> None:
+    shutil.copytree("run", "other")
+    done = run(
+        "evaluate run other --data betons/val-source.beton --qualities source,90,10 --csv o/a.csv --classes o/c.csv "
+        "--plot o/curve.svg --device cpu"
+    )
+    assert done.code == 0, done.err
+    assert done.out.endswith("\no/a.csv\no/c.csv\no/curve.svg\n")
+    with Path("o/a.csv").open() as file:
+        arms = [(row["run"], row["tested"]) for row in csv.DictReader(file)]
+    assert arms == [(name, quality) for name in ("run", "other") for quality in ("source", "90", "10")]
+    with Path("o/c.csv").open() as file:
+        assert next(csv.reader(file))[1:4] == ["images", "run, source", "run, 90"]
+    curve = Path("o/curve.svg").read_text()
+    assert curve.count("<polyline") == 2
+    assert "JPEG quality of the 16 validation images" in curve
+    assert run("evaluate run other --plot o/curve.svg --force --device cpu").code == 0
+    assert "source:" in Path("o/curve.svg").read_text(), "the stored betons of the run, by their manifests"
+    assert Path("o/curve.svg").read_text() != curve
+    again = run("evaluate run other --plot o/curve.svg --force --device cpu --json")
+    assert [each["class_images"]["cat"] for each in json.loads(again.out)] == [4, 4, 4, 4], "and nothing but JSON"
+
+
+def test_a_folder_that_may_not_be_written_to_is_said_before_anything_is_read(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("locked").mkdir()
+    monkeypatch.setattr("jpegcurr.files.os.access", lambda path, mode: Path(path) != Path("locked"))  # root may write anywhere
+    for option, name in (("--csv", "a.csv"), ("--classes", "a.csv"), ("--plot", "a.svg")):
+        done = run(f"evaluate nowhere {option} locked/{name}")
+        assert done.code == 2
+        assert f"locked cannot be written to: no permission to write there. Choose another place with {option}." in done.err
+
+
 def test_a_damaged_beton_ends_verify_with_exit_code_1(run, here) -> None:
     data = bytearray(Path("betons/val-q50.beton").read_bytes())
     at = data.index(b"\xff\xd8\xff")
@@ -253,7 +295,7 @@ def test_a_folder_of_broken_images_ends_predict_with_exit_code_1(run, here) -> N
     assert "None of the 1 files" in done.err
 
 
-@pytest.mark.parametrize("command", ["", "encode", "inspect", "train", "evaluate", "predict", "cam"])
+@pytest.mark.parametrize("command", ["", "encode", "inspect", "train", "evaluate", "predict", "models", "cam"])
 def test_every_command_has_help(run, command: str) -> None:
     done = run(f"{command} --help")
     assert done.code == 0
