@@ -205,6 +205,7 @@ def print_evaluations(
 ) -> None:
     """One row an arm; top-1 by run and quality; each arm, and the classes, against the first on the same images; the files."""
     from jpegcurr.analysis import evaluation_tables as tables
+    from jpegcurr.analysis.arms import arm_name
     from jpegcurr.analysis.class_tables import changed_classes
     from jpegcurr.analysis.evaluate import described
 
@@ -212,18 +213,19 @@ def print_evaluations(
         rows = zip(results, pairs, strict=True)
         out.print_json(json.dumps([each.as_dict() | {"against_first": described(pair)} for each, pair in rows]))
         return
-    title = ", ".join(dict.fromkeys(str(each.run) for each in results))
-    title += f", {results[0].weights} weights, {results[0].loader} loader"
     columns, cells = tables.score_table(results)
-    print_table(columns, cells, title=title, left=columns.index("images"))
+    print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
     if matrix := tables.accuracy_matrix(results):
+        out.print()
         print_table(*matrix)
     if paired := tables.paired_table(results, pairs):
-        reference = tables.arm_name(results[0], results)
-        print_table(*paired, title=f"against {reference}, on the same {results[0].scores.images:,} images", left=2)
-        told = "Verdicts are McNemar's at 5 %, each by itself; detectable is the difference seen with 80 % power, in points."
-        out.print(told, markup=False)
+        out.print()
+        reference = arm_name(results[0], results)
+        print_table(*paired, title=f"against {reference}, on the same {results[0].scores.images:,} images")
+        out.print(tables.paired_verdicts(results, pairs), markup=False)
+        out.print("Detectable is the difference that is seen with 80 % power, in points of top-1.", markup=False)
     if changed := changed_classes(results, pairs):
+        out.print()
         print_table(*changed[0], title="classes that changed most, the least likely by chance first", left=2)
         told = f"p is McNemar's within the class, by Holm's correction for all {changed[1]:,} comparisons of a class in an arm."
         out.print(told, markup=False)

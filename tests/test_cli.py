@@ -210,7 +210,7 @@ def test_the_whole_main_job(run, imagenet: Path) -> None:
             assert each["top1"] == pytest.approx(rows[-1][f"val/{name}/{prefix}top1"])
             assert each["loss"] == pytest.approx(rows[-1][f"val/{name}/{prefix}loss"], rel=1e-4)
             assert each["images"] == 16
-    assert re.search(r"betons/val-q50\.beton +50 +16 ", run("evaluate runs/two_phase").out)
+    assert re.search(r"^val-q50 +50 +16 ", run("evaluate runs/two_phase").out, re.MULTILINE)
 
     (imagenet / "val/bad.jpg").write_bytes(b"text")
     done = run("predict runs/two_phase data/imagenet/val")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jpegcurr.analysis.arms import arm_name
 from jpegcurr.analysis.class_names import full_name, have_readable_names, readable_name
 from jpegcurr.analysis.contact_sheet import shown
 from jpegcurr.analysis.evaluate import Evaluation
-from jpegcurr.analysis.evaluation_tables import Table, arm_name
+from jpegcurr.analysis.evaluation_tables import Table, short_p
 from jpegcurr.analysis.prediction_tables import csv_writer
 from jpegcurr.analysis.statistics import ClassChange, Paired, class_accuracy, compare_classes, holm
 
@@ -42,28 +43,29 @@ def class_names(results: Sequence[Evaluation]) -> tuple[str, ...]:
 
 
 def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> tuple[Table, int] | None:
-    """Column names and rows of the classes that changed most against the first arm, in any other; and how many were looked at.
+    """Column names and rows of the classes that changed most against the first arm, and how many comparisons there are.
 
-    That is at most five that lost and five that gained, the least likely by chance first. The p-values are McNemar's, after
-    Holm's correction for every class of every arm: the largest of many differences is large by chance. None if there is no
-    other arm, or one class, or nothing changed.
+    That is at most five that lost and five that gained, each in the arm where that is least likely by chance, and the least
+    likely first. The p-values are McNemar's, after Holm's correction for every class of every arm: the largest of many
+    differences is large by chance. None if there is no other arm, or one class, or nothing changed.
     """
     classes, first = class_names(results), results[0].outcomes
-    looks: list[tuple[Evaluation, ClassChange]] = []
-    for each, pair in zip(results, pairs, strict=True):
-        if pair is not None:
-            looks += [(each, change) for change in compare_classes(first.labels, first.right, each.outcomes.right)]
+    pairwise = [(each, pair) for each, pair in zip(results, pairs, strict=True) if pair is not None]
+    changes = [(each, compare_classes(first.labels, first.right, each.outcomes.right)) for each, _ in pairwise]
+    looks = [(each, change) for each, some in changes for change in some]
     adjusted = holm([change.p_value for _, change in looks])
-    ranked = sorted(zip(looks, adjusted, strict=True), key=lambda look: (look[0][1].p_value, -abs(look[0][1].difference)))
-    lost = [look for look in ranked if look[0][1].difference < 0][:MOST]
-    gained = [look for look in ranked if look[0][1].difference > 0][:MOST]
-    if len(classes) < 2 or not (lost or gained):
+    ranked = [(each, change, p_value) for (each, change), p_value in zip(looks, adjusted, strict=True) if change.difference]
+    ranked.sort(key=lambda look: (look[1].p_value, -abs(look[1].difference)))
+    surest: dict[tuple[bool, int], tuple[Evaluation, ClassChange, float]] = {}
+    for look in ranked:
+        surest.setdefault((look[1].difference < 0, look[1].label), look)
+    lost, gained = ([look for (fewer, _), look in surest.items() if fewer is less][:MOST] for less in (True, False))
+    if len(classes) < 2 or not surest:
         return None
     rows = []
-    for (each, change), p_value in [*lost, *gained]:
-        before = 100 * change.right / change.images
-        figures = [f"{change.images:,}", f"{before:.1f}", f"{before + change.difference:.1f}", f"{change.difference:+.1f}"]
-        flips = [f"{change.lost:,}", f"{change.gained:,}", f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"]
-        rows.append([shown(full_name(classes[change.label])), arm_name(each, results), *figures, *flips])
-    columns = ["class", "arm", "images", "first, %", "arm, %", "points", "lost", "gained", "p (Holm)"]
-    return (columns, rows), len(looks)
+    for each, change, p_value in [*lost, *gained]:
+        before = f"{100 * change.right / change.images:.1f}"
+        figures = [f"{change.images:,}", before, f"{change.difference:+.1f}", f"{change.lost:,}", f"{change.gained:,}"]
+        name = shown(full_name(classes[change.label]).split(",")[0])
+        rows.append([name, arm_name(each, results), *figures, short_p(p_value)])
+    return (["class", "arm", "images", "first, %", "points", "lost", "gained", "p (Holm)"], rows), len(looks)

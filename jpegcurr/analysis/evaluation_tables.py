@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jpegcurr.analysis.arms import arm_name, data_name, many_runs, place_names, place_of, quality_lines, quality_name, run_name
 from jpegcurr.analysis.evaluate import Evaluation, described
 from jpegcurr.analysis.prediction_tables import csv_writer
 from jpegcurr.analysis.statistics import Paired
@@ -13,26 +14,37 @@ CSV_PAIRED = ("difference", "low", "high", "lost", "gained", "p_value", "test", 
 Table = tuple[list[str], list[list[str]]]
 
 
+def score_title(results: Sequence[Evaluation]) -> str:
+    """What all arms have in common: the runs, the beton if it is one, weights and loader."""
+    runs, betons = (list(dict.fromkeys(map(str, each))) for each in zip(*((one.run, one.data) for one in results), strict=True))
+    on = f" on {betons[0]}" if len(betons) == 1 else ""
+    return f"{', '.join(runs)}{on}, {results[0].weights} weights, {results[0].loader} loader"
+
+
 def score_table(results: Sequence[Evaluation]) -> Table:
-    """Column names, and one row an arm; with the run where there are several."""
-    many = _many_runs(results)
+    """Column names, and one row an arm; with the run and the beton where there are several."""
+    runs, betons = many_runs(results), len({each.data for each in results}) > 1
     rows = []
     for each in results:
         scores = each.scores
+        names = [*([run_name(each, results)] if runs else []), *([data_name(each, results)] if betons else [])]
         figures = [f"{scores.images:,}", f"{scores.top1:.2f}", f"{scores.top5:.2f}", f"{scores.loss:.4f}"]
-        rows.append([*([run_name(each, results)] if many else []), str(each.data), arm_quality(each), *figures])
-        rows[-1].append(f"{each.outcomes.calibration_error:.2f}")
-    return [*(["run"] if many else []), "data", "quality", "images", "top-1, %", "top-5, %", "loss", "ECE, points"], rows
+        rows.append([*names, quality_name(each), *figures, f"{each.outcomes.calibration_error:.2f}"])
+    names = [*(["run"] if runs else []), *(["data"] if betons else []), "quality"]
+    return [*names, "images", "top-1, %", "top-5, %", "loss", "ECE"], rows
 
 
 def accuracy_matrix(results: Sequence[Evaluation]) -> Table | None:
-    """Column names, and top-1 of each run in a row; None unless there are several runs and several arms of each."""
-    arms = list(dict.fromkeys(_arm(each, results) for each in results))
-    if not _many_runs(results) or len(arms) < 2:
+    """Column names, and top-1 over the qualities, a line in a row; None unless there are several of both."""
+    places, lines = sorted({place_of(each) for each in results}), quality_lines(results)
+    if len(lines) < 2 or len(places) < 2:
         return None
-    cells = {(run_name(each, results), _arm(each, results)): f"{each.scores.top1:.2f}" for each in results}
-    runs = list(dict.fromkeys(run_name(each, results) for each in results))
-    return ["top-1, %", *arms], [[run, *(cells[run, arm] for arm in arms)] for run in runs]
+    rows = []
+    for name, arms in lines:
+        cells = {place_of(each): f"{each.scores.top1:.2f}" for each in arms}
+        rows.append([name, *(cells.get(place, "") for place in places)])
+    names, treated = place_names(places)
+    return [f"top-1, %{treated}", *names], rows
 
 
 def paired_table(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> Table | None:
@@ -41,12 +53,28 @@ def paired_table(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) 
     for each, pair in zip(results, pairs, strict=True):
         if pair is not None:
             interval = f"{pair.low:+.2f} to {pair.high:+.2f}"
-            flips = [f"{pair.lost:,}", f"{pair.gained:,}"]
-            p_value = f"{pair.p_value:.3f}" if pair.p_value >= 0.001 else "< 0.001"
-            figures = [f"{pair.difference:+.2f}", interval, *flips, f"{p_value} ({pair.test})", f"{pair.detectable:.2f}"]
-            rows.append([arm_name(each, results), pair.verdict, *figures])
-    columns = ["arm", "verdict", "top-1, points", "95 % interval", "lost", "gained", "McNemar's p", "detectable"]
+            figures = [f"{pair.difference:+.2f}", interval, f"{pair.lost:,}", f"{pair.gained:,}"]
+            rows.append([arm_name(each, results), *figures, short_p(pair.p_value), f"{pair.detectable:.2f}"])
+    columns = ["arm", "points", "95 % interval", "lost", "gained", "p", "detectable"]
     return (columns, rows) if rows else None
+
+
+def paired_verdicts(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> str:
+    """Which arms are lower and which higher than the first, in a sentence or two; for the others, that none is detectable."""
+    named: dict[str, list[str]] = {}
+    for each, pair in zip(results, pairs, strict=True):
+        if pair is not None:
+            named.setdefault(pair.verdict, []).append(arm_name(each, results))
+    found = [f"{verdict}: {' | '.join(named[verdict])}" for verdict in ("lower", "higher") if verdict in named]
+    none = "no detectable difference"
+    if none in named:
+        found.append(f"{none} in the others" if found else none)
+    return f"By McNemar's test at 5 %, each arm by itself, {'; '.join(found)}."
+
+
+def short_p(value: float) -> str:
+    """To three decimals."""
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> None:
@@ -56,32 +84,3 @@ def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Pair
         for each, pair in zip(results, pairs, strict=True):
             row = each.as_dict() | (described(pair) or {})
             writer.writerow([row.get(name) for name in (*CSV_SCORES, *CSV_PAIRED)])
-
-
-def run_name(each: Evaluation, results: Sequence[Evaluation]) -> str:
-    """The folder's name, or its path where two are called alike."""
-    runs: set[Path] = {other.run for other in results}
-    return each.run.name if len({run.name for run in runs}) == len(runs) and each.run.name else str(each.run)
-
-
-def arm_quality(each: Evaluation) -> str:
-    """``source``, ``50``, or what is done at loading."""
-    return str(each.at_load or each.quality or "?")
-
-
-def arm_name(each: Evaluation, results: Sequence[Evaluation]) -> str:
-    """What tells an arm from the others."""
-    return f"{run_name(each, results)}, {_arm(each, results)}" if _many_runs(results) else _arm(each, results)
-
-
-def _arm(each: Evaluation, results: Sequence[Evaluation]) -> str:
-    """The quality; and the data where one quality is that of several."""
-    told = {(other.data, other.at_load, other.quality) for other in results}
-    after = ", after the resize" if each.at_load and each.at_load.endswith("view") else ""
-    short = f"{each.tested if each.tested is not None else arm_quality(each)}{after}"
-    alike = len({data for data, *_ in told}) > 1 and sum(each.at_load == at and each.quality == of for _, at, of in told) > 1
-    return f"{each.data}, {short}" if alike else short
-
-
-def _many_runs(results: Sequence[Evaluation]) -> bool:
-    return len({each.run for each in results}) > 1
