@@ -22,7 +22,7 @@ from jpegcurr.analysis.evaluate import (
     evaluate_runs,
     open_arms,
 )
-from jpegcurr.analysis.evaluation_tables import accuracy_matrix, paired_table, write_scores
+from jpegcurr.analysis.evaluation_tables import accuracy_matrix, paired_table, paired_verdicts, score_table, write_scores
 from jpegcurr.analysis.outcomes import Outcomes
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import UsageError
@@ -254,3 +254,42 @@ def test_equal_models_have_no_class_that_stands_out_in_19_of_20() -> None:
         assert len(found[0][1]) == 10
         told[any(float(row[-1].removeprefix("<")) < 0.05 for row in found[0][1])] += 1
     assert told[True] <= 200 * 0.05 + 3 * (200 * 0.05 * 0.95) ** 0.5
+
+
+def test_tables_of_two_runs_at_six_qualities_fit_a_terminal_of_80_columns() -> None:
+    labels = [0] * 4000
+    results = []
+    for run in ("two_phase", "restart_only"):
+        for quality, right in (("source", 3000), (90, 3000), (10, 2910)):
+            at_load = None if quality == "source" else f"quality {quality}, at load, stored"
+            hits = [True] * right + [False] * (4000 - right)
+            results.append(simulated(hits, labels, run=run, at_load=at_load, tested=quality))
+    pairs = compare_evaluations(results)
+    for shown in (score_table(results), accuracy_matrix(results), paired_table(results, pairs)):
+        assert shown is not None
+        wide = [max(len(cell) for cell in column) for column in zip(shown[0], *shown[1], strict=True)]
+        assert sum(wide) + 2 * (len(wide) - 1) <= 80
+    matrix = accuracy_matrix(list(reversed(results)))
+    assert matrix == (
+        ["top-1, %", "source", "90", "10"],
+        [["restart_only", "75.00", "75.00", "72.75"], ["two_phase", "75.00", "75.00", "72.75"]],
+    )
+    assert paired_verdicts(results, pairs) == (
+        "By McNemar's test at 5 %, each arm by itself, lower: two_phase, 10 | restart_only, 10; no detectable difference "
+        "in the others."
+    )
+    assert paired_verdicts(results[:2], pairs[:2]).endswith("each arm by itself, no detectable difference.")
+
+
+def test_several_betons_are_told_apart_by_their_names() -> None:
+    right, labels = [True, False], [0, 1]
+    betons = [simulated(right, labels, data=f"betons/{name}.beton") for name in ("val", "other")]
+    made = [replace(each, tested=10, at_load="quality 10, at load, stored") for each in betons]
+    assert accuracy_matrix([*betons, *made]) == (
+        ["top-1, %", "source", "10"],
+        [["val", "50.00", "50.00"], ["other", "50.00", "50.00"]],
+    )
+    columns, rows = score_table(betons)
+    assert (columns[:2], [row[0] for row in rows]) == (["data", "quality"], ["val", "other"])
+    alike = [betons[0], replace(betons[1], data=Path("elsewhere/val.beton"))]
+    assert [row[0] for row in score_table(alike)[1]] == ["betons/val", "elsewhere/val"]
