@@ -23,6 +23,7 @@ LAYERS = (
     ("terminal",),
     ("console",),
     ("cli_runs",),
+    ("cli_channels",),
     ("cli_train",),
     ("cli",),
     ("__main__",),
