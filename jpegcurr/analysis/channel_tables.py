@@ -105,7 +105,7 @@ def prune_meanings(study: PruneStudy) -> list[str]:
         f"Chosen on {study.chosen_on:,} images (half of each class, seed {study.seed}), by the largest shift at any quality; "
         f"tested on the other {study.images:,}. Random: {draws} draws.",
         f"In brackets: points more than with none. *: differs by McNemar's test at {100 * LEVEL:.0f} %, each by itself; "
-        f"without it no detectable difference ({detectable:.2f} points or fewer would have been seen with 80 % power).",
+        f"without it no detectable difference (one of {detectable:.2f} points would have been seen with 80 % power).",
     ]
 
 

@@ -4,13 +4,14 @@ The qualities go through the model side by side, batch by batch, so that each im
 first quality, and nothing is kept but sums: the memory does not grow with the images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from jpegcurr.analysis.activations import Seen, pick_layers, watched
 from jpegcurr.analysis.channel_statistics import Channels, Tally, settle
@@ -90,26 +91,42 @@ def study_channels(
     check_same_images(arms)
     picked = pick_layers(run.model, layers)
     kind, loaders = open_arm_loaders(run, arms, runtime, loader)
-    parts = np.zeros(len(arms[0].beton), np.bool_) if chosen is None else chosen
-    growing = _Growing(picked, len(arms))
-    start = 0
-    with watched(run.model, picked) as look, runtime.autocast():
-        for batches in zip(*(each.at(0) for each in loaders), strict=True):
-            rows = parts[start : start + len(batches[0][1])]
-            start += len(rows)
-            growing.include([look(run.normalise(batch)) for batch, _ in batches], rows)
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        for at_every_quality in zip(*(each.at(0) for each in loaders), strict=True):
+            yield [run.normalise(batch) for batch, _ in at_every_quality]
             if on_images:
-                on_images(len(rows) * len(arms))
+                on_images(sum(len(batch) for batch, _ in at_every_quality))
+
+    with runtime.autocast():
+        whole, half = follow_channels(run.model, picked, batches(), chosen)
     told = tuple(_arm(name, each) for name, each in zip(arm_names(arms), arms, strict=True))
-    half = growing.settled((True,)) if parts.any() else ()
-    return ChannelStudy(run.path, run.weights, kind, len(parts), told, growing.settled((False, True)), half)
+    return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, told, whole, half)
+
+
+def follow_channels(
+    model: torch.nn.Module, layers: Sequence[str], batches: Iterable[Sequence[torch.Tensor]], chosen: Flags | None = None
+) -> tuple[tuple[LayerStudy, ...], tuple[LayerStudy, ...]]:
+    """What ``study_channels`` follows, over all images and over those ``chosen``, bool [images] (nothing without any).
+
+    ``batches`` are normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch.
+    """
+    growing = _Growing(layers)
+    start = 0
+    with watched(model, layers) as look:
+        for batch in batches:
+            end = start + len(batch[0])
+            rows = np.zeros(end - start, np.bool_) if chosen is None else chosen[start:end]
+            growing.include([look(images) for images in batch], rows)
+            start = end
+    return growing.settled((False, True)), growing.settled((True,)) if chosen is not None and chosen.any() else ()
 
 
 class _Growing:
     """The tallies of a pass under way: of each layer and arm two, over the images that are chosen and over the others."""
 
-    def __init__(self, layers: Sequence[str], arms: int) -> None:
-        self._tallies: dict[str, list[dict[bool, Tally]]] = {layer: [{} for _ in range(arms)] for layer in layers}
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._tallies: dict[str, list[dict[bool, Tally]]] = {layer: [] for layer in layers}
         self._layouts: dict[str, Layout] = {}
 
     def include(self, seen: Sequence[Mapping[str, Seen]], chosen: Flags) -> None:
@@ -117,6 +134,7 @@ class _Growing:
         for layer, arms in self._tallies.items():
             reference = seen[0][layer]
             self._layouts[layer] = reference.layout
+            arms.extend({} for _ in seen[len(arms) :])
             for tallies, each in zip(arms, seen, strict=True):
                 for part, rows in ((False, ~chosen), (True, chosen)):
                     if rows.any():
