@@ -33,7 +33,7 @@ from jpegcurr.analysis.pruning import (
 )
 from jpegcurr.analysis.statistics import compare_paired
 from jpegcurr.errors import UsageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.model import Run, load_run
 
 
@@ -218,6 +218,22 @@ def test_top1_is_what_evaluate_measures_on_the_images_that_were_not_chosen_on(ru
     deepest = found[1].trials
     assert any(trial.top1 != found[1].unmasked for trial in deepest), "20 of 64 channels are missed"
     assert not any(module._forward_hooks for module in run.model.modules())
+
+
+def test_under_autocast_statistics_are_of_float32_and_accuracy_is_evaluates(run: Run, betons: Path, cpu: Runtime) -> None:
+    half = resolve_runtime("cpu", precision="bfloat16")
+    made = at_qualities([betons / "train-source.beton"], ["source", 50])
+    arms = open_arms([run], made)
+    chosen = split_images(arms[0].beton.labels, 0)
+    exact, study = (study_channels(run, arms, runtime, layers=["stages.3"], chosen=chosen) for runtime in (cpu, half))
+    assert np.array_equal(exact.layers[0].channels[1].change, study.layers[0].channels[1].change)
+    (found,) = study_pruning(run, arms, half, study, [30], chosen, layers=["stages.3"])
+    with zeroed(run.model, "stages.3", list(found.trials[0].choice.channels), 1):
+        masked = [100 * each.outcomes.right[~chosen].mean() for each in evaluate_run(run, made, half)]
+    assert list(found.unmasked.values()) == [
+        100 * each.outcomes.right[~chosen].mean() for each in evaluate_run(run, made, half)
+    ]
+    assert list(found.trials[0].top1.values()) == masked
 
 
 def test_a_channel_that_brings_the_quality_into_the_model_is_found_and_pruned(cpu: Runtime, run: Run, betons: Path) -> None:

@@ -20,7 +20,7 @@ from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.statistics import Flags
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.errors import UsageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.contract import Loader, View
 from jpegcurr.training.datasets import Dataset
 from jpegcurr.training.loaders import choose_kind, loading_workers, open_loader
@@ -78,7 +78,7 @@ def study_channels(
     Args:
         run: whose model it is.
         arms: as ``evaluate.open_arms`` opens them; the first is what the others are held against.
-        runtime: where to compute; with autocast, as ``evaluate`` does it.
+        runtime: where to compute, in float32 whatever its precision, as ``cam`` does.
         layers: their names; all stages that timm names if none are given.
         loader: see ``open_arm_loaders``.
         chosen: bool [images], those that ``ChannelStudy.chosen`` is about.
@@ -98,7 +98,7 @@ def study_channels(
             if on_images:
                 on_images(sum(len(batch) for batch, _ in at_every_quality))
 
-    with runtime.autocast():
+    with whole_float32():  # rounding would be a change too
         whole, half = follow_channels(run.model, picked, batches(), chosen)
     told = tuple(_arm(name, each) for name, each in zip(arm_names(arms), arms, strict=True))
     return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, told, whole, half)

@@ -71,7 +71,7 @@ def check_prunable(run: Run, arms: Sequence[Dataset], runtime: Runtime, layers: 
     if len(arms) < 2:
         raise UsageError("--prune-study needs two qualities at least, to see what moves between them: --qualities source,50.")
     side = run.image.size
-    with watched(run.model, layers) as look, runtime.autocast():
+    with watched(run.model, layers) as look:
         seen = look(run.normalise(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=runtime.device)))
     for layer in layers:
         channels = seen[layer].mean.shape[1]
@@ -137,7 +137,7 @@ def study_pruning(
     Args:
         run: whose model it is.
         arms: those of ``study``.
-        runtime: where to compute.
+        runtime: where to compute, and in which precision, as ``evaluate`` does it.
         study: of the same arms and at least these layers, with ``chosen``, on which channels are chosen.
         sizes: how many channels to prune, each a study of its own.
         chosen: bool [images], as ``study`` was made with (``split_images``).
