@@ -145,9 +145,12 @@ def test_the_planted_channels_have_the_figures_of_a_two_pass_reference() -> None
 
 
 def test_what_never_changes_has_no_shift_and_is_never_most_moved() -> None:
-    """Not even where float32's rounding of a mean of 0.1 is a spread of its own."""
-    images = pictures()
-    after = followed(Planted(), [images, greener(images)])[0].channels[1]
+    """Not even where float32's rounding is a spread of its own."""
+    images, model = pictures(), Planted()
+    model.first[0].weight.data[CONSTANT, 1] = 5e-7  # a few roundings of 1, up or down  # type: ignore[union-attr]
+    model.first[0].bias.data[CONSTANT] = 1  # type: ignore[union-attr]
+    before, after = followed(model, [images, greener(images)])[0].channels
+    assert 0 < before.deviation[CONSTANT] < 1e-6
     assert np.isnan(after.shift[[DEAD_ONE, CONSTANT]]).all()
     assert after.most_moved() == [GREEN, RED, BLUE]
     assert after.moved.tolist() == [False, False, False, True, False]
