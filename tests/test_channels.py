@@ -341,6 +341,17 @@ def test_a_quality_held_against_itself_moves_nothing(trained: Path, betons: Path
         assert (layer.channels[1].p == 1).all()
 
 
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_ffcvs_loaders_side_by_side_give_the_figures_of_plain_ones(trained: Path, betons: Path, cpu: Runtime) -> None:
+    run = load_run(trained, cpu)
+    arms = open_arms([run], at_qualities([betons / "val-source.beton"], ["source", 50, 10]))
+    plain, ffcv = (study_channels(run, arms, cpu, loader=loader) for loader in ("plain", "ffcv"))
+    assert (plain.loader, ffcv.loader, plain.images) == ("plain", "ffcv", 16)
+    for first, second in zip(plain.layers, ffcv.layers, strict=True):
+        _same(first, second)
+
+
 def test_images_that_are_not_the_same_are_not_held_against_each_other(trained: Path, betons: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     with pytest.raises(UsageError, match=r"train-source\.beton holds other images than .*val-source\.beton"):
