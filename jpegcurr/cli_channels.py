@@ -34,7 +34,9 @@ def channels(
     ] = None,
     prune_study: Annotated[
         str | None,
-        typer.Option(metavar="K,K,...", help="Set the k most moved channels to zero and measure top-1; the last stage's."),
+        typer.Option(
+            metavar="K,K,...", help="Measure top-1 without the k most moved channels of the last stage, or of each --layer."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the prune study's split of the images and its random channels; 0.")
