@@ -18,7 +18,7 @@ from samples import encode_all
 from scipy.stats import ttest_rel
 
 from jpegcurr.analysis.activations import DEAD, watched
-from jpegcurr.analysis.channel_statistics import Moments, Tally, by_size, holm, settle
+from jpegcurr.analysis.channel_statistics import Moments, Tally, by_size, settle
 from jpegcurr.analysis.channel_tables import meanings, moved_table, stage_table, to_csv
 from jpegcurr.analysis.channels import Arm, ChannelStudy, LayerStudy, check_same_images, follow_channels, study_channels
 from jpegcurr.analysis.evaluate import at_qualities, open_arms
@@ -203,12 +203,6 @@ def test_tokens_of_the_class_are_left_out_and_an_output_changed_in_place_is_seen
     (layer,) = followed(resnet, [images], ["layer4.0.bn2"])
     handle.remove()
     assert layer.channels[0].mean == pytest.approx(kept[1].mean(dim=(0, 2, 3)).detach().double().numpy(), abs=1e-6)
-
-
-def test_holm_is_that_computed_by_hand_and_knows_what_is_no_look() -> None:
-    assert holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005])) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
-    assert holm(np.array([0.6, 0.9])).tolist() == [1, 1]
-    assert holm(np.array([])).tolist() == []
 
 
 def test_channels_that_do_not_move_are_told_to_in_no_more_than_5_of_100_studies() -> None:

@@ -117,10 +117,11 @@ def test_a_planted_difference_of_two_points_is_found() -> None:
     assert np.mean([pair.verdict == "higher" for pair in pairs]) >= 0.93
 
 
-def test_holms_correction_is_that_of_the_textbook() -> None:
+def test_holms_correction_is_that_of_the_textbook_and_knows_what_is_no_look() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm([0.01, 0.04, np.nan, 0.03, 0.005]) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+    assert holm([[0.5, 0.9], [0.01, np.nan]]) == pytest.approx(np.array([[1.0, 1.0], [0.01, np.nan]]), nan_ok=True)
+    assert holm([]).tolist() == []
 
 
 def test_classes_are_compared_by_themselves() -> None:

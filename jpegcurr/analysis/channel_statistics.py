@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from jpegcurr.analysis.activations import Columns, Seen
-from jpegcurr.analysis.statistics import LEVEL, Flags
+from jpegcurr.analysis.statistics import LEVEL, Flags, holm
 
 ROUNDING = 1e-6  # a deviation below this share of the mean is float32's rounding, no spread
 
@@ -141,15 +141,6 @@ def by_size(shift: Columns) -> list[int]:
     """The channels whose ``shift`` [c] is defined, the largest of either sign first; of equal ones the lower number."""
     order = np.argsort(-np.abs(shift), kind="stable")
     return [int(channel) for channel in order if np.isfinite(shift[channel])]
-
-
-def holm(p: Columns) -> Columns:
-    """``p`` [looks] corrected by Holm's method (Scand. J. Statist. 6, 1979); nan are no looks."""
-    corrected = np.full_like(p, np.nan)
-    (known,) = np.nonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
-    return corrected
 
 
 def paired_t(changes: Moments) -> tuple[Columns, Columns, Columns]:

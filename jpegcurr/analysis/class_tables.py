@@ -54,7 +54,9 @@ def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None
     changes = [(each, compare_classes(first.labels, first.right, each.outcomes.right)) for each, _ in pairwise]
     looks = [(each, change) for each, some in changes for change in some]
     adjusted = holm([change.p_value for _, change in looks])
-    ranked = [(each, change, p_value) for (each, change), p_value in zip(looks, adjusted, strict=True) if change.difference]
+    ranked = [
+        (each, change, p_value) for (each, change), p_value in zip(looks, adjusted.tolist(), strict=True) if change.difference
+    ]
     ranked.sort(key=lambda look: (look[1].p_value, -abs(look[1].difference)))
     surest: dict[tuple[bool, int], tuple[Evaluation, ClassChange, float]] = {}
     for look in ranked:

@@ -1,13 +1,12 @@
 """Figures of right and wrong answers: of one model, and of two on the same images. NumPy and SciPy only."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import sqrt
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, binomtest
 
 from jpegcurr.analysis.bootstrap import RESAMPLES
@@ -110,15 +109,19 @@ def compare_classes(labels: NDArray[np.int64], reference: Flags, other: Flags) -
     ]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of so many looks, adjusted so that one below 0.05 among equals is 5 % likely at most, all together.
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """The p-values of so many looks (the last axis), adjusted: one below 0.05 among equals is 5 % likely at most, all together.
 
     Holm's step-down of Bonferroni's correction (Scand. J. Stat. 6:65, 1979), which assumes nothing of how looks hang together.
+    What is nan is no look, and stays.
     """
-    adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = worst
+    looks = np.asarray(p_values, np.float64)
+    order = np.argsort(looks, axis=-1, kind="stable")  # nan comes last
+    ranked = np.take_along_axis(looks, order, axis=-1)
+    count = np.isfinite(looks).sum(axis=-1, keepdims=True)
+    left = np.maximum(count - np.arange(looks.shape[-1]), 1)
+    adjusted = np.empty_like(looks)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(ranked * left, axis=-1), 1.0), axis=-1)
     return adjusted
 
 
