@@ -1,91 +1,38 @@
-"""Raw Grad-CAM maps of the same images at several qualities and in several runs.
+"""Raw Grad-CAM maps of the same images at several qualities and in several runs, over whole validation sets.
 
 The class explained is one per image, so that two maps never differ because they explain different classes: the first run's
 prediction at the first quality, or the true class. Each view's own prediction is explained only if that is asked for. Maps
 are compared raw, on the layer's own grid: per-image normalisation (pytorch-grad-cam's default) hides magnitude and can by
 itself make other regions look brighter.
+
+All images go by once, and of each only figures are kept; then the few that are shown are looked at again.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from jpegcurr.analysis.cam_study import CamStudy, CamView, Example, Explains, Rule, Seen, ViewColumns
+from jpegcurr.analysis.faithfulness import find_metrics
+from jpegcurr.analysis.gathering import Gathering
 from jpegcurr.analysis.layers import stages
-from jpegcurr.analysis.methods import OURS, Method, find_method
-from jpegcurr.analysis.predict import find_images, read_file
-from jpegcurr.encoding.codec import EncodeSpec, decode_rgb, reencode
-from jpegcurr.encoding.pictures import Pixels
-from jpegcurr.errors import ImageError, UsageError
-from jpegcurr.runtime import Runtime, whole_float32
+from jpegcurr.analysis.looking import Cropped, Look, Sight
+from jpegcurr.analysis.methods import OURS, find_method
+from jpegcurr.analysis.predict import find_images
+from jpegcurr.analysis.sampling import choose_examples
+from jpegcurr.encoding.codec import EncodeSpec
+from jpegcurr.errors import UsageError
+from jpegcurr.runtime import Runtime
 from jpegcurr.training.model import Run
-from jpegcurr.training.views import centre_view
 
-BATCH = 32
 NEAR = EncodeSpec(95)  # what a change that nobody sees does to a map: the ceiling of the comparison
-Map = NDArray[np.float32]
-# The class explained: that of the image's folder, the prediction in the first view, or each view's own prediction
-Explains = Literal["label", "clean", "own"]
-
-
-@dataclass(frozen=True, slots=True)
-class CamView:
-    """One way to look at an image: through a run, at a quality."""
-
-    run: Path
-    weights: str
-    quality: str
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One image in one view.
-
-    Attributes:
-        top: (class, probability) pairs, likeliest first.
-        logit: of the class explained.
-        cam: its raw Grad-CAM map [h w], not negative, in the units of the logit's gradient times the activation.
-        target: the class explained, which differs between an image's views only if each explains its own prediction.
-    """
-
-    top: tuple[tuple[str, float], ...]
-    logit: float
-    cam: Map
-    target: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CamImage:
-    """One image: its true class where its folder says so, the class explained (in the first view), and what every view saw.
-
-    ``pictures`` are uint8 [size size 3] by quality, as the first run sees them. ``near`` is what the first run sees of the
-    image at quality 95, where the first view is of the file itself.
-    """
-
-    name: str
-    truth: str | None
-    target: str
-    pictures: dict[str, Pixels]
-    seen: tuple[Seen, ...]
-    near: Seen | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CamStudy:
-    """Everything that a report is made of; ``skipped`` are (file, reason) pairs, ``found`` how many images there were."""
-
-    views: tuple[CamView, ...]
-    images: tuple[CamImage, ...]
-    skipped: tuple[tuple[str, str], ...]
-    found: int
-    layer: str
-    runtime: str
-    method: str = OURS
-    explains: Explains = "clean"
+PICTURES = 60
+SHOWN = 3  # likeliest classes of an example
 
 
 def compare_cams(
@@ -97,17 +44,39 @@ def compare_cams(
     layer: str | None = None,
     method: str = OURS,
     explains: Explains = "clean",
-    limit: int = 50,
+    limit: int | None = None,
+    pictures: int = PICTURES,
+    seed: int = 0,
+    metrics: Sequence[str] = (),
+    threads: int | None = None,
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
-    """Make the maps of every image in ``folder`` in every run at every quality.
+    """Make the maps of every image in ``folder`` in every run at every quality, and keep the figures of all of them.
 
-    Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. Of more
-    than ``limit`` images, ``limit`` evenly spaced ones are taken.
+    Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. An image and
+    view takes about 100 bytes. Where fewer than half of the images have another one of their class (their folders' names are
+    no classes, say), the first view's maps are kept too, 200 bytes an image on a grid of 7x7: the null is then between
+    images half the list apart.
+
+    Args:
+        runs: of the same classes; the first one's first quality is what the others are compared with.
+        folder: images in folders called like their classes, or any.
+        specs: the qualities.
+        runtime: where to compute.
+        layer: the layer explained; the last stage if not given.
+        method: one of ``methods.METHODS``.
+        explains: the class explained.
+        limit: of more images, so many evenly spaced ones; all if not given.
+        pictures: images whose maps and pictures are kept, chosen by rule (``sampling.choose_examples``); none if 0.
+        seed: of the random ones among these, and of the noise in ``metrics``.
+        metrics: of ``faithfulness.METRICS``, for every view's own map; each costs up to tens of forward passes an image.
+        threads: for reading and encoding; as many as there are processors if not given.
+        on_images: told how many looks are done, and of how many: one for each image, and another for each that is shown.
 
     Raises:
         UsageError: no image can be read or explained, the runs have different classes or grids, or there is no such layer,
-            method or class to explain.
+            method, metric or class to explain.
+        EncodeError: the disk or the network folder with the images fails.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -115,22 +84,41 @@ def compare_cams(
             raise UsageError(f"{run.path} and {first.path} have different classes, so their maps explain different things.")
     if explains not in get_args(Explains):
         raise UsageError(f"--class {explains!r} is not known. Give {', '.join(get_args(Explains))}.")
-    look = _Look(runs, specs, layer or _last_stage(first), find_method(method), explains, runtime)
-    files = find_images(folder)
-    chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int))]
-    images: list[CamImage] = []
-    skipped: list[tuple[str, str]] = []
-    for start in range(0, len(chosen), BATCH):
-        decoded, failed = look.decode(chosen[start : start + BATCH])
-        skipped += failed
-        if decoded:
-            images += look.see(decoded, folder)
-        on_images(min(start + BATCH, len(chosen)), len(chosen))
-    if not images:
+    near = NEAR if specs[0].quality == "source" else None
+    measured = find_metrics(metrics)
+    look = Look(runs, specs, layer or _last_stage(first), find_method(method), explains, runtime, near, measured, seed)
+    views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in _digests(runs) for spec in specs)
+    found = find_images(folder)
+    files = _evenly_spaced(found, limit)
+    total = len(files) + min(pictures, len(files))
+    gathered = _gather(look, files, threads, lambda done: on_images(done, total))
+    if not gathered.files:
         what = "read, or explained" if explains == "label" else "read"
-        raise UsageError(f"{folder}: none of the {len(chosen)} images can be {what}. {skipped[0][0]}: {skipped[0][1]}.")
-    views = tuple(CamView(run.path, run.weights, spec.name) for run in runs for spec in specs)
-    return CamStudy(views, tuple(images), tuple(skipped), len(files), look.layer, runtime.reason, method, explains)
+        name, reason = gathered.skipped[0]
+        raise UsageError(f"{folder}: none of the {len(files)} images can be {what}. {name}: {reason}.")
+    columns, truth, (null, null_of) = gathered.columns(), gathered.truth(), gathered.null()
+    chosen = choose_examples(columns, truth, pictures, seed)
+    examples, gone = _show(look, gathered.files, columns, chosen, threads)
+    on_images(total, total)
+    return CamStudy(
+        views=views,
+        classes=first.classes,
+        names=tuple(_name(file, folder) for file in gathered.files),
+        truth=truth,
+        columns=columns,
+        null=null,
+        ceiling=gathered.ceiling(),
+        null_of=null_of,
+        examples=tuple(examples),
+        skipped=(*gathered.skipped, *gone),
+        found=len(found),
+        layer=look.layer,
+        grid=gathered.grid,
+        runtime=runtime.reason,
+        method=method,
+        explains=explains,
+        seed=seed,
+    )
 
 
 def _last_stage(run: Run) -> str:
@@ -140,96 +128,76 @@ def _last_stage(run: Run) -> str:
     return names[-1]
 
 
-_Decoded = dict[Path, dict[str, Pixels]]
+def _digests(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """Each run with the SHA-256 of the file that its weights are from; nothing for a run that was made without a folder."""
+    found = []
+    for run in runs:
+        file = (run.path if run.weights == "raw" else run.path / run.weights) / "model.safetensors"
+        if file.is_file():
+            with file.open("rb") as weights:
+                found.append((run, hashlib.file_digest(weights, "sha256").hexdigest()))
+        else:
+            found.append((run, ""))
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """How every image is looked at."""
-
-    runs: Sequence[Run]
-    specs: Sequence[EncodeSpec]
-    layer: str
-    method: Method
-    explains: Explains
-    runtime: Runtime
-
-    @property
-    def near(self) -> EncodeSpec | None:
-        """The least that re-encoding changes, where the others are compared with the file itself."""
-        return NEAR if self.specs[0].quality == "source" else None
-
-    def decode(self, files: Sequence[Path]) -> tuple[_Decoded, list[tuple[str, str]]]:
-        """RGB at full resolution by file and quality, and the files that could not be read or have no class to explain."""
-        specs = list({spec.name: spec for spec in [*([self.near] if self.near else []), *self.specs]}.values())
-        decoded: _Decoded = {}
-        failed = []
-        for file in files:
-            try:
-                if self.explains == "label" and self.truth(file) is None:
-                    raise ImageError(
-                        f"its folder's name, {file.parent.name!r}, is no class of the run, which --class label needs"
-                    )
-                encoded = reencode(read_file(file), specs)
-                decoded[file] = {spec.name: decode_rgb(each.data) for spec, each in zip(specs, encoded, strict=True)}
-            except ImageError as error:
-                failed.append((str(file), str(error)))
-        return decoded, failed
-
-    def truth(self, file: Path) -> str | None:
-        """The class that the file's folder is named after."""
-        return file.parent.name if file.parent.name in self.runs[0].classes else None
-
-    def see(self, decoded: _Decoded, folder: Path) -> list[CamImage]:
-        """Look at one batch of images through every view."""
-        labels = [self.runs[0].classes.index(self.truth(file) or "") for file in decoded] if self.explains == "label" else None
-        targets = None if labels is None else torch.tensor(labels, device=self.runtime.device)
-        columns: list[list[Seen]] = []
-        for run in self.runs:
-            for spec in self.specs:
-                seen, likeliest = self._through(run, [each[spec.name] for each in decoded.values()], targets)
-                targets = likeliest if self.explains == "clean" and targets is None else targets
-                columns.append(seen)
-        near: Sequence[Seen | None] = [None] * len(decoded)
-        if self.near:
-            near, _ = self._through(self.runs[0], [each[self.near.name] for each in decoded.values()], targets)
-        images = zip(decoded.items(), zip(*columns, strict=True), near, strict=True)
-        return [self._image(file, pictures, views, beside, folder) for (file, pictures), views, beside in images]
-
-    def _through(self, run: Run, pictures: Sequence[Pixels], targets: torch.Tensor | None) -> tuple[list[Seen], torch.Tensor]:
-        """What one view sees, and the likeliest class of each picture; without ``targets`` that is what is explained."""
-        batch = torch.stack([centre_view(each, run.image) for each in pictures])
-        inputs = run.normalise(batch.to(self.runtime.device, memory_format=torch.channels_last))
-        with whole_float32():  # rounding would be a difference too
-            maps, logits = self.method(run.model, self.layer, inputs, targets)
-        likeliest = logits.argmax(dim=1)
-        return _as_seen(maps, logits, likeliest if targets is None else targets, run.classes), likeliest
-
-    def _image(
-        self, file: Path, pictures: dict[str, Pixels], views: tuple[Seen, ...], near: Seen | None, folder: Path
-    ) -> CamImage:
-        if len({view.cam.shape for view in views}) > 1:
-            raise UsageError(f"--layer {self.layer} has different grids in the runs, so their maps cannot be compared.")
-        name = file.relative_to(folder).as_posix() if file != folder else file.name
-        small = {spec.name: _picture(pictures[spec.name], self.runs[0]) for spec in self.specs}
-        return CamImage(name, self.truth(file), views[0].target, small, views, near)
+def _evenly_spaced(files: Sequence[Path], limit: int | None) -> list[Path]:
+    count = min(limit or len(files), len(files))
+    return [files[index] for index in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
 
 
-def _as_seen(maps: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, classes: Sequence[str]) -> list[Seen]:
-    likeliest = logits.softmax(dim=1).topk(min(3, len(classes)), dim=1)
-    return [
-        Seen(tuple((classes[label], share) for label, share in zip(labels, shares, strict=True)), logit, cam, classes[target])
-        for labels, shares, logit, cam, target in zip(
-            likeliest.indices.tolist(),
-            likeliest.values.tolist(),
-            logits.gather(1, targets[:, None])[:, 0].tolist(),
-            maps.cpu().numpy(),
-            targets.tolist(),
-            strict=True,
-        )
-    ]
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix() if file != folder else file.name
 
 
-def _picture(pixels: Pixels, run: Run) -> Pixels:
-    picture: Pixels = centre_view(pixels, run.image).permute(1, 2, 0).numpy()
-    return picture
+def _gather(look: Look, files: Sequence[Path], threads: int | None, on_done: Callable[[int], None]) -> Gathering:
+    """The first look, at all images."""
+    gathered = Gathering(look, files)
+    done = 0
+    with closing(look.batches(files, threads)) as batches:
+        for batch in batches:
+            gathered.add(batch)
+            done += len(batch)
+            on_done(done)
+    return gathered
+
+
+def _show(
+    look: Look,
+    files: Sequence[Path],
+    columns: Sequence[ViewColumns],
+    chosen: Sequence[tuple[int, tuple[Rule, ...]]],
+    threads: int | None,
+) -> tuple[list[Example], list[tuple[str, str]]]:
+    """The second look, at the chosen images, which explains what the first did; and those that cannot be read any more."""
+    look = replace(look, near=None, metrics={})
+    rules = {files[index]: (index, rules) for index, rules in chosen}
+    examples: list[Example] = []
+    gone: list[tuple[str, str]] = []
+    with closing(look.batches(list(rules), threads)) as batches:
+        for batch in batches:
+            gone += [
+                (str(each.file), f"read once, but not again to be shown: {each.reason}") for each in batch if not each.views
+            ]
+            read = [each for each in batch if each.views]
+            if read:
+                places = [rules[each.file] for each in read]
+                targets = [each.target[[index for index, _ in places]] for each in columns]
+                sights, _ = look.see(read, targets)
+                examples += [_example(look, number, *places[number], read[number], sights) for number in range(len(read))]
+    return examples, gone
+
+
+def _example(look: Look, number: int, index: int, rules: tuple[Rule, ...], cropped: Cropped, sights: list[Sight]) -> Example:
+    """Image ``number`` of a batch."""
+    pictures = {spec.name: cropped.views[0, spec.name].permute(1, 2, 0).numpy() for spec in look.specs}
+    return Example(index, rules, pictures, tuple(_seen(sight, number, look.runs[0].classes) for sight in sights))
+
+
+def _seen(sight: Sight, number: int, classes: Sequence[str]) -> Seen:
+    logits, target = sight.logits[number], int(sight.targets[number])
+    likeliest = logits.softmax(dim=0).topk(min(SHOWN, len(classes)))
+    top = tuple(
+        (classes[label], share) for label, share in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    )
+    return Seen(top, float(logits[target]), sight.maps[number].copy(), classes[target])

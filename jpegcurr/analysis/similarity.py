@@ -1,46 +1,20 @@
-"""How alike two raw maps of one image are, next to what maps of other images get, and what a change gets that nobody sees."""
+"""How alike the raw maps of two views are, next to what maps of other images get, and what a change gets that nobody sees."""
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from math import log, nan
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import rel_entr
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from jpegcurr.analysis.bootstrap import Estimate, estimate_means
-from jpegcurr.analysis.cam import CamImage, CamStudy, Map, Seen
+from jpegcurr.analysis.cam_study import FIGURES, CamStudy, ClassRow, Column, Map, NullOf
 from jpegcurr.analysis.statistics import compare_paired
 
 TOP_SHARE = 0.2
 
-NullOf = Literal["same class", "half the list", ""]
-
-
-@dataclass(frozen=True, slots=True)
-class Similarity:
-    """Of two maps on one grid; not a number where it is undefined (a constant or all-zero map).
-
-    Attributes:
-        pearson, spearman: correlation over the cells, -1 to 1.
-        jsd: Jensen-Shannon divergence of the maps as distributions, bits, 0 (equal) to 1.
-        iou: intersection over union of the brightest fifth of the cells, dark ones left out, 0 to 1.
-        shift: distance between the centres of mass, cells.
-        magnitude: the sum of the second map over that of the first.
-    """
-
-    pearson: float
-    spearman: float
-    jsd: float
-    iou: float
-    shift: float
-    magnitude: float
-
-
-LOGIT = "logit_change"
-NAMES = (*(field.name for field in fields(Similarity)), LOGIT)
+Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +43,9 @@ class Comparison:
     """One view against the reference view, over the same images.
 
     Attributes:
-        figures: those of ``Similarity``, and ``logit_change``, of the explained class (if each view explains its own
-            prediction, from the one class's logit to the other's). The mean of ``magnitude`` is the geometric one.
+        figures: those called ``cam_study.FIGURES`` (see ``similarities``); ``logit_change`` is of the explained class (if
+            each view explains its own prediction, from the one class's logit to the other's). The mean of ``magnitude`` is
+            the geometric one.
         null_of: which images' reference maps stand against each other in the nulls: ``same class`` (each image's and the
             next one's of its class, where at least half the images have one), ``half the list`` (the image half the list
             away, which in a folder sorted by class is of another class), or nothing.
@@ -110,77 +85,104 @@ class Comparison:
     @property
     def logit_change(self) -> float:
         """The mean change of the explained class's logit."""
-        return self.figures[LOGIT].mean
+        return self.figures["logit_change"].mean
 
 
-def similarity(first: Map, second: Map) -> Similarity:
-    """Compare two raw maps [h w] on their own grid."""
-    a, b = first.astype(np.float64).ravel(), second.astype(np.float64).ravel()
-    varied = a.std() > 0 and b.std() > 0
-    lit = a.sum() > 0 and b.sum() > 0
-    return Similarity(
-        pearson=float(np.corrcoef(a, b)[0, 1]) if varied else nan,
-        spearman=float(spearmanr(a, b).statistic) if varied else nan,
-        jsd=_divergence(a / a.sum(), b / b.sum()) if lit else nan,
-        iou=_top_iou(a, b) if lit else nan,
-        shift=float(np.linalg.norm(_centre(first) - _centre(second))) if lit else nan,
-        magnitude=float(b.sum() / a.sum()) if lit else nan,
-    )
+def similarities(first: Map, second: Map) -> Rows:
+    """Compare raw maps with each other, pair by pair, on their own grid.
+
+    Args:
+        first: maps that are not negative, [b h w].
+        second: as many, on the same grid.
+
+    Returns:
+        The first six of ``cam_study.FIGURES``, [b 6], nan where one is undefined (of a constant or all-zero map):
+
+        - pearson, spearman: correlation over the cells, -1 to 1.
+        - jsd: Jensen-Shannon divergence of the maps as distributions, bits, 0 (equal) to 1.
+        - iou: intersection over union of the brightest fifth of the cells, dark ones left out, 0 to 1.
+        - shift: distance between the centres of mass, cells.
+        - magnitude: the sum of the second map over that of the first.
+    """
+    a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (first, second))
+    figures = np.full((len(a), len(FIGURES) - 1), nan)
+    varied = (a.max(axis=1) > a.min(axis=1)) & (b.max(axis=1) > b.min(axis=1))
+    figures[varied, 0] = _correlations(a[varied], b[varied])
+    if varied.any():
+        figures[varied, 1] = _correlations(rankdata(a[varied], axis=1), rankdata(b[varied], axis=1))
+    lit = (a.sum(axis=1) > 0) & (b.sum(axis=1) > 0)
+    a, b = a[lit], b[lit]
+    totals = [each.sum(axis=1, keepdims=True) for each in (a, b)]
+    shares = [each / total for each, total in zip((a, b), totals, strict=True)]
+    figures[lit, 2] = _divergences(shares[0], shares[1])
+    figures[lit, 3] = _overlaps(a, b)
+    figures[lit, 4] = _distances(shares[0], shares[1], first.shape[1:])
+    figures[lit, 5] = (totals[1] / totals[0])[:, 0]
+    return figures
+
+
+def _correlations(a: Rows, b: Rows) -> Rows:
+    a, b = (each - each.mean(axis=1, keepdims=True) for each in (a, b))
+    a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (a, b))
+    return np.asarray(np.clip((a * b).sum(axis=1), -1, 1), np.float64)
+
+
+def _divergences(p: Rows, q: Rows) -> Rows:
+    """Jensen-Shannon, bits. scipy's own is the root of it, and not a number where rounding makes it less than 0."""
+    middle = (p + q) / 2
+    return np.asarray(np.maximum(0, (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / (2 * log(2))), np.float64)
+
+
+def _overlaps(a: Rows, b: Rows) -> Rows:
+    count = max(1, round(TOP_SHARE * a.shape[1]))
+    first, second = (_brightest(each, count) for each in (a, b))
+    return np.asarray((first & second).sum(axis=1) / (first | second).sum(axis=1), np.float64)
+
+
+def _brightest(cams: Rows, count: int) -> NDArray[np.bool_]:
+    """Which cells [b cells] are among the ``count`` brightest of their map, of equals the earlier ones, and not dark."""
+    chosen = np.zeros(cams.shape, np.bool_)
+    np.put_along_axis(chosen, np.argsort(-cams, axis=1, kind="stable")[:, :count], True, axis=1)
+    return chosen & (cams > 0)
+
+
+def _distances(p: Rows, q: Rows, grid: tuple[int, ...]) -> Rows:
+    places = np.indices(grid).reshape(2, -1).T
+    return np.asarray(np.linalg.norm(p @ places - q @ places, axis=1), np.float64)
 
 
 def compare_views(study: CamStudy) -> list[Comparison]:
-    """Compare every view but the first with the first."""
-    images = study.images
-    fellows, null_of = _fellows(images)
-    null = np.array([_null_row(image, fellow) for image, fellow in zip(images, fellows, strict=True)])
-    ceiling = np.array([_row(image.seen[0], image.near) for image in images])
-    blocks = [null, ceiling]
-    for view in range(1, len(study.views)):
-        rows = np.array([_row(image.seen[0], image.seen[view]) for image in images])
-        flipped = np.array([[is_flipped(image, view)] for image in images])
-        blocks += [rows, np.where(flipped, rows, nan), np.where(flipped, nan, rows)]
-    means = _by_block(np.concatenate(blocks, axis=1))
-    return [
-        _compare(images, view, [*means[3 * view - 1 : 3 * view + 2], *means[:2]], null_of)
-        for view in range(1, len(study.views))
-    ]
+    """Compare every view but the first with the first, from the figures of all images."""
+    blocks: list[Column] = [study.null, study.ceiling]
+    others = range(1, len(study.views))
+    for view in others:
+        rows, flipped = study.columns[view].figures, study.flipped(view)[:, None]
+        blocks += [rows, np.where(flipped, rows, np.float32(nan)), np.where(flipped, np.float32(nan), rows)]
+    means = _by_block(np.concatenate(blocks, axis=1)) if others else []
+    return [_compare(study, view, [*means[3 * view - 1 : 3 * view + 2], *means[:2]]) for view in others]
 
 
-def is_flipped(image: CamImage, view: int) -> bool:
-    """Whether the likeliest class in a view is not that in the first."""
-    return image.seen[view].top[0][0] != image.seen[0].top[0][0]
-
-
-def _by_block(values: NDArray[np.float64]) -> list[dict[str, Estimate]]:
+def _by_block(values: Column) -> list[dict[str, Estimate]]:
     """Each figure's estimate, for every block of so many columns."""
-    log_of = NAMES.index("magnitude")  # halved and doubled is no change
-    values[:, log_of :: len(NAMES)] = np.log(values[:, log_of :: len(NAMES)])
+    log_of = FIGURES.index("magnitude")  # halved and doubled is no change
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values[:, log_of :: len(FIGURES)] = np.log(values[:, log_of :: len(FIGURES)])
     found = estimate_means(values)
-    for column in range(log_of, len(found), len(NAMES)):
+    for column in range(log_of, len(found), len(FIGURES)):
         each = found[column]
         mean, low, high = np.exp([each.mean, each.low, each.high]).tolist()
         found[column] = Estimate(mean, low, high, each.images)
-    return [dict(zip(NAMES, found[start : start + len(NAMES)], strict=True)) for start in range(0, len(found), len(NAMES))]
+    return [
+        dict(zip(FIGURES, found[start : start + len(FIGURES)], strict=True)) for start in range(0, len(found), len(FIGURES))
+    ]
 
 
-def _row(first: Seen, second: Seen | None) -> list[float]:
-    """The figures called ``NAMES``."""
-    if second is None:
-        return [nan] * len(NAMES)
-    return [*astuple(similarity(first.cam, second.cam)), second.logit - first.logit]
-
-
-def _null_row(image: CamImage, fellow: CamImage | None) -> list[float]:
-    """As ``_row``; how far apart two images' logits are says nothing."""
-    return [*_row(image.seen[0], fellow.seen[0] if fellow else None)[:-1], nan]
-
-
-def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Estimate]], null_of: NullOf) -> Comparison:
+def _compare(study: CamStudy, view: int, means: list[dict[str, Estimate]]) -> Comparison:
     """``means`` are over all images, the flipped and the unflipped ones, the nulls and the ceilings."""
     whole, flipped, unflipped, null, ceiling = means
-    labelled = [image for image in images if image.truth is not None]
-    before, after = (np.array([image.seen[at].top[0][0] == image.truth for image in labelled], np.bool_) for at in (0, view))
-    pair = compare_paired(before, after) if labelled else None
+    labelled = study.truth >= 0
+    before, after = (study.right(at)[labelled] for at in (0, view))
+    pair = compare_paired(before, after) if labelled.any() else None
     return Comparison(
         figures={
             name: Figure(
@@ -193,11 +195,11 @@ def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Es
                 flipped=flipped[name],
                 unflipped=unflipped[name],
             )
-            for name in NAMES
+            for name in FIGURES
         },
-        null_of=null_of,
-        flips=sum(is_flipped(image, view) for image in images),
-        labelled=len(labelled),
+        null_of=study.null_of,
+        flips=int(study.flipped(view).sum()),
+        labelled=int(labelled.sum()),
         right=int(after.sum()),
         right_reference=int(before.sum()),
         lost=pair.lost if pair else 0,
@@ -207,36 +209,30 @@ def _compare(images: Sequence[CamImage], view: int, means: Sequence[dict[str, Es
     )
 
 
-def _fellows(images: Sequence[CamImage]) -> tuple[list[CamImage | None], NullOf]:
-    """For every image the one whose map its own is held against in the nulls, and which that is."""
-    classes: dict[str, list[int]] = {}
-    for index, image in enumerate(images):
-        if image.truth is not None:
-            classes.setdefault(image.truth, []).append(index)
-    same: list[CamImage | None] = [None] * len(images)
-    for indices in classes.values():
-        if len(indices) > 1:
-            for index, following in zip(indices, [*indices[1:], indices[0]], strict=True):
-                same[index] = images[following]
-    if 2 * sum(fellow is not None for fellow in same) >= max(2, len(images)):
-        return same, "same class"
-    half = len(images) // 2
-    return ([*images[half:], *images[:half]], "half the list") if half else (same, "")
+def by_class(study: CamStudy) -> list[ClassRow]:
+    """What each view makes of every class that has images, in the order of the classes; nan for a mean that is undefined."""
+    labelled = study.truth >= 0
+    truth, classes = study.truth[labelled], len(study.classes)
 
+    def count(flags: NDArray[np.floating] | NDArray[np.bool_]) -> Rows:
+        return np.bincount(truth, flags[labelled], minlength=classes).astype(np.float64)
 
-def _divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Jensen-Shannon, bits. scipy's own is the root of it, and not a number where rounding makes it less than 0."""
-    middle = (p + q) / 2
-    return max(0.0, float(rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / (2 * log(2)))
-
-
-def _top_iou(a: np.ndarray, b: np.ndarray) -> float:
-    count = max(1, round(TOP_SHARE * len(a)))
-    first, second = ({cell for cell in np.argsort(-cam, kind="stable")[:count] if cam[cell] > 0} for cam in (a, b))
-    return len(first & second) / len(first | second)
-
-
-def _centre(cam: Map) -> np.ndarray:
-    rows, columns = np.indices(cam.shape)
-    weights = cam.astype(np.float64) / cam.sum()
-    return np.array([(rows * weights).sum(), (columns * weights).sum()])
+    images = np.bincount(truth, minlength=classes)
+    right, flips, pearson = [], [], []
+    for view, columns in enumerate(study.columns):
+        alike = columns.figures[:, FIGURES.index("pearson")].astype(np.float64)
+        known = np.isfinite(alike)
+        right.append(count(study.right(view)).astype(np.int64))
+        flips.append(count(study.flipped(view)).astype(np.int64))
+        with np.errstate(invalid="ignore"):
+            pearson.append(count(np.where(known, alike, 0)) / count(known))
+    return [
+        ClassRow(
+            name=study.classes[label],
+            images=int(images[label]),
+            right=tuple(int(each[label]) for each in right),
+            flips=tuple(int(each[label]) for each in flips),
+            pearson=tuple(float(each[label]) for each in pearson),
+        )
+        for label in np.flatnonzero(images).tolist()
+    ]
