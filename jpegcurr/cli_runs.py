@@ -150,15 +150,29 @@ def cam(
         Literal["label", "clean", "own"],
         typer.Option("--class", help="Explain the folder's class, the prediction in the first view, or each view's own."),
     ] = "clean",
-    limit: Annotated[int, typer.Option(min=1, help="Images at most, evenly spaced over the folder.")] = 50,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="road,confidence",
+            help="pytorch-grad-cam's, of every map: road costs tens of forward passes an image, confidence a few.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Images at most, evenly spaced over the folder; all if not given.")
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Images shown at most: most, median and least changed, lost, gained, random.")
+    ] = 60,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the random ones among them, and of road's noise.")] = 0,
     weights: WeightsOption = "raw",
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Compare Grad-CAM maps between JPEG qualities and runs, in one offline HTML page."""
+    """Compare Grad-CAM maps between JPEG qualities and runs over all images, in one offline HTML page."""
     from jpegcurr.analysis.cam import compare_cams
+    from jpegcurr.analysis.faithfulness import find_metrics
     from jpegcurr.analysis.methods import find_method
-    from jpegcurr.analysis.report import verdict, write_report
+    from jpegcurr.analysis.report import report_files, verdict, write_report
     from jpegcurr.encoding.options import parse_specs
     from jpegcurr.files import refuse_existing, refuse_unwritable
     from jpegcurr.runtime import resolve_runtime
@@ -167,12 +181,18 @@ def cam(
     *run_folders, images = paths
     if not run_folders:
         raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
+    known: dict[Path, Path] = {}
+    for run in run_folders:
+        if known.setdefault(run.resolve(), run) is not run:
+            raise UsageError(f"{run} is given twice: a run and itself have nothing to compare. Give each run once.")
     if output.suffix != ".html":
         raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = parse_specs(qualities.split(","))
     refuse_unwritable([output.parent])
-    refuse_existing([output, output.with_suffix(".json")], force=force)
+    refuse_existing(report_files(output), force=force)
     find_method(method)
+    measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
+    find_metrics(measured)
     runtime = resolve_runtime(device)
     runs = [load_run(folder, runtime, weights) for folder in run_folders]
     with terminal.progress_bar("img") as bar:
@@ -185,6 +205,9 @@ def cam(
             method=method,
             explains=explains,
             limit=limit,
+            pictures=pictures,
+            seed=seed,
+            metrics=measured,
             on_images=lambda done, of: bar.update("cam", done, of),
         )
     comparisons = write_report(study, output)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,14 +10,66 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import rel_entr
 from scipy.stats import binom, binomtest
 
-from jpegcurr.analysis.bootstrap import estimate_means
-from jpegcurr.analysis.cam import CamImage, CamStudy, CamView, Map, Seen
-from jpegcurr.analysis.similarity import NAMES, compare_views, similarity
+from jpegcurr.analysis.bootstrap import _drawn, estimate_means
+from jpegcurr.analysis.cam_study import FIGURES, CamStudy, CamView, Map, ViewColumns
+from jpegcurr.analysis.similarity import by_class, compare_views, similarities
 from jpegcurr.analysis.statistics import detectable_difference
 
 maps = arrays(np.float32, (4, 5), elements=st.floats(0.015625, 8, width=32)).filter(lambda cam: cam.std() > 0.05)
+
+
+class Similarity(NamedTuple):
+    pearson: float
+    spearman: float
+    jsd: float
+    iou: float
+    shift: float
+    magnitude: float
+
+
+assert (*Similarity._fields, "logit_change") == FIGURES
+
+
+def similarity(first: Map, second: Map) -> Similarity:
+    return Similarity(*similarities(first[None], second[None])[0].tolist())
+
+
+def one_pair(a: Map, b: Map) -> list[float]:
+    """The figures of two maps by SciPy and by sets of cells, one pair at a time."""
+    grid = np.indices(a.shape).reshape(2, -1)
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    varied, lit = len(set(a)) > 1 and len(set(b)) > 1, a.any() and b.any()
+    found = [scipy.stats.pearsonr(a, b)[0], scipy.stats.spearmanr(a, b)[0]] if varied else [math.nan] * 2
+    if not lit:
+        return [*found, *[math.nan] * 4]
+    p, q = a / a.sum(), b / b.sum()
+    brightest = [{cell for cell in np.argsort(-cam, kind="stable")[: round(len(a) / 5)] if cam[cell] > 0} for cam in (a, b)]
+    iou = len(brightest[0] & brightest[1]) / len(brightest[0] | brightest[1])
+    jsd = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum() / (2 * math.log(2))
+    return [*found, jsd, iou, float(np.hypot(*(grid * (p - q)).sum(axis=1))), b.sum() / a.sum()]
+
+
+# Few values, so that there are ties, dark maps and constant ones
+batches = st.integers(1, 6).flatmap(
+    lambda size: arrays(np.float32, (2, size, 3, 4), elements=st.sampled_from([0, 0, 0.25, 0.3, 1, 7]))
+)
+
+
+@given(both=batches)
+def test_a_batch_is_compared_as_scipy_does_pair_by_pair(both: np.ndarray) -> None:
+    found = similarities(*both)
+    expected = np.array([one_pair(a, b) for a, b in zip(*both, strict=True)])
+    assert found.shape == (both.shape[1], 6)
+    assert np.allclose(found, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+def test_a_pair_has_the_same_figures_in_any_batch() -> None:
+    first, second = np.random.default_rng(0).random((2, 40, 7, 7), np.float32)
+    whole = similarities(first, second)
+    assert np.array_equal(whole, np.concatenate([similarities(first[:13], second[:13]), similarities(first[13:], second[13:])]))
 
 
 @given(cam=maps, scale=st.floats(0.5, 4))
@@ -74,14 +127,58 @@ def test_the_detectable_difference_is_that_of_the_normal_approximation() -> None
 RAMP = np.arange(1, 10, dtype=np.float32).reshape(3, 3)
 
 
-def seen(cam: Map, label: str = "cat", logit: float = 0.0) -> Seen:
-    return Seen(((label, 1.0),), logit, cam)
+class Row(NamedTuple):
+    """One image in one view."""
+
+    cam: Map
+    predicted: int = 0
+    logit: float = 0.0
 
 
-def study(*images: tuple[str | None, list[Seen], Seen | None]) -> CamStudy:
-    views = tuple(CamView(Path("run"), "raw", quality) for quality in ("source", "q50", "q10"))
-    made = tuple(CamImage(str(n), truth, "cat", {}, tuple(each), near) for n, (truth, each, near) in enumerate(images))
-    return CamStudy(views[: len(images[0][1])], made, (), len(images), "layer", "")
+def study(rows: list[list[Row]], truth: list[int] | None = None, near: list[Row] | None = None) -> CamStudy:
+    """``rows`` are of every image, in every view; the null is each image against the next one."""
+
+    nothing = np.full((len(rows), 7), np.nan, np.float32)
+
+    def columns(number: int) -> ViewColumns:
+        view = [each[number] for each in rows]
+        return ViewColumns(
+            predicted=np.array([each.predicted for each in view], np.int32),
+            target=np.zeros(len(view), np.int32),
+            confidence=np.ones(len(view), np.float32),
+            logit=np.array([each.logit for each in view], np.float32),
+            dark=np.array([not each.cam.any() for each in view]),
+            figures=figures(first, view) if number else nothing,
+        )
+
+    first = [each[0] for each in rows]
+    null = figures(first, [*first[1:], first[0]])
+    null[:, -1] = np.nan
+    return CamStudy(
+        views=tuple(CamView(Path("run"), "raw", quality) for quality in ("source", "q50", "q10")[: len(rows[0])]),
+        classes=("cat", "dog", "fox"),
+        names=tuple(f"{n}.jpg" for n in range(len(rows))),
+        truth=np.array(truth or [0] * len(rows), np.int32),
+        columns=tuple(columns(number) for number in range(len(rows[0]))),
+        null=null,
+        ceiling=figures(first, near) if near else nothing,
+        null_of="same class",
+        examples=(),
+        skipped=(),
+        found=len(rows),
+        layer="layer",
+        grid=(3, 3),
+        runtime="",
+        method="gradcam",
+        explains="clean",
+        seed=0,
+    )
+
+
+def figures(first: list[Row], second: list[Row]) -> np.ndarray:
+    alike = similarities(np.stack([each.cam for each in first]), np.stack([each.cam for each in second]))
+    changes = [b.logit - a.logit for a, b in zip(first, second, strict=True)]
+    return np.column_stack([alike, changes]).astype(np.float32)
 
 
 def random_map(seed: int) -> Map:
@@ -89,7 +186,7 @@ def random_map(seed: int) -> Map:
 
 
 def test_halved_and_doubled_magnitudes_are_no_change() -> None:
-    (found,) = compare_views(study(*[("cat", [seen(RAMP), seen(RAMP * scale)], None) for scale in (2, 0.5, 2, 0.5)]))
+    (found,) = compare_views(study([[Row(RAMP), Row(RAMP * scale)] for scale in (2, 0.5, 2, 0.5)]))
     magnitude = found.figures["magnitude"]
     assert magnitude.mean == pytest.approx(1)
     assert 0.5 <= magnitude.low < 1 < magnitude.high <= 2
@@ -120,6 +217,20 @@ def test_an_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
     assert 0.90 < held / 400 < 0.97
 
 
+def test_images_are_drawn_with_replacement_in_blocks_as_from_the_whole_list() -> None:
+    """Each resample has as many draws as there are images, and how often an image is drawn is binomial."""
+    images, resamples = 5000, 1000
+    blocks = list(_drawn(images, resamples, 0))
+    assert [start for start, _ in blocks] == [0, 2097, 4194]
+    times = np.concatenate([block for _, block in blocks], axis=1)
+    assert times.shape == (resamples, images)
+    assert np.all(times.sum(axis=1) == images)
+    expected = binom.pmf(np.arange(5), images, 1 / images)
+    assert np.bincount(times.astype(int).ravel())[:5] / times.size == pytest.approx(expected, abs=0.002)
+    halves = times[:, : images // 2].sum(axis=1)
+    assert halves.std() == pytest.approx(binom.std(images, 0.5), rel=0.1), "images of different blocks compete for draws"
+
+
 def test_many_images_are_resampled_in_blocks_to_the_same_end() -> None:
     values = np.random.default_rng(3).normal(size=(30_000, 2))
     (first, second) = estimate_means(values, resamples=200)
@@ -129,15 +240,15 @@ def test_many_images_are_resampled_in_blocks_to_the_same_end() -> None:
 
 def test_each_figure_stands_between_its_null_and_its_ceiling() -> None:
     """Maps that change a little, at q95 hardly, and that are another's in the null; flipped ones change more."""
-    rows = []
+    rows, near = [], []
     for n in range(12):
         cam, flips = random_map(n), n % 3 == 0
         changed = cam + (0.5 if flips else 0.1) * random_map(100 + n)
-        after = seen(changed, "dog" if flips else "cat", logit=-1.0 if flips else 0.5)
-        rows.append(("cat", [seen(cam), after, seen(cam)], seen(cam + 0.01 * random_map(200 + n), logit=0.25)))
-    found, same = compare_views(study(*rows))
+        rows.append([Row(cam), Row(changed, int(flips), -1.0 if flips else 0.5), Row(cam.copy())])
+        near.append(Row(cam + 0.01 * random_map(200 + n), logit=0.25))
+    found, same = compare_views(study(rows, near=near))
     pearson, logit = found.figures["pearson"], found.figures["logit_change"]
-    assert set(found.figures) == set(NAMES)
+    assert tuple(found.figures) == FIGURES
     assert pearson.null.mean < pearson.flipped.mean < pearson.mean < pearson.unflipped.mean < pearson.ceiling.mean < 1
     assert pearson.low < pearson.mean < pearson.high
     assert (found.flips, pearson.flipped.images, pearson.unflipped.images, pearson.null.images) == (4, 4, 8, 12)
@@ -149,23 +260,46 @@ def test_each_figure_stands_between_its_null_and_its_ceiling() -> None:
     assert same.ceiling == found.ceiling
 
 
-def test_the_null_is_another_image_of_the_class_where_there_are_such() -> None:
-    """Maps that depend on the class alone: within it they are equal, between classes they are not."""
-    cams = {"cat": RAMP, "dog": RAMP[::-1].copy()}
+def test_right_and_wrong_are_counted_where_the_truth_is_known() -> None:
+    """Of 4 labelled images one is lost and two are gained; the last has no truth."""
+    answers = [(0, 0), (0, 1), (1, 0), (2, 0), (0, 1)]
+    rows = [[Row(random_map(n), before), Row(random_map(9 + n), after)] for n, (before, after) in enumerate(answers)]
+    (found,) = compare_views(study(rows, truth=[0, 0, 0, 0, -1]))
+    assert (found.labelled, found.right_reference, found.right, found.lost, found.gained, found.flips) == (4, 2, 3, 1, 2, 4)
+    assert found.p_value == 1
+    (unknown,) = compare_views(study(rows, truth=[-1] * 5))
+    assert (unknown.labelled, unknown.right, unknown.lost, unknown.p_value) == (0, 0, 0, 1)
+    assert math.isnan(unknown.detectable)
+    assert compare_views(study([row[:1] for row in rows])) == []
 
-    def null(*truths: str | None) -> tuple[str, float]:
-        (found,) = compare_views(study(*[(truth, [seen(cams[truth or "cat"])] * 2, None) for truth in truths]))
-        return found.null_of, found.null["pearson"]
 
-    assert null("cat", "cat", "dog", "dog") == ("same class", pytest.approx(1))
-    assert null("cat", "dog", "cat", "dog") == ("same class", pytest.approx(1)), "in any order"
-    assert null("cat", "dog") == ("half the list", pytest.approx(-0.8))
-    assert null(None, None, None) == ("half the list", pytest.approx(1))
-    assert null("cat")[0] == ""
-    assert math.isnan(null("cat")[1])
+def test_comparing_leaves_the_study_as_it_was() -> None:
+    made = study([[Row(random_map(n)), Row(2 * random_map(n + 1))] for n in range(4)])
+    before = made.columns[1].figures.copy(), made.null.copy()
+    assert compare_views(made) == compare_views(made)
+    assert np.array_equal(made.columns[1].figures, before[0])
+    assert np.array_equal(made.null, before[1], equal_nan=True)
 
 
 def test_without_quality_95_there_is_no_ceiling() -> None:
-    (found,) = compare_views(study(*[("cat", [seen(random_map(n)), seen(random_map(n))], None) for n in range(3)]))
+    (found,) = compare_views(study([[Row(random_map(n)), Row(random_map(n + 5))] for n in range(3)]))
     assert all(math.isnan(value) for value in found.ceiling.values())
     assert found.figures["pearson"].ceiling.images == 0
+
+
+def test_classes_that_have_images_have_rows_in_their_order() -> None:
+    dark = np.zeros((3, 3), np.float32)
+    rows = [
+        [Row(random_map(1), 2), Row(random_map(2), 2)],  # a fox, right in both
+        [Row(random_map(3), 0), Row(random_map(3), 2)],  # a cat that becomes a fox, with the same map
+        [Row(random_map(4), 1), Row(dark, 0)],  # a cat that was a dog, without a map
+        [Row(random_map(5), 1), Row(dark, 0)],  # nobody knows
+    ]
+    made = study(rows, truth=[2, 0, 0, -1])
+    cat, fox = by_class(made)
+    assert (cat.name, cat.images, cat.right, cat.flips) == ("cat", 2, (1, 1), (0, 2))
+    assert math.isnan(cat.pearson[0]), "the first view is not compared with itself"
+    assert cat.pearson[1] == pytest.approx(1), "the dark map has no correlation"
+    assert (fox.name, fox.images, fox.right, fox.flips) == ("fox", 1, (1, 1), (0, 0))
+    assert fox.pearson[1] == pytest.approx(float(similarities(random_map(1)[None], random_map(2)[None])[0, 0]))
+    assert by_class(study(rows, truth=[-1] * 4)) == []

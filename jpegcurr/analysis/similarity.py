@@ -147,8 +147,9 @@ def _brightest(cams: Rows, count: int) -> NDArray[np.bool_]:
 
 
 def _distances(p: Rows, q: Rows, grid: tuple[int, ...]) -> Rows:
-    places = np.indices(grid).reshape(2, -1).T
-    return np.asarray(np.linalg.norm(p @ places - q @ places, axis=1), np.float64)
+    rows, columns = np.indices(grid).reshape(2, -1)
+    moved = p - q  # a matrix product would round otherwise for each size of batch
+    return np.asarray(np.hypot((moved * rows).sum(axis=1), (moved * columns).sum(axis=1)), np.float64)
 
 
 def compare_views(study: CamStudy) -> list[Comparison]:
@@ -158,11 +159,11 @@ def compare_views(study: CamStudy) -> list[Comparison]:
     for view in others:
         rows, flipped = study.columns[view].figures, study.flipped(view)[:, None]
         blocks += [rows, np.where(flipped, rows, np.float32(nan)), np.where(flipped, np.float32(nan), rows)]
-    means = _by_block(np.concatenate(blocks, axis=1)) if others else []
+    means = _by_block(np.concatenate(blocks, axis=1, dtype=np.float64)) if others else []
     return [_compare(study, view, [*means[3 * view - 1 : 3 * view + 2], *means[:2]]) for view in others]
 
 
-def _by_block(values: Column) -> list[dict[str, Estimate]]:
+def _by_block(values: Rows) -> list[dict[str, Estimate]]:
     """Each figure's estimate, for every block of so many columns."""
     log_of = FIGURES.index("magnitude")  # halved and doubled is no change
     with np.errstate(divide="ignore", invalid="ignore"):
