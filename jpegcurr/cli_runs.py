@@ -193,6 +193,7 @@ def cam(
     find_method(method)
     measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
     find_metrics(measured)
+    keep_freed_memory()
     runtime = resolve_runtime(device)
     runs = [load_run(folder, runtime, weights) for folder in run_folders]
     with terminal.progress_bar("img") as bar:

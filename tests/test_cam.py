@@ -1,26 +1,29 @@
-"""The study and its classes, the comparison against cases whose answer is known, and the page."""
+"""The study: columns of all images in every view, and another look at the few that are shown."""
 
-import json
-import math
+import hashlib
 import os
-import re
-from html.parser import HTMLParser
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from samples import jpeg, photograph
 
-from jpegcurr.analysis.cam import CamStudy, compare_cams
+from jpegcurr.analysis import cam, looking
+from jpegcurr.analysis.cam import compare_cams
+from jpegcurr.analysis.cam_study import FIGURES, CamStudy
 from jpegcurr.analysis.evaluate import evaluate_run
 from jpegcurr.analysis.predict import find_images, predict_images, read_image
-from jpegcurr.analysis.report import verdict, write_report
-from jpegcurr.analysis.similarity import compare_views
+from jpegcurr.analysis.similarity import compare_views, similarities
 from jpegcurr.cli import main
-from jpegcurr.encoding.codec import EncodeSpec
+from jpegcurr.encoding.codec import EncodeSpec, reencode
 from jpegcurr.errors import ImageError, UsageError
+from jpegcurr.recipe_data import ImageSection
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.model import load_run
+from jpegcurr.training.model import Run, load_run
 
 SPECS = [EncodeSpec("source"), EncodeSpec(50), EncodeSpec(5)]
 
@@ -30,16 +33,59 @@ def study(photos: Path, trained: Path, cpu: Runtime) -> CamStudy:
     return compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, layer="stages.1", limit=10)
 
 
+def with_view(run: Run, **fields: object) -> Run:
+    """The same model, which sees another crop."""
+    image = ImageSection(**{**run.image.model_dump(), **fields})  # type: ignore[arg-type]
+    return replace(run, recipe=run.recipe.model_copy(update={"image": image}))
+
+
+def assert_equal(ours: CamStudy, theirs: CamStudy) -> None:
+    assert (ours.names, ours.skipped, ours.null_of) == (theirs.names, theirs.skipped, theirs.null_of)
+    for one, other in zip(ours.columns, theirs.columns, strict=True):
+        for field in ("predicted", "target", "confidence", "logit", "dark"):
+            assert np.array_equal(getattr(one, field), getattr(other, field)), field
+        assert np.array_equal(one.figures, other.figures, equal_nan=True)
+    assert np.array_equal(ours.null, theirs.null, equal_nan=True)
+    assert np.array_equal(ours.ceiling, theirs.ceiling, equal_nan=True)
+    assert [(each.index, each.rules) for each in ours.examples] == [(each.index, each.rules) for each in theirs.examples]
+    for example, same in zip(ours.examples, theirs.examples, strict=True):
+        assert all(np.array_equal(a.cam, b.cam) for a, b in zip(example.seen, same.seen, strict=True))
+
+
 def test_a_study_explains_the_clean_prediction_in_every_view(study: CamStudy) -> None:
     assert [view.quality for view in study.views] == ["source", "q50", "q5"]
-    assert (len(study.images), study.found) == (10, 16)
-    assert {image.truth for image in study.images} == {"astronaut", "cat", "coffee", "grass"}
-    for image in study.images:
-        assert image.target == image.seen[0].top[0][0]
-        assert set(image.pictures) == {"source", "q50", "q5"}
-        assert all(seen.cam.shape == (4, 4) for seen in image.seen)
-        assert np.abs(image.pictures["source"].astype(int) - image.pictures["q5"]).mean() > 1
-    assert any(not np.array_equal(image.seen[0].cam, image.seen[1].cam) for image in study.images)
+    assert (len(study.names), study.found, study.grid) == (10, 16, (4, 4))
+    truth = [study.classes[label] for label in study.truth]
+    assert truth == [Path(name).parent.name for name in study.names]
+    assert set(truth) == {"astronaut", "cat", "coffee", "grass"}
+    for columns in study.columns:
+        assert np.array_equal(columns.target, study.columns[0].predicted)
+        assert all(len(column) == 10 for column in (columns.confidence, columns.logit, columns.dark, columns.figures))
+        assert (columns.confidence.dtype, columns.figures.dtype) == (np.float32, np.float32)
+        assert np.all((columns.confidence > 0.25) & (columns.confidence <= 1))
+    assert np.isnan(study.columns[0].figures).all()
+    assert np.isfinite(study.columns[2].figures[:, FIGURES.index("logit_change")]).all()
+    assert study.columns[2].figures[:, 0].min() < 0.999
+
+
+def test_what_is_shown_is_what_the_columns_are_of(study: CamStudy) -> None:
+    assert sorted(each.index for each in study.examples) == list(range(10)), "all of so few"
+    for example in study.examples:
+        assert example.rules
+        assert set(example.pictures) == {"source", "q50", "q5"}
+        assert np.abs(example.pictures["source"].astype(int) - example.pictures["q5"]).mean() > 1
+        maps = np.stack([seen.cam for seen in example.seen])
+        assert maps.shape == (3, 4, 4)
+        for columns, seen in zip(study.columns, example.seen, strict=True):
+            assert seen.top[0][0] == study.classes[columns.predicted[example.index]]
+            assert seen.top[0][1] == pytest.approx(columns.confidence[example.index], abs=1e-5)
+            assert len(seen.top) == 3
+            assert seen.target == study.classes[columns.target[example.index]]
+            assert seen.logit == pytest.approx(columns.logit[example.index], abs=1e-4)
+            assert columns.dark[example.index] == (not seen.cam.any())
+        alike = similarities(maps[[0, 0]], maps[1:])
+        for found, columns in zip(alike, study.columns[1:], strict=True):
+            assert found == pytest.approx(columns.figures[example.index, :6], rel=0.01, abs=1e-4, nan_ok=True)
 
 
 def test_the_label_or_each_views_own_prediction_is_explained_if_asked(photos: Path, trained: Path, cpu: Runtime) -> None:
@@ -49,9 +95,11 @@ def test_the_label_or_each_views_own_prediction_is_explained_if_asked(photos: Pa
         return compare_cams([run], photos / "val", SPECS, cpu, layer="stages.1", explains=explains)  # type: ignore[arg-type]
 
     by_label, by_own = look("label"), look("own")
-    assert all(image.target == image.truth == seen.target for image in by_label.images for seen in image.seen)
-    assert any(image.target != image.seen[0].top[0][0] for image in by_label.images), "else it is no other rule"
-    assert all(seen.target == seen.top[0][0] for image in by_own.images for seen in image.seen)
+    for columns in by_label.columns:
+        assert np.array_equal(columns.target, by_label.truth)
+    assert not np.array_equal(by_label.truth, by_label.columns[0].predicted), "else it is no other rule"
+    assert all(np.array_equal(columns.target, columns.predicted) for columns in by_own.columns)
+    assert all(seen.target == seen.top[0][0] for example in by_own.examples for seen in example.seen)
     assert (by_label.explains, by_own.explains) == ("label", "own")
     Path("images/unknown").mkdir(parents=True)
     Path("images/unknown/cat.jpg").write_bytes(jpeg(photograph("cat")))
@@ -69,32 +117,13 @@ def test_other_methods_make_other_maps_of_the_same_predictions(
 ) -> None:
     other = compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, layer="stages.1", method="layercam", limit=10)
     assert (study.method, other.method) == ("gradcam", "layercam")
-    for ours, theirs in zip(study.images, other.images, strict=True):
-        assert ours.target == theirs.target
-        assert [seen.logit for seen in ours.seen] == pytest.approx([seen.logit for seen in theirs.seen], abs=1e-4)
-    assert not np.allclose(study.images[0].seen[0].cam, other.images[0].seen[0].cam)
+    for ours, theirs in zip(study.columns, other.columns, strict=True):
+        assert np.array_equal(ours.target, theirs.target)
+        assert ours.logit == pytest.approx(theirs.logit, abs=1e-4)
+    maps = [{each.index: each.seen[0].cam for each in one.examples}[0] for one in (study, other)]
+    assert not np.allclose(*maps)
     with pytest.raises(UsageError, match="Did you mean 'layercam'"):
         compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, method="layrcam")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_command_takes_a_method_and_the_class_to_explain(
-    photos: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(*options: str) -> tuple[object, str]:
-        with pytest.raises(SystemExit) as done:
-            main(["cam", str(trained), str(photos / "val"), "--layer", "stages.1", "--limit", "4", "--device", "cpu", *options])
-        said = capsys.readouterr()
-        return done.value.code, " ".join((said.out + said.err).split())
-
-    assert run("--method", "hirescamm")[0] == 2
-    assert run("--class", "truth")[0] == 2
-    assert not Path("report.html").exists()
-    code, said = run("--method", "hirescam", "--class", "label")
-    assert code in (0, None)
-    assert "source to q50: " in said
-    images = json.loads(Path("report.json").read_text())["images"]
-    assert all(image["target"] == image["truth"] for image in images)
 
 
 def test_the_ceiling_is_the_file_against_quality_95_and_no_view(
@@ -102,12 +131,11 @@ def test_the_ceiling_is_the_file_against_quality_95_and_no_view(
 ) -> None:
     run = load_run(trained, cpu)
     shown = compare_cams([run], photos / "val", [EncodeSpec("source"), EncodeSpec(95)], cpu, layer="stages.1", limit=10)
-    for image, other in zip(study.images, shown.images, strict=True):
-        assert image.near is not None
-        assert np.allclose(image.near.cam, other.seen[1].cam, rtol=1e-4, atol=1e-5)
-        assert image.near.target == image.target
+    assert np.array_equal(study.ceiling, shown.columns[1].figures, equal_nan=True)
+    assert np.isfinite(study.ceiling[:, -1]).all()
+    assert not np.array_equal(study.ceiling, study.columns[1].figures, equal_nan=True)
     from_half = compare_cams([run], photos / "val", [EncodeSpec(50), EncodeSpec(5)], cpu, layer="stages.1", limit=2)
-    assert all(image.near is None for image in from_half.images)
+    assert np.isnan(from_half.ceiling).all()
 
 
 def test_the_same_quality_twice_is_no_difference(photos: Path, trained: Path, cpu: Runtime) -> None:
@@ -118,76 +146,137 @@ def test_the_same_quality_twice_is_no_difference(photos: Path, trained: Path, cp
     assert found.mean["pearson"] == pytest.approx(1)
     assert found.mean["magnitude"] == pytest.approx(1)
     assert found.null["pearson"] < 0.99
-    assert "no detectable difference" in verdict(same, [found])[0]
+    assert found.null_of == same.null_of == "same class"
 
 
-def test_averaged_weights_are_another_model(photos: Path, trained: Path, cpu: Runtime) -> None:
+def test_averaged_weights_are_another_model_from_another_file(photos: Path, trained: Path, cpu: Runtime) -> None:
     runs = [load_run(trained, cpu, "raw"), load_run(trained, cpu, "ema")]
-    study = compare_cams(runs, photos / "val", [EncodeSpec("source")], cpu, layer="stages.1")
-    assert [view.weights for view in study.views] == ["raw", "ema"]
-    assert any(image.seen[0].logit != image.seen[1].logit for image in study.images)
+    study = compare_cams(runs, photos / "val", [EncodeSpec("source"), EncodeSpec(50)], cpu, layer="stages.1", limit=3)
+    assert [(view.weights, view.quality) for view in study.views] == [
+        (weights, quality) for weights in ("raw", "ema") for quality in ("source", "q50")
+    ]
+    assert not np.array_equal(study.columns[0].logit, study.columns[2].logit)
+    files = [trained / "model.safetensors"] * 2 + [trained / "ema" / "model.safetensors"] * 2
+    assert [view.sha256 for view in study.views] == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert len({view.sha256 for view in study.views}) == 2
 
 
-class Page(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.canvases: list[list[list[float]]] = []
-        self.sources: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
+@pytest.mark.parametrize("size", [32, 64])
+def test_runs_share_one_decode_and_one_crop_where_they_see_alike(
+    photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    crops: list[int] = []
+    decodes: list[int] = []
+    real = looking.centre_view
+    monkeypatch.setattr(looking, "centre_view", lambda pixels, image: crops.append(image.size) or real(pixels, image))
+    monkeypatch.setattr(looking, "reencode", lambda data, specs: decodes.append(len(specs)) or reencode(data, specs))
+    run = load_run(trained, cpu)
+    runs = [run, with_view(load_run(trained, cpu, "ema"), size=size)]
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if "data-cam" in values:
-            self.canvases.append(json.loads(values["data-cam"] or ""))
-        self.sources += [values[key] or "" for key in ("src", "href") if key in values]
-        if tag not in ("meta", "img", "input", "br"):
-            self.open.append(tag)
+    def look() -> CamStudy:
+        return compare_cams(runs, photos / "val", SPECS[:2], cpu, layer="stages.0", limit=4, pictures=0)
 
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_offline_and_says_what_the_figures_say(study: CamStudy) -> None:
-    comparisons = write_report(study, Path("out/report.html"))
-    text = Path("out/report.html").read_text()
-    page = Page(text)
-    assert page.open == []
-    assert not re.search(r"https?://|@import|url\(", text)
-    assert len(page.sources) == 30
-    assert all(source.startswith("data:image/webp;base64,") for source in page.sources)
-    assert sorted(map(str, page.canvases)) == sorted(
-        str([[float(f"{cell:.4g}") for cell in row] for row in seen.cam.tolist()])
-        for image in study.images
-        for seen in image.seen
-    )
-    for each in comparisons:
-        found = each.figures["pearson"]
-        assert f"<td>{found.mean:.2f}<small>{found.low:.2f} to {found.high:.2f}</small></td>" in text
-    assert "<td>the same images at quality 95</td>" in text
-    assert "<td>another image of the same class</td>" in text
-    figures = json.loads(Path("out/report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert figures["verdict"] == verdict(study, comparisons)
-    assert len(figures["images"]) == 10
-    assert figures["comparisons"][0]["figures"]["pearson"]["mean"] == comparisons[0].mean["pearson"]
-    again = Path("again.html")
-    write_report(study, again)
-    assert again.read_text() == text
+    if size == run.image.size:
+        assert look().grid == (8, 8)
+    else:
+        with pytest.raises(UsageError, match=r"--layer stages\.0 has different grids in the runs"):
+            look()
+    assert decodes == [3] * 4, "source, q50, and q95 for the ceiling"
+    assert sorted(set(crops)) == sorted({run.image.size, size})
+    assert len(crops) == 3 * 4 * len(set(crops))
 
 
-def test_names_in_the_page_cannot_be_markup(trained: Path, cpu: Runtime) -> None:
-    name = '<script>alert(1)</script> & "quoted" \'.jpg'
-    Path("images").mkdir()
-    Path("images", name.replace("/", "")).write_bytes(jpeg(photograph("cat")))
-    study = compare_cams([load_run(trained, cpu)], Path("images"), SPECS, cpu)
-    write_report(study, Path("report.html"))
-    assert "<script>alert" not in Path("report.html").read_text()
-    assert Page(Path("report.html").read_text()).open == []
+def test_runs_that_crop_otherwise_see_their_own_pictures(photos: Path, trained: Path, cpu: Runtime) -> None:
+    run = load_run(trained, cpu)
+    runs = [run, with_view(run, val_crop=0.5)]
+    both = compare_cams(runs, photos / "val", SPECS[:1], cpu, layer="stages.1", limit=4)
+    alone = compare_cams(runs[1:], photos / "val", SPECS[:1], cpu, layer="stages.1", limit=4, explains="own")
+    assert np.array_equal(both.columns[1].predicted, alone.columns[0].predicted)
+    assert both.columns[1].confidence == pytest.approx(alone.columns[0].confidence, abs=1e-6)
+    assert not np.array_equal(both.columns[0].confidence, both.columns[1].confidence)
+    assert both.examples[0].pictures["source"].shape == (32, 32, 3)
 
 
-def test_a_few_images_can_show_no_difference(photos: Path, trained: Path, cpu: Runtime) -> None:
-    study = compare_cams([load_run(trained, cpu)], photos / "val", SPECS[:2], cpu, limit=5)
-    assert "too few to show any difference" in verdict(study, compare_views(study))[0]
+def test_runs_of_other_classes_are_refused(photos: Path, trained: Path, cpu: Runtime) -> None:
+    run = load_run(trained, cpu)
+    other = replace(run, path=Path("other"), classes=("a", "b", "c", "d"))
+    with pytest.raises(UsageError, match=r"other and .* have different classes"):
+        compare_cams([run, other], photos / "val", SPECS, cpu)
+
+
+def test_threads_and_batches_change_nothing(photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(trained, cpu)
+    (photos_and_more := Path("images")).mkdir()
+    for file in find_images(photos / "val"):
+        folder = photos_and_more / file.parent.name
+        folder.mkdir(exist_ok=True)
+        (folder / file.name).symlink_to(file)
+    (photos_and_more / "cat" / "01b.jpg").write_bytes(b"text")
+
+    def look(threads: int, **options: object) -> CamStudy:
+        return compare_cams([run], photos_and_more, SPECS, cpu, layer="stages.1", threads=threads, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(looking, "BATCH", 3)
+    monkeypatch.setattr(looking, "AHEAD", 4)
+    small = look(1, pictures=7)
+    assert len(small.examples) == 7
+    assert small.skipped == (("images/cat/01b.jpg", "not an image that Pillow can read"),)
+    assert_equal(small, look(3, pictures=7))
+    monkeypatch.setattr(looking, "BATCH", 32)
+    whole = look(2, pictures=7)
+    assert whole.names == small.names
+    for one, other in zip(whole.columns, small.columns, strict=True):
+        assert one.logit == pytest.approx(other.logit, abs=1e-4)
+        assert np.allclose(one.figures, other.figures, rtol=0.01, atol=1e-3, equal_nan=True)
+
+
+def test_no_more_is_decoded_ahead_than_is_said(
+    photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a batch is looked at, no more than it and ``AHEAD`` images have been begun since the batches before."""
+    monkeypatch.setattr(looking, "BATCH", 2)
+    monkeypatch.setattr(looking, "AHEAD", 3)
+    begun: list[Path] = []
+    read = looking.read_file
+    monkeypatch.setattr(looking, "read_file", lambda path: begun.append(path) or read(path))
+    run, seen = load_run(trained, cpu), []
+    real = looking.Look.see
+
+    def see(self: looking.Look, batch: list[looking.Cropped], *targets: object) -> object:
+        seen.append(len(batch))
+        assert len(begun) <= sum(seen) + looking.AHEAD
+        return real(self, batch, *targets)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(looking.Look, "see", see)
+    compare_cams([run], photos / "val", SPECS[:1], cpu, layer="stages.1", pictures=6, threads=4)
+    assert seen == [2] * 8 + [2] * 3
+    assert len(begun) == 16 + 6
+
+
+def test_all_images_are_counted_and_a_few_are_shown(photos: Path, trained: Path, cpu: Runtime) -> None:
+    told: list[tuple[int, int]] = []
+    run = load_run(trained, cpu)
+
+    def look(**options: object) -> CamStudy:
+        return compare_cams([run], photos / "val", SPECS[:2], cpu, layer="stages.1", **options)  # type: ignore[arg-type]
+
+    study = look(pictures=5, on_images=lambda done, total: told.append((done, total)))
+    assert (len(study.names), len(study.columns[1].figures), len(study.examples)) == (16, 16, 5)
+    assert told == [(16, 21), (21, 21)]
+    pearson = study.columns[1].figures[:, 0]
+    assert study.examples[0].index == int(np.argmin(pearson))
+    assert [pearson[each.index] for each in study.examples] == sorted(pearson[each.index] for each in study.examples)
+    assert {rule for each in look(pictures=5, seed=1).examples for rule in each.rules} >= {"most changed", "median"}
+    part = look(limit=4, pictures=1)
+    assert [study.names.index(name) for name in part.names] == [0, 5, 10, 15]
+    assert part.found == 16
+
+
+def test_one_view_is_looked_at_too(photos: Path, trained: Path, cpu: Runtime) -> None:
+    study = compare_cams([load_run(trained, cpu)], photos / "val", [EncodeSpec(50)], cpu, layer="stages.1", pictures=3)
+    assert compare_views(study) == []
+    assert [each.rules for each in study.examples] == [("random",)] * 3
+    assert np.isfinite(study.null[:, 0]).all()
 
 
 def test_unreadable_images_are_listed_and_a_folder_of_them_is_an_error(trained: Path, cpu: Runtime) -> None:
@@ -199,10 +288,111 @@ def test_unreadable_images_are_listed_and_a_folder_of_them_is_an_error(trained: 
     Path("images/good.jpg").write_bytes(jpeg(photograph("cat")))
     study = compare_cams([run], Path("images"), SPECS, cpu)
     assert study.skipped == (("images/bad.jpg", "not an image that Pillow can read"),)
-    comparisons = write_report(study, Path("report.html"))
-    assert math.isnan(comparisons[0].null["pearson"]), "one image has no unrelated fellow"
-    assert "1 file could not be read" in Path("report.html").read_text()
-    assert json.loads(Path("report.json").read_text())["comparisons"][0]["figures"]["pearson"]["null"]["mean"] is None
+    assert (study.names, study.truth.tolist(), study.null_of) == (("good.jpg",), [-1], "")
+    assert np.isnan(study.null).all(), "one image has no unrelated fellow"
+
+
+def test_a_file_that_is_gone_when_it_is_to_be_shown_is_left_out(
+    photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("images").mkdir()
+    for number, file in enumerate(find_images(photos / "val")[:5]):
+        Path(f"images/{number}.jpg").write_bytes(file.read_bytes())
+    real: Callable[..., object] = cam.choose_examples
+
+    def choose(*arguments: object) -> object:
+        Path("images/3.jpg").unlink()
+        return real(*arguments)
+
+    monkeypatch.setattr(cam, "choose_examples", choose)
+    study = compare_cams([load_run(trained, cpu)], Path("images"), SPECS, cpu, layer="stages.1")
+    assert len(study.names) == 5, "its figures are known"
+    assert sorted(each.index for each in study.examples) == [0, 1, 2, 4]
+    ((name, reason),) = study.skipped
+    assert name == "images/3.jpg"
+    assert reason.startswith("read once, but not again to be shown: ")
+    assert study.null_of == "half the list", "their folder is no class"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_metrics_are_columns_of_every_views_own_map(photos: Path, trained: Path, cpu: Runtime) -> None:
+    run = load_run(trained, cpu)
+
+    def look(*metrics: str, specs: list[EncodeSpec] = SPECS[:2]) -> CamStudy:
+        return compare_cams([run], photos / "val", specs, cpu, layer="stages.1", limit=3, metrics=metrics)
+
+    study = look("road", "confidence")
+    for columns in study.columns:
+        assert set(columns.faithfulness) == {"road", "confidence_change"}
+        for figures in columns.faithfulness.values():
+            assert (figures.shape, figures.dtype) == ((3,), np.float32)
+            assert np.array_equal(np.isfinite(figures), ~columns.dark)
+    first, second = (columns.faithfulness["confidence_change"] for columns in study.columns)
+    assert not np.array_equal(first, second)
+    alone = look("confidence", specs=[EncodeSpec("source")])
+    assert alone.columns[0].faithfulness["confidence_change"] == pytest.approx(first, abs=1e-6)
+    assert look().columns[0].faithfulness == {}
+    with pytest.raises(UsageError, match="--metrics 'raod' is not known"):
+        look("raod")
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[CamStudy]:
+    """What the command hands to the page, in place of which nothing is written."""
+    studies: list[CamStudy] = []
+    page = ModuleType("jpegcurr.analysis.report")
+    page.report_files = lambda output: [output, output.with_suffix(".json")]  # type: ignore[attr-defined]
+    page.write_report = lambda study, output: studies.append(study) or []  # type: ignore[attr-defined]
+    page.verdict = lambda study, comparisons: [f"{len(study.names)} images seen"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jpegcurr.analysis.report", page)
+    return studies
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as done:
+        main(["cam", *map(str, arguments), "--layer", "stages.1", "--device", "cpu"])
+    said = capsys.readouterr()
+    return done.value.code, " ".join((said.out + said.err).split())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_takes_all_images_and_its_options_reach_the_study(
+    photos: Path, trained: Path, reported: list[CamStudy], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = command(capsys, trained, photos / "val")
+    assert code in (0, None)
+    assert "16 images seen" in said
+    assert "images seen report.html" in said, "the sentences, then where the page is"
+    options = ["--method", "hirescam", "--class", "label", "--limit", 4, "--pictures", 2, "--seed", 5]
+    assert command(capsys, trained, photos / "val", *options, "--metrics", "confidence", "--qualities", "50")[0] in (0, None)
+    every, few = reported
+    assert (len(every.names), len(every.examples), every.seed) == (16, 16, 0)
+    assert [view.quality for view in every.views] == ["source", "q50"]
+    assert every.columns[0].faithfulness == {}
+    assert (len(few.names), len(few.examples), few.seed, few.method, few.explains) == (4, 2, 5, "hirescam", "label")
+    assert set(few.columns[0].faithfulness) == {"confidence_change"}
+
+
+def test_the_command_refuses_what_it_cannot_do_before_it_looks(
+    photos: Path, trained: Path, reported: list[CamStudy], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = photos / "val"
+    for wrong, sentence in (
+        ((trained, images, "--method", "hirescamm"), "Did you mean 'hirescam'"),
+        ((trained, images, "--class", "truth"), "truth"),
+        ((trained, images, "--metrics", "confidence,raod"), "--metrics 'raod' is not known. Did you mean 'road'?"),
+        ((trained, images, "--pictures", "0"), "--pictures"),
+        ((trained, trained.parent / trained.name / "ema" / "..", images), "is given twice"),
+        ((trained, trained, images), "is given twice"),
+    ):
+        code, said = command(capsys, *wrong)
+        assert code == 2
+        assert sentence in said
+    Path("report.json").touch()
+    code, said = command(capsys, trained, images)
+    assert code == 2
+    assert "report.json exists" in said
+    assert reported == []
 
 
 @pytest.mark.gpu
@@ -212,9 +402,13 @@ def test_a_gpu_gives_the_maps_and_scores_of_a_cpu(photos: Path, betons: Path, tr
     studies = [
         compare_cams([load_run(trained, runtime)], photos / "val", SPECS, runtime, layer="stages.1") for runtime in (gpu, cpu)
     ]
-    for ours, theirs in zip(studies[0].images, studies[1].images, strict=True):
-        assert ours.target == theirs.target
-        for one, other in zip(ours.seen, theirs.seen, strict=True):
+    for ours, theirs in zip(studies[0].columns, studies[1].columns, strict=True):
+        assert np.array_equal(ours.target, theirs.target)
+        assert ours.logit == pytest.approx(theirs.logit, rel=0.05, abs=0.05)
+    shown = [{each.index: each for each in study.examples} for study in studies]
+    for index, example in shown[0].items():
+        for one, other in zip(example.seen, shown[1][index].seen, strict=True):
+            assert one.target == other.target
             assert np.allclose(one.cam, other.cam, rtol=0.05, atol=0.01 * float(other.cam.max()) + 1e-6)
     scores = [
         next(evaluate_run(load_run(trained, runtime), {"q50": betons / "val-q50.beton"}, runtime)).scores
