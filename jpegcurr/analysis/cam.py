@@ -92,18 +92,19 @@ def compare_cams(
     files = _evenly_spaced(found, limit)
     total = len(files) + min(pictures, len(files))
     gathered = _gather(look, files, threads, lambda done: on_images(done, total))
-    if not gathered.files:
+    files = gathered.files()
+    if not files:
         what = "read, or explained" if explains == "label" else "read"
         name, reason = gathered.skipped[0]
-        raise UsageError(f"{folder}: none of the {len(files)} images can be {what}. {name}: {reason}.")
+        raise UsageError(f"{folder}: none of the {len(gathered.skipped)} images can be {what}. {name}: {reason}.")
     columns, truth, (null, null_of) = gathered.columns(), gathered.truth(), gathered.null()
     chosen = choose_examples(columns, truth, pictures, seed)
-    examples, gone = _show(look, gathered.files, columns, chosen, threads)
+    examples, gone = _show(look, files, columns, chosen, threads)
     on_images(total, total)
     return CamStudy(
         views=views,
         classes=first.classes,
-        names=tuple(_name(file, folder) for file in gathered.files),
+        names=tuple(_name(file, folder) for file in files),
         truth=truth,
         columns=columns,
         null=null,
