@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -230,13 +231,14 @@ def test_threads_and_batches_change_nothing(photos: Path, trained: Path, cpu: Ru
         assert np.allclose(one.figures, other.figures, rtol=0.01, atol=1e-3, equal_nan=True)
 
 
-def test_no_more_is_decoded_ahead_than_is_said(
+def test_no_more_is_decoded_ahead_than_is_said_and_nothing_is_kept_of_a_batch(
     photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a batch is looked at, no more than it and ``AHEAD`` images have been begun since the batches before."""
     monkeypatch.setattr(looking, "BATCH", 2)
     monkeypatch.setattr(looking, "AHEAD", 3)
     begun: list[Path] = []
+    kept: list[weakref.ref[object]] = []
     read = looking.read_file
     monkeypatch.setattr(looking, "read_file", lambda path: begun.append(path) or read(path))
     run, seen = load_run(trained, cpu), []
@@ -245,7 +247,11 @@ def test_no_more_is_decoded_ahead_than_is_said(
     def see(self: looking.Look, batch: list[looking.Cropped], *targets: object) -> object:
         seen.append(len(batch))
         assert len(begun) <= sum(seen) + looking.AHEAD
-        return real(self, batch, *targets)  # type: ignore[arg-type]
+        assert len(seen) > 8 or not any(each() is not None for each in kept), "of the batches before, at the first look"
+        kept.extend(weakref.ref(crop) for each in batch for crop in each.views.values())
+        sights, near = real(self, batch, *targets)  # type: ignore[arg-type]
+        kept.extend(weakref.ref(each) for sight in sights for each in (sight.logits, sight.maps))
+        return sights, near
 
     monkeypatch.setattr(looking.Look, "see", see)
     compare_cams([run], photos / "val", SPECS[:1], cpu, layer="stages.1", pictures=6, threads=4)
