@@ -1,0 +1,119 @@
+"""Studies as ``jpegcurr cam`` makes them, from drawn numbers: what is said of them must not need a network."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from samples import jpeg, photograph
+
+from jpegcurr.analysis.cam_study import FIGURES, CamStudy, CamView, Example, Rule, Seen, ViewColumns
+from jpegcurr.encoding.pictures import Pixels
+
+MARKUP = "<img src=x onerror=alert(1)>.jpg"
+SCRIPT = "</script><script>alert(2)</script>"
+CLASSES = ("astronaut", "cat & dog", SCRIPT, "grass", "n01440764")
+NAMES = (MARKUP, 'it\'s "quoted" \u202e\u2028.jpg', "a/" + 40 * "long_" + ".jpg", "bytes\udcff.jpg", "=1+1.jpg")
+QUALITIES = ("source", "q50", "q10")
+RULES: tuple[Rule, ...] = ("most changed", "lost", "gained", "median", "random", "least changed")
+
+
+def picture(number: int, quality: str, size: int = 64) -> Pixels:
+    """A crop of a photograph, ``size`` pixels a side, as it comes out of a JPEG of the quality."""
+    whole = photograph(("astronaut", "cat", "coffee", "grass")[number % 4])
+    left, top = (number * 37) % (whole.width - size), (number * 23) % (whole.height - size)
+    crop = whole.crop((left, top, left + size, top + size))
+    if quality != "source":
+        with Image.open(BytesIO(jpeg(crop, quality=int(quality[1:])))) as again:
+            crop = again.convert("RGB")
+    return np.asarray(crop)
+
+
+def cam_study(
+    images: int = 24,
+    shown: int = 8,
+    *,
+    runs: Sequence[str] = ("runs/two_phase", "runs/restart_only"),
+    qualities: Sequence[str] = QUALITIES,
+    labelled: bool = True,
+    grid: tuple[int, int] = (4, 5),
+    size: int = 64,
+    classes: Sequence[str] = CLASSES,
+    seed: int = 0,
+) -> CamStudy:
+    """A study whose first images have awkward names, whose third example's maps are dark, and some figures undefined."""
+    random = np.random.default_rng(seed)
+    views = tuple(
+        CamView(Path(run), "raw", quality, f"{number:x}" * 64) for number, run in enumerate(runs, 10) for quality in qualities
+    )
+    truth = random.integers(0, len(classes), images) if labelled else np.full(images, -1)
+    clean = np.where(random.random(images) < 0.8, np.maximum(truth, 0), random.integers(0, len(classes), images))
+    predicted = [clean] + [np.where(random.random(images) < 0.7, clean, (clean + 1) % len(classes)) for _ in views[1:]]
+    columns = tuple(_columns(random, each, clean, first=not view) for view, each in enumerate(predicted))
+    names = tuple(NAMES[number] if number < len(NAMES) else f"{number:05}.jpg" for number in range(images))
+    null = _figures(random, images, 0.2)
+    null[:, -1] = np.nan
+    chosen = np.linspace(0, images - 1, min(shown, images)).round().astype(int).tolist()
+    examples = tuple(
+        Example(
+            index=index,
+            rules=tuple(dict.fromkeys((RULES[place % len(RULES)], RULES[(place * 2) % len(RULES)]))),
+            pictures={quality: picture(index, quality, size) for quality in qualities},
+            seen=tuple(
+                _seen(random, classes, int(predicted[view][index]), int(clean[index]), grid, dark=place == 2)
+                for view in range(len(views))
+            ),
+        )
+        for place, index in enumerate(chosen)
+    )
+    return CamStudy(
+        views=views,
+        classes=tuple(classes),
+        names=names,
+        truth=truth.astype(np.int32),
+        columns=columns,
+        null=null,
+        ceiling=_figures(random, images, 0.99),
+        null_of="same class" if labelled else "half the list",
+        examples=examples,
+        skipped=((f"bad/{MARKUP}", "not an image that Pillow can read"),),
+        found=images + 1,
+        layer="stages.3",
+        grid=grid,
+        runtime="no CUDA device: CPU, float32",
+        method="gradcam",
+        explains="clean",
+        seed=seed,
+    )
+
+
+def _columns(random: np.random.Generator, predicted: np.ndarray, target: np.ndarray, *, first: bool) -> ViewColumns:
+    images = len(predicted)
+    figures = np.full((images, len(FIGURES)), np.nan, np.float32) if first else _figures(random, images, 0.8)
+    return ViewColumns(
+        predicted=predicted.astype(np.int32),
+        target=target.astype(np.int32),
+        confidence=random.random(images, np.float32),
+        logit=random.normal(5, 2, images).astype(np.float32),
+        dark=np.arange(images) == 2,
+        figures=figures,
+        faithfulness={"road": np.where(np.arange(images) % 7, random.normal(0.2, 0.1, images), np.nan).astype(np.float32)},
+    )
+
+
+def _figures(random: np.random.Generator, images: int, alike: float) -> np.ndarray:
+    """Of ``FIGURES``; the third image's maps are dark, so they have none."""
+    figures = np.clip(random.normal(alike, 0.1, (images, len(FIGURES))), 0.01, 1).astype(np.float32)
+    figures[2:3] = np.nan
+    return figures
+
+
+def _seen(
+    random: np.random.Generator, classes: Sequence[str], predicted: int, target: int, grid: tuple[int, int], *, dark: bool
+) -> Seen:
+    shares = np.sort(random.dirichlet(np.ones(3)))[::-1].tolist()
+    likeliest = dict.fromkeys([classes[predicted], *classes[: min(3, len(classes))]])
+    top = tuple(zip(list(likeliest)[:3], shares, strict=False))
+    cam = np.zeros(grid, np.float32) if dark else random.gamma(1, 1, grid).astype(np.float32)
+    return Seen(top, float(random.normal(5, 2)), cam, classes[target])
