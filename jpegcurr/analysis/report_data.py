@@ -11,7 +11,7 @@ import numpy as np
 from jpegcurr.analysis.cam_study import CamStudy, ClassRow, Example, Map
 from jpegcurr.analysis.class_names import full_name
 from jpegcurr.analysis.contact_sheet import shown
-from jpegcurr.analysis.report_pictures import Picture, Pictures
+from jpegcurr.analysis.report_pictures import Picture, Pictures, distances
 from jpegcurr.analysis.report_views import arms, qualities, view_names
 
 MAP_ROOM = 1_500_000  # characters that the maps may take on a page
@@ -96,6 +96,7 @@ def _example(study: CamStudy, example: Example, picture: Picture, coarse: int, n
         "truth": names[shown(full_name(study.classes[truth]))] if truth >= 0 else -1,
         "rules": list(example.rules),
         "changes": [[each.strength, each.webp] for each in picture.differences],
+        "rms": [[round(value, 3) for value in row] for row in distances(example, qualities(study))],
         "seen": [
             {
                 "top": [[names[shown(full_name(name))], round(share, 5)] for name, share in seen.top],

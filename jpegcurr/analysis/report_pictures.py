@@ -31,7 +31,8 @@ class Rung:
     @property
     def told(self) -> str:
         """In words."""
-        exact = "exactly" if self.difference is None else f"at WebP quality {self.difference}, which smooths fine colour"
+        smooths = "fine colour" if (self.difference or 0) >= 80 else "what is fine: such errors look weaker than they are"
+        exact = "exactly" if self.difference is None else f"at WebP quality {self.difference}, which smooths {smooths}"
         size = f" at 1/{self.shrink} of what the model sees" if self.shrink > 1 else ""
         return f"Pictures are WebP at quality {self.picture}{size}; what the other qualities change in them is kept {exact}"
 
@@ -104,6 +105,13 @@ def embed_pictures(examples: Sequence[Example], qualities: Sequence[str], room: 
         if sum(each.size for each in pictures) <= room:
             return Pictures(rung, pictures, fits=True)
     return Pictures(LADDER[-1], pictures, fits=False)
+
+
+def distances(example: Example, qualities: Sequence[str]) -> list[list[float]]:
+    """The root mean square differences of an example's own pictures, levels: of each quality's to each one's before it."""
+    pictures = [example.pictures[quality].astype(np.float32).ravel() for quality in qualities]
+    changes = [[second - first for first in pictures[:place]] for place, second in enumerate(pictures)]
+    return [[float(np.sqrt(np.dot(change, change) / len(change))) for change in row] for row in changes]
 
 
 def without_pictures(examples: Sequence[Example], qualities: Sequence[str]) -> Pictures:

@@ -19,7 +19,7 @@ EXPLAINED = {
 }
 NULLS = {"same class": "another image of the same class", "half the list": "another image"}
 FAITHFUL = {
-    "road": "road: the explained class's probability without the least relevant pixels less that without the most relevant ones, "
+    "road": "road: the explained class's probability without the least relevant pixels less that without the most relevant, "
     "over 2; higher is better",
     "confidence_change": "confidence change: of that probability when the image is multiplied by its map",
 }
@@ -83,8 +83,8 @@ def provenance(study: CamStudy) -> dict[str, str]:
     null = NULLS.get(study.null_of)
     return {
         "Images": f"{len(study.names)} of {study.found}, {labelled} of them labelled by their folder",
-        "Shown": f"{len(study.examples)}, chosen by rule: most, median and least changed (by the lowest Pearson correlation of any "
-        "view's map with the first view's), lost, gained or flipped, random",
+        "Shown": f"{len(study.examples)}, chosen by rule: most, median and least changed (by the lowest Pearson correlation of "
+        "any view's map with the first view's), lost, gained or flipped, random",
         "Method": f"{'Grad-CAM' if study.method == OURS else study.method}, raw, before any scaling",
         "Layer": study.layer,
         "Grid": f"{study.grid[0]}x{study.grid[1]} cells",

@@ -159,8 +159,9 @@ function describe(card) {
   if (changed) line.append(make("b", { className: gained ? "gained" : "", text: lost ? "lost" : gained ? "gained" : "prediction changes" }));
   captions.left.replaceChildren(...caption(left, seen[left], true));
   captions.right.replaceChildren(...caption(right, seen[right], true));
-  captions.error.replaceChildren(make("b", { text: "error ×8" }), make("div", { className: "soft", text: qualityOf(left) === qualityOf(right)
-    ? "the same quality: none" : `${DATA.qualities[qualityOf(right)]} − ${DATA.qualities[qualityOf(left)]}` }));
+  const [first, second] = [left, right].map(qualityOf), rms = example.rms[Math.max(first, second)][Math.min(first, second)];
+  captions.error.replaceChildren(make("b", { text: "error ×8" }), make("div", { className: "soft", text: first === second
+    ? "the same quality: none" : `${DATA.qualities[second]} − ${DATA.qualities[first]}, rms ${fixed(rms, 1)} levels` }));
   for (const [name, k] of [["left-map", 0], ["right-map", 1]]) {
     captions[name].replaceChildren(make("b", { text: `map, ${names[k]}` }), make("div", { className: "soft", text: `0 to ${short(end[k])}, peak ${short(seen[pair()[k]].peak)}` }));
     canvases[name].setAttribute("aria-label", `Grad-CAM map of ${example.name} in ${names[k]}, colours from 0 to ${short(end[k])}`);
