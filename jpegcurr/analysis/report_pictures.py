@@ -8,6 +8,7 @@ import base64
 import io
 from bisect import bisect_left
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from jpegcurr.analysis.cam_study import Example
 from jpegcurr.encoding.pictures import Pixels
+from jpegcurr.machine import available_cpus
 
 CLIPPED = 1e-3  # of a difference's values, at most; then the next larger range is taken
 _TRIED = 16  # examples that stand for all where it is estimated what fits
@@ -94,16 +96,17 @@ def embed_pictures(examples: Sequence[Example], qualities: Sequence[str], room: 
     step = -(-len(examples) // _TRIED) if examples else 1
     some = examples[::step]
     share = room * len(some) / max(1, len(examples))
+    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow lets go of the interpreter while it encodes
 
-    def too_large(rung: Rung) -> bool:
-        return sum(_embed(each, qualities, rung).size for each in some) > share
+        def embed(chosen: Sequence[Example], rung: Rung) -> tuple[Picture, ...]:
+            return tuple(pool.map(lambda each: _embed(each, qualities, rung), chosen))
 
-    start = bisect_left(LADDER, True, key=lambda rung: not too_large(rung))
-    pictures: tuple[Picture, ...] = ()
-    for rung in LADDER[min(start, len(LADDER) - 1) :]:
-        pictures = tuple(_embed(each, qualities, rung) for each in examples)
-        if sum(each.size for each in pictures) <= room:
-            return Pictures(rung, pictures, fits=True)
+        start = bisect_left(LADDER, True, key=lambda rung: _size(embed(some, rung)) <= share)
+        pictures: tuple[Picture, ...] = ()
+        for rung in LADDER[min(start, len(LADDER) - 1) :]:
+            pictures = embed(examples, rung)
+            if _size(pictures) <= room:
+                return Pictures(rung, pictures, fits=True)
     return Pictures(LADDER[-1], pictures, fits=False)
 
 
@@ -118,6 +121,10 @@ def without_pictures(examples: Sequence[Example], qualities: Sequence[str]) -> P
     """Empty ones, to see how much room the rest of a page leaves."""
     nothing = tuple(Difference(8, "") for _ in qualities[1:])
     return Pictures(LADDER[0], tuple(Picture("", nothing) for _ in examples), fits=True)
+
+
+def _size(pictures: Sequence[Picture]) -> int:
+    return sum(each.size for each in pictures)
 
 
 def _embed(example: Example, qualities: Sequence[str], rung: Rung) -> Picture:

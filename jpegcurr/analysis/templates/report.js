@@ -258,7 +258,8 @@ function showCards() {
   at("gallery").append(...shown.map(card => card.element)); // the others stand before them, hidden
   if (focused !== document.body) focused.focus({ preventScroll: true });
   at("count").textContent = `${shown.length} of ${cards.length} shown`;
-  if (shown.length && !shown.some(card => card.element.tabIndex === 0)) makeCurrent(shown[0], false);
+  const current = shown.find(card => String(card.index) === state.image) ?? shown[0];
+  if (current) makeCurrent(current, false);
 }
 function makeCurrent(card, told = true) {
   for (const each of cards) each.element.tabIndex = each === card ? 0 : -1;
