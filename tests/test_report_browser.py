@@ -100,9 +100,11 @@ def wait_drawn(page: Any, views: str) -> None:
 
 def pixels(page: Any, name: str, card: str = "article:not([hidden])") -> np.ndarray:
     """RGBA of a card's canvas: left, right, error, left-map, right-map, difference."""
-    uri = page.evaluate(
-        "([card, canvas]) => document.querySelector(card).querySelector(canvas).toDataURL()", [card, f".{name} canvas"]
-    )
+    return drawn_on(page, f"{card} .{name} canvas")
+
+
+def drawn_on(page: Any, canvas: str) -> np.ndarray:
+    uri = page.evaluate("canvas => document.querySelector(canvas).toDataURL()", canvas)
     with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
         return np.asarray(image.convert("RGBA"))
 
@@ -217,7 +219,7 @@ def test_maps_are_drawn_on_the_scale_that_is_chosen(opened: Callable[..., Any]) 
         page.select_option("#colours", name)
         page.wait_for_timeout(200)
         assert at_cell("right-map", 1, 1) == pytest.approx(ends, abs=24)
-        assert page.evaluate("[...at('heat').getContext('2d').getImageData(255, 0, 1, 1).data]") == list(ends)
+        assert drawn_on(page, "#heat")[0, 255].tolist() == list(ends)
 
 
 def test_over_the_picture_the_slider_says_how_much_of_it_is_covered(opened: Callable[..., Any]) -> None:
@@ -498,6 +500,8 @@ def test_it_prints_without_controls_and_with_every_image_drawn(page: Any) -> Non
     assert not page.locator("#controls").is_visible()
     assert page.evaluate("getComputedStyle(document.querySelector('article')).breakInside") == "avoid"
     assert page.evaluate("getComputedStyle(document.querySelector('.tall')).maxHeight") == "none"
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
 
 
 def test_pixels_are_held_only_near_what_is_seen(opened: Callable[..., Any]) -> None:
