@@ -5,7 +5,7 @@ Errors name every wrong field with its line and dotted path, all at once, and th
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,14 +15,26 @@ from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.recipe import Recipe
 
 
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
 def find_recipe(name: Path) -> Path:
     """Return ``name`` if it is a file; else the shipped recipe of that bare name; else raise RecipeError."""
+    return _find(name, "*.yaml", "recipes")
+
+
+def find_study(name: Path) -> Path:
+    """The same for a study."""
+    return _find(name, "studies/*.yaml", "studies")
+
+
+def _find(name: Path, pattern: str, what: str) -> Path:
     if name.is_file():
         return name
-    shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob("*.yaml"))}
+    shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
     if name.parent == Path() and name.name in shipped:
         return shipped[name.name]
-    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped recipes: {', '.join(shipped)}.")
+    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped {what}: {', '.join(shipped)}.")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -31,11 +43,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is not YAML, or a field is unknown, missing or wrong; every such field is named.
     """
+    return load_checked(path, Recipe, overrides)
+
+
+def load_checked(path: Path, model: type[Checked], overrides: Sequence[str] = ()) -> Checked:
+    """The same for a YAML file of any ``model``."""
     tree, lines = _read(path, overrides)
     try:
-        return Recipe.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, tree, lines))) from None
+        raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, model, tree, lines))) from None
 
 
 def in_its_line(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
@@ -109,14 +126,16 @@ def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, i
         yield from _lines(value, (*place, str(name)))
 
 
-def _explain(error: ValidationError, tree: dict[str, Any], lines: Mapping[Place, int]) -> list[str]:
+def _explain(
+    error: ValidationError, model: type[BaseModel], tree: dict[str, Any], lines: Mapping[Place, int]
+) -> list[str]:
     """A line for every place of the YAML that is wrong."""
     said: dict[str, list[str]] = {}
     items = error.errors(include_url=False)
     for item in items:
         within = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
         if item["type"] != "too_short" or not within:  # pydantic counts the elements that are right
-            said.setdefault(_place(item, tree), []).append(_message(item))
+            said.setdefault(_place(item, tree), []).append(_message(item, model))
     explained = (f"{place}{_joined(list(dict.fromkeys(messages)))}" for place, messages in said.items())
     return [f"  {_numbered(line, lines)}{line}" for line in explained]
 
@@ -146,9 +165,9 @@ def _place(item: ErrorDetails, tree: Any) -> str:
     return ".".join(parts) + ": " if parts else ""
 
 
-def _message(item: ErrorDetails) -> str:
+def _message(item: ErrorDetails, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
-        return f"unknown key.{did_you_mean(str(item['loc'][-1]), _siblings(item['loc']))}"
+        return f"unknown key.{did_you_mean(str(item['loc'][-1]), _siblings(item['loc'], model))}"
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
     if item["type"] == "union_tag_invalid":
@@ -157,14 +176,13 @@ def _message(item: ErrorDetails) -> str:
     return item["msg"]
 
 
-def _siblings(location: Sequence[int | str]) -> list[str]:
-    """The right keys at the place of a wrong one."""
-    section: type[BaseModel] = Recipe
+def _siblings(location: Sequence[int | str], section: type[BaseModel]) -> list[str]:
+    """The right keys at the place of a wrong one in ``section``."""
     for part in location[:-1]:
         if isinstance(part, str) and part in section.model_fields:
             inner = _section_in(section.model_fields[part].annotation)
             section = inner or section
-    return list(section.model_fields)
+    return [each.alias or name for name, each in section.model_fields.items()]
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

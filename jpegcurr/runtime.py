@@ -1,5 +1,6 @@
 """Where and in which precision to compute: the only place that asks for CUDA."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,14 @@ def whole_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` would name them; none on a CPU."""
+    if not torch.cuda.is_available():
+        return []
+    named = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
 def collective_backend() -> str:

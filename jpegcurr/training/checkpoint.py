@@ -51,6 +51,11 @@ def epochs_begun(path: Path) -> int:
     return int(header["epoch"]) + bool(header["step"])
 
 
+def epochs_done(path: Path) -> int:
+    """How many epochs a saved state is after the end of; raises UsageError if it is no state of ours."""
+    return int(_read_header(path)["epoch"])
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:

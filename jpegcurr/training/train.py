@@ -44,6 +44,7 @@ def train(
     runtime: Runtime,
     resume: bool = False,
     save_every: int | None = None,
+    until: int | None = None,
     on_step: OnStep = lambda _progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Metrics:
@@ -53,7 +54,8 @@ def train(
     (``config.json``, ``model.safetensors``), ``ema/`` with the averaged ones, ``best/`` with the best so far, and
     ``state.safetensors``, from which ``resume`` goes on, with the last few of these in ``checkpoints/``. The state is written
     after every epoch, after every ``save_every`` steps of one, and after the step in which ``stop`` becomes true. On a CPU a
-    resumed run ends in the same weights, bit for bit, as one that never stopped.
+    resumed run ends in the same weights, bit for bit, as one that never stopped. ``until`` ends it before that epoch, with the
+    learning rates of the whole recipe, so that what is left can go on from there.
 
     Every process of ``runtime.world`` calls this; the first one writes, and its metrics are those that are returned.
 
@@ -74,6 +76,7 @@ def train(
     trainer = _build(recipe, runtime, datasets, loaders, start=not resume)
     position = load_state(out / STATE, trainer) if resume else Position.at_start(0, runtime)
     plans = plan_epochs(recipe)
+    last = len(plans) if until is None else min(until, len(plans))
     describe_start(trainer, loaders, position, before)
     metrics = Metrics(out, before=position.epoch)
     if world.is_first:
@@ -92,7 +95,7 @@ def train(
 
     started, first = perf_counter(), position.epoch
     try:
-        for plan in plans[first:]:
+        for plan in plans[first:last]:
             announce(plan, plans, datasets)
             trainer.ema.decay = recipe.ema.per_step(trainer.steps(plan))
             with _naming_the_checkpoint(out):
@@ -101,10 +104,10 @@ def train(
             position = Position.at_start(plan.epoch + 1, runtime)
             with _saying_what_is_whole(out, plan):
                 _save(trainer, out, datasets.classes, position, metrics, row)
-            left = (perf_counter() - started) / (plan.epoch + 1 - first) * (len(plans) - plan.epoch - 1)
+            left = (perf_counter() - started) / (plan.epoch + 1 - first) * (last - plan.epoch - 1)
             log.info(describe_row(row, len(plans), left))
             warn_of_loading(row, loaders)
-            if world.any(stop()) and position.epoch < len(plans):
+            if world.any(stop()) and position.epoch < last:
                 raise Terminated("stopped, with a checkpoint of this moment.")
     finally:
         metrics.close()

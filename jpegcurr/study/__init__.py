@@ -1,0 +1,1 @@
+"""Arms times seeds: runs that differ in one thing, what became of them, and whether the difference is real."""
