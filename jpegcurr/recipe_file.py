@@ -14,7 +14,6 @@ from pydantic_core import ErrorDetails
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.recipe import Recipe
 
-
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -126,9 +125,7 @@ def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, i
         yield from _lines(value, (*place, str(name)))
 
 
-def _explain(
-    error: ValidationError, model: type[BaseModel], tree: dict[str, Any], lines: Mapping[Place, int]
-) -> list[str]:
+def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any], lines: Mapping[Place, int]) -> list[str]:
     """A line for every place of the YAML that is wrong."""
     said: dict[str, list[str]] = {}
     items = error.errors(include_url=False)

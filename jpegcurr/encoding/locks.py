@@ -17,14 +17,14 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def locked(lock: Path, what: Path) -> Iterator[None]:
+def locked(lock: Path, what: Path, *, doing: str = "encoded", option: str = "-o") -> Iterator[None]:
     """Hold the file ``lock`` against other processes; the system lets go of it when this one ends, however it ends.
 
     Raises:
-        UsageError: another process holds it, and so is writing ``what``.
+        UsageError: another process holds it, and so is writing ``what``; it says what is ``doing``, and the ``option``.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file = _acquired(lock, what)
+    file = _acquired(lock, what, doing, option)
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def locked(lock: Path, what: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _acquired(lock: Path, what: Path) -> int:
+def _acquired(lock: Path, what: Path, doing: str, option: str) -> int:
     for _ in range(_TRIES):
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -46,13 +46,13 @@ def _acquired(lock: Path, what: Path) -> int:
             os.close(file)
             if isinstance(error, BlockingIOError):
                 raise UsageError(
-                    f"{what} is being encoded by another process. Wait for it, or choose another place with -o."
+                    f"{what} is being {doing} by another process. Wait for it, or choose another place with {option}."
                 ) from None
             raise
         if _is_same(file, lock):
             return file
         os.close(file)  # its holder has finished and taken it away since it was opened
-    raise UsageError(f"{lock} cannot be held: its file system tells a file by two numbers. Choose another place with -o.")
+    raise UsageError(f"{lock} cannot be held: its file system tells a file by two numbers. Choose another place with {option}.")
 
 
 def _is_same(file: int, path: Path) -> bool:

@@ -47,10 +47,7 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
 
 def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     before = load_recipe(out / "recipe.yaml")
-    fixed = set(Recipe.model_fields) - _FREE
-    dumps = (each.model_dump(mode="json", include=fixed, exclude={"schedule": {"horizon"}}) for each in (before, recipe))
-    was, now = dumps
-    if changes := _changes(was, now):
+    if changes := describe_changes(fixed_part(before), fixed_part(recipe)):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(
             f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start anew.{lines}"
@@ -65,10 +62,15 @@ def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     return before
 
 
-def _changes(was: Any, now: Any, where: str = "") -> list[str]:
+def fixed_part(recipe: Recipe) -> dict[str, Any]:
+    """What a resumed run may not change, whatever its epochs to come, as plain values."""
+    return recipe.model_dump(mode="json", include=set(Recipe.model_fields) - _FREE, exclude={"schedule": {"horizon"}})
+
+
+def describe_changes(was: Any, now: Any, where: str = "") -> list[str]:
     """``batch.size was 16, is 32`` for every leaf that differs."""
     if isinstance(was, dict) and isinstance(now, dict):
-        return [line for key in was for line in _changes(was[key], now[key], f"{where}.{key}".removeprefix("."))]
+        return [line for key in was for line in describe_changes(was[key], now[key], f"{where}.{key}".removeprefix("."))]
     return [] if was == now else [f"{where} was {was}, is {now}"]
 
 

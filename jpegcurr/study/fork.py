@@ -1,0 +1,114 @@
+"""Arms that share their first epochs: which do, and how one goes on from what was trained for all of them."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from jpegcurr.errors import RecipeError
+from jpegcurr.files import write_json, write_text
+from jpegcurr.recipe import Recipe
+from jpegcurr.recipe_file import dump_recipe
+from jpegcurr.training.curriculum import EpochPlan, plan_epochs
+from jpegcurr.training.run_folder import STATE, describe_changes, fixed_part
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """The first ``epoch`` epochs of ``arms``; ``name`` tells them from any others, whatever arms a study gets later."""
+
+    name: str
+    epoch: int
+    arms: tuple[str, ...]
+
+
+def share_trunks(recipes: Mapping[str, Recipe], control: str, epoch: int) -> tuple[Trunk, ...]:
+    """Group the arms whose first ``epoch`` epochs are the same.
+
+    Raises:
+        RecipeError: an arm shares them with no other, or ends before; it names the arm and the field.
+    """
+    groups: dict[str, list[str]] = {}
+    for arm, recipe in recipes.items():
+        if recipe.epochs <= epoch:
+            raise RecipeError(f"arms.{arm}: it ends at epoch {recipe.epochs}, and fork.epoch is {epoch}. Give it fork: false.")
+        groups.setdefault(_name(recipe, epoch), []).append(arm)
+    if alone := [arms[0] for arms in groups.values() if len(arms) == 1]:
+        raise RecipeError(f"arms.{alone[0]}: {_why_alone(alone[0], recipes, control, epoch)}")
+    return tuple(Trunk(name, epoch, tuple(arms)) for name, arms in groups.items())
+
+
+def _why_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch: int) -> str:
+    others = [each for each in recipes if each != arm]
+    if not others:
+        return "there is no other arm to fork with. Leave fork away."
+    other = control if control in others else others[0]
+    return (
+        f"it shares its first {epoch} epochs with no other arm: against {other}, "
+        f"{difference(recipes[other], recipes[arm], epoch)}. Make them the same, or give the arm fork: false, so that it runs "
+        "whole."
+    )
+
+
+def difference(reference: Recipe, recipe: Recipe, epoch: int) -> str:
+    """The first field in which the first ``epoch`` epochs differ, and how; nothing if they are the same."""
+    was, now = _start(reference, epoch), _start(recipe, epoch)
+    if changes := describe_changes(was["fixed"], now["fixed"]):
+        return changes[0]
+    for before, after in zip(plan_epochs(reference)[:epoch], plan_epochs(recipe)[:epoch], strict=True):
+        if before != after:
+            return _plan_difference(before, after)
+    return next(iter(describe_changes(was["data"], now["data"], "data")), "")
+
+
+def _plan_difference(before: EpochPlan, after: EpochPlan) -> str:
+    at = f"in epoch {before.epoch}"
+    if before.shares != after.shares:
+        return f"curriculum was {before.data}, is {after.data} {at}"
+    if before.horizon != after.horizon:
+        return f"the cosine that schedule.horizon sets ended at epoch {before.horizon}, ends at {after.horizon} {at}"
+    for name in ("lr", "batch", "size", "augment"):
+        if (was := getattr(before, name)) != (now := getattr(after, name)):
+            return f"curriculum's {name} was {was}, is {now} {at}"
+    return f"curriculum has other phases {at}: let a phase of both end where they part"
+
+
+def _start(recipe: Recipe, epoch: int) -> dict[str, Any]:
+    """All that the first epochs depend on, but for the seed."""
+    plans = plan_epochs(recipe)[:epoch]
+    names = sorted({name for plan in plans for name, _ in plan.shares})
+    fixed = {name: value for name, value in fixed_part(recipe).items() if name != "seed"}
+    data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in names}
+    return {"fixed": fixed, "plans": [_plain(plan) for plan in plans], "data": data}
+
+
+def _plain(plan: EpochPlan) -> dict[str, Any]:
+    return asdict(plan) | {"augment": plan.augment.model_dump(mode="json")}
+
+
+def _name(recipe: Recipe, epoch: int) -> str:
+    text = json.dumps(_start(recipe, epoch), sort_keys=True)
+    return f"trunk-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def fork_run(trunk: Path, recipe: Recipe, out: Path) -> None:
+    """Make ``out`` a run of ``recipe`` that has done what the run in ``trunk`` has, so that it can be resumed.
+
+    It appears whole or not at all; trackers get a run of its own.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in ("metrics.jsonl", "summary.csv", STATE):
+        shutil.copyfile(trunk / name, partial / name)
+    if (trunk / "best").is_dir():
+        shutil.copytree(trunk / "best", partial / "best")
+    head = json.loads((trunk / "run.json").read_text(encoding="utf-8"))
+    write_json(partial / "run.json", head | {"id": uuid4().hex[:12]})
+    write_text(partial / "recipe.yaml", dump_recipe(recipe))
+    shutil.rmtree(out, ignore_errors=True)  # a run that was stopped before its first state
+    partial.rename(out)

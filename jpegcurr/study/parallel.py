@@ -1,0 +1,153 @@
+"""Several tasks of a study at a time, each in a process of its own: on GPUs one each, on a CPU with a share of its threads."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jpegcurr.errors import Interrupted, UsageError
+from jpegcurr.machine import available_cpus
+from jpegcurr.runtime import visible_gpus
+from jpegcurr.study.plan import Study
+from jpegcurr.study.run import Ended, Watcher, log_path
+from jpegcurr.study.tasks import Task, epochs_recorded
+
+POLL = 0.2  # seconds between looks at who has ended
+_STOPPED = (Interrupted.exit_code, 143)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many at a time, and what each is told of the device."""
+
+    jobs: int
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+
+    def environments(self) -> list[dict[str, str]]:
+        """What each place's processes find in their environment.
+
+        Raises:
+            UsageError: the device is one GPU, which is not for several processes.
+        """
+        kind, _, number = self.device.partition(":")
+        if number:
+            raise UsageError(f"--device {self.device} is one GPU, and --jobs puts runs on several: give --device {kind}.")
+        if gpus := visible_gpus() if kind != "cpu" else []:
+            return [{"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} for place in range(self.jobs)]
+        threads = str(max(1, available_cpus() // self.jobs))
+        return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * self.jobs
+
+    def command(self, study: Study, task: Task, out: Path) -> list[str]:
+        """What does one task."""
+        command = [sys.executable, "-m", "jpegcurr.study.worker", str(study.path), str(out), task.name]
+        command += ["--device", self.device, "--precision", self.precision]
+        return [*command, "--compile"] if self.compile else command
+
+
+@dataclass(slots=True)
+class _Running:
+    task: Task
+    process: subprocess.Popen[bytes]
+    place: int
+    started: float = field(default_factory=time.monotonic)
+
+
+def run_parallel(
+    study: Study, tasks: Sequence[Task], out: Path, workers: Workers, watcher: Watcher, on_seed: Callable[[], None]
+) -> list[Ended]:
+    """Do ``tasks``, each as soon as what it goes on from is done, and return those that failed; see ``run.run_all``.
+
+    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when every process has saved its moment and ended; a second one kills them.
+    """
+    environments = workers.environments()
+    waiting, running, failed = list(tasks), list[_Running](), dict[str, Ended]()
+    seeds_left = [task.seed for task in tasks]
+    try:
+        while waiting or running:
+            for task in [each for each in waiting if each.after in failed]:
+                waiting.remove(task)
+                reason = f"its trunk, {task.after}, failed"
+                failed[task.name] = Ended(task, "failed", 0.0, reason, log_path(out, task).parent)
+                _tell(watcher, failed[task.name], seeds_left, on_seed)
+            _start(study, waiting, running, out, workers, environments, watcher)
+            time.sleep(POLL)
+            for each in running:
+                watcher.reached(each.task, epochs_recorded(out / each.task.folder))
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
+                ended = _conclude(each, out)
+                if ended.end == "failed":
+                    failed[ended.task.name] = ended
+                _tell(watcher, ended, seeds_left, on_seed)
+    finally:
+        _stop([each.process for each in running])
+    return list(failed.values())
+
+
+def _start(
+    study: Study,
+    waiting: list[Task],
+    running: list[_Running],
+    out: Path,
+    workers: Workers,
+    environments: Sequence[Mapping[str, str]],
+    watcher: Watcher,
+) -> None:
+    """Fill the free places with the first tasks that wait for nothing."""
+    while len(running) < workers.jobs:
+        under_way = {each.name for each in waiting} | {each.task.name for each in running}
+        task = next((each for each in waiting if each.after not in under_way), None)
+        if task is None:
+            return
+        waiting.remove(task)
+        place = min(set(range(workers.jobs)) - {each.place for each in running})
+        log = log_path(out, task)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches this process, which stops it in order
+            process = subprocess.Popen(  # noqa: S603
+                workers.command(study, task, out),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **environments[place]},
+                start_new_session=True,
+            )
+        running.append(_Running(task, process, place))
+        watcher.started(task)
+
+
+def _conclude(run: _Running, out: Path) -> Ended:
+    seconds, code = time.monotonic() - run.started, run.process.returncode
+    if code == 0:
+        return Ended(run.task, "done", seconds)
+    log = log_path(out, run.task)
+    if code in _STOPPED:
+        return Ended(run.task, "failed", seconds, "it was stopped by someone else, and goes on with the next call", log)
+    last = (log.read_text(encoding="utf-8", errors="replace").splitlines() or [""])[-1]
+    reason = last.removeprefix("failed: ") if last.startswith("failed: ") else f"its process ended with {code}"
+    return Ended(run.task, "failed", seconds, reason, log)
+
+
+def _tell(watcher: Watcher, ended: Ended, seeds_left: list[int], on_seed: Callable[[], None]) -> None:
+    watcher.ended(ended)
+    seeds_left.remove(ended.task.seed)
+    if ended.task.seed not in seeds_left:
+        on_seed()
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have them save and end; kill them if this is interrupted too."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.kill()
+        raise
