@@ -18,6 +18,7 @@ import jpegcurr
 from jpegcurr import console, terminal
 from jpegcurr.cli_channels import channels
 from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, models, predict
+from jpegcurr.cli_study import study
 from jpegcurr.cli_train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
 from jpegcurr.machine import keep_freed_memory
@@ -192,7 +193,7 @@ def inspect(
         raise JpegcurrError(f"{file} is not right in {places}. Encode it again with --force:\n{named}")
 
 
-for command in (train, evaluate, predict, cam, channels, models):  # in the order of --help
+for command in (train, study, evaluate, predict, cam, channels, models):  # in the order of --help
     app.command()(command)
 
 

@@ -20,11 +20,12 @@ LAYERS = (
     ("recipe", "recipe_data", "recipe_file", "runtime", "tracking", "world"),
     ("training",),
     ("analysis",),
+    ("study",),
     ("terminal",),
-    ("console",),
+    ("console", "console_study"),
     ("cli_runs",),
     ("cli_channels",),
-    ("cli_train",),
+    ("cli_train", "cli_study"),
     ("cli",),
     ("__main__",),
 )
@@ -104,7 +105,7 @@ def test_cuda_is_asked_for_in_one_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "encode --help", "train --help", "inspect --help", "encode nowhere --quality 50"]
+    "command", ["--help", "encode --help", "train --help", "study --help", "inspect --help", "encode nowhere --quality 50"]
 )
 def test_quick_commands_never_import_torch(command: str) -> None:
     code = f"""

@@ -62,7 +62,7 @@ def run_parallel(
 ) -> list[Ended]:
     """Do ``tasks``, each as soon as what it goes on from is done, and return those that failed; see ``run.run_all``.
 
-    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when every process has saved its moment and ended; a second one kills them.
+    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when every process has saved and ended; a second one kills them.
     """
     environments = workers.environments()
     waiting, running, failed = list(tasks), list[_Running](), dict[str, Ended]()

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from jpegcurr.errors import RecipeError, did_you_mean
+from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe import Recipe
 from jpegcurr.recipe_data import PathOrReencoded, Positive, Section, split_treatment
 from jpegcurr.recipe_file import find_recipe, find_study, in_its_line, load_checked, load_recipe
 from jpegcurr.study.fork import Trunk, share_trunks
+from jpegcurr.training.train import check_recipe
 
 StudyWeights = Literal["raw", "ema"]
 
@@ -155,6 +156,20 @@ def load_study(name: Path) -> Study:
     except RecipeError as error:
         raise RecipeError(in_its_line(str(error), path)) from None
     return Study(path, plan, recipes, evaluate, trunks)
+
+
+def check_arms(study: Study, only: Iterable[str] = ()) -> None:
+    """Raise UsageError for an arm in ``only`` that is none, RecipeError for whatever training would refuse before it begins."""
+    for arm in only:
+        if arm not in study.recipes:
+            raise UsageError(
+                f"--only {arm}: no such arm.{did_you_mean(arm, study.arms)} The study has {', '.join(study.arms)}."
+            )
+    for arm, recipe in study.recipes.items():
+        try:
+            check_recipe(recipe, start=True)
+        except UsageError as error:
+            raise RecipeError(in_its_line(f"arms.{arm}: {error}", study.path)) from None
 
 
 def _settle(arm: str, base: Path, plan: StudyFile) -> Recipe:

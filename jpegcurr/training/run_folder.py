@@ -70,7 +70,8 @@ def fixed_part(recipe: Recipe) -> dict[str, Any]:
 def describe_changes(was: Any, now: Any, where: str = "") -> list[str]:
     """``batch.size was 16, is 32`` for every leaf that differs."""
     if isinstance(was, dict) and isinstance(now, dict):
-        return [line for key in was for line in describe_changes(was[key], now[key], f"{where}.{key}".removeprefix("."))]
+        keys = dict.fromkeys((*was, *now))
+        return [line for key in keys for line in describe_changes(was.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
     return [] if was == now else [f"{where} was {was}, is {now}"]
 
 

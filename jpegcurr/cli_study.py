@@ -1,0 +1,105 @@
+"""The command that compares curricula over seeds; ``cli`` registers it. Rooms are imported inside it."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from jpegcurr import console_study, terminal
+from jpegcurr.cli_runs import DeviceOption, QuietOption
+from jpegcurr.errors import Interrupted, JpegcurrError, Terminated, UsageError
+from jpegcurr.machine import keep_freed_memory
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file, or the name of a shipped study.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The study's folder; studies/<the file's name> if not given.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Say what it costs and what it could find, and leave.")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="ARM", help="Run only this arm; repeatable.")] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Runs at a time, each on a GPU of its own, or with its share of a CPU.")
+    ] = 1,
+    images_per_second: Annotated[
+        float | None, typer.Option(min=0.01, help="Of --plan: what one device trains; measured here if not given.")
+    ] = None,
+    seed_spread: Annotated[
+        float | None, typer.Option(min=0.001, help="Of --plan: standard deviation of top-1 over seeds, points.")
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that has it.")
+    ] = "auto",
+    compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile the models.")] = False,
+    quiet: QuietOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Train arms that differ in one thing with several seeds, and say whether the difference is real.
+
+    What is finished is kept and what is half done goes on: call it again after any stop, or with more seeds in the file. It
+    writes study.json, runs.csv and study.html.
+    """
+    from jpegcurr.encoding.locks import locked
+    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.study.estimate import estimate_study, measured_speed
+    from jpegcurr.study.folder import check_folder
+    from jpegcurr.study.page import write_page
+    from jpegcurr.study.parallel import Workers, run_parallel
+    from jpegcurr.study.plan import check_arms, load_study
+    from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
+    from jpegcurr.study.results import gather, write_design, write_results
+    from jpegcurr.study.run import run_all, stoppable
+    from jpegcurr.study.tasks import left_to_do, list_tasks
+
+    if as_json and not plan:
+        raise UsageError("--json is for --plan; a study writes study.json.")
+    for option, value in (("--images-per-second", images_per_second), ("--seed-spread", seed_spread)):
+        if value is not None and not plan:
+            raise UsageError(f"{option} is for --plan; what a study finds is measured.")
+    terminal.show_log(quiet=quiet)
+    settled = load_study(file)
+    check_arms(settled, only or ())
+    tasks = list_tasks(settled, only or ())
+    runtime = resolve_runtime(device, precision=precision, compile=compile_model)
+    if plan:
+        speed, source = (images_per_second, "as given") if images_per_second else measured_speed(settled, runtime)
+        spread, spread_source = (seed_spread, "as given") if seed_spread else (SEED_SPREAD, SPREAD_SOURCE)
+        estimate = estimate_study(settled, tasks, speed=speed, speed_from=source, spread=spread, spread_from=spread_source)
+        console_study.print_estimate(settled, estimate, as_json=as_json)
+        return
+    folder = out or Path("studies") / settled.name
+    check_folder(settled, folder)
+    again = f"To go on: {shlex.join(['jpegcurr', *sys.argv[1:]])}"
+    keep_freed_memory()
+
+    def report() -> None:
+        results = gather(settled, folder)
+        write_results(results, folder)
+        write_page(results, folder / "study.html")
+
+    try:
+        with (
+            stoppable() as stop,
+            locked(folder / ".study.lock", folder, doing="run", option="--out"),
+            console_study.board(settled, tasks, folder, quiet=quiet) as board,
+        ):
+            write_design(settled, folder)
+            left = left_to_do(settled, tasks, folder)
+            if jobs > 1:
+                workers = Workers(jobs, device, precision, compile_model)
+                failed = run_parallel(settled, left, folder, workers, board, report)
+            else:
+                failed = run_all(settled, left, folder, runtime, board, stop, report)
+            report()
+    except Terminated as error:
+        raise Terminated(f"{error} What is done is kept. {again}") from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped. What is done is kept. {again}") from None
+    console_study.print_results(gather(settled, folder), folder)
+    if failed:
+        raise JpegcurrError(console_study.describe_failures(failed))
