@@ -26,16 +26,16 @@ def print_estimate(study: "Study", estimate: "Estimate", *, as_json: bool) -> No
         out.print_json(json.dumps(estimate.as_dict()))
         return
     rows = [
-        ["runs", f"{estimate.runs:,}", f"{estimate.arms} arms x {estimate.seeds} {_seeds(estimate.seeds)}"],
-        ["epochs", f"{estimate.epochs:,}", _forked(study, estimate)],
-        ["images trained", f"{estimate.images:,}", ""],
-        ["images evaluated", f"{estimate.seen:,}", "after every epoch and at the end, raw and averaged weights"],
-        ["images a second", f"{estimate.speed:,.1f}", estimate.speed_from],
+        ["runs", f"{estimate.arms} arms x {estimate.seeds} {_seeds(estimate.seeds)}", f"{estimate.runs:,}"],
+        ["epochs", _forked(study, estimate), f"{estimate.epochs:,}"],
+        ["images trained", "", f"{estimate.images:,}"],
+        ["images evaluated", "after every epoch and at the end, raw and averaged weights", f"{estimate.seen:,}"],
+        ["images trained a second", estimate.speed_from, f"{estimate.speed:,.1f}"],
     ]
     for devices, hours in estimate.hours.items():
-        several = "one run on each at a time" if devices > 1 else "if loading keeps up"
-        rows.append([f"on {devices} such device{'s' if devices > 1 else ''}", duration(3600 * hours), several])
-    print_table([study.name, "", ""], rows, left=1)
+        how, name = ("one run on each", "devices") if devices > 1 else ("if loading keeps up", "device")
+        rows.append([f"time on {devices} such {name}", how, duration(3600 * hours)])
+    print_table([study.name, "", ""], rows, left=2)
     for sentence in what_could_be_found(estimate):
         out.print(sentence, markup=False)
 
