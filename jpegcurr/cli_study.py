@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from jpegcurr import console_study, terminal
 from jpegcurr.cli_runs import DeviceOption, QuietOption
 from jpegcurr.errors import Interrupted, JpegcurrError, Terminated, UsageError
 from jpegcurr.machine import keep_freed_memory
+
+if TYPE_CHECKING:
+    from jpegcurr.study.results import Results
 
 
 def study(
@@ -77,10 +80,11 @@ def study(
     again = f"To go on: {shlex.join(['jpegcurr', *sys.argv[1:]])}"
     keep_freed_memory()
 
-    def report() -> None:
+    def report() -> "Results":
         results = gather(settled, folder)
         write_results(results, folder)
         write_page(results, folder / "study.html")
+        return results
 
     try:
         with (
@@ -95,11 +99,11 @@ def study(
                 failed = run_parallel(settled, left, folder, workers, board, report)
             else:
                 failed = run_all(settled, left, folder, runtime, board, stop, report)
-            report()
+            results = report()
     except Terminated as error:
         raise Terminated(f"{error} What is done is kept. {again}") from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped. What is done is kept. {again}") from None
-    console_study.print_results(gather(settled, folder), folder)
+    console_study.print_results(results, folder)
     if failed:
         raise JpegcurrError(console_study.describe_failures(failed))

@@ -43,7 +43,8 @@ def print_estimate(study: "Study", estimate: "Estimate", *, as_json: bool) -> No
 def _forked(study: "Study", estimate: "Estimate") -> str:
     if not study.trunks:
         return "every run whole"
-    return f"{estimate.apart:,} without the fork at epoch {study.trunks[0].epoch}: {len(study.trunks)} shared starts a seed"
+    starts = "1 shared start" if len(study.trunks) == 1 else f"{len(study.trunks)} shared starts"
+    return f"{estimate.apart:,} without the fork at epoch {study.trunks[0].epoch}: {starts} a seed"
 
 
 def what_could_be_found(estimate: "Estimate") -> list[str]:

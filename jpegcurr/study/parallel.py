@@ -58,7 +58,7 @@ class _Running:
 
 
 def run_parallel(
-    study: Study, tasks: Sequence[Task], out: Path, workers: Workers, watcher: Watcher, on_seed: Callable[[], None]
+    study: Study, tasks: Sequence[Task], out: Path, workers: Workers, watcher: Watcher, on_seed: Callable[[], object]
 ) -> list[Ended]:
     """Do ``tasks``, each as soon as what it goes on from is done, and return those that failed; see ``run.run_all``.
 
@@ -133,10 +133,10 @@ def _conclude(run: _Running, out: Path) -> Ended:
     return Ended(run.task, "failed", seconds, reason, log)
 
 
-def _tell(watcher: Watcher, ended: Ended, seeds_left: list[int], on_seed: Callable[[], None]) -> None:
+def _tell(watcher: Watcher, ended: Ended, seeds_left: list[int], on_seed: Callable[[], object]) -> None:
     watcher.ended(ended)
     seeds_left.remove(ended.task.seed)
-    if ended.task.seed not in seeds_left:
+    if seeds_left and ended.task.seed not in seeds_left:
         on_seed()
 
 

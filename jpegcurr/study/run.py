@@ -69,13 +69,16 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Answer Ctrl-C and SIGTERM once by asking for an end, so that a step under way is saved; before any, or twice, at once."""
+    """Answer Ctrl-C and SIGTERM by asking for an end, so that a step under way is saved; before any, at once.
+
+    A second Ctrl-C is answered at once too, a second SIGTERM not at all: schedulers and parents may both send one.
+    """
     came, under_way = Event(), Event()
 
-    def answer(_number: int, _frame: object) -> None:
+    def answer(number: int, _frame: object) -> None:
         again = came.is_set()
         came.set()
-        if again or not under_way.is_set():
+        if number == signal.SIGINT if again else not under_way.is_set():
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -87,9 +90,15 @@ def stoppable() -> Iterator[Stop]:
 
 
 def run_all(
-    study: Study, tasks: Sequence[Task], out: Path, runtime: Runtime, watcher: Watcher, stop: Stop, on_seed: Callable[[], None]
+    study: Study,
+    tasks: Sequence[Task],
+    out: Path,
+    runtime: Runtime,
+    watcher: Watcher,
+    stop: Stop,
+    on_seed: Callable[[], object],
 ) -> list[Ended]:
-    """Do ``tasks`` in this process, in order, and return those that failed; ``on_seed`` is called after a seed's last.
+    """Do ``tasks`` in this process, in order, and return those that failed; ``on_seed`` is called between two seeds.
 
     A task whose trunk failed fails with it. Raises Terminated or KeyboardInterrupt if someone wants an end; what was saved goes
     on with the next call.
@@ -104,9 +113,10 @@ def run_all(
         watcher.ended(ended)
         if ended.end == "failed":
             failed[task.name] = ended
-        if all(each.seed != task.seed for each in tasks[number + 1 :]):
-            on_seed()
         stop.check()
+        left = {each.seed for each in tasks[number + 1 :]}
+        if left and task.seed not in left:
+            on_seed()
     return list(failed.values())
 
 

@@ -12,12 +12,14 @@ from jpegcurr.training.model import create_model
 from jpegcurr.training.optim import create_optimizer
 
 STEPS, SECONDS = 3, 3.0  # at least so many, and for so long
-ON_CPU = 8  # images of a step on a CPU: larger ones are not faster there
+ON_CPU = 8 * 224**2  # pixels of a step on a CPU: larger ones are not faster there
 
 
 def measure_speed(recipe: Recipe, classes: int, runtime: Runtime) -> float:
     """Images that a step of the model trains a second on this device at ``image.size``; reading and augmenting not counted."""
-    images = min(recipe.micro(), ON_CPU) if runtime.device.type == "cpu" else recipe.micro()
+    images = recipe.micro()
+    if runtime.device.type == "cpu":
+        images = min(images, max(1, ON_CPU // recipe.image.size**2))
     model = runtime.place(create_model(recipe.model, classes, start=False)).train()
     prepared, optimizer = runtime.prepare(model), create_optimizer(model, recipe.optim)
     seen = torch.rand(images, 3, recipe.image.size, recipe.image.size, device=runtime.device)

@@ -28,8 +28,11 @@ def _headline(control: str, compared: Sequence[ArmComparison], what: str) -> str
     else:
         named = _listed([f"{each.arm} ({each.verdict})" for each in found])
         said = f"{len(found)} of {len(compared)} arms differ from {control} in {what}, at 5 %{held}: {named}."
-    if min(len(each.seeds) for each in compared) < 2:
-        said += " One seed cannot tell an arm from its luck: this is about these trained weights, not about the recipe."
+    if single := [each.arm for each in compared if len(each.seeds) < 2]:
+        has = "has" if len(single) == 1 else "have"
+        said += (
+            f" {_listed(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
+        )
     return said
 
 
