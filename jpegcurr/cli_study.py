@@ -9,7 +9,7 @@ import typer
 
 from jpegcurr import console_study, terminal
 from jpegcurr.cli_runs import DeviceOption, QuietOption
-from jpegcurr.errors import Interrupted, JpegcurrError, Terminated, UsageError
+from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def study(
             else:
                 failed = run_all(settled, left, folder, runtime, board, stop, report)
             results = report()
-    except Terminated as error:
-        raise Terminated(f"{error} What is done is kept. {again}") from None
+    except Interrupted as error:
+        raise type(error)(f"{error} What is done is kept. {again}") from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped. What is done is kept. {again}") from None
     console_study.print_results(results, folder)

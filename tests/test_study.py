@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from samples import tiny_tree
 
 from jpegcurr.cli import main
-from jpegcurr.errors import RecipeError, Terminated, UsageError
+from jpegcurr.encoding.locks import locked
+from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.recipe_file import find_study
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.estimate import Work, estimate_study, makespan
@@ -27,7 +28,7 @@ from jpegcurr.study.folder import check_folder
 from jpegcurr.study.measure import load_outcomes
 from jpegcurr.study.plan import load_study
 from jpegcurr.study.results import gather
-from jpegcurr.study.run import Ended, Stop, run_all
+from jpegcurr.study.run import Ended, Stop, run_all, stoppable
 from jpegcurr.study.tasks import Task, left_to_do, list_tasks
 from jpegcurr.study.verdict import conclude
 from jpegcurr.tracking import read_metrics
@@ -270,6 +271,44 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_results(betons: Path, cpu: 
     got, wanted = (gather(load_study(path), Path(name)) for name in ("out", "unbroken"))
     assert [run.scores for run in got.runs] == [run.scores for run in wanted.runs]
     assert got.verdict == wanted.verdict
+
+
+def signalled(*numbers: signal.Signals, begun: bool = True) -> list[bool]:
+    """What is done with signals that come within a step or, unless ``begun``, before the first; whether an end was asked for."""
+    asked = []
+    with stoppable() as stop:
+        if begun:
+            stop.begun()
+        for number in numbers:
+            asked.append(stop.asked())
+            os.kill(os.getpid(), number)
+        stop.check()
+    return asked
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_step_under_way_is_saved(number: signal.Signals, code: int) -> None:
+    with pytest.raises(Interrupted) as left:
+        signalled(number)
+    assert left.value.exit_code == code
+    with pytest.raises(Interrupted):
+        signalled(number, signal.SIGTERM)  # of a scheduler that tells all its processes, and of their parent
+    with pytest.raises(KeyboardInterrupt):
+        signalled(number, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signalled(number, begun=False)  # there is nothing to save
+    assert signalled() == []
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(betons: Path, cpu: Runtime) -> None:
+    path = write_study(betons, seeds=[0], fork=None)
+    with locked(Path("out/runs/swap/.seed-0.lock"), Path("elsewhere")):
+        _, failed = run(path, Path("out"), cpu)
+    assert [each.reason for each in failed] == [
+        "out/runs/swap/seed-0 is being trained by another process. Wait for it, or choose another place with --out."
+    ]
+    notes, failed = run(path, Path("out"), cpu)
+    assert (notes.begun, failed) == (["swap/seed-0"], [])
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:

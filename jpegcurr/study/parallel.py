@@ -72,7 +72,7 @@ def run_parallel(
             for task in [each for each in waiting if each.after in failed]:
                 waiting.remove(task)
                 reason = f"its trunk, {task.after}, failed"
-                failed[task.name] = Ended(task, "failed", 0.0, reason, log_path(out, task).parent)
+                failed[task.name] = Ended(task, "failed", 0.0, reason, failed[str(task.after)].log)
                 _tell(watcher, failed[task.name], seeds_left, on_seed)
             _start(study, waiting, running, out, workers, environments, watcher)
             time.sleep(POLL)

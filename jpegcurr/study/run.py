@@ -13,6 +13,7 @@ from threading import Event
 from time import perf_counter
 from typing import Literal, Protocol
 
+from jpegcurr.encoding.locks import locked
 from jpegcurr.errors import Interrupted, Terminated
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.fork import fork_run
@@ -73,17 +74,19 @@ def stoppable() -> Iterator[Stop]:
 
     A second Ctrl-C is answered at once too, a second SIGTERM not at all: schedulers and parents may both send one.
     """
-    came, under_way = Event(), Event()
+    came, under_way = list[int](), Event()
 
     def answer(number: int, _frame: object) -> None:
-        again = came.is_set()
-        came.set()
+        again = bool(came)
+        came.append(number)
         if number == signal.SIGINT if again else not under_way.is_set():
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield Stop(came.is_set, under_way.set)
+        yield Stop(lambda: bool(came), under_way.set)
+    except Terminated as error:
+        raise (Interrupted if came[:1] == [signal.SIGINT] else Terminated)(str(error)) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -147,18 +150,21 @@ def run_task(study: Study, task: Task, out: Path, runtime: Runtime, on_step: Cal
     Raises:
         JpegcurrError: as ``train`` and ``measure_run`` do.
         Terminated: someone wants an end, at a moment that was saved.
+        UsageError: another process is at it.
     """
     folder, recipe = out / task.folder, task.recipe(study)
     state = folder / STATE
-    if not state.is_file() and task.arm:
-        shutil.rmtree(out / "outcomes" / task.name, ignore_errors=True)  # of a run that was taken away
-        if task.trunk:
-            fork_run(out / "trunks" / task.trunk.name / f"seed-{task.seed}", recipe, folder)
-    resume = state.is_file()
-    if not resume or epochs_done(state) < task.last:
-        train(recipe, folder, runtime=runtime, resume=resume, until=task.last, on_step=on_step, stop=stop.asked)
-    if task.arm:
-        measure_run(study, task.arm, task.seed, folder, out, runtime, stop.check)
+    # a process whose parent was killed may still be at it
+    with locked(folder.with_name(f".{folder.name}.lock"), folder, doing="trained", option="--out"):
+        if not state.is_file() and task.arm:
+            shutil.rmtree(out / "outcomes" / task.name, ignore_errors=True)  # of a run that was taken away
+            if task.trunk:
+                fork_run(out / "trunks" / task.trunk.name / f"seed-{task.seed}", recipe, folder)
+        resume = state.is_file()
+        if not resume or epochs_done(state) < task.last:
+            train(recipe, folder, runtime=runtime, resume=resume, until=task.last, on_step=on_step, stop=stop.asked)
+        if task.arm:
+            measure_run(study, task.arm, task.seed, folder, out, runtime, stop.check)
 
 
 def log_path(out: Path, task: Task) -> Path:
