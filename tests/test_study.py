@@ -274,7 +274,7 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_results(betons: Path, cpu: 
 
 
 def signalled(*numbers: signal.Signals, begun: bool = True) -> list[bool]:
-    """What is done with signals that come within a step or, unless ``begun``, before the first; whether an end was asked for."""
+    """Send signals within a step or, unless ``begun``, before the first; whether an end was asked for by each."""
     asked = []
     with stoppable() as stop:
         if begun:
@@ -508,7 +508,8 @@ def test_verdicts_claim_no_more_than_they_hold() -> None:
     head, same = conclude("c", compared, ("ema", "clean"), 8, 8)
     assert head == "No detectable difference between c and same in top-1 of the ema weights on clean after the last epoch."
     assert re.search(
-        r"no detectable difference. With 80 % power \d\.\d\d points or more would have shown; 0.2 points would", same
+        r"no detectable difference. With 80 % power \d\.\d\d points or more would have shown; at this spread 0.2 points would",
+        same,
     )
     head, *_ = conclude("c", compare_arms({"c": flags, "better": better, "same": other}, "c"), ("raw", "q50"), 9, 12)
     assert head.startswith(

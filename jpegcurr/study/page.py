@@ -96,13 +96,18 @@ def _matrix(results: Results) -> list[dict[str, Any]]:
 
 
 def _rate_chart(results: Results) -> str:
-    """The learning rate at the start of every epoch; arms of one curve are one line."""
-    curves: dict[tuple[float, ...], list[str]] = {}
+    """The learning rate over the epochs; arms of one curve are one line."""
+    curves: dict[tuple[tuple[float, float], ...], list[str]] = {}
     for arm, recipe in results.study.recipes.items():
-        rates = tuple(each.lr_first for each in planned_epochs(recipe, count_images(recipe)))
-        curves.setdefault(rates, []).append(arm)
-    series = [Series(", ".join(arms), list(rates)) for rates, arms in curves.items()]
-    return line_chart(series, x_label="epoch", y_label="learning rate", title="Learning rate", marks=_marks(results))
+        epochs = planned_epochs(recipe, count_images(recipe))
+        ends = [
+            point
+            for each in epochs  # both ends of each, so that a restart is a jump
+            for point in ((each.plan.epoch, each.lr_first), (each.plan.epoch + 1 - 1 / each.steps, each.lr_last))
+        ]
+        curves.setdefault(tuple(ends), []).append(arm)
+    series = [Series(", ".join(arms), [y for _, y in ends], x=[x for x, _ in ends]) for ends, arms in curves.items()]
+    return line_chart(series, x_label="epoch", title="Learning rate", marks=_marks(results))
 
 
 def _curve_charts(results: Results) -> list[str]:
@@ -110,22 +115,22 @@ def _curve_charts(results: Results) -> list[str]:
     weights, name = results.primary
     column = f"val/{name}/{'ema_' if weights == 'ema' else ''}top1"
     charts = []
-    for key, label in ((column, f"top-1 of {weights} weights on {name}, %"), ("train/loss", "training loss")):
+    for key, title in (
+        (column, f"Top-1 of the {weights} weights on {name} after each epoch, %"),
+        ("train/loss", "Training loss"),
+    ):
         series = [each for arm in results.study.arms if (each := _curve(arm, [r for r in results.runs if r.arm == arm], key))]
         if series:
-            title = f"{label[0].upper()}{label[1:]}, mean over the seeds"
-            charts.append(line_chart(series, x_label="epoch", y_label=label, title=title, marks=_marks(results)))
+            charts.append(line_chart(series, x_label="epoch", title=title, marks=_marks(results)))
     return charts
 
 
 def _curve(arm: str, runs: Sequence[RunResult], key: str) -> Series | None:
+    """The mean over the seeds after every epoch, which is one later than its number; None if nothing was measured."""
     rows = [[float(row.get(key, nan)) for row in run.metrics] for run in runs]
     if not rows or not np.isfinite(rows).any():
         return None
-    values = np.array(rows)
-    if len(rows) == 1:
-        return Series(arm, values[0].tolist())
-    return Series(arm, values.mean(axis=0).tolist(), values.min(axis=0).tolist(), values.max(axis=0).tolist())
+    return Series(arm, np.mean(rows, axis=0).tolist(), x=[epoch + 1 for epoch in range(len(rows[0]))])
 
 
 def _marks(results: Results) -> list[tuple[float, str]]:

@@ -50,7 +50,7 @@ def _sentence(each: ArmComparison, control: str) -> str:
     seeds = f"{each.seeds_wanted:,}" if each.seeds_wanted else "more than a million"
     return (
         f"{said}: no detectable difference. With 80 % power {each.detectable:.2f} points or more would have shown; "
-        f"{WORTH_FINDING} points would take {seeds} seeds."
+        f"at this spread {WORTH_FINDING} points would take {seeds} seeds."
     )
 
 
