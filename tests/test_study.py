@@ -21,14 +21,17 @@ from samples import tiny_tree
 from jpegcurr.cli import main
 from jpegcurr.encoding.locks import locked
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
-from jpegcurr.recipe_file import find_study
+from jpegcurr.recipe_file import find_recipe, find_study, load_recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.study import parallel
 from jpegcurr.study.estimate import Work, estimate_study, makespan
 from jpegcurr.study.folder import check_folder
 from jpegcurr.study.measure import load_outcomes
+from jpegcurr.study.page import describe_arm, swaps
 from jpegcurr.study.plan import load_study
 from jpegcurr.study.results import gather
 from jpegcurr.study.run import Ended, Stop, run_all, stoppable
+from jpegcurr.study.statistics import compare_arms
 from jpegcurr.study.tasks import Task, left_to_do, list_tasks
 from jpegcurr.study.verdict import conclude
 from jpegcurr.tracking import read_metrics
@@ -497,9 +500,31 @@ def test_only_some_arms(betons: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--only swop: no such arm. Did you mean 'swap'?" in capsys.readouterr().err
 
 
-def test_verdicts_claim_no_more_than_they_hold() -> None:
-    from jpegcurr.study.statistics import compare_arms
+def test_each_process_has_a_gpu_of_its_own_or_a_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "visible_gpus", lambda: ["3", "GPU-5f"])
+    named = [each["CUDA_VISIBLE_DEVICES"] for each in parallel.Workers(3, "cuda").environments()]
+    assert named == ["3", "GPU-5f", "3"]
+    monkeypatch.setattr(parallel, "available_cpus", lambda: 7)
+    assert {each["OMP_NUM_THREADS"] for each in parallel.Workers(3, "cpu").environments()} == {"2"}
+    with pytest.raises(UsageError, match="--device cuda:1 is one GPU"):
+        parallel.Workers(2, "cuda:1").environments()
 
+
+@pytest.mark.parametrize(
+    ("name", "told", "where"),
+    [
+        ("two_phase", "clean to 100, q50 to 150; the rate restarts with each phase", [(100, "q50")]),
+        ("restart_only", "clean to 100, clean to 150; the rate restarts with each phase", []),
+        ("mixture", "66.7% clean + 33.3% q50 to 150; one cosine", []),
+        ("resnet50_standard", "clean to 90; the rate falls in steps", []),
+    ],
+)
+def test_an_arm_in_words(name: str, told: str, where: list[tuple[int, str]]) -> None:
+    recipe = load_recipe(find_recipe(Path(f"{name}.yaml")))
+    assert (describe_arm(recipe), swaps(recipe)) == (told, where)
+
+
+def test_verdicts_claim_no_more_than_they_hold() -> None:
     random = np.random.default_rng(0)
     flags = {seed: random.random(3000) < 0.7 for seed in range(4)}
     other = {seed: random.random(3000) < 0.7 for seed in range(4)}

@@ -20,7 +20,7 @@ from jpegcurr.study.statistics import compare_arms, holm, over_seeds
 
 STUDIES = 1000
 # What a rate of 5 % stays below, and one of 80 % between, in 1,000 studies, but for one time in a thousand.
-AT_MOST = int(binom.ppf(0.999, STUDIES, 0.05))  # 72 false alarms
+AT_MOST = int(binom.ppf(0.999, STUDIES, 0.05))  # 73 false alarms
 # The simulated studies are the same in every run of the tests: the tolerance is for the choice of their seed.
 
 
@@ -49,7 +49,7 @@ def alarms(top1: NDArray, images: int) -> NDArray:
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("arms", [2, 8])
 def test_identical_arms_give_a_false_alarm_in_at_most_5_percent_of_1000_studies(arms: int, seeds: int, images: int) -> None:
-    """A false alarm is any arm that is said to differ; 72 of 1,000 come of a rate of 5 % one time in a thousand."""
+    """A false alarm is any arm that is said to differ; more than 73 of 1,000 come of a rate of 5 % one time in a thousand."""
     random = np.random.default_rng(arms * seeds)
     top1 = simulated(random, arms=arms, seeds=seeds, images=images, spread=0.5, gains=np.zeros(arms))
     assert int(alarms(top1, images).any(axis=1).sum()) <= AT_MOST

@@ -126,7 +126,7 @@ def count_work(study: Study, tasks: Sequence[Task]) -> list[Work]:
     for task in tasks:
         recipe = task.recipe(study)
         plans = plan_epochs(recipe)[task.first : task.last]
-        counts = [images[task.arm or task.trunk.arms[0]] // plan.batch * plan.batch for plan in plans]  # type: ignore[union-attr]
+        counts = [images[task.trained_as] // plan.batch * plan.batch for plan in plans]
         trained = sum(
             count * ((plan.size or recipe.image.size) / recipe.image.size) ** 2
             for count, plan in zip(counts, plans, strict=True)

@@ -122,8 +122,9 @@ def _run(task: Task, out: Path, scores: Mapping[Column, tuple[Scores, float]]) -
     own, shared = (
         sum(float(row["seconds"]) for row in metrics if (int(row["epoch"]) >= task.first) == mine) for mine in (True, False)
     )
-    tops, errors = ({column: pair[number] for column, pair in scores.items()} for number in (0, 1))
-    return RunResult(str(task.arm), task.seed, len(metrics), tops, errors, own, shared, metrics)  # type: ignore[arg-type]
+    tops = {column: pair[0] for column, pair in scores.items()}
+    errors = {column: pair[1] for column, pair in scores.items()}
+    return RunResult(str(task.arm), task.seed, len(metrics), tops, errors, own, shared, metrics)
 
 
 def write_results(results: Results, out: Path) -> None:

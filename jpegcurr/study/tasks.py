@@ -37,10 +37,14 @@ class Task:
         """Of its run, in the study's folder."""
         return Path("runs" if self.arm else "trunks", self.name)
 
+    @property
+    def trained_as(self) -> str:
+        """The arm whose recipe it trains; a trunk's is its first arm's."""
+        return self.arm or (self.trunk.arms[0] if self.trunk else "")
+
     def recipe(self, study: Study) -> Recipe:
-        """What it trains; a trunk's is its first arm's, of which no more than ``last`` epochs are trained."""
-        arm = self.arm or (self.trunk.arms[0] if self.trunk else "")
-        return study.recipe(arm, self.seed)
+        """What it trains, of which no more than ``last`` epochs."""
+        return study.recipe(self.trained_as, self.seed)
 
 
 def list_tasks(study: Study, only: Iterable[str] = ()) -> list[Task]:
