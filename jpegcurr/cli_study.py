@@ -28,6 +28,9 @@ def study(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Runs at a time, each on a GPU of its own, or with its share of a CPU.")
     ] = 1,
+    launch: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="What starts each run's process: 'srun --gpus 1 --time 24:00:00'.")
+    ] = None,
     images_per_second: Annotated[
         float | None, typer.Option(min=0.01, help="Of --plan: what one device trains; measured here if not given.")
     ] = None,
@@ -51,6 +54,7 @@ def study(
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.study.estimate import estimate_study, measured_speed
     from jpegcurr.study.folder import check_folder
+    from jpegcurr.study.measure import check_data
     from jpegcurr.study.page import write_page
     from jpegcurr.study.parallel import Workers, run_parallel
     from jpegcurr.study.plan import check_arms, load_study
@@ -68,8 +72,8 @@ def study(
     settled = load_study(file)
     check_arms(settled, only or ())
     tasks = list_tasks(settled, only or ())
-    runtime = resolve_runtime(device, precision=precision, compile=compile_model)
     if plan:
+        runtime = resolve_runtime(device, precision=precision, compile=compile_model)
         speed, source = (images_per_second, "as given") if images_per_second else measured_speed(settled, runtime)
         spread, spread_source = (seed_spread, "as given") if seed_spread else (SEED_SPREAD, SPREAD_SOURCE)
         estimate = estimate_study(settled, tasks, speed=speed, speed_from=source, spread=spread, spread_from=spread_source)
@@ -77,6 +81,12 @@ def study(
         return
     folder = out or Path("studies") / settled.name
     check_folder(settled, folder)
+    workers = Workers(jobs, device, precision, compile_model, tuple(shlex.split(launch or "")))
+    apart = jobs > 1 or bool(launch)
+    if apart:
+        workers.environments()
+    else:
+        runtime = resolve_runtime(device, precision=precision, compile=compile_model)
     again = f"To go on: {shlex.join(['jpegcurr', *sys.argv[1:]])}"
     keep_freed_memory()
 
@@ -92,10 +102,10 @@ def study(
             locked(folder / ".study.lock", folder, doing="run", option="--out"),
             console_study.board(settled, tasks, folder, quiet=quiet) as board,
         ):
-            write_design(settled, folder)
             left = left_to_do(settled, tasks, folder)
-            if jobs > 1:
-                workers = Workers(jobs, device, precision, compile_model)
+            check_data(settled, dict.fromkeys(task.trained_as for task in left))
+            write_design(settled, folder)
+            if apart:
                 failed = run_parallel(settled, left, folder, workers, board, report)
             else:
                 failed = run_all(settled, left, folder, runtime, board, stop, report)

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
-from samples import tiny_tree
+from samples import encode_all, image, tiny_tree
 
 from jpegcurr.cli import main
 from jpegcurr.encoding.locks import locked
@@ -26,7 +28,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.study import parallel
 from jpegcurr.study.estimate import Work, estimate_study, makespan
 from jpegcurr.study.folder import check_folder
-from jpegcurr.study.measure import load_outcomes
+from jpegcurr.study.measure import check_data, load_outcomes
 from jpegcurr.study.page import describe_arm, swaps
 from jpegcurr.study.plan import load_study
 from jpegcurr.study.results import gather
@@ -97,8 +99,8 @@ def run(path: Path, out: Path, cpu: Runtime, asked: Callable[[], bool] = lambda:
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    """Of the last weights, raw and averaged, and of the whole state but for its seconds."""
-    files = ("model.safetensors", "ema/model.safetensors")
+    """Of the last weights, raw and averaged, of the best, and of the whole state."""
+    files = ("model.safetensors", "ema/model.safetensors", "best/model.safetensors")
     tensors = {f"{file} {name}": each for file in files for name, each in load_file(folder / file).items()}
     tensors |= load_file(folder / "state.safetensors")
     return {name: each.numpy().tobytes() for name, each in tensors.items()}
@@ -434,6 +436,33 @@ def test_what_reads_or_ends_no_run_may_change(betons: Path) -> None:
     check_folder(load_study(write_study(betons, seeds=[0], base=base)), Path("out"))
 
 
+def test_data_is_made_and_held_against_each_other_before_any_run(
+    betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quality that is missing is made once, whoever would need it first; other classes are refused."""
+    mine = Path(shutil.copytree(betons, tmp_path / "mine"))
+    for file in mine.glob("train-q50*"):
+        file.unlink()
+    write_study(mine, seeds=[0])
+    check_data(load_study(Path("small.yaml")), ["clean", "swap"])
+    assert (mine / "train-q50.beton").read_bytes() == (betons / "train-q50.beton").read_bytes()
+    few = tmp_path / "few"
+    encode_all(write_two_classes(tmp_path), few, ["source"])
+    write_study(betons, seeds=[0], evaluate={"clean": str(few / "val-source.beton")})
+    assert command("study small.yaml --device cpu") == 2
+    assert "evaluate.clean: " in (said := capsys.readouterr().err)
+    assert "has other classes than what the arms train on" in said
+    assert not Path("studies/small/study.json").exists()
+
+
+def write_two_classes(folder: Path) -> Path:
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (folder / "two" / split / label).mkdir(parents=True)
+            (folder / "two" / split / label / "0.jpg").write_bytes(image(3))
+    return folder / "two"
+
+
 def test_a_folder_of_something_else_is_left_alone(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(betons)
     Path("out").mkdir()
@@ -457,10 +486,12 @@ def test_several_at_a_time_are_one_after_another(betons: Path, cpu: Runtime) -> 
     assert first.returncode == 130, said.decode()
     assert b"What is done is kept. To go on: jpegcurr study" in said
     assert not list(Path("out").glob("outcomes/*"))
-    again = subprocess.run(arguments, capture_output=True, text=True)
+    launcher = shlex.join(["sh", "-c", 'echo launched; exec "$@"', "sh"])
+    again = subprocess.run([*arguments, "--launch", launcher], capture_output=True, text=True)
     assert again.returncode == 1, again.stderr
     assert re.search(r"bad/seed-0: The (loss|weights' norm).* is (nan|inf)", again.stderr)
     assert json.loads(Path("out/study.json").read_text())["finished"] == 2
+    assert "launched" in Path("out/logs/swap/seed-0.log").read_text()
     run(write_study(betons, seeds=[0]), Path("serial"), cpu)
     for arm in ("clean", "swap"):
         assert weights(Path(f"out/runs/{arm}/seed-0")) == weights(Path(f"serial/runs/{arm}/seed-0"))
@@ -508,6 +539,15 @@ def test_each_process_has_a_gpu_of_its_own_or_a_share_of_the_threads(monkeypatch
     assert {each["OMP_NUM_THREADS"] for each in parallel.Workers(3, "cpu").environments()} == {"2"}
     with pytest.raises(UsageError, match="--device cuda:1 is one GPU"):
         parallel.Workers(2, "cuda:1").environments()
+
+
+def test_what_starts_a_process_gives_it_its_device(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load_study(write_study(betons))
+    workers = parallel.Workers(2, "cuda:1", launch=("srun", "--gpus", "1"))
+    assert workers.environments() == [{}, {}]
+    assert workers.command(study, list_tasks(study)[0], Path("out"))[:4] == ["srun", "--gpus", "1", sys.executable]
+    assert command("study small.yaml --device cpu --launch nowhere-to-be-found") == 2
+    assert "--launch: nowhere-to-be-found cannot be started: No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

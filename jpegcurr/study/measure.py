@@ -1,7 +1,7 @@
 """What a finished run makes of every image of every validation set, kept one by one, so that runs can be paired later."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,34 @@ from jpegcurr.analysis.evaluate import evaluate_runs, open_arms
 from jpegcurr.analysis.outcomes import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
+from jpegcurr.recipe_data import split_treatment
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.plan import Study, StudyWeights
+from jpegcurr.training.datasets import Datasets, open_dataset, open_datasets
 from jpegcurr.training.model import load_run
 
 WEIGHTS: tuple[StudyWeights, ...] = ("raw", "ema")
 _TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}
+
+
+def check_data(study: Study, arms: Iterable[str]) -> None:
+    """Open all that these arms train on and are measured on, and make what is missing, before any of them is started.
+
+    Raises:
+        BetonError, RecipeError: as ``open_datasets`` does.
+        UsageError: a validation set has other classes than what an arm trains on.
+    """
+    opened: dict[str, Datasets] = {}
+    for arm in arms:
+        recipe = study.recipes[arm]
+        used = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.trained)
+        if used not in opened:
+            opened[used] = open_datasets(recipe)
+    for name, used_set in study.evaluate.items():
+        dataset = open_dataset(split_treatment(used_set)[0], f"evaluate.{name}")
+        for datasets in opened.values():
+            if not dataset.fits(datasets.classes, named=next(iter(datasets.train.values())).manifest is not None):
+                raise UsageError(f"evaluate.{name}: {dataset.beton.path} has other classes than what the arms train on.")
 
 
 def outcome_path(out: Path, arm: str, seed: int, weights: str, name: str) -> Path:

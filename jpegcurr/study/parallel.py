@@ -21,12 +21,17 @@ _STOPPED = (Interrupted.exit_code, 143)
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many at a time, and what each is told of the device."""
+    """How many at a time, and what each is told of the device.
+
+    ``launch`` stands before each one's command and starts it, elsewhere if it likes: ``srun --gpus 1`` makes each a job of
+    Slurm's. It has to pass SIGTERM and the exit code on, and to see the same paths.
+    """
 
     jobs: int
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
+    launch: tuple[str, ...] = ()
 
     def environments(self) -> list[dict[str, str]]:
         """What each place's processes find in their environment.
@@ -34,6 +39,8 @@ class Workers:
         Raises:
             UsageError: the device is one GPU, which is not for several processes.
         """
+        if self.launch:
+            return [{}] * self.jobs  # it gives out devices itself
         kind, _, number = self.device.partition(":")
         if number:
             raise UsageError(f"--device {self.device} is one GPU, and --jobs puts runs on several: give --device {kind}.")
@@ -44,7 +51,7 @@ class Workers:
 
     def command(self, study: Study, task: Task, out: Path) -> list[str]:
         """What does one task."""
-        command = [sys.executable, "-m", "jpegcurr.study.worker", str(study.path), str(out), task.name]
+        command = [*self.launch, sys.executable, "-m", "jpegcurr.study.worker", str(study.path), str(out), task.name]
         command += ["--device", self.device, "--precision", self.precision]
         return [*command, "--compile"] if self.compile else command
 
@@ -109,14 +116,17 @@ def _start(
         log = log_path(out, task)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:  # a session of its own: Ctrl-C reaches this process, which stops it in order
-            process = subprocess.Popen(  # noqa: S603
-                workers.command(study, task, out),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, **environments[place]},
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(  # noqa: S603
+                    workers.command(study, task, out),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env={**os.environ, **environments[place]},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise UsageError(f"--launch: {workers.launch[0]} cannot be started: {error.strerror}.") from None
         running.append(_Running(task, process, place))
         watcher.started(task)
 
