@@ -172,7 +172,7 @@ def cam(
     from jpegcurr.analysis.cam import compare_cams
     from jpegcurr.analysis.faithfulness import find_metrics
     from jpegcurr.analysis.methods import find_method
-    from jpegcurr.analysis.report import report_files, verdict, write_report
+    from jpegcurr.analysis.report import report_files, summary, write_report
     from jpegcurr.encoding.options import parse_specs
     from jpegcurr.files import refuse_existing, refuse_unwritable
     from jpegcurr.runtime import resolve_runtime
@@ -214,6 +214,6 @@ def cam(
     comparisons = write_report(study, output)
     for name, reason in study.skipped:
         terminal.err.print(f"left out: {name}: {reason}", markup=False)
-    for sentence in verdict(study, comparisons):
+    for sentence in summary(study, comparisons):
         terminal.out.print(sentence, markup=False)
     terminal.out.print(f"{output}", markup=False)

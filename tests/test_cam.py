@@ -349,7 +349,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[CamStudy]:
     page = ModuleType("jpegcurr.analysis.report")
     page.report_files = lambda output: [output, output.with_suffix(".json")]  # type: ignore[attr-defined]
     page.write_report = lambda study, output: studies.append(study) or []  # type: ignore[attr-defined]
-    page.verdict = lambda study, comparisons: [f"{len(study.names)} images seen"]  # type: ignore[attr-defined]
+    page.summary = lambda study, comparisons: [f"{len(study.names)} images seen"]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "jpegcurr.analysis.report", page)
     return studies
 

@@ -533,7 +533,7 @@ def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opene
     size = Path("study.html").stat().st_size
     assert 5_000_000 < size < 10_000_000
     assert page.locator("article").count() == 200
-    wait_drawn(page, "0 1")
+    wait_drawn(page, "0 3")
     assert LADDER[0].told not in page.locator("#images .note").text_content()
     page.select_option("#right-quality", label="q10")
     wait_drawn(page, "0 5")

@@ -12,7 +12,7 @@ from jpegcurr.analysis.cam_study import CamStudy, ClassRow, Example, Map
 from jpegcurr.analysis.class_names import full_name
 from jpegcurr.analysis.contact_sheet import shown
 from jpegcurr.analysis.report_pictures import Picture, Pictures, distances
-from jpegcurr.analysis.report_views import arms, qualities, view_names
+from jpegcurr.analysis.report_views import arms, opening_view, qualities, view_names
 
 MAP_ROOM = 1_500_000  # characters that the maps may take on a page
 _LEVELS = 65535
@@ -35,6 +35,7 @@ def page_data(study: CamStudy, rows: Sequence[ClassRow], pictures: Pictures) -> 
             {"name": shown(arm.name), "views": [arm.views.get(quality, -1) for quality in qualities(study)]} for arm in several
         ],
         "qualities": list(qualities(study)),
+        "opening": opening_view(study),
         "grid": sides,
         "own": study.explains == "own",
         "classes": list(names),

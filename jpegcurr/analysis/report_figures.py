@@ -9,6 +9,7 @@ from typing import Any
 
 from jpegcurr.analysis.cam_study import CamStudy, ClassRow, Example, Map, Seen
 from jpegcurr.analysis.contact_sheet import shown
+from jpegcurr.analysis.report_summary import summary
 from jpegcurr.analysis.report_words import provenance, runs_told, verdict
 from jpegcurr.analysis.similarity import Comparison
 from jpegcurr.files import staged
@@ -48,6 +49,7 @@ def _summary(study: CamStudy, comparisons: Sequence[Comparison]) -> dict[str, An
         "found": study.found,
         "labelled": int((study.truth >= 0).sum()),
         "views": [_view(study, index) for index in range(len(study.views))],
+        "summary": summary(study, comparisons),
         "verdict": verdict(study, comparisons),
         "comparisons": [asdict(each) for each in comparisons],
         "skipped": [{"file": shown(name), "reason": reason} for name, reason in study.skipped],

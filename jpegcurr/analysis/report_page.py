@@ -19,7 +19,8 @@ from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.contact_sheet import shown
 from jpegcurr.analysis.report_data import class_row, map_pooling, page_data, to_script
 from jpegcurr.analysis.report_pictures import Pictures, embed_pictures, without_pictures
-from jpegcurr.analysis.report_views import arms, qualities, view_names
+from jpegcurr.analysis.report_summary import summary
+from jpegcurr.analysis.report_views import arms, opening_view, qualities, view_names
 from jpegcurr.analysis.report_words import FAITHFUL, NULLS, provenance, runs_told, verdict, warnings
 from jpegcurr.analysis.similarity import Comparison
 from jpegcurr.analysis.statistics import accuracy_interval
@@ -72,7 +73,9 @@ def _static(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[C
         "study": study,
         "names": names,
         "runs": runs_told(study),
+        "summary": [shown(sentence) for sentence in summary(study, comparisons)],
         "verdict": [shown(sentence) for sentence in verdict(study, comparisons)],
+        "opening": opening_view(study),
         "warnings": warnings(study),
         "provenance": provenance(study),
         "qualities": qualities(study),

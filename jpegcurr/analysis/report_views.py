@@ -51,6 +51,14 @@ def view_name(view: CamView, study: CamStudy) -> str:
     return view_names(study)[study.views.index(view)]
 
 
+def opening_view(study: CamStudy) -> int:
+    """The view that the page shows first beside the reference: the first run at quality 50, or at its last quality."""
+    if len(study.views) == 1:
+        return 0
+    others = {quality: view for quality, view in arms(study)[0].views.items() if view}
+    return others.get("q50", max(others.values(), default=1))
+
+
 def _key(view: CamView) -> tuple[Path, str]:
     return view.run, view.weights
 

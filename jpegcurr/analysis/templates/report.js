@@ -3,8 +3,8 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const at = id => document.getElementById(id);
 const SIDE = 224; // pixels of a drawn map
-const DEFAULTS = { left: "0", right: String(Math.min(1, DATA.views.length - 1)), scale: "pair", colours: "viridis", show: "over", opacity: "75",
-  text: "", flip: "all", rule: "all", sort: "change", table: String(Math.min(1, DATA.views.length - 1)), by: "", order: "ascending", image: "" };
+const DEFAULTS = { left: "0", right: String(DATA.opening), scale: "pair", colours: "viridis", show: "over", opacity: "75",
+  text: "", flip: "all", rule: "all", sort: "change", table: String(DATA.opening), by: "", order: "ascending", image: "" };
 let state = { ...DEFAULTS };
 
 function make(tag, { text, ...properties } = {}, ...children) {
