@@ -431,7 +431,7 @@ def test_the_verdict_is_as_strong_as_the_test() -> None:
 def test_a_reader_is_warned_of_what_is_missing_or_coarse(study: CamStudy) -> None:
     skipped, dark, coarse = warnings(study)
     assert skipped == f"1 file could not be read, and left out (bad/{MARKUP}: not an image that Pillow can read)."
-    assert dark.startswith("6 maps are zero everywhere")
+    assert dark.startswith("6 of 144 maps are zero everywhere")
     assert "only 4x5 cells" in coarse
     fine = replace(study, grid=(7, 7), skipped=(("x", "y"),) * 9, found=500)
     skipped, limit, _ = warnings(fine)

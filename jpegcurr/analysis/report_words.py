@@ -68,7 +68,8 @@ def warnings(study: CamStudy) -> list[str]:
         found.append(f"{len(study.names)} evenly spaced images of {study.found} are counted (--limit).")
     dark = sum(int(columns.dark.sum()) for columns in study.columns)
     if dark:
-        found.append(f"{dark} maps are zero everywhere: nothing in them speaks for the class explained.")
+        maps = f"{dark:,} of {len(study.views) * len(study.names):,} maps are zero everywhere"
+        found.append(f"{maps}: nothing in them speaks for the class explained.")
     rows, columns = study.grid
     if rows * columns < 25:
         found.append(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from jpegcurr.analysis.bootstrap import estimate_means
-from jpegcurr.analysis.statistics import Flags, Paired, compare_paired
+from jpegcurr.analysis.statistics import Flags, Paired, compare_paired, holm
 from jpegcurr.study.power import LEVEL, level_of, seeds_needed, smallest_detectable
 
 Floats = NDArray[np.float64]
@@ -43,18 +43,6 @@ def over_seeds(differences: Floats, images: int) -> OverSeeds:
     error = spread / sqrt(seeds)
     reach = t.ppf(1 - LEVEL / 2, seeds - 1) * error
     return OverSeeds(mean, spread, mean - reach, mean + reach, 2 * t.sf(np.abs(mean) / error, seeds - 1))
-
-
-def holm(p_values: Floats) -> Floats:
-    """Holm's adjusted p-values along the last axis (Scand. J. Statist. 6:65, 1979); nan stays, and does not count."""
-    order = np.argsort(p_values, axis=-1)  # nan comes last
-    ranked = np.take_along_axis(p_values, order, axis=-1)
-    count = np.isfinite(p_values).sum(axis=-1, keepdims=True)
-    left = np.maximum(count - np.arange(p_values.shape[-1]), 1)
-    adjusted = np.minimum(np.maximum.accumulate(ranked * left, axis=-1), 1.0)
-    result = np.empty_like(p_values)
-    np.put_along_axis(result, order, adjusted, axis=-1)
-    return result
 
 
 @dataclass(frozen=True, slots=True)
