@@ -26,7 +26,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.star
 
 def test_every_command_of_the_readme_runs_in_order_as_written(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(photos, "data/imagenet")
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 10
     for command in COMMANDS:
         with pytest.raises(SystemExit) as left:
             main(shlex.split(command)[1:] + (shlex.split(SMALL) if " train " in command else []))

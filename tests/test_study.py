@@ -108,7 +108,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 def command(arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
-        main(arguments.split())
+        main(shlex.split(arguments))
     return int(left.value.code or 0)
 
 
@@ -472,12 +472,14 @@ def test_a_folder_of_something_else_is_left_alone(betons: Path, capsys: pytest.C
     assert os.listdir("out") == ["mine.txt"]
 
 
-def test_several_at_a_time_are_one_after_another(betons: Path, cpu: Runtime) -> None:
+def test_several_at_a_time_are_one_after_another(betons: Path, cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     """Processes of their own end in the same weights; stopped half-way, they go on; one that fails says why."""
     bad = {"set": ["schedule.lr=1e30", "curriculum=" + PHASES.format("clean", "q50")], "fork": False}
     path = write_study(betons, seeds=[0], arms={"bad": bad, **arms()})
-    arguments = [sys.executable, "-m", "jpegcurr", "study", str(path), "--out", "out", "--device", "cpu", "--jobs", "2"]
-    first = subprocess.Popen([*arguments, "-q"], stderr=subprocess.PIPE)
+    arguments = f"study {path} --out out --device cpu --jobs 2"
+    first = subprocess.Popen(
+        [sys.executable, "-m", "jpegcurr", *arguments.split(), "-q", "--only", "clean"], stderr=subprocess.PIPE
+    )
     while not list(Path("out").glob("trunks/*/seed-0/state.safetensors")):  # the trunk is under way, or done
         assert first.poll() is None
         time.sleep(0.05)
@@ -487,9 +489,8 @@ def test_several_at_a_time_are_one_after_another(betons: Path, cpu: Runtime) -> 
     assert b"What is done is kept. To go on: jpegcurr study" in said
     assert not list(Path("out").glob("outcomes/*"))
     launcher = shlex.join(["sh", "-c", 'echo launched; exec "$@"', "sh"])
-    again = subprocess.run([*arguments, "--launch", launcher], capture_output=True, text=True)
-    assert again.returncode == 1, again.stderr
-    assert re.search(r"bad/seed-0: The (loss|weights' norm).* is (nan|inf)", again.stderr)
+    assert command(f"{arguments} --launch {shlex.quote(launcher)}") == 1
+    assert re.search(r"bad/seed-0: The (loss|weights' norm).* is (nan|inf)", capsys.readouterr().err)
     assert json.loads(Path("out/study.json").read_text())["finished"] == 2
     assert "launched" in Path("out/logs/swap/seed-0.log").read_text()
     run(write_study(betons, seeds=[0]), Path("serial"), cpu)
