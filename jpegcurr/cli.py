@@ -21,6 +21,7 @@ from jpegcurr.cli_runs import JsonOption, QuietOption, cam, evaluate, models, pr
 from jpegcurr.cli_study import study
 from jpegcurr.cli_train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
+from jpegcurr.files import FULL
 from jpegcurr.machine import keep_freed_memory
 
 app = typer.Typer(
@@ -53,7 +54,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # who reads our output has seen enough
         return 1
     except OSError as error:
-        terminal.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        room = ". Make room, or write to another disk; files that are whole were kept." if error.errno in FULL else ""
+        terminal.fail(f"{error.filename}: {error.strerror}{room}" if error.filename else str(error))
         return 1
     if code == Interrupted.exit_code:
         terminal.fail("interrupted. Files under way were removed, those that are whole were kept.")

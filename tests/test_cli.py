@@ -407,3 +407,17 @@ def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert not list(Path("runs/two_phase").glob("*.partial"))
+
+
+def test_a_full_disk_is_told_with_the_file_and_nothing_half_is_left(
+    run, trained: Path, betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *_arguments: object, **_named: object) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    done = run(f"evaluate {trained} --data {betons / 'val-q50.beton'} --plot curve.svg --device cpu")
+    assert done.code == 1
+    assert "curve.svg: No space left on device. Make room, or write to another disk; files that are whole" in done.err
+    assert list(Path().iterdir()) == []
