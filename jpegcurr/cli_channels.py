@@ -3,12 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jpegcurr import terminal
-from jpegcurr.cli_runs import DeviceOption, ForceOption, JsonOption, RunFolder, WeightsOption
+from jpegcurr.cli_runs import (
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    LoaderOption,
+    OnTheFlyOption,
+    QualitiesOption,
+    RunFolder,
+    WeightsOption,
+    parse_qualities,
+)
 from jpegcurr.errors import UsageError
 from jpegcurr.machine import keep_freed_memory
 
@@ -19,16 +30,9 @@ if TYPE_CHECKING:
 
 def channels(
     run: RunFolder,
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="A validation beton; repeatable. The run's if not given.")
-    ] = None,
-    qualities: Annotated[
-        str | None,
-        typer.Option(help="source,50: made of the source beton as it is loaded. If not given, the data as it is stored."),
-    ] = None,
-    on_the_fly: Annotated[
-        bool, typer.Option("--on-the-fly", help="Encode what the model sees, after the resize: another, stronger treatment.")
-    ] = False,
+    data: DataOption = None,
+    qualities: QualitiesOption = None,
+    on_the_fly: OnTheFlyOption = False,
     layer: Annotated[
         list[str] | None, typer.Option("--layer", metavar="NAME", help="A layer; repeatable. All stages if not given.")
     ] = None,
@@ -44,7 +48,7 @@ def channels(
     top: Annotated[int, typer.Option(min=1, help="How many of the most moved channels are listed.")] = 10,
     csv: Annotated[Path | None, typer.Option("--csv", "-o", help="Write every channel's figures to a file.")] = None,
     weights: WeightsOption = "raw",
-    loader: Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="The decode path; auto: as in training.")] = "auto",
+    loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -57,30 +61,23 @@ def channels(
     from jpegcurr.analysis.activations import pick_layers
     from jpegcurr.analysis.channel_tables import as_values, to_csv
     from jpegcurr.analysis.channels import check_same_images, study_channels
-    from jpegcurr.analysis.evaluate import at_qualities, open_arms, source_sets, validation_sets
+    from jpegcurr.analysis.evaluate import choose_sets, open_arms
     from jpegcurr.analysis.pruning import check_prunable, split_images, study_pruning
-    from jpegcurr.encoding.options import parse_specs
     from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
-    if on_the_fly and qualities is None:
-        raise UsageError("--on-the-fly says where --qualities are made. Give them too: --qualities source,50.")
+    wanted = parse_qualities(qualities, on_the_fly=on_the_fly)
     if seed is not None and prune_study is None:
         raise UsageError("--seed is the prune study's. Give --prune-study 4,8,16 too, or leave --seed away.")
     sizes = _parse_sizes(prune_study) if prune_study is not None else []
-    wanted = [spec.quality for spec in parse_specs(qualities.split(","))] if qualities is not None else None
     if csv is not None:
         refuse_unwritable([csv.parent])
         refuse_existing([csv], force=force)
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)
-    if wanted is None:
-        betons = {str(path): path for path in data} if data else validation_sets(loaded)
-    else:
-        betons = at_qualities(data or source_sets(loaded), wanted, "view" if on_the_fly else "stored")
-    arms = open_arms([loaded], betons)
+    arms = open_arms([loaded], choose_sets(loaded, data or (), wanted, "view" if on_the_fly else "stored"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())
     pruned_layers = layers if layer else layers[-1:]

@@ -1,7 +1,7 @@
 """The commands that look at what was trained; ``cli`` registers them. Rooms are imported inside them."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,27 +9,49 @@ from jpegcurr import console, terminal
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
+if TYPE_CHECKING:
+    from jpegcurr.encoding.codec import Quality
+
 Weights = Literal["raw", "ema", "best"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `jpegcurr train --out` made.")]
 WeightsOption = Annotated[Weights, typer.Option(help="The trained weights, their moving average, or the best epoch's.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that has it.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="torch.compile the model.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+DataOption = Annotated[
+    list[Path] | None, typer.Option("--data", help="A validation beton; repeatable. The (first) run's if not given.")
+]
+QualitiesOption = Annotated[
+    str | None,
+    typer.Option(help="source,90,50: made of the source beton as it is loaded. If not given, the data as it is stored."),
+]
+OnTheFlyOption = Annotated[
+    bool, typer.Option("--on-the-fly", help="Encode what the model sees, after the resize: another, stronger treatment.")
+]
+LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="The decode path; auto: as in training.")]
+
+
+def parse_qualities(qualities: str | None, *, on_the_fly: bool) -> "list[Quality] | None":
+    """What ``--qualities`` says, None if it is not given; raises UsageError for a quality that is none."""
+    from jpegcurr.encoding.options import parse_specs
+
+    if qualities is not None:
+        return [spec.quality for spec in parse_specs(qualities.split(","))]
+    if on_the_fly:
+        raise UsageError("--on-the-fly says where --qualities are made. Give them too: --qualities source,50.")
+    return None
 
 
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `jpegcurr train --out` made.")],
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="A validation beton; repeatable. The first run's if not given.")
-    ] = None,
-    qualities: Annotated[
-        str | None,
-        typer.Option(help="source,90,50: made of the source beton as it is loaded. If not given, the data as it is stored."),
-    ] = None,
-    on_the_fly: Annotated[
-        bool, typer.Option("--on-the-fly", help="Encode what the model sees, after the resize: another, stronger treatment.")
-    ] = False,
+    data: DataOption = None,
+    qualities: QualitiesOption = None,
+    on_the_fly: OnTheFlyOption = False,
     csv: Annotated[
         Path | None, typer.Option("--csv", "-o", metavar="FILE.csv", help="Write the figures to a file, one row an arm.")
     ] = None,
@@ -38,32 +60,24 @@ def evaluate(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the accuracy over the qualities.")] = None,
     weights: WeightsOption = "raw",
-    loader: Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="The decode path; auto: as in training.")] = "auto",
+    loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
-    from jpegcurr.analysis.evaluate import at_qualities, compare_evaluations, evaluate_runs, open_arms, source_sets
-    from jpegcurr.analysis.evaluate import validation_sets as own_sets
+    from jpegcurr.analysis.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_arms
     from jpegcurr.analysis.evaluation_files import EvaluationFiles
-    from jpegcurr.encoding.options import parse_specs
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.model import load_run
 
-    if on_the_fly and qualities is None:
-        raise UsageError("--on-the-fly says where --qualities are made. Give them too: --qualities source,50.")
-    wanted = [spec.quality for spec in parse_specs(qualities.split(","))] if qualities is not None else None
+    wanted = parse_qualities(qualities, on_the_fly=on_the_fly)
     files = EvaluationFiles(csv, classes, plot)
     files.check(force=force)
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
-    if wanted is None:
-        betons = {str(path): path for path in data} if data else own_sets(loaded[0])
-    else:
-        betons = at_qualities(data or source_sets(loaded[0]), wanted, "view" if on_the_fly else "stored")
-    arms = open_arms(loaded, betons)
+    arms = open_arms(loaded, choose_sets(loaded[0], data or (), wanted, "view" if on_the_fly else "stored"))
     total, done = len(loaded) * sum(len(arm.beton) for arm in arms), 0
     with terminal.progress_bar("img") as bar:
 

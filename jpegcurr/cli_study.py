@@ -3,12 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jpegcurr import console_study, terminal
-from jpegcurr.cli_runs import DeviceOption, QuietOption
+from jpegcurr.cli_runs import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.machine import keep_freed_memory
 
@@ -38,10 +38,8 @@ def study(
         float | None, typer.Option(min=0.001, help="Of --plan: standard deviation of top-1 over seeds, points.")
     ] = None,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that has it.")
-    ] = "auto",
-    compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile the models.")] = False,
+    precision: PrecisionOption = "auto",
+    compile_model: CompileOption = False,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jpegcurr import console, terminal
-from jpegcurr.cli_runs import DeviceOption, QuietOption
+from jpegcurr.cli_runs import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.machine import keep_freed_memory
 
@@ -35,10 +35,8 @@ def train(
         bool, typer.Option("--plan", help="Print every epoch's data, learning rates, size and steps, and leave.")
     ] = False,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that has it.")
-    ] = "auto",
-    compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile the model.")] = False,
+    precision: PrecisionOption = "auto",
+    compile_model: CompileOption = False,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from jpegcurr.analysis.cam import compare_cams
 from jpegcurr.analysis.cam_study import FIGURES, CamStudy, CamView, ClassRow, Example, Seen
-from jpegcurr.analysis.report import report_files, verdict, view_name, write_report
+from jpegcurr.analysis.report import report_files, verdict, write_report
 from jpegcurr.analysis.report_data import map_pooling, pooled, to_script
 from jpegcurr.analysis.report_page import LARGEST, render
 from jpegcurr.analysis.report_pictures import LADDER, distances, embed_pictures
@@ -453,7 +453,6 @@ def test_views_are_told_apart(study: CamStudy, views: list[tuple[str, str]], nam
     all_views = tuple(CamView(Path(run), weights, quality) for run, weights in views for quality in ("source", "q50"))
     several = replace(study, views=all_views)
     assert list(view_names(several)) == names
-    assert view_name(all_views[1], several) == names[1]
 
 
 def test_what_is_not_finite_is_drawn_as_nothing(study: CamStudy) -> None:

@@ -15,6 +15,7 @@ from jpegcurr.analysis.evaluate import described
 from jpegcurr.analysis.evaluation_tables import Table
 from jpegcurr.analysis.pruning import PruneStudy, Trial
 from jpegcurr.analysis.statistics import LEVEL
+from jpegcurr.files import json_values
 
 CSV_HEAD = ("run", "weights", "loader", "layer", "channel", "data", "quality", "tested", "at_load", "images")
 # By name, what a channel's figures are called in CSV and JSON; ``min`` and ``max`` are over every place of every image.
@@ -155,8 +156,8 @@ def as_values(study: ChannelStudy, pruned: Sequence[PruneStudy], top: int) -> di
 
 def _quality(arm: Arm, each: Channels, top: int) -> dict[str, Any]:
     facts = {**asdict(arm), "data": str(arm.data)}
-    summed = {name: _plain(value) for name, value in summary(each).items()}
     channels = [{"channel": number, **_figures(each, number)} for number in range(len(each.mean))]
+    summed: dict[str, Any] = json_values(summary(each))
     return facts | summed | {"most_moved": each.most_moved()[:top], "channels": channels}
 
 
@@ -175,11 +176,10 @@ def _pruned(study: PruneStudy) -> dict[str, Any]:
 
 
 def _figures(channels: Channels, number: int) -> dict[str, float | None]:
-    return {name: _plain(float(getattr(channels, field)[number])) for name, field in FIGURES.items()}
-
-
-def _plain(value: float) -> float | None:
-    return value if isfinite(value) else None
+    figures: dict[str, float | None] = json_values(
+        {key: float(getattr(channels, each)[number]) for key, each in FIGURES.items()}
+    )
+    return figures
 
 
 def _short(value: float) -> str:

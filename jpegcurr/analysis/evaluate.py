@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from jpegcurr.analysis.statistics import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.codec import Quality
 from jpegcurr.encoding.manifest import read_manifest
 from jpegcurr.errors import UsageError
+from jpegcurr.files import json_values
 from jpegcurr.recipe_data import Reencoded, split_treatment
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.contract import View
@@ -67,7 +67,7 @@ class Evaluation:
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
             "class_images": self.class_images(),
-            "class_accuracy": {name: share if isfinite(share) else None for name, share in self.class_accuracy().items()},
+            "class_accuracy": json_values(self.class_accuracy()),
         }
 
 
@@ -93,6 +93,18 @@ def source_sets(run: Run) -> list[Path]:
     if not found:
         raise UsageError(f"{run.path} was evaluated on no source images. Name some: --data betons/val-source.beton.")
     return found
+
+
+def choose_sets(
+    run: Run, betons: Sequence[Path], qualities: Sequence[Quality] | None, where: Literal["stored", "view"] = "stored"
+) -> dict[str, Path | Reencoded]:
+    """``betons``, or the run's own validation sets if there are none, by name: as they are, or at every one of ``qualities``.
+
+    Raises as ``validation_sets``, ``source_sets`` and ``at_qualities`` do.
+    """
+    if qualities is not None:
+        return at_qualities(betons or source_sets(run), qualities, where)
+    return {str(path): path for path in betons} or validation_sets(run)
 
 
 def at_qualities(

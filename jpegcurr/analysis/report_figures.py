@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from jpegcurr.analysis.contact_sheet import shown
 from jpegcurr.analysis.report_summary import summary
 from jpegcurr.analysis.report_words import provenance, runs_told, verdict
 from jpegcurr.analysis.similarity import Comparison
-from jpegcurr.files import staged
+from jpegcurr.analysis.statistics import mean_known
+from jpegcurr.files import json_values, staged
 
 SCHEMA_VERSION = 3
 
@@ -23,11 +23,11 @@ def write_figures(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequ
         "classes": [_class(row) for row in rows],
         "examples": [_example(study, example) for example in study.examples],
     }
-    whole = json.dumps(_finite(_summary(study, comparisons)), indent=2, ensure_ascii=False, allow_nan=False)
+    whole = json.dumps(json_values(_summary(study, comparisons)), indent=2, ensure_ascii=False, allow_nan=False)
     with staged(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(whole.removesuffix("\n}"))
         for name, values in lists.items():
-            lines = (json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) for value in values)
+            lines = (json.dumps(json_values(value), ensure_ascii=False, allow_nan=False) for value in values)
             file.write(f",\n  {json.dumps(name)}: [")
             for number, line in enumerate(lines):
                 file.write(f"{',' if number else ''}\n    {line}")
@@ -68,13 +68,8 @@ def _view(study: CamStudy, index: int) -> dict[str, Any]:
         "right": int(study.right(index).sum()),
         "flips": int(study.flipped(index).sum()),
         "dark": int(columns.dark.sum()),
-        "faithfulness": {name: _mean(values.tolist()) for name, values in columns.faithfulness.items()},
+        "faithfulness": {name: mean_known(values) for name, values in columns.faithfulness.items()},
     }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    known = [value for value in values if isfinite(value)]
-    return sum(known) / len(known) if known else None
 
 
 def _class(row: ClassRow) -> dict[str, Any]:
@@ -100,12 +95,3 @@ def _seen(seen: Seen) -> dict[str, Any]:
 def _numbers(cam: Map) -> list[list[float]]:
     """The shortest decimals that are the same float32."""
     return [[float(str(cell)) for cell in row] for row in cam]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is undefined is null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -10,7 +10,7 @@ import numpy as np
 from jpegcurr.analysis.cam_study import FIGURES, CamStudy, ClassRow, ViewColumns
 from jpegcurr.analysis.prediction_tables import csv_writer
 from jpegcurr.analysis.similarity import Comparison
-from jpegcurr.analysis.statistics import accuracy_interval
+from jpegcurr.analysis.statistics import accuracy_interval, mean_known
 
 _VIEW = ("run", "weights", "quality")
 _ESTIMATES = ("", "_low", "_high", "_images", "_null", "_ceiling", "_flipped", "_unflipped")
@@ -28,7 +28,7 @@ def write_views(study: CamStudy, comparisons: Sequence[Comparison], path: Path) 
         for index, compared in enumerate((None, *comparisons)):
             changes = _compared(compared) if compared else [""] * (len(paired) + len(figures))
             columns = study.columns[index].faithfulness
-            means = [_text(_mean(columns[name])) if name in columns else "" for name in faithful]
+            means = [_text(mean_known(columns[name])) if name in columns else "" for name in faithful]
             writer.writerow([*_place(study, index), *_scores(study, index), *changes, *means])
 
 
@@ -102,11 +102,6 @@ def _place(study: CamStudy, index: int) -> list[str]:
 def _faithfulness(study: CamStudy) -> list[str]:
     """The name of every such column."""
     return list(dict.fromkeys(name for columns in study.columns for name in columns.faithfulness))
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)].astype(np.float64)
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def _texts(values: np.ndarray) -> list[str]:

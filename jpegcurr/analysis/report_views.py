@@ -46,11 +46,6 @@ def view_names(study: CamStudy) -> tuple[str, ...]:
     return tuple(named[view] for view in range(len(study.views)))
 
 
-def view_name(view: CamView, study: CamStudy) -> str:
-    """The name of one view of a study; of the first such view where the same run was given twice."""
-    return view_names(study)[study.views.index(view)]
-
-
 def opening_view(study: CamStudy) -> int:
     """The view that the page shows first beside the reference: the first run at quality 50, or at its last quality."""
     if len(study.views) == 1:

@@ -77,16 +77,6 @@ class Comparison:
         """The mean of each figure's null."""
         return {name: figure.null.mean for name, figure in self.figures.items()}
 
-    @property
-    def ceiling(self) -> dict[str, float]:
-        """The mean of each figure's ceiling."""
-        return {name: figure.ceiling.mean for name, figure in self.figures.items()}
-
-    @property
-    def logit_change(self) -> float:
-        """The mean change of the explained class's logit."""
-        return self.figures["logit_change"].mean
-
 
 def similarities(first: Map, second: Map) -> Rows:
     """Compare raw maps with each other, pair by pair, on their own grid.

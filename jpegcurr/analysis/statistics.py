@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from math import sqrt
+from math import nan, sqrt
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,12 @@ class Paired:
         if self.p_value >= LEVEL:
             return "no detectable difference"
         return "higher" if self.difference > 0 else "lower"
+
+
+def mean_known(values: NDArray[np.floating]) -> float:
+    """The mean of those that are finite; nan if none is."""
+    known = values[np.isfinite(values)].astype(np.float64)
+    return float(known.mean()) if len(known) else nan
 
 
 def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:

@@ -17,9 +17,7 @@ from jpegcurr.study.tasks import Task
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.datasets import count_images
 
-FORWARD = (
-    1 / 3
-)  # of what training an image costs, a forward pass and a backward one of twice its work, is what looking at it costs
+FORWARD = 1 / 3  # of what training an image costs, a forward pass and a backward one of twice its work, is looking at it
 DEVICES = (1, 8)
 
 

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from jpegcurr.analysis.outcomes import Outcomes
 from jpegcurr.analysis.statistics import Flags
 from jpegcurr.errors import UsageError
-from jpegcurr.files import write_json, write_text
+from jpegcurr.files import json_values, write_json, write_text
 from jpegcurr.study.folder import SCHEMA_VERSION, STUDY, design
 from jpegcurr.study.measure import WEIGHTS, load_outcomes, outcome_path
 from jpegcurr.study.plan import Study
@@ -151,7 +151,7 @@ def as_dict(results: Results) -> dict[str, Any]:
         "conditions": results.conditions,
         "verdict": results.verdict,
         "matrix": [
-            {"arm": arm, "weights": weights, "data": name, **_plain(asdict(cell))}
+            {"arm": arm, "weights": weights, "data": name, **json_values(asdict(cell))}
             for arm in study.arms
             for weights, name in results.columns
             if (cell := results.cell(arm, (weights, name)))
@@ -180,7 +180,3 @@ def _row(run: RunResult, column: Column) -> dict[str, Any]:
     where = {"arm": run.arm, "seed": run.seed, "epochs": run.epochs, "weights": column[0], "data": column[1]}
     seconds = {"seconds": round(run.seconds, 3), "shared_seconds": round(run.shared, 3)}
     return {**where, **run.scores[column].as_dict(), "ece": run.calibration[column], **seconds}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()}

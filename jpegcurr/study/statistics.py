@@ -11,6 +11,7 @@ from scipy.stats import t
 
 from jpegcurr.analysis.bootstrap import estimate_means
 from jpegcurr.analysis.statistics import Flags, Paired, compare_paired, holm
+from jpegcurr.files import json_values
 from jpegcurr.study.power import LEVEL, level_of, seeds_needed, smallest_detectable
 
 Floats = NDArray[np.float64]
@@ -84,7 +85,7 @@ class ArmComparison:
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, for JSON; what is undefined is None."""
         names = [name for name in self.__slots__ if name not in ("pairs", "seeds")]
-        plain = {name: _finite(getattr(self, name)) for name in names}
+        plain = json_values({name: getattr(self, name) for name in names})
         pairs = [
             {"seed": seed, **{name: getattr(pair, name) for name in Paired.__slots__}}
             for seed, pair in zip(self.seeds, self.pairs, strict=True)
@@ -139,7 +140,3 @@ def _mean_change(runs: Mapping[int, Flags], control: Mapping[int, Flags], seeds:
     """By how much an image is right more often than under the control, points, [images]."""
     change = np.stack([runs[seed].astype(np.float64) - control[seed] for seed in seeds])
     return np.asarray(100 * change.mean(axis=0))
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not isfinite(value) else value
