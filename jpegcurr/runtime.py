@@ -129,7 +129,8 @@ def resolve_runtime(device: str = "auto", *, precision: str = "auto", compile: b
         why = "asked for"
     kind = device.partition(":")[0]
     if kind == "cpu":
-        chosen, where = torch.device("cpu"), f"{torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        chosen, where = torch.device("cpu"), f"{threads} thread{'' if threads == 1 else 's'}"
         dtype = _DTYPES.get(precision, torch.float32)
     elif kind == "cuda":
         chosen = _cuda(device, world)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jpegcurr.analysis.chart_axes import number_axis
 from jpegcurr.analysis.charts import COLOURS, DASHES, MARKERS, Series, line_chart
+from jpegcurr.analysis.interval_chart import Difference, interval_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINE = Series("run", [82.3, 81.0, 64.2], [81.0, 79.9, 63.0], [83.4, 82.2, 65.5])
@@ -180,3 +181,61 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         Series("a", [1], low=[1])
     with pytest.raises(ValueError, match="none of the 2 categories"):
         line_chart([LINE], ticks=["source", "50"])
+
+
+def across(path: str) -> list[float]:
+    """Every x of a path of M, H and absolute moves."""
+    return [float(x) for x in re.findall(r"[MH](-?[\d.]+)", path)]
+
+
+def test_differences_stand_about_the_line_of_none() -> None:
+    """The same distance to both sides, and every part at its place on the axis."""
+    rows = [
+        Difference("up", 1.0, -0.5, 2.5, 0.5, 1.5, [("seed 0", 0.0), ("seed 1", 2.0)]),
+        Difference("down <b>", -1.0, bar_low=-1.5, bar_high=-0.5),
+    ]
+    drawn = interval_chart(rows, x_label="points against clean")
+    root = parsed(drawn)
+    assert root[1].text == "up: +1.00 (-0.50 to +2.50). down <b>: -1.00."
+    assert {"up", "down <b>", "points against clean", "0", "-1"} <= set(texts(drawn))
+    first, second = [each for each in root if each.tag == f"{SVG}g" and each.get("stroke", "").startswith("var")]
+    (zero,) = [across(each.get("d", ""))[0] for each in root if each.get("stroke-width") == "1.5" and each.tag == f"{SVG}path"]
+    moved = [each.get("transform", "") for row in (first, second) for each in row if each.get("transform")]
+    places = [float(re.findall(r"translate\((-?[\d.]+)", each)[0]) for each in moved]
+    unit = places[0] - zero
+    assert unit > 0
+    assert places[1] == pytest.approx(zero - unit, abs=0.2)
+    paths = [across(each.get("d", "")) for each in first.iter(f"{SVG}path")][:2]
+    bar, line = ([(x - zero) / unit for x in path] for path in paths)
+    assert bar == pytest.approx([0.5, 1.5, 0.5], abs=0.02)
+    assert line == pytest.approx([-0.5, 2.5], abs=0.02)
+    rings = [(float(each.get("cx", "")) - zero) / unit for each in first.iter(f"{SVG}circle")]
+    assert rings == pytest.approx([0, 2], abs=0.02)
+    assert not list(second.iter(f"{SVG}circle"))
+    assert len(list(second.iter(f"{SVG}path"))) == 2, "a bar and the mean, no line"
+
+
+def test_differences_of_nothing_are_no_chart() -> None:
+    with pytest.raises(ValueError, match="no differences"):
+        interval_chart([], x_label="points")
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=30), *[st.floats(-100, 100)] * 3, st.lists(st.floats(-100, 100), max_size=4)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_any_differences_are_well_formed_and_within_the_picture(
+    rows: list[tuple[str, float, float, float, list[float]]],
+) -> None:
+    made = [
+        Difference(name, value, min(low, high), max(low, high), single=[(f"seed {n}", x) for n, x in enumerate(single)])
+        for name, value, low, high, single in rows
+    ]
+    root = parsed(interval_chart(made, x_label="points"))
+    width = float(root.get("viewBox", "").split()[2])
+    for each in root.iter():
+        for x in [*across(each.get("d", "")), *([float(each.get("cx", "0"))] if "cx" in each.keys() else [])]:  # noqa: SIM118
+            assert -6.5 <= x <= width

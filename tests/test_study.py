@@ -356,7 +356,8 @@ def test_the_command_writes_a_page_and_every_figure(betons: Path, capsys: pytest
     for text in (known["verdict"][0], "swap to q50", "clean to 2, q50 to 4; one cosine", "shared first epochs", "after Holm"):
         assert text.replace("'", "&#39;") in page
     assert not re.search(r"(?:src|href)=\"?(?!data:|#)", page)  # offline
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
+    assert f"swap: {known['against_control'][0]['difference']:+.2f} (" in page, "a row of the chart of differences"
     with (out / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2 * 2  # arms, seeds, weights, sets

@@ -3,14 +3,12 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from math import isfinite, nan
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from jpegcurr.analysis.chart_axes import Axis, category_axis, number_axis, printable, text_width
+from jpegcurr.analysis.pages import template
 
 # Okabe and Ito's colours, those with the best contrast on white first. Their black is the text's colour, so that it is seen on
 # dark pages too, and a grey stands for their yellow, which is not seen on white. Lines differ in marker and dash as well.
@@ -116,7 +114,7 @@ def line_chart(
     middles = _spread([line["ends"] for line in lines], heights, frame.down.end, frame.down.start)
     for line, rows, middle, each in zip(lines, names, middles, series, strict=True):
         line |= {"rows": rows, "middle": middle, "name": printable(each.name)}
-    return _template().render(
+    return template("jpegcurr.analysis", "chart.svg.jinja").render(
         title=printable(title),
         rows_of_marks=1 + max((mark[1] for mark in frame.marks), default=0),
         description=printable(_describe(series, data, ticks, x_label, y_label)),
@@ -129,19 +127,6 @@ def line_chart(
         row=_ROW,
         standalone=standalone,
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(loader=PackageLoader("jpegcurr.analysis"), autoescape=True, undefined=StrictUndefined)
-    environment.filters["px"] = _pixels
-    environment.trim_blocks = environment.lstrip_blocks = True
-    return environment.get_template("chart.svg.jinja")
-
-
-def _pixels(value: float) -> str:
-    """To a tenth of a pixel, in the fewest characters."""
-    return f"{round(value, 1) + 0:g}"
 
 
 def _data(series: Series) -> list[_Datum]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
 from jpegcurr.analysis.class_names import full_name
 from jpegcurr.analysis.confusion import Confusion
+from jpegcurr.analysis.pages import template
 from jpegcurr.analysis.predict import Seen
 from jpegcurr.encoding.pictures import Pixels
 from jpegcurr.errors import UsageError
@@ -72,9 +72,8 @@ class ContactSheet:
             write_text(path, self._render(confusion if confusion and confusion.images else None))
 
     def _render(self, confusion: Confusion | None) -> str:
-        templates = Environment(loader=PackageLoader("jpegcurr.analysis"), autoescape=True, undefined=StrictUndefined)
-        template = templates.get_template("contact_sheet.html.jinja")
-        return template.render(sheet=self, confusion=confusion, full_name=full_name, size=PICTURE)
+        page = template("jpegcurr.analysis", "contact_sheet.html.jinja")
+        return page.render(sheet=self, confusion=confusion, full_name=full_name, size=PICTURE)
 
 
 def shown(text: str | Path) -> str:

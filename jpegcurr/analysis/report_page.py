@@ -3,13 +3,10 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from math import isfinite, nan
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from jpegcurr.analysis.bootstrap import Estimate, estimate_means
@@ -17,6 +14,7 @@ from jpegcurr.analysis.cam_study import CamStudy, ClassRow, Example
 from jpegcurr.analysis.charts import Series, line_chart
 from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.contact_sheet import shown
+from jpegcurr.analysis.pages import drawn, source, template
 from jpegcurr.analysis.report_data import class_row, map_pooling, page_data, to_script
 from jpegcurr.analysis.report_pictures import Pictures, embed_pictures, without_pictures
 from jpegcurr.analysis.report_summary import summary
@@ -39,31 +37,17 @@ def render(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[Cl
 
 
 def _page(study: CamStudy, rows: Sequence[ClassRow], static: dict[str, Any], pictures: Pictures) -> str:
-    script = "\n".join(_source(name) for name in _SCRIPTS)
-    page: str = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            **static,
-            pictures=pictures,
-            largest=LARGEST // 1_000_000,
-            style=Markup(_source("report.css")),  # noqa: S704  # ours
-            script=Markup(script),  # noqa: S704  # ours
-            script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-            data=Markup(to_script(page_data(study, rows, pictures))),  # noqa: S704  # nothing in it ends the element
-        )
+    script = Markup("\n").join(source(name) for name in _SCRIPTS)
+    page: str = template("jpegcurr.analysis", "report.html.jinja").render(
+        **static,
+        pictures=pictures,
+        largest=LARGEST // 1_000_000,
+        style=source("page.css") + source("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
+        data=Markup(to_script(page_data(study, rows, pictures))),  # noqa: S704  # nothing in it ends the element
     )
     return page
-
-
-@cache
-def _environment() -> Environment:
-    loader = PackageLoader("jpegcurr.analysis")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _source(name: str) -> str:
-    return files("jpegcurr.analysis").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _static(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[ClassRow]) -> dict[str, Any]:
@@ -135,8 +119,7 @@ def _similarity_chart(study: CamStudy, comparisons: Sequence[Comparison]) -> Mar
 
 
 def _chart(series: Sequence[Series], study: CamStudy, y_label: str) -> Markup:
-    svg = line_chart(series, ticks=qualities(study), x_label="JPEG quality", y_label=y_label)
-    return Markup(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))  # noqa: S704  # it escapes what it is given
+    return drawn(line_chart(series, ticks=qualities(study), x_label="JPEG quality", y_label=y_label))
 
 
 def _anchors(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Estimate]]:

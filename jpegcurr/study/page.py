@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from jpegcurr.analysis.charts import Series, line_chart
+from jpegcurr.analysis.interval_chart import Difference, interval_chart
+from jpegcurr.analysis.pages import drawn, source, template
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.files import write_text
 from jpegcurr.recipe import Recipe
@@ -27,10 +29,8 @@ _PACKAGES = ("jpegcurr", "torch", "timm", "numpy", "scipy", "pillow", "simplejpe
 def write_page(results: Results, path: Path) -> None:
     """Write the page to ``path``."""
     study = results.study
-    templates = Environment(
-        loader=PackageLoader("jpegcurr.study"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = templates.get_template("study.html.jinja").render(
+    page = template("jpegcurr.study", "study.html.jinja").render(
+        style=source("page.css"),
         name=study.name,
         control=study.plan.control,
         primary=results.primary,
@@ -42,6 +42,7 @@ def write_page(results: Results, path: Path) -> None:
         columns=results.columns,
         matrix=_matrix(results),
         comparisons=[(column, results.comparisons[column]) for column in _primary_first(results)],
+        differences=_difference_chart(results),
         several=len(study.seeds) > 1,
         p_value=p_value,
         rates=_rate_chart(results),
@@ -95,7 +96,25 @@ def _matrix(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def _rate_chart(results: Results) -> str:
+def _difference_chart(results: Results) -> Markup:
+    """Every arm against the control in the primary outcome; nothing before there are two to compare."""
+    rows = [
+        Difference(
+            each.arm,
+            each.difference,
+            each.low,
+            each.high,
+            each.image_low,
+            each.image_high,
+            [(f"seed {seed}", pair.difference) for seed, pair in zip(each.seeds, each.pairs, strict=True)],
+        )
+        for each in results.comparisons[results.primary]
+    ]
+    label = f"points of top-1 against {results.study.plan.control}"
+    return drawn(interval_chart(rows, x_label=label)) if rows else Markup()
+
+
+def _rate_chart(results: Results) -> Markup:
     """The learning rate over the epochs; arms of one curve are one line."""
     curves: dict[tuple[tuple[float, float], ...], list[str]] = {}
     for arm, recipe in results.study.recipes.items():
@@ -107,10 +126,10 @@ def _rate_chart(results: Results) -> str:
         ]
         curves.setdefault(tuple(ends), []).append(arm)
     series = [Series(", ".join(arms), [y for _, y in ends], x=[x for x, _ in ends]) for ends, arms in curves.items()]
-    return line_chart(series, x_label="epoch", title="Learning rate", marks=_marks(results))
+    return drawn(line_chart(series, x_label="epoch", title="Learning rate", marks=_marks(results)))
 
 
-def _curve_charts(results: Results) -> list[str]:
+def _curve_charts(results: Results) -> list[Markup]:
     """Top-1 on the primary set, if training evaluated it, and the loss, over the epochs: means over the seeds."""
     weights, name = results.primary
     column = f"val/{name}/{'ema_' if weights == 'ema' else ''}top1"
@@ -121,7 +140,7 @@ def _curve_charts(results: Results) -> list[str]:
     ):
         series = [each for arm in results.study.arms if (each := _curve(arm, [r for r in results.runs if r.arm == arm], key))]
         if series:
-            charts.append(line_chart(series, x_label="epoch", title=title, marks=_marks(results)))
+            charts.append(drawn(line_chart(series, x_label="epoch", title=title, marks=_marks(results))))
     return charts
 
 
@@ -168,12 +187,21 @@ def _provenance(results: Results) -> dict[str, str]:
     fork = (
         f"{len(study.trunks)} trunks of {study.trunks[0].epoch} epochs a seed" if study.trunks else "none: every run is whole"
     )
+    measured = (
+        {}
+        if not results.runs
+        else {
+            "Measured on": ", ".join(f"{name}, {results.conditions[f'images of {name}']:,} images" for name in study.evaluate),
+            "Decoded by": str(results.conditions["decoded by"]),
+            "Computed on": str(results.conditions["computed"]),
+        }
+    )
     return {
         "Study": str(study.path),
         "Base recipe": str(study.plan.recipe),
         "Seeds": ", ".join(map(str, study.seeds)),
         "Fork": fork,
-        **{name[0].upper() + name[1:]: str(value) for name, value in results.conditions.items() if not name.startswith("keys")},
+        **measured,
         "Command": shlex.join(["jpegcurr", *sys.argv[1:]]),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
     }

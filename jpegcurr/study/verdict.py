@@ -38,12 +38,11 @@ def _headline(control: str, compared: Sequence[ArmComparison], what: str) -> str
 
 def _sentence(each: ArmComparison, control: str) -> str:
     if len(each.seeds) == 1:
-        (pair,) = each.pairs
-        interval = f"images alone: {pair.low:+.2f} to {pair.high:+.2f}, McNemar's p = {p_value(each.p_value)}"
+        interval = f"images alone: {each.image_low:+.2f} to {each.image_high:+.2f}, McNemar's {_equals(each.p_value)}"
         head = f"{each.arm}: {each.difference:+.2f} points against {control} with one seed ({interval}"
         return f"{head}, {p_value(each.adjusted)} after Holm). No interval over seeds."
     interval = f"95 % over {len(each.seeds)} seeds: {each.low:+.2f} to {each.high:+.2f}"
-    p_values = f"p = {p_value(each.p_value)}, {p_value(each.adjusted)} after Holm"
+    p_values = f"{_equals(each.p_value)}, {p_value(each.adjusted)} after Holm"
     said = f"{each.arm}: {each.difference:+.2f} points against {control} ({interval}; {p_values})"
     if each.adjusted < LEVEL:
         return f"{said}: {each.verdict}."
@@ -57,6 +56,12 @@ def _sentence(each: ArmComparison, control: str) -> str:
 def p_value(value: float) -> str:
     """``0.034``, or ``< 0.001``."""
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def _equals(value: float) -> str:
+    """``p = 0.034``, or ``p < 0.001``."""
+    said = p_value(value)
+    return f"p {said}" if said.startswith("<") else f"p = {said}"
 
 
 def _listed(names: Sequence[str]) -> str:
