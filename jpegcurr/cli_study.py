@@ -31,6 +31,10 @@ def study(
     launch: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="What starts each run's process: 'srun --gpus 1 --time 24:00:00'.")
     ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION=VALUE", help="Each run as a Slurm job: sbatch's partition=P, time=24:00:00; repeatable."),
+    ] = None,
     images_per_second: Annotated[
         float | None, typer.Option(min=0.01, help="Of --plan: what one device trains; measured here if not given.")
     ] = None,
@@ -50,6 +54,8 @@ def study(
     """
     from jpegcurr.encoding.locks import locked
     from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.slurm_jobs import check_accounts, check_machine, parse_options
+    from jpegcurr.study.cluster import Cluster
     from jpegcurr.study.estimate import estimate_study, measured_speed
     from jpegcurr.study.folder import check_folder
     from jpegcurr.study.measure import check_data
@@ -66,6 +72,8 @@ def study(
     for option, value in (("--images-per-second", images_per_second), ("--seed-spread", seed_spread)):
         if value is not None and not plan:
             raise UsageError(f"{option} is for --plan; what a study finds is measured.")
+    if slurm and launch:
+        raise UsageError("--slurm submits each run, and --launch starts it: give one of them.")
     terminal.show_log(quiet=quiet)
     settled = load_study(file)
     check_arms(settled, only or ())
@@ -80,8 +88,12 @@ def study(
     folder = out or Path("studies") / settled.name
     check_folder(settled, folder)
     workers = Workers(jobs, device, precision, compile_model, tuple(shlex.split(launch or "")))
-    apart = jobs > 1 or bool(launch)
-    if apart:
+    places = Cluster(workers, parse_options(slurm)) if slurm else workers
+    apart = jobs > 1 or bool(launch or slurm)
+    if slurm:
+        check_machine(otherwise="without --slurm")
+        check_accounts()
+    elif apart:
         workers.environments()
     else:
         runtime = resolve_runtime(device, precision=precision, compile=compile_model)
@@ -104,7 +116,7 @@ def study(
             check_data(settled, dict.fromkeys(task.trained_as for task in left))
             write_design(settled, folder)
             if apart:
-                failed = run_parallel(settled, left, folder, workers, board, report)
+                failed = run_parallel(settled, left, folder, places, board, report)
             else:
                 failed = run_all(settled, left, folder, runtime, board, stop, report)
             results = report()

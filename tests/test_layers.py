@@ -15,7 +15,7 @@ PACKAGE = Path(jpegcurr.__file__).parent
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("files", "machine"),
+    ("files", "machine", "slurm", "slurm_jobs"),
     ("encoding",),
     ("recipe", "recipe_data", "recipe_file", "runtime", "tracking", "world"),
     ("training",),
@@ -87,6 +87,7 @@ def test_encoding_stands_alone() -> None:
         ("scipy.io", {"encoding/ground_truth.py"}),
         ("ffcv", {"training/ffcv_decode.py", "training/ffcv_loader.py", "training/loaders.py"}),
         ("numba", {"training/ffcv_decode.py", "training/ffcv_loader.py", "training/loaders.py", "training/resample.py"}),
+        ("submitit", {"slurm.py", "slurm_jobs.py"}),
         ("wandb", set()),
     ],
 )

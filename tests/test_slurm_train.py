@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from samples import TOOLS, tiny_tree, tool_module
 
+from jpegcurr import slurm
 from jpegcurr.errors import TrainingError
 from jpegcurr.tracking import read_metrics
 
@@ -57,7 +58,7 @@ def as_task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def training_of(tool: ModuleType, program: str, *arguments: str, grace: float = 60) -> Any:
     """A job's task that runs a program of Python."""
     command = (sys.executable, "-S", "-c", program, *arguments)
-    return tool.Training(command, str(Path.cwd()), "run", grace=grace, patience=0)
+    return slurm.Training(command, str(Path.cwd()), "run", grace=grace, patience=0)
 
 
 def soon(there: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
@@ -169,7 +170,7 @@ def test_what_is_requeued_is_the_task_as_it_was_before_it_began(tool: ModuleType
     as_task()
     training = training_of(tool, TRAINING, "143")
     assert requeued(training) == training_of(tool, TRAINING, "143")
-    assert tool.exit_code(training.pid) == 143, "it has ended before the job is requeued"
+    assert slurm.exit_code(training.pid) == 143, "it has ended before the job is requeued"
 
 
 def test_a_training_that_does_not_end_in_time_is_killed_and_the_job_requeued(
@@ -178,7 +179,7 @@ def test_a_training_that_does_not_end_in_time_is_killed_and_the_job_requeued(
     as_task()
     training = training_of(tool, TRAINING.replace("sys.exit(int(sys.argv[1]))", "None"), grace=0.2)
     assert requeued(training).command == training.command
-    assert tool.exit_code(training.pid) == -signal.SIGKILL
+    assert slurm.exit_code(training.pid) == -signal.SIGKILL
     assert "did not end in 0 s and is killed; its last checkpoint is whole" in capfd.readouterr().out
 
 

@@ -1,22 +1,85 @@
-"""Several tasks of a study at a time, each in a process of its own: on GPUs one each, on a CPU with a share of its threads."""
+"""Several tasks of a study at a time, each in a process of its own: on GPUs one each, on a CPU with a share of its threads.
+
+Where they are started is ``Places``: ``Workers`` on this machine, ``cluster.Cluster`` as Slurm jobs.
+"""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Protocol
 
-from jpegcurr.errors import Interrupted, UsageError
+from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.machine import available_cpus
 from jpegcurr.runtime import visible_gpus
 from jpegcurr.study.plan import Study
 from jpegcurr.study.run import Ended, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
 
-POLL = 0.2  # seconds between looks at who has ended
 _STOPPED = (Interrupted.exit_code, 143)
+
+
+class NotNowError(JpegcurrError):
+    """A task that cannot be started as things are; with others under way it waits."""
+
+
+class Process(Protocol):
+    """A task under way, as subprocess knows processes."""
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None before ``poll`` or ``wait`` has seen it."""
+        ...
+
+    def poll(self) -> int | None:
+        """How it ended; None while it runs."""
+        ...
+
+    def wait(self) -> int:
+        """How it ended, when it has."""
+        ...
+
+    def terminate(self) -> None:
+        """Have it save and end."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+    def explain(self) -> str:
+        """How it ended, in words, for one that did not say so itself."""
+        ...
+
+
+class Places(Protocol):
+    """Where tasks are started: ``jobs`` at a time, looked after every ``pause`` seconds."""
+
+    @property
+    def jobs(self) -> int:
+        """How many at a time."""
+        ...
+
+    @property
+    def pause(self) -> float:
+        """Seconds between looks at who has ended."""
+        ...
+
+    def start(self, study: Study, task: Task, out: Path, place: int) -> Process:
+        """Start one task in the place of that number. Raises NotNowError."""
+        ...
+
+    def under_way(self, tasks: Sequence[Task], out: Path) -> Sequence[tuple[Task, Process]]:
+        """The tasks that an earlier call has started and that have not ended."""
+        ...
+
+
+class _Local(subprocess.Popen[bytes]):
+    def explain(self) -> str:
+        return f"its process ended with {self.returncode}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +95,7 @@ class Workers:
     precision: str = "auto"
     compile: bool = False
     launch: tuple[str, ...] = ()
+    pause: ClassVar[float] = 0.2
 
     def environments(self) -> list[dict[str, str]]:
         """What each place's processes find in their environment.
@@ -55,24 +119,49 @@ class Workers:
         command += ["--device", self.device, "--precision", self.precision]
         return [*command, "--compile"] if self.compile else command
 
+    def start(self, study: Study, task: Task, out: Path, place: int) -> Process:
+        """A process of this machine. Raises UsageError if ``launch`` cannot be started."""
+        log = log_path(out, task)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches this process, which stops it in order
+            try:
+                return _Local(
+                    self.command(study, task, out),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env={**os.environ, **self.environments()[place]},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise UsageError(f"--launch: {self.launch[0]} cannot be started: {error.strerror}.") from None
+
+    def under_way(self, tasks: Sequence[Task], out: Path) -> Sequence[tuple[Task, Process]]:  # noqa: ARG002
+        """None: nobody could tell such processes from others; they hold their runs' locks."""
+        return []
+
 
 @dataclass(slots=True)
 class _Running:
     task: Task
-    process: subprocess.Popen[bytes]
+    process: Process
     place: int
+    said: int = 0  # bytes of its log from earlier tries
     started: float = field(default_factory=time.monotonic)
 
 
 def run_parallel(
-    study: Study, tasks: Sequence[Task], out: Path, workers: Workers, watcher: Watcher, on_seed: Callable[[], object]
+    study: Study, tasks: Sequence[Task], out: Path, places: Places, watcher: Watcher, on_seed: Callable[[], object]
 ) -> list[Ended]:
     """Do ``tasks``, each as soon as what it goes on from is done, and return those that failed; see ``run.run_all``.
 
     Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when every process has saved and ended; a second one kills them.
     """
-    environments = workers.environments()
-    waiting, running, failed = list(tasks), list[_Running](), dict[str, Ended]()
+    running = [_Running(task, process, place) for place, (task, process) in enumerate(places.under_way(tasks, out))]
+    for each in running:
+        watcher.started(each.task)
+    waiting = [task for task in tasks if task not in [each.task for each in running]]
+    failed: dict[str, Ended] = {}
     seeds_left = [task.seed for task in tasks]
     try:
         while waiting or running:
@@ -81,8 +170,8 @@ def run_parallel(
                 reason = f"its trunk, {task.after}, failed"
                 failed[task.name] = Ended(task, "failed", 0.0, reason, failed[str(task.after)].log)
                 _tell(watcher, failed[task.name], seeds_left, on_seed)
-            _start(study, waiting, running, out, workers, environments, watcher)
-            time.sleep(POLL)
+            _start(study, waiting, running, out, places, watcher)
+            time.sleep(places.pause)
             for each in running:
                 watcher.reached(each.task, epochs_recorded(out / each.task.folder))
             for each in [each for each in running if each.process.poll() is not None]:
@@ -96,38 +185,24 @@ def run_parallel(
     return list(failed.values())
 
 
-def _start(
-    study: Study,
-    waiting: list[Task],
-    running: list[_Running],
-    out: Path,
-    workers: Workers,
-    environments: Sequence[Mapping[str, str]],
-    watcher: Watcher,
-) -> None:
+def _start(study: Study, waiting: list[Task], running: list[_Running], out: Path, places: Places, watcher: Watcher) -> None:
     """Fill the free places with the first tasks that wait for nothing."""
-    while len(running) < workers.jobs:
+    while len(running) < places.jobs:
         under_way = {each.name for each in waiting} | {each.task.name for each in running}
         task = next((each for each in waiting if each.after not in under_way), None)
         if task is None:
             return
-        waiting.remove(task)
-        place = min(set(range(workers.jobs)) - {each.place for each in running})
+        place = min(set(range(places.jobs)) - {each.place for each in running})
         log = log_path(out, task)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches this process, which stops it in order
-            try:
-                process = subprocess.Popen(  # noqa: S603
-                    workers.command(study, task, out),
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    env={**os.environ, **environments[place]},
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise UsageError(f"--launch: {workers.launch[0]} cannot be started: {error.strerror}.") from None
-        running.append(_Running(task, process, place))
+        said = log.stat().st_size if log.is_file() else 0
+        try:
+            process = places.start(study, task, out, place)
+        except NotNowError:
+            if not running:
+                raise
+            return
+        running.append(_Running(task, process, place, said))
+        waiting.remove(task)
         watcher.started(task)
 
 
@@ -138,8 +213,9 @@ def _conclude(run: _Running, out: Path) -> Ended:
     log = log_path(out, run.task)
     if code in _STOPPED:
         return Ended(run.task, "failed", seconds, "it was stopped by someone else, and goes on with the next call", log)
-    last = (log.read_text(encoding="utf-8", errors="replace").splitlines() or [""])[-1]
-    reason = last.removeprefix("failed: ") if last.startswith("failed: ") else f"its process ended with {code}"
+    said = log.read_bytes()[run.said :].decode(errors="replace") if log.is_file() else ""
+    last = (said.splitlines() or [""])[-1]
+    reason = last.removeprefix("failed: ") if last.startswith("failed: ") else run.process.explain()
     return Ended(run.task, "failed", seconds, reason, log)
 
 
@@ -150,7 +226,7 @@ def _tell(watcher: Watcher, ended: Ended, seeds_left: list[int], on_seed: Callab
         on_seed()
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[Process]) -> None:
     """Have them save and end; kill them if this is interrupted too."""
     try:
         for process in processes:
