@@ -6,6 +6,7 @@ Which processes Slurm signals depends on how it tracks them: with proctrack/cgro
 too. So the training starts with SIGUSR2 blocked, of which it would die, and is sent a SIGTERM of its own.
 """
 
+import math
 import os
 import shlex
 import signal
@@ -26,6 +27,8 @@ FINISHED, STOPPED = "finished", "stopped"  # what a task returns
 STOPPED_CODES = (143, 130, -signal.SIGTERM)
 POLL = 0.2  # seconds
 PATIENCE = 60.0  # seconds; longer than Slurm takes from SIGTERM to SIGKILL (KillWait, 30), or a requeue
+GRACE_TIME = 3600.0  # seconds that Slurm may give a job that it preempts, which is only requeued if it has not ended by itself
+TOGETHER = 5.0  # seconds; Slurm's own SIGTERM comes with a SIGCONT
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Training:
     """One task of a job, as submitit calls it: ``command`` in ``folder``, with --resume if ``out`` holds a state.
 
     ``grace`` is how long the training may take to save, in seconds; ``patience`` how long a task that was stopped waits for
-    Slurm to take the job away. What the training says goes to the end of ``log``, else to submitit's.
+    Slurm to take the job away, which is longer if it was Slurm that stopped it. What the training says goes to the end of
+    ``log``, else to submitit's.
     """
 
     command: tuple[str, ...]
@@ -44,6 +48,8 @@ class Training:
     log: str | None = None
     pid: int = field(default=0, init=False)  # of the training; 0 before there is one
     asked: bool = field(default=False, init=False)  # whether it was to stop
+    asked_at: float = field(default=-math.inf, init=False)
+    continued_at: float = field(default=-math.inf, init=False)  # when SIGCONT came
     told: bool = field(default=False, init=False)  # and was sent SIGTERM
     stop_file: Path | None = field(default=None, init=False)  # see ``stop_file``
 
@@ -74,6 +80,11 @@ class Training:
         """SIGTERM stops the training. SIGUSR2 too, but is submitit's in the first task, which calls ``checkpoint``."""
         for number in (signal.SIGTERM, *([] if first else [requeue_signal()])):
             signal.signal(number, self.stop)
+        signal.signal(signal.SIGCONT, self.go_on)
+
+    def go_on(self, *_signal: object) -> None:
+        """Note that Slurm has sent what it sends before SIGTERM, lest a suspended job does not hear it."""
+        self.continued_at = time.monotonic()
 
     def start(self, command: tuple[str, ...], variables: Mapping[str, str]) -> None:
         """Start the training. Whoever is to stop it waits until it has a number."""
@@ -91,7 +102,7 @@ class Training:
 
     def stop(self, *_signal: object) -> None:
         """Tell the training, once, to save the moment and to end."""
-        self.asked = True
+        self.asked, self.asked_at = True, time.monotonic()
         if self.pid and not self.told and exit_code(self.pid) is None:
             self.told = True
             os.kill(self.pid, signal.SIGTERM)
@@ -113,7 +124,8 @@ class Training:
             return FINISHED
         if code == STOPPED_CODES[0] or (self.asked and (rank or code in STOPPED_CODES)):
             print("stopped, with what was saved", flush=True)
-            end = time.monotonic() + self.patience
+            by_slurm = abs(self.asked_at - self.continued_at) < TOGETHER
+            end = time.monotonic() + (GRACE_TIME if by_slurm else self.patience)
             while time.monotonic() < end and not self.is_unwanted():
                 time.sleep(POLL)
             return STOPPED

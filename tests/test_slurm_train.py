@@ -34,7 +34,7 @@ for _ in range(600): time.sleep(0.05)
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The script, as a module of which things can be replaced."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)}
     yield tool_module("slurm_train", monkeypatch)
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -143,6 +143,25 @@ def test_a_task_that_is_told_to_stop_tells_its_training(
     as_task(rank, 2)
     sender = to_this_process(number)
     assert training_of(tool, TRAINING, str(code))() == "stopped"
+    sender.join()
+
+
+def test_a_task_that_slurm_stopped_waits_to_be_requeued(tool: ModuleType, as_task: Callable[..., None]) -> None:
+    """Slurm, which sends SIGCONT first, does not requeue a preempted job that ends within its GraceTime."""
+    as_task()
+    training = training_of(tool, TRAINING, "143")
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGCONT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        training.wait()
+        time.sleep(0.3)
+        Path("logs").mkdir()
+        Path("logs/7_stop").touch()
+
+    sender = soon(Path("begun").exists, stop)
+    assert training() == "stopped"
+    assert training.is_unwanted(), "it waited as long as nobody told it to end"
     sender.join()
 
 

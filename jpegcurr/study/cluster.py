@@ -29,19 +29,8 @@ DEFAULTS: dict[str, str | bool] = {"time": "24:00:00", "cpus-per-task": "10"}
 WARNING = 300  # seconds before the time limit, to save and requeue; of short limits a quarter
 REQUEUES = 100  # at the time limit; each goes some way, and none of them waits for anyone
 AGAIN = 60.0  # seconds from Slurm's refusal of a job to the next try
-_OURS = (
-    "array",
-    "error",
-    "nodes",
-    "no-requeue",
-    "ntasks",
-    "ntasks-per-node",
-    "open-mode",
-    "output",
-    "requeue",
-    "signal",
-    "wrap",
-)
+_FILES = {"error", "open-mode", "output"}
+_OURS = {"array", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "requeue", "signal", "wrap"} | _FILES
 _TIMES = (
     r"(?P<m>\d+)(:(?P<s>\d+))?",
     r"(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)",
@@ -105,9 +94,7 @@ class Cluster:
         if ours := next((name for name in self.options if name in _OURS), None):
             raise UsageError(f"--slurm {ours}: a study sets this itself: each run is a job of one task, requeued when stopped.")
         if ":" in self.workers.device:
-            raise UsageError(
-                f"--device {self.workers.device} is one GPU, and Slurm gives each job its own: give --device cuda."
-            )
+            raise UsageError(f"--device {self.workers.device} is one GPU, and Slurm gives each job one: give --device cuda.")
         self.parameters("")
 
     @property
@@ -121,7 +108,7 @@ class Cluster:
         if self.workers.device != "cpu" and not any(each.startswith("gpu") or each == "gres" for each in options):
             options["gpus-per-node"] = "1"
         limit = minutes(str(options.pop("time")))
-        known = {"job_name": name, "time": limit}
+        known = {"job_name": name, "ntasks_per_node": 1, "time": limit}
         return sbatch_parameters(known, options, warning=min(WARNING, 15 * limit), requeue=True)
 
     def start(self, study: Study, task: Task, out: Path, _place: int) -> TaskJob:
@@ -191,9 +178,7 @@ def minutes(text: str) -> int:
     """
     found = next((match for each in _TIMES if (match := re.fullmatch(each, text))), None)
     if found is None:
-        raise UsageError(
-            f"--slurm time={text} is not minutes, hours:minutes:seconds, days-hours or days-hours:minutes:seconds."
-        )
+        raise UsageError(f"--slurm time={text} is no limit. Give minutes, hours:minutes:seconds or days-hours.")
     parts = {name: int(value or 0) for name, value in found.groupdict().items()}
     total = math.ceil(1440 * parts.get("d", 0) + 60 * parts.get("h", 0) + parts.get("m", 0) + parts.get("s", 0) / 60)
     if total < 2:

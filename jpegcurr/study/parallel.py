@@ -158,12 +158,12 @@ def run_parallel(
     Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when every process has saved and ended; a second one kills them.
     """
     running = [_Running(task, process, place) for place, (task, process) in enumerate(places.under_way(tasks, out))]
-    for each in running:
-        watcher.started(each.task)
     waiting = [task for task in tasks if task not in [each.task for each in running]]
     failed: dict[str, Ended] = {}
     seeds_left = [task.seed for task in tasks]
     try:
+        for each in running:
+            watcher.started(each.task)
         while waiting or running:
             for task in [each for each in waiting if each.after in failed]:
                 waiting.remove(task)
