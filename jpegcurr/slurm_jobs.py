@@ -45,8 +45,9 @@ def check_accounts() -> None:
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, str | bool]:
-    """Sbatch's options as typed: ``qos=high`` and, without a value, ``exclusive``."""
-    return {name: value if equals else True for name, equals, value in (each.partition("=") for each in texts)}
+    """Sbatch's options as typed, with or without the dashes: ``qos=high`` and, without a value, ``exclusive``."""
+    parts = (each.lstrip("-").partition("=") for each in texts)
+    return {name: value if equals else True for name, equals, value in parts}
 
 
 def sbatch_parameters(
@@ -95,13 +96,20 @@ class Job:
         self.paths = JobPaths(folder, job_id=number)
         self._seen = ("", 0.0)  # the last state, and since when
         self._cancelled = False
-        if not self.paths.result_pickle.exists():
+        if not self.has_result():
             _watcher().register_job(number)
 
     @property
     def stopping(self) -> bool:
         """Whether it was told to end for good."""
         return stop_file(self.paths).exists()
+
+    def has_result(self) -> bool:
+        """Whether its task has returned or failed. A file may be seen before what is in it."""
+        try:
+            return self.paths.result_pickle.stat().st_size > 0
+        except OSError:
+            return False
 
     def state(self) -> str:
         """``PENDING``, ``RUNNING`` and so on; ``UNKNOWN`` if Slurm does not know it. It is asked once a minute or so."""
@@ -110,7 +118,7 @@ class Job:
 
     def is_over(self) -> bool:
         """Whether it has left its result, or Slurm has called it over for long enough."""
-        if self.paths.result_pickle.exists():
+        if self.has_result():
             return True
         state = self.state()
         if state != self._seen[0]:
@@ -126,7 +134,7 @@ class Job:
             UsageError: Slurm does not know it.
         """
         began = time.monotonic()
-        while not self.paths.result_pickle.exists():
+        while not self.has_result():
             state, lasted = self.state(), time.monotonic() - began
             if state == "UNKNOWN" and lasted >= SETTLE:
                 record = self.paths.submitted_pickle
@@ -134,10 +142,11 @@ class Job:
                     f"Slurm (sacct) does not know job {self.number}. If it neither runs nor waits, delete {record}."
                 )
             if state in _OVER and not self._is_completing() and (lasted >= SETTLE_REQUEUED or state not in _REQUEUED_MAYBE):
-                return False
+                break
             if state not in _OVER | {"UNKNOWN"}:
                 return True
             time.sleep(PAUSE)
+        self.forget()
         return False
 
     def _is_completing(self) -> bool:
@@ -154,7 +163,7 @@ class Job:
         from submitit.core.utils import pickle_load
 
         log = self.paths.stderr
-        if not self.paths.result_pickle.exists():
+        if not self.has_result():
             raise JpegcurrError(f"its job {self.number} ended as {self.state()}; Slurm's log is {log}")
         outcome, said = pickle_load(self.paths.result_pickle)
         if outcome == "success":

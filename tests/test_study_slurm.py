@@ -331,7 +331,7 @@ def test_what_is_missing_is_told(betons: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_command_submits_jobs(betons: Path) -> None:
     path = write_study(betons, seeds=[0], fork=None)
-    assert command(f"study {path} --out out --jobs 2 --slurm partition=P --slurm time=3:00:00") == 0
+    assert command(f"study {path} --out out --jobs 2 --slurm --partition=P --slurm time=3:00:00") == 0
     for number, arm in enumerate(("clean", "swap"), start=1):
         script = Path(f"out/slurm/{arm}/seed-0/{number}_submission.sh").read_text()
         assert f"--job-name=small.{arm}.seed-0" in script

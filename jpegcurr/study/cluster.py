@@ -30,7 +30,7 @@ WARNING = 300  # seconds before the time limit, to save and requeue; of short li
 REQUEUES = 100  # at the time limit; each goes some way, and none of them waits for anyone
 AGAIN = 60.0  # seconds from Slurm's refusal of a job to the next try
 _FILES = {"error", "open-mode", "output"}
-_OURS = {"array", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "requeue", "signal", "wrap"} | _FILES
+_OURS = {"array", "job-name", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "requeue", "signal"} | _FILES
 _TIMES = (
     r"(?P<m>\d+)(:(?P<s>\d+))?",
     r"(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)",
