@@ -29,7 +29,7 @@ def study(
         int, typer.Option("--jobs", "-j", min=1, help="Runs at a time, each on a GPU of its own, or with its share of a CPU.")
     ] = 1,
     launch: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="What starts each run's process: 'srun --gpus 1 --time 24:00:00'.")
+        str | None, typer.Option(metavar="COMMAND", help="What starts each run's process, on another machine if it likes.")
     ] = None,
     slurm: Annotated[
         list[str] | None,

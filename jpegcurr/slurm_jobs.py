@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,8 @@ def submit(training: Training, folder: Path, parameters: Mapping[str, Any], *, r
     executor = SlurmExecutor(folder, max_num_timeout=requeues)
     executor.update_parameters(**parameters)
     try:
-        return str(executor.submit(training).job_id)
+        with redirect_stderr(StringIO()):  # where submitit repeats what it raises
+            return str(executor.submit(training).job_id)
     except FailedJobError as error:
         raise JpegcurrError(f"sbatch refused the job: {error}") from None
 

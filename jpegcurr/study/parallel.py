@@ -87,7 +87,8 @@ class Workers:
     """How many at a time, and what each is told of the device.
 
     ``launch`` stands before each one's command and starts it, elsewhere if it likes: ``srun --gpus 1`` makes each a job of
-    Slurm's. It has to pass SIGTERM and the exit code on, and to see the same paths.
+    Slurm's. It has to pass the exit code on and to see the same paths; and SIGTERM, if what is under way is to be saved after
+    Ctrl-C: srun kills instead, and then the last epoch's checkpoint is gone on from.
     """
 
     jobs: int
