@@ -135,6 +135,7 @@ def test_each_task_is_a_job_and_a_trunk_comes_before_its_arms(monkeypatch: pytes
     """Submitit's own program runs in the jobs; what fails is told in the worker's words, what was killed in Slurm's."""
     monkeypatch.setattr(slurm_jobs, "SETTLE", 0)
     tasks = [task("trunk"), task("good", "trunk/seed-0"), task("lost"), task("bad", "trunk/seed-0")]
+    put("out/logs/lost/seed-0.log", "failed: what an earlier try said\n")
     notes, failed = run(tasks, places(2))
     assert notes.begun == ["trunk/seed-0", "lost/seed-0", "good/seed-0", "bad/seed-0"]
     assert [each.task.name for each in notes.over if each.end == "done"] == ["trunk/seed-0", "good/seed-0"]
