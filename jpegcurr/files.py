@@ -80,6 +80,16 @@ def refuse_unwritable(folders: Iterable[Path], *, option: str = "-o") -> None:
             raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with {option}.")
 
 
+def short_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """What to call each of some paths: as many of its last parts as tell all of them apart."""
+    known = dict.fromkeys(paths)
+    for count in range(1, max((len(path.parts) for path in known), default=0)):
+        named = {path: str(Path(*path.parts[-count:])) for path in known}
+        if len(set(named.values())) == len(known):
+            return named
+    return {path: str(path) for path in known}
+
+
 def nearest_folder(folder: Path) -> Path:
     """``folder``, or the nearest above it that is there and may be seen; a file if there is one in its place."""
     every = (folder, *folder.absolute().parents)

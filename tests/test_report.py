@@ -444,6 +444,8 @@ def test_a_reader_is_warned_of_what_is_missing_or_coarse(study: CamStudy) -> Non
     [
         ([("a/x", "raw"), ("b/y", "raw")], ["x, source", "x, q50", "y, source", "y, q50"]),
         ([("a/x", "raw"), ("b/x", "raw")], ["a/x, source", "a/x, q50", "b/x, source", "b/x, q50"]),
+        ([("r/s/a/x", "raw"), ("r/s/b/x", "raw")], ["a/x, source", "a/x, q50", "b/x, source", "b/x, q50"]),
+        ([("x", "raw"), ("b/x", "raw")], ["x, source", "x, q50", "b/x, source", "b/x, q50"]),
         ([("a/x", "raw"), ("a/x", "ema")], ["x (raw), source", "x (raw), q50", "x (ema), source", "x (ema), q50"]),
         ([("a/x", "raw"), ("a/x", "raw")], ["x, source", "x, q50", "x #2, source", "x #2, q50"]),
         ([("a/x", "ema")], ["source", "q50"]),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jpegcurr.analysis.evaluate import Evaluation
+from jpegcurr.files import short_names
 
 AFTER_RESIZE = ", after the resize"
 Place = tuple[int, int, str]  # on the axis of qualities: source first, then by falling quality, then others; and its name
@@ -11,17 +12,13 @@ Line = tuple[str, list[Evaluation]]
 
 
 def run_name(each: Evaluation, results: Sequence[Evaluation]) -> str:
-    """The folder's name, or its path where two are called alike."""
-    return _short(each.run, {other.run for other in results})
+    """The folder's name, with those above it where two are called alike."""
+    return short_names(other.run for other in results)[each.run]
 
 
 def data_name(each: Evaluation, results: Sequence[Evaluation]) -> str:
-    """The beton's name without its suffix, or its path where two are called alike."""
-    return _short(each.data, {other.data for other in results}).removesuffix(".beton")
-
-
-def _short(path: Path, paths: set[Path]) -> str:
-    return path.name if len({path.name for path in paths}) == len(paths) and path.name else str(path)
+    """The beton's name without its suffix, with the folders above it where two are called alike."""
+    return short_names(other.data for other in results)[each.data].removesuffix(".beton")
 
 
 def quality_name(each: Evaluation) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jpegcurr.analysis.cam_study import CamStudy, CamView
+from jpegcurr.files import short_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,10 @@ def _key(view: CamView) -> tuple[Path, str]:
 
 
 def _names(views: list[CamView]) -> list[str]:
-    """The folder's name, its path where two are called alike, the weights where those differ, a number where nothing does."""
-    short = len({view.run.name for view in views}) == len({view.run for view in views})
+    """The folder's name, with those above it where two are called alike, the weights where those differ, else a number."""
+    short = short_names(view.run for view in views)
     weights = len({view.weights for view in views}) > 1
-    plain = [(view.run.name if short and view.run.name else str(view.run)) for view in views]
-    plain = [f"{name} ({view.weights})" if weights else name for name, view in zip(plain, views, strict=True)]
+    plain = [f"{short[view.run]} ({view.weights})" if weights else short[view.run] for view in views]
     seen: dict[str, int] = {}
     names = []
     for name in plain:
