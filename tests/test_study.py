@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch._dynamo
 import yaml
 from safetensors.torch import load_file
 from samples import encode_all, image, tiny_tree
@@ -248,6 +251,17 @@ def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(betons: Pat
     heads = [json.loads(Path(f"out/runs/{arm}/seed-0/run.json").read_text())["id"] for arm in ("clean", "swap")]
     assert heads[0] != heads[1]
     assert weights(Path("out/runs/clean/seed-0")) != weights(Path("out/runs/clean/seed-1"))
+
+
+def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task has a model of its own; what was traced for the first serves all."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    notes, failed = run(write_study(betons, seeds=[0]), Path("out"), replace(cpu, compile=True))
+    assert (len(notes.over), failed) == (3, [])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_study_that_is_stopped_goes_on_to_the_same_results(betons: Path, cpu: Runtime) -> None:
