@@ -14,18 +14,24 @@ import numpy as np
 import pytest
 from cam_samples import MARKUP, SCRIPT, cam_study, picture
 from PIL import Image
+from test_study import write_study
 
 from jpegcurr.analysis.cam_study import CamStudy, ClassRow, Example, Seen
 from jpegcurr.analysis.report import write_report
 from jpegcurr.analysis.report_page import render
 from jpegcurr.analysis.report_pictures import LADDER
 from jpegcurr.analysis.similarity import by_class, compare_views
+from jpegcurr.study.page import write_page
+from jpegcurr.study.plan import load_study
+from jpegcurr.study.results import gather
+from jpegcurr.study.statistics import compare_arms
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome: apt install chromium")
 MINUS = "\N{MINUS SIGN}"
 DRAWN = "article:not([hidden])[data-drawn]"
+SHARES = {"clean": 0.5, "swap": 0.6}  # of right answers, image by image the same and more
 
 
 @pytest.fixture(scope="module")
@@ -538,3 +544,24 @@ def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opene
     page.select_option("#right-quality", label="q10")
     wait_drawn(page, "0 5")
     assert pixels(page, "error")[..., :3].std() > 5
+
+
+def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: Any, betons: Path) -> None:
+    """Its rings and diamonds are on the side of the line of none that their signs say."""
+    study = load_study(write_study(betons))
+    right = {arm: {seed: np.random.default_rng(seed).random(500) < share for seed in (0, 1)} for arm, share in SHARES.items()}
+    results = gather(study, Path("out"))
+    compared = compare_arms(right, "clean")
+    path = Path("study.html").resolve()
+    write_page(replace(results, comparisons=dict.fromkeys(results.columns, compared)), path)
+    for width in (1440, 390):
+        with watched(browser, path, viewport={"width": width, "height": 900}) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert f"{compared[0].difference:+.2f}" in page.locator("table tbody").first.inner_text()
+            chart = page.locator(".differences svg")
+            zero = chart.locator("path[stroke-width='1.5']").first.bounding_box()["x"]
+            rings = [each.bounding_box()["x"] for each in chart.locator("circle").all()]
+            assert len(rings) == 2
+            assert all(ring > zero for ring in rings), "the arm is better in both seeds"
+            page.locator("summary").first.click()
+            assert page.locator("details[open] table").count() == 1

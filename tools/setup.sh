@@ -1,7 +1,7 @@
 # Sourced by tools/demo and tools/test: makes .venv with the locked packages and puts it on PATH. Quick when nothing changed.
 # Installs what is missing: uv with pip, and, as root or with sudo, the headers from which FFCV is built (Debian, Ubuntu).
 
-say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+say() { if [ -t 2 ]; then printf '\033[1m%s\033[0m\n' "$*" >&2; else printf '%s\n' "$*" >&2; fi; }
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; elif sudo -n true 2>/dev/null; then sudo "$@"; else return 1; fi
