@@ -47,8 +47,7 @@ class Training:
     patience: float
     log: str | None = None
     pid: int = field(default=0, init=False)  # of the training; 0 before there is one
-    asked: bool = field(default=False, init=False)  # whether it was to stop
-    asked_at: float = field(default=-math.inf, init=False)
+    asked_at: float = field(default=-math.inf, init=False)  # when it was to stop
     continued_at: float = field(default=-math.inf, init=False)  # when SIGCONT came
     told: bool = field(default=False, init=False)  # and was sent SIGTERM
     stop_file: Path | None = field(default=None, init=False)  # see ``stop_file``
@@ -76,6 +75,11 @@ class Training:
             raise
         return self.conclude(code, task.global_rank, self.log or task.paths.stderr)
 
+    @property
+    def asked(self) -> bool:
+        """Whether it was to stop."""
+        return self.asked_at > -math.inf
+
     def listen(self, *, first: bool) -> None:
         """SIGTERM stops the training. SIGUSR2 too, but is submitit's in the first task, which calls ``checkpoint``."""
         for number in (signal.SIGTERM, *([] if first else [requeue_signal()])):
@@ -102,7 +106,7 @@ class Training:
 
     def stop(self, *_signal: object) -> None:
         """Tell the training, once, to save the moment and to end."""
-        self.asked, self.asked_at = True, time.monotonic()
+        self.asked_at = time.monotonic()
         if self.pid and not self.told and exit_code(self.pid) is None:
             self.told = True
             os.kill(self.pid, signal.SIGTERM)
@@ -148,6 +152,11 @@ class Training:
             if code not in (0, *STOPPED_CODES, -signal.SIGKILL):
                 raise TrainingError(f"{explain(code)} when it was to save the moment. The job is not requeued.")
         return None if self.is_unwanted() else DelayedSubmission(replace(self))
+
+
+def grace_of(warning: float) -> float:
+    """How many seconds of the ``warning`` before a job's end a training may take to save: some are left to requeue."""
+    return max(warning / 2, warning - 30)
 
 
 def stop_file(paths: "JobPaths") -> Path:

@@ -232,7 +232,7 @@ def test_the_classes_that_changed_most_are_told_with_what_chance_would_do() -> N
     (columns, rows), looks = found
     assert (looks, columns[-1]) == (3, "p (Holm)")
     assert rows == [
-        ["cat", "50", "100", "100.0", "-30.0", "30", "0", "<0.001"],
+        ["cat", "50", "100", "100.0", "-30.0", "30", "0", "< 0.001"],
         ["dog", "50", "100", "97.0", "+3.0", "0", "3", "0.500"],
     ]
     assert changed_classes(results[:1], [None]) is None

@@ -21,13 +21,13 @@ from PIL import Image
 
 from jpegcurr.analysis.cam import compare_cams
 from jpegcurr.analysis.cam_study import FIGURES, CamStudy, CamView, ClassRow, Example, Seen
-from jpegcurr.analysis.report import report_files, verdict, write_report
+from jpegcurr.analysis.report import report_files, write_report
 from jpegcurr.analysis.report_data import map_pooling, pooled, to_script
 from jpegcurr.analysis.report_page import LARGEST, render
 from jpegcurr.analysis.report_pictures import LADDER, distances, embed_pictures
 from jpegcurr.analysis.report_tables import write_classes, write_images
 from jpegcurr.analysis.report_views import arms, view_names
-from jpegcurr.analysis.report_words import warnings
+from jpegcurr.analysis.report_words import verdict, warnings
 from jpegcurr.analysis.similarity import Comparison, by_class, compare_views
 from jpegcurr.analysis.statistics import accuracy_interval
 from jpegcurr.encoding.codec import EncodeSpec

@@ -563,5 +563,6 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: 
             rings = [each.bounding_box()["x"] for each in chart.locator("circle").all()]
             assert len(rings) == 2
             assert all(ring > zero for ring in rings), "the arm is better in both seeds"
+            assert chart.locator("path[transform]").bounding_box()["x"] > zero
             page.locator("summary").first.click()
             assert page.locator("details[open] table").count() == 1

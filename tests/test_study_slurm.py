@@ -4,13 +4,13 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_slurm_train import soon
 from test_study import Notes, command, write_study
 
 from jpegcurr import slurm_jobs
@@ -116,19 +116,6 @@ def left_behind(number: int, arm: str = "a", result: object = None, *, stopping:
 def under_way(*arms: str) -> list[str]:
     """The numbers of the jobs that the next call finds."""
     return [process.job.number for _, process in places().under_way([task(arm) for arm in arms or "a"], Path("out"))]
-
-
-def soon(there: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
-    def wait() -> None:
-        end = time.monotonic() + 60
-        while not there() and time.monotonic() < end:
-            time.sleep(0.01)
-        if there():
-            do()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_each_task_is_a_job_and_a_trunk_comes_before_its_arms(monkeypatch: pytest.MonkeyPatch) -> None:

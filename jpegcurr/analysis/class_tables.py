@@ -9,9 +9,9 @@ from jpegcurr.analysis.arms import arm_name
 from jpegcurr.analysis.class_names import full_name, have_readable_names, readable_name
 from jpegcurr.analysis.contact_sheet import shown
 from jpegcurr.analysis.evaluate import Evaluation
-from jpegcurr.analysis.evaluation_tables import Table, short_p
+from jpegcurr.analysis.evaluation_tables import Table
 from jpegcurr.analysis.prediction_tables import csv_writer
-from jpegcurr.analysis.statistics import ClassChange, Paired, class_accuracy, compare_classes, holm
+from jpegcurr.analysis.statistics import ClassChange, Paired, class_accuracy, compare_classes, holm, short_p
 
 MOST = 5  # classes that are shown of those that lost, and of those that gained
 

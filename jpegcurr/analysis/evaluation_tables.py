@@ -6,7 +6,7 @@ from pathlib import Path
 from jpegcurr.analysis.arms import arm_name, data_name, many_runs, place_names, place_of, quality_lines, quality_name, run_name
 from jpegcurr.analysis.evaluate import Evaluation, described
 from jpegcurr.analysis.prediction_tables import csv_writer
-from jpegcurr.analysis.statistics import Paired
+from jpegcurr.analysis.statistics import Paired, short_p
 
 CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
 CSV_PAIRED = ("difference", "low", "high", "lost", "gained", "p_value", "test", "detectable", "verdict")
@@ -70,11 +70,6 @@ def paired_verdicts(results: Sequence[Evaluation], pairs: Sequence[Paired | None
     if none in named:
         found.append(f"{none} in the others" if found else none)
     return f"By McNemar's test at 5 %, each arm by itself, {'; '.join(found)}."
-
-
-def short_p(value: float) -> str:
-    """To three decimals."""
-    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> None:

@@ -7,11 +7,10 @@ from jpegcurr.analysis.report_figures import write_figures
 from jpegcurr.analysis.report_page import render
 from jpegcurr.analysis.report_summary import summary
 from jpegcurr.analysis.report_tables import write_classes, write_images, write_views
-from jpegcurr.analysis.report_words import verdict
 from jpegcurr.analysis.similarity import Comparison, by_class, compare_views
 from jpegcurr.files import write_text
 
-__all__ = ["report_files", "summary", "verdict", "write_report"]
+__all__ = ["report_files", "summary", "write_report"]
 
 
 def report_files(path: Path) -> list[Path]:

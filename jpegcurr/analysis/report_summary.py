@@ -7,7 +7,7 @@ from jpegcurr.analysis.cam_study import CamStudy
 from jpegcurr.analysis.report_views import Arm, arms, view_names
 from jpegcurr.analysis.report_words import NULLS, number, verdict
 from jpegcurr.analysis.similarity import Comparison
-from jpegcurr.analysis.statistics import LEVEL, Paired, compare_paired, holm
+from jpegcurr.analysis.statistics import LEVEL, Paired, compare_paired, holm, listed
 
 FEW = 2  # compared views of one run, for which the verdict itself is short enough
 
@@ -72,7 +72,7 @@ def _differences(tests: Sequence[_Test], p_values: Sequence[float]) -> str:
         shows = f"by itself each would show from {least:.1f} points on" if least < 100 else "too few images to show any"
         largest = f"the largest is {widest.pair.difference + 0:+.1f} points at {widest.at}" if len(same) > 1 else ""
         alone = f"{widest.pair.difference + 0:+.1f} points" if len(same) == 1 else ""
-        parts.append(f"no detectable difference at {_listed([test.at for test in same])} ({largest or alone}; {shows})")
+        parts.append(f"no detectable difference at {listed([test.at for test in same])} ({largest or alone}; {shows})")
     for test, p_value in zip(tests, p_values, strict=True):
         if p_value < LEVEL:
             way = "higher" if test.pair.difference > 0 else "lower"
@@ -92,7 +92,3 @@ def _maps(study: CamStudy, comparisons: Sequence[Comparison], several: Sequence[
     null = comparisons[0]
     unrelated = f" (maps of {NULLS[null.null_of]}: {number(null.null['pearson'])})" if null.null_of in NULLS else ""
     return f"Maps correlate with those of {view_names(study)[0]}: {'; '.join(each for each in told if each)}{unrelated}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,5 +1,6 @@
 """Figures of right and wrong answers: of one model, and of two on the same images. NumPy and SciPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import nan, sqrt
@@ -46,6 +47,16 @@ class Paired:
         if self.p_value >= LEVEL:
             return "no detectable difference"
         return "higher" if self.difference > 0 else "lower"
+
+
+def short_p(value: float) -> str:
+    """``0.034``, or ``< 0.001``."""
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def mean_known(values: NDArray[np.floating]) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jpegcurr.errors import JpegcurrError, UsageError
-from jpegcurr.slurm import FINISHED, PATIENCE, STOPPED_CODES, Training
+from jpegcurr.slurm import FINISHED, PATIENCE, STOPPED_CODES, Training, grace_of
 from jpegcurr.slurm_jobs import PAUSE, Job, last_job, sbatch_parameters, submit
 from jpegcurr.study.parallel import NotNowError, Workers
 from jpegcurr.study.plan import Study
@@ -120,7 +120,7 @@ class Cluster:
         if self._refused and time.monotonic() < self._refused[1]:
             raise NotNowError(self._refused[0])
         parameters = self.parameters(f"{study.name}/{task.name}".replace("/", "."))
-        grace = max(parameters["signal_delay_s"] / 2, parameters["signal_delay_s"] - 30)  # some is left to requeue
+        grace = grace_of(parameters["signal_delay_s"])
         file = log_path(out, task)
         file.parent.mkdir(parents=True, exist_ok=True)
         command = tuple(self.workers.command(study, task, out))

@@ -14,11 +14,11 @@ from markupsafe import Markup
 from jpegcurr.analysis.charts import Series, line_chart
 from jpegcurr.analysis.interval_chart import Difference, interval_chart
 from jpegcurr.analysis.pages import drawn, source, template
+from jpegcurr.analysis.statistics import short_p
 from jpegcurr.encoding.manifest import library_versions
 from jpegcurr.files import write_text
 from jpegcurr.recipe import Recipe
 from jpegcurr.study.results import Column, Results, RunResult
-from jpegcurr.study.verdict import p_value
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.datasets import count_images
 from jpegcurr.training.schedule import planned_epochs
@@ -44,7 +44,7 @@ def write_page(results: Results, path: Path) -> None:
         comparisons=[(column, results.comparisons[column]) for column in _primary_first(results)],
         differences=_difference_chart(results),
         several=len(study.seeds) > 1,
-        p_value=p_value,
+        short_p=short_p,
         rates=_rate_chart(results),
         curves=_curve_charts(results),
         cost=_cost(results),
@@ -187,15 +187,11 @@ def _provenance(results: Results) -> dict[str, str]:
     fork = (
         f"{len(study.trunks)} trunks of {study.trunks[0].epoch} epochs a seed" if study.trunks else "none: every run is whole"
     )
-    measured = (
-        {}
-        if not results.runs
-        else {
-            "Measured on": ", ".join(f"{name}, {results.conditions[f'images of {name}']:,} images" for name in study.evaluate),
-            "Decoded by": str(results.conditions["decoded by"]),
-            "Computed on": str(results.conditions["computed"]),
-        }
-    )
+    measured = {}
+    for run in results.runs[:1]:  # all were measured on the same images
+        images = {name: scores.images for (_, name), scores in run.scores.items()}
+        measured = {"Measured on": ", ".join(f"{name}, {count:,} images" for name, count in images.items())}
+        measured |= {"Decoded by": results.conditions["decoded by"], "Computed on": results.conditions["computed"]}
     return {
         "Study": str(study.path),
         "Base recipe": str(study.plan.recipe),

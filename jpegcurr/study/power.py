@@ -6,7 +6,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import chi, norm, t
 
-LEVEL, POWER = 0.05, 0.8
+from jpegcurr.analysis.statistics import LEVEL
+
+POWER = 0.8
 MOST_SEEDS = 1_000_000
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(400)
 # Top-1 on ImageNet's validation set over the seeds of one recipe: Picard, "torch.manual_seed(3407) is all you need", 2021

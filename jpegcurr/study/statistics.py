@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from jpegcurr.analysis.bootstrap import estimate_means
-from jpegcurr.analysis.statistics import Flags, Paired, compare_paired, holm
+from jpegcurr.analysis.statistics import LEVEL, Flags, Paired, compare_paired, holm
 from jpegcurr.files import json_values
-from jpegcurr.study.power import LEVEL, level_of, seeds_needed, smallest_detectable
+from jpegcurr.study.power import level_of, seeds_needed, smallest_detectable
 
 Floats = NDArray[np.float64]
 WORTH_FINDING = 0.2  # points: what the claim was about

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jpegcurr.study.power import LEVEL
+from jpegcurr.analysis.statistics import LEVEL, listed, short_p
 from jpegcurr.study.statistics import WORTH_FINDING, ArmComparison
 
 
@@ -26,12 +26,12 @@ def _headline(control: str, compared: Sequence[ArmComparison], what: str) -> str
     elif len(found) == 1:
         said = f"{found[0].arm} is {found[0].verdict} than {control} in {what}, at 5 %{held}."
     else:
-        named = _listed([f"{each.arm} ({each.verdict})" for each in found])
+        named = listed([f"{each.arm} ({each.verdict})" for each in found])
         said = f"{len(found)} of {len(compared)} arms differ from {control} in {what}, at 5 %{held}: {named}."
     if single := [each.arm for each in compared if len(each.seeds) < 2]:
         has = "has" if len(single) == 1 else "have"
         said += (
-            f" {_listed(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
+            f" {listed(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
         )
     return said
 
@@ -40,9 +40,9 @@ def _sentence(each: ArmComparison, control: str) -> str:
     if len(each.seeds) == 1:
         interval = f"images alone: {each.image_low:+.2f} to {each.image_high:+.2f}, McNemar's {_equals(each.p_value)}"
         head = f"{each.arm}: {each.difference:+.2f} points against {control} with one seed ({interval}"
-        return f"{head}, {p_value(each.adjusted)} after Holm). No interval over seeds."
+        return f"{head}, {short_p(each.adjusted)} after Holm). No interval over seeds."
     interval = f"95 % over {len(each.seeds)} seeds: {each.low:+.2f} to {each.high:+.2f}"
-    p_values = f"{_equals(each.p_value)}, {p_value(each.adjusted)} after Holm"
+    p_values = f"{_equals(each.p_value)}, {short_p(each.adjusted)} after Holm"
     said = f"{each.arm}: {each.difference:+.2f} points against {control} ({interval}; {p_values})"
     if each.adjusted < LEVEL:
         return f"{said}: {each.verdict}."
@@ -53,16 +53,7 @@ def _sentence(each: ArmComparison, control: str) -> str:
     )
 
 
-def p_value(value: float) -> str:
-    """``0.034``, or ``< 0.001``."""
-    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
-
-
 def _equals(value: float) -> str:
     """``p = 0.034``, or ``p < 0.001``."""
-    said = p_value(value)
+    said = short_p(value)
     return f"p {said}" if said.startswith("<") else f"p = {said}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
