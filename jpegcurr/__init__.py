@@ -9,25 +9,25 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Beton": "jpegcurr.encoding.beton",
-    "EncodeSpec": "jpegcurr.encoding.codec",
-    "reencode": "jpegcurr.encoding.codec",
+    "Beton": "jpegcurr.encoding.beton.reader",
+    "EncodeSpec": "jpegcurr.encoding.jpeg.codec",
+    "reencode": "jpegcurr.encoding.jpeg.codec",
     "encode_dataset": "jpegcurr.encoding.encode",
-    "Manifest": "jpegcurr.encoding.manifest",
-    "open_sources": "jpegcurr.encoding.sources",
+    "Manifest": "jpegcurr.encoding.beton.manifest",
+    "open_sources": "jpegcurr.encoding.sources.open",
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",
-    "Recipe": "jpegcurr.recipe",
-    "load_recipe": "jpegcurr.recipe_file",
+    "Recipe": "jpegcurr.recipe.schema",
+    "load_recipe": "jpegcurr.recipe.loading",
     "resolve_runtime": "jpegcurr.runtime",
     "plan_epochs": "jpegcurr.training.curriculum",
-    "open_loaders": "jpegcurr.training.loaders",
+    "open_loaders": "jpegcurr.training.data.loaders",
     "train": "jpegcurr.training.train",
-    "load_run": "jpegcurr.training.model",
-    "evaluate_run": "jpegcurr.analysis.evaluate",
-    "predict_images": "jpegcurr.analysis.predict",
-    "compare_cams": "jpegcurr.analysis.cam",
-    "write_report": "jpegcurr.analysis.report",
+    "load_run": "jpegcurr.training.models.create",
+    "evaluate_run": "jpegcurr.analysis.evaluation.evaluate",
+    "predict_images": "jpegcurr.analysis.prediction.predict",
+    "compare_cams": "jpegcurr.analysis.cam.compare",
+    "write_report": "jpegcurr.analysis.report.write",
 }
 
 __all__ = ["__version__", *_HOMES]

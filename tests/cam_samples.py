@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from samples import jpeg, photograph
 
-from jpegcurr.analysis.cam_study import FIGURES, CamStudy, CamView, Example, Rule, Seen, ViewColumns
-from jpegcurr.encoding.pictures import Pixels
+from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, Example, Rule, Seen, ViewColumns
+from jpegcurr.encoding.jpeg.pillow import Pixels
 
 MARKUP = "<img src=x onerror=alert(1)>.jpg"
 SCRIPT = "</script><script>alert(2)</script>"

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jpegcurr.encoding.codec import EncodeSpec, Quality
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.items import Source
-from jpegcurr.encoding.layout import DEFAULT_PAGE_SIZE
+from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.beton.format import DEFAULT_PAGE_SIZE
 from jpegcurr.encoding.plan import plan_outputs
-from jpegcurr.encoding.sources import open_sources
-from jpegcurr.encoding.writer import BetonWriter
+from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.beton.writer import BetonWriter
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_file import load_recipe
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.loading import load_recipe
 
 TOOLS = Path(__file__).parent.parent / "tools"
 PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "grass": "grass.png"}
@@ -166,8 +166,9 @@ def tiny_recipe(betons: Path, folder: Path, *overrides: str) -> Recipe:
 def tool_module(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
     """A script of ``tools/``, as a module of which things can be replaced."""
     patch.setattr(sys, "dont_write_bytecode", True)
-    patch.syspath_prepend(str(TOOLS))
-    spec = spec_from_loader(name, SourceFileLoader(name, str(TOOLS / name)))
+    patch.syspath_prepend(str((TOOLS / name).parent))
+    name, path = Path(name).stem, str(TOOLS / name)
+    spec = spec_from_loader(name, SourceFileLoader(name, path))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

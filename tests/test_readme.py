@@ -14,7 +14,7 @@ import yaml
 from samples import SMALL, tiny_tree, tool_module
 
 from jpegcurr.cli import main
-from jpegcurr.recipe_file import load_recipe
+from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.train import train
 

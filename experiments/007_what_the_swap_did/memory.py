@@ -6,11 +6,11 @@ Prints the process's resident memory after 1,000 images and then after every 10,
 import sys
 from pathlib import Path
 
-from jpegcurr.analysis.cam import compare_cams
+from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.encoding.options import parse_specs
-from jpegcurr.machine import keep_freed_memory
+from jpegcurr.system import keep_freed_memory
 from jpegcurr.runtime import resolve_runtime
-from jpegcurr.training.model import load_run
+from jpegcurr.training.models.create import load_run
 
 
 def resident() -> str:

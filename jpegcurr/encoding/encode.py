@@ -17,11 +17,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.begun import lock_file
-from jpegcurr.encoding.chunks import Outcome, cut, encode_chunk, in_order
-from jpegcurr.encoding.items import Item, Order, Source
+from jpegcurr.encoding.resume import lock_file
+from jpegcurr.encoding.workers import Outcome, cut, encode_chunk, in_order
+from jpegcurr.encoding.sources.base import Item, Order, Source
 from jpegcurr.encoding.locks import locked
-from jpegcurr.encoding.manifest import Manifest, Plan
+from jpegcurr.encoding.beton.manifest import Manifest, Plan
 from jpegcurr.encoding.output import Output, item_row
 from jpegcurr.encoding.plan import Outputs, plan_output, settled
 from jpegcurr.errors import EncodeError

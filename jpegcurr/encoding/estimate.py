@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.chunks import cut, encode_chunk, in_order
-from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.items import Item, Source, Store
+from jpegcurr.encoding.workers import cut, encode_chunk, in_order
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.sources.base import Item, Source, Store
 from jpegcurr.encoding.plan import Outputs
 
 SAMPLE = 512  # images

@@ -5,9 +5,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from jpegcurr.encoding.manifest import library_versions
+from jpegcurr.encoding.beton.manifest import library_versions
 from jpegcurr.errors import UsageError
-from jpegcurr.machine import available_cpus
+from jpegcurr.system import available_cpus
 
 
 @contextmanager

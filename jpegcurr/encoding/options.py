@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from jpegcurr.encoding.codec import EncodeSpec, Filter, Resize, Subsampling, parse_quality
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Resize, Subsampling, parse_quality
 from jpegcurr.errors import UsageError
 
 

@@ -26,12 +26,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.begun import Begun, begin, boot_id, partial_files, stamp, take_back
-from jpegcurr.encoding.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
-from jpegcurr.encoding.items import MISSING, Item, Source
-from jpegcurr.encoding.layout import BetonIndex
-from jpegcurr.encoding.manifest import Manifest, Plan, items_path, manifest_path
-from jpegcurr.encoding.writer import BetonWriter, drop_cache
+from jpegcurr.encoding.resume import Begun, begin, boot_id, partial_files, stamp, take_back
+from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
+from jpegcurr.encoding.sources.base import MISSING, Item, Source
+from jpegcurr.encoding.beton.format import BetonIndex
+from jpegcurr.encoding.beton.manifest import Manifest, Plan, items_path, manifest_path
+from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
 from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import sync_folder, write_json
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jpegcurr.encoding.begun import begin, output_files, refuse_begun, to_resume
-from jpegcurr.encoding.codec import EncodeSpec
-from jpegcurr.encoding.items import Order, Source
-from jpegcurr.encoding.layout import page_size_for
-from jpegcurr.encoding.manifest import Manifest, Plan, library_versions
+from jpegcurr.encoding.resume import begin, output_files, refuse_begun, to_resume
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.sources.base import Order, Source
+from jpegcurr.encoding.beton.format import page_size_for
+from jpegcurr.encoding.beton.manifest import Manifest, Plan, library_versions
 from jpegcurr.errors import SourceError, UsageError
 from jpegcurr.files import refuse_existing, refuse_unwritable
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
-from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_data import Reencoded, split_treatment
-from jpegcurr.study.plan import Study
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.schema_data import Reencoded, split_treatment
+from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 
 SCHEMA_VERSION = 1

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from jpegcurr.analysis.charts import Series, line_chart
-from jpegcurr.analysis.interval_chart import Difference, interval_chart
-from jpegcurr.analysis.pages import drawn, source, template
-from jpegcurr.analysis.statistics import short_p
-from jpegcurr.encoding.manifest import library_versions
+from jpegcurr.analysis.html.line_chart import Series, line_chart
+from jpegcurr.analysis.html.interval_chart import Difference, interval_chart
+from jpegcurr.analysis.html.page import drawn, source, template
+from jpegcurr.analysis.stats import short_p
+from jpegcurr.encoding.beton.manifest import library_versions
 from jpegcurr.files import write_text
-from jpegcurr.recipe import Recipe
+from jpegcurr.recipe.schema import Recipe
 from jpegcurr.study.results import Column, Results, RunResult
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.datasets import count_images
+from jpegcurr.training.data.datasets import count_images
 from jpegcurr.training.schedule import planned_epochs
 
 _PACKAGES = ("jpegcurr", "torch", "timm", "numpy", "scipy", "pillow", "simplejpeg")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.machine import available_cpus
+from jpegcurr.system import available_cpus
 from jpegcurr.runtime import visible_gpus
-from jpegcurr.study.plan import Study
+from jpegcurr.study.config import Study
 from jpegcurr.study.run import Ended, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import chi, norm, t
 
-from jpegcurr.analysis.statistics import LEVEL
+from jpegcurr.analysis.stats import LEVEL
 
 POWER = 0.8
 MOST_SEEDS = 1_000_000

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.analysis.outcomes import Outcomes
-from jpegcurr.analysis.statistics import Flags
+from jpegcurr.analysis.evaluation.per_image import Outcomes
+from jpegcurr.analysis.stats import Flags
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values, write_json, write_text
 from jpegcurr.study.folder import SCHEMA_VERSION, STUDY, design
 from jpegcurr.study.measure import WEIGHTS, load_outcomes, outcome_path
-from jpegcurr.study.plan import Study
-from jpegcurr.study.statistics import ArmComparison, compare_arms
+from jpegcurr.study.config import Study
+from jpegcurr.study.compare import ArmComparison, compare_arms
 from jpegcurr.study.tasks import Task, is_done, list_tasks
 from jpegcurr.study.verdict import conclude
-from jpegcurr.tracking import Row, read_metrics
-from jpegcurr.training.score import Scores
+from jpegcurr.training.tracking import Row, read_metrics
+from jpegcurr.training.metrics import Scores
 
 Column = tuple[str, str]  # weights and validation set
 

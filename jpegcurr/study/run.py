@@ -18,7 +18,7 @@ from jpegcurr.errors import Interrupted, Terminated
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.fork import fork_run
 from jpegcurr.study.measure import measure_run
-from jpegcurr.study.plan import Study
+from jpegcurr.study.config import Study
 from jpegcurr.study.tasks import Task
 from jpegcurr.training.checkpoint import epochs_done
 from jpegcurr.training.epoch import Progress

@@ -5,10 +5,10 @@ from time import perf_counter
 
 import torch
 
-from jpegcurr.recipe import Recipe
+from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.mixing import soft_targets
-from jpegcurr.training.model import create_model
+from jpegcurr.training.augment.mixup import soft_targets
+from jpegcurr.training.models.create import create_model
 from jpegcurr.training.optim import create_optimizer
 
 STEPS, SECONDS = 3, 3.0  # at least so many, and for so long

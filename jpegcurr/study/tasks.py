@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jpegcurr.recipe import Recipe
+from jpegcurr.recipe.schema import Recipe
 from jpegcurr.study.fork import Trunk
 from jpegcurr.study.measure import is_measured
-from jpegcurr.study.plan import Study
-from jpegcurr.tracking import read_metrics
+from jpegcurr.study.config import Study
+from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.checkpoint import epochs_done
 from jpegcurr.training.run_folder import STATE
 

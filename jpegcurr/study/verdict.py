@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from jpegcurr.analysis.statistics import LEVEL, listed, short_p
-from jpegcurr.study.statistics import WORTH_FINDING, ArmComparison
+from jpegcurr.analysis.stats import LEVEL, listed, short_p
+from jpegcurr.study.compare import WORTH_FINDING, ArmComparison
 
 
 def conclude(

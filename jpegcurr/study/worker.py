@@ -7,9 +7,9 @@ import traceback
 from pathlib import Path
 
 from jpegcurr.errors import Interrupted, JpegcurrError
-from jpegcurr.machine import keep_freed_memory
+from jpegcurr.system import keep_freed_memory
 from jpegcurr.runtime import resolve_runtime
-from jpegcurr.study.plan import load_study
+from jpegcurr.study.config import load_study
 from jpegcurr.study.run import run_task, stoppable
 from jpegcurr.study.tasks import list_tasks
 

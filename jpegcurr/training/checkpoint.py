@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
-from jpegcurr.training.trainer import Position, Trainer
+from jpegcurr.training.state import Position, Trainer
 
 log = logging.getLogger("jpegcurr")
 

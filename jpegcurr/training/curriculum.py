@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_data import AugmentSection, Phase
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.schema_data import AugmentSection, Phase
 
 _NONE = AugmentSection()
 

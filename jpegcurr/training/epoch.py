@@ -8,13 +8,13 @@ from time import perf_counter
 import torch
 
 from jpegcurr.errors import NotFiniteError
-from jpegcurr.tracking import Row
-from jpegcurr.training.contract import Batch, Loader
+from jpegcurr.training.tracking import Row
+from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
 from jpegcurr.training.schedule import learning_rate
 from jpegcurr.training.step import backward, running_statistics, shown, update
-from jpegcurr.training.trainer import Position, Trainer
+from jpegcurr.training.state import Position, Trainer
 
 CHECK_EVERY = 100  # optimiser steps between looks at whether the loss is still finite: each look waits for the device
 

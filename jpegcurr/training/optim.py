@@ -9,7 +9,7 @@ import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 
-from jpegcurr.recipe import OptimSection
+from jpegcurr.recipe.schema import OptimSection
 
 _TIMMS = {"adamw": "adamw", "sgd": "momentum", "nesterov": "nesterov", "lamb": "lamb"}  # timm's "sgd" is Nesterov's
 _CONVNEXT = re.compile(r"stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)")

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jpegcurr.encoding.manifest import library_versions
+from jpegcurr.encoding.beton.manifest import library_versions
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_file import dump_recipe, load_recipe
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.loading import dump_recipe, load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.checkpoint import epochs_begun
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.datasets import Datasets
-from jpegcurr.training.loaders import Loaders
+from jpegcurr.training.data.datasets import Datasets
+from jpegcurr.training.data.loaders import Loaders
 
 log = logging.getLogger("jpegcurr")
 

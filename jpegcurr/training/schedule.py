@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
-from jpegcurr.recipe import Recipe, ScheduleSection
+from jpegcurr.recipe.schema import Recipe, ScheduleSection
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 
 

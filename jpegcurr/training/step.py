@@ -8,16 +8,16 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe import Recipe
-from jpegcurr.recipe_data import AugmentSection, Interpolation
-from jpegcurr.training.augment import Policy, TrivialAugment, augment, color_jitter, parse_policy
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.schema_data import AugmentSection, Interpolation
+from jpegcurr.training.augment.policies import Policy, TrivialAugment, augment, color_jitter, parse_policy
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.draws import Draws
-from jpegcurr.training.erasing import erase
-from jpegcurr.training.mixing import mix, soft_targets
+from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.augment.erasing import erase
+from jpegcurr.training.augment.mixup import mix, soft_targets
 from jpegcurr.training.optim import set_learning_rate
 from jpegcurr.training.schedule import learning_rate
-from jpegcurr.training.trainer import Position, Trainer
+from jpegcurr.training.state import Position, Trainer
 
 _LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "cross_entropy": cross_entropy,

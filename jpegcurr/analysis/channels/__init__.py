@@ -1,0 +1,1 @@
+"""Channels of a network's layers at several JPEG qualities."""

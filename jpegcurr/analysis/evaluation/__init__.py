@@ -1,0 +1,1 @@
+"""Accuracy of runs at JPEG qualities, and paired comparisons of them."""

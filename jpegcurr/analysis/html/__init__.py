@@ -1,0 +1,1 @@
+"""Parts of offline pages: templates, charts and their axes."""

@@ -1,0 +1,1 @@
+"""Predictions for image files, and what is written about them."""

@@ -1,0 +1,144 @@
+"""A contact sheet: what the model saw of each image, its likeliest classes with bars, as an offline page or a picture."""
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from jpegcurr.analysis.class_names import full_name
+from jpegcurr.analysis.prediction.confusion import Confusion
+from jpegcurr.analysis.html.page import template
+from jpegcurr.analysis.prediction.predict import Seen
+from jpegcurr.encoding.jpeg.pillow import Pixels
+from jpegcurr.errors import UsageError
+from jpegcurr.files import staged, write_text
+
+SUFFIXES = (".html", ".png")
+PICTURE = 192  # pixels a side
+LIMIT = 200  # images, unless told otherwise: some two megabytes
+_LINE, _PAD, _COLUMNS = 15, 12, 6
+_INK, _SOFT, _BAR, _RIGHT, _WRONG = "#1c2127", "#5b6672", "#bcd3ea", "#1a7f37", "#9a3412"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One image: its picture as WebP, (name, probability) pairs, and whether it is right, None without a truth."""
+
+    file: str
+    truth: str | None
+    right: bool | None
+    top: tuple[tuple[str, float], ...]
+    webp: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/webp;base64," + base64.b64encode(self.webp).decode("ascii")
+
+
+class ContactSheet:
+    """Collects tiles, of ``limit`` evenly spaced ones of ``files``, and names of what was not read; no pixels are kept."""
+
+    def __init__(self, title: str, files: Sequence[Path], classes: Sequence[str], limit: int = LIMIT) -> None:
+        self.title, self.total = title, len(files)
+        self.tiles: list[Tile] = []
+        self.unread: list[tuple[str, str]] = []
+        self._classes = classes
+        places = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int).tolist()
+        self._chosen = {files[place] for place in places}
+
+    def add(self, seen: Seen) -> None:
+        """Take a file in, if it is one of the chosen or was not read."""
+        if seen.probabilities is None or seen.view is None:
+            self.unread.append((shown(seen.file), shown(seen.error)))
+        elif seen.file in self._chosen:
+            top = seen.likeliest()
+            pairs = tuple((full_name(self._classes[label]), float(seen.probabilities[label])) for label in top)
+            truth = None if seen.truth is None else full_name(self._classes[seen.truth])
+            right = None if seen.truth is None else top[0] == seen.truth
+            self.tiles.append(Tile(shown(seen.file), truth, right, pairs, _thumbnail(seen.view)))
+
+    def write(self, path: Path, confusion: Confusion | None = None) -> None:
+        """Write the page or, if ``path`` ends in ``.png``, the picture; whole or not at all."""
+        if path.suffix == ".png":
+            with staged(path) as partial:
+                _draw(self.tiles).save(partial, "PNG")
+        else:
+            write_text(path, self._render(confusion if confusion and confusion.images else None))
+
+    def _render(self, confusion: Confusion | None) -> str:
+        page = template("jpegcurr.analysis", "contact_sheet.html.jinja")
+        return page.render(sheet=self, confusion=confusion, full_name=full_name, size=PICTURE)
+
+
+def shown(text: str | Path) -> str:
+    """A name as it can be printed: what is not UTF-8, or steers a terminal, is shown as a replacement character."""
+    whole = os.fsencode(text).decode("utf-8", "replace")
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in whole)
+
+
+def check_sheet(path: Path) -> None:
+    """Raise UsageError for a name that ends in neither ``.html`` nor ``.png``."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"--sheet {path}: a contact sheet is a page or a picture; end its name in .html or .png.")
+
+
+def _thumbnail(view: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(view)).resize((PICTURE, PICTURE), Image.Resampling.BICUBIC).save(
+        file, "WEBP", quality=80
+    )
+    return file.getvalue()
+
+
+def _draw(tiles: Sequence[Tile]) -> Image.Image:
+    """All tiles on white, six in a row."""
+    columns = max(1, min(_COLUMNS, len(tiles)))
+    lines = max((len(tile.top) for tile in tiles), default=0) + 2
+    width, height = PICTURE + _PAD, PICTURE + lines * _LINE + 2 * _PAD
+    sheet = Image.new("RGB", (columns * width + _PAD, max(1, -(-len(tiles) // columns)) * height + _PAD), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(11)
+    for number, tile in enumerate(tiles):
+        left, top = _PAD + number % columns * width, _PAD + number // columns * height
+        with Image.open(io.BytesIO(tile.webp)) as picture:
+            sheet.paste(picture, (left, top))
+        _write(draw, font, tile, left, top + PICTURE + 3)
+    return sheet
+
+
+def _write(draw: ImageDraw.ImageDraw, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", tile: Tile, x: int, y: int) -> None:
+    """The lines below a tile's picture: the file, the truth, and the likeliest classes on their bars."""
+    draw.text((x, y), _fit(draw, font, tile.file, PICTURE, keep_end=True), _INK, font)
+    if tile.truth is not None:
+        verdict, colour = ("right", _RIGHT) if tile.right else ("wrong", _WRONG)
+        draw.text((x, y + _LINE), _fit(draw, font, f"{verdict}: is {tile.truth}", PICTURE), colour, font)
+    for rank, (name, share) in enumerate(tile.top):
+        line = y + (rank + 2) * _LINE
+        draw.rectangle((x, line, x + round(share * (PICTURE - 1)), line + _LINE - 3), fill=_BAR)
+        percent = f"{100 * share:.1f} %"
+        room = PICTURE - draw.textlength(percent, font) - 8
+        draw.text((x + 2, line), _fit(draw, font, name, room), _INK, font)
+        draw.text((x + PICTURE - draw.textlength(percent, font), line), percent, _SOFT, font)
+
+
+def _fit(
+    draw: ImageDraw.ImageDraw,
+    font: "ImageFont.FreeTypeFont | ImageFont.ImageFont",
+    text: str,
+    width: float,
+    *,
+    keep_end: bool = False,
+) -> str:
+    """``text``, shortened to ``width`` pixels by dots at its end, or its beginning."""
+    if draw.textlength(text, font) <= width:
+        return text
+    part = text[-200:] if keep_end else text[:200]
+    while part and draw.textlength(part + "...", font) > width:
+        part = part[1:] if keep_end else part[:-1]
+    return f"...{part}" if keep_end else f"{part}..."

@@ -1,0 +1,1 @@
+"""JPEG files: their headers, decoding and encoding."""

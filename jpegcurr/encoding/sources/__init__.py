@@ -1,0 +1,1 @@
+"""Labelled data sets that can be encoded: one module for each kind."""

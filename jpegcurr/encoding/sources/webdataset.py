@@ -1,0 +1,253 @@
+"""WebDataset shards: plain tars in which an image and its label are neighbours of one name, read in place."""
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby, islice, product
+from pathlib import Path
+from typing import BinaryIO
+
+from jpegcurr.encoding.sources.class_labels import MOST_CLASSES, ClassNumbers, counted, is_integer, settle
+from jpegcurr.encoding.sources.image_folder import is_folder, is_image_name
+from jpegcurr.encoding.sources.base import SPLIT_NAMES, SPLITS, ListingBuilder, Source
+from jpegcurr.encoding.sources.tar_index import Member, TarStore, members
+from jpegcurr.errors import SourceError
+
+JSON_LABELS = ("label", "cls", "class_name")
+MOST_SHARDS = 1 << 20
+
+_PEEK = 32  # members that tell what a tar is
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_IMAGENET = "ILSVRC2012_"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)", re.ASCII)
+_NUMBER_AT_END = re.compile(r"[-_.]*[0-9]+(-of-[0-9]+)?$", re.ASCII)
+
+
+def is_shards(where: str) -> bool:
+    """Whether ``where`` is WebDataset shards, or might be if it were not compressed: see ``open_shards``.
+
+    A tar is a shard if an image and a label are of one key among its first members. ImageNet's archives are not.
+    """
+    root = Path(where)
+    if not os.path.exists(where):  # noqa: PTH110  # a Path would raise for braces longer than a file's name may be
+        return where.endswith((".tar", *_COMPRESSED)) and _expanded(where) != [where]
+    if not root.is_dir():
+        return _is_shard(root) or (_is_compressed(root) and not root.name.startswith(_IMAGENET))
+    shards, compressed = _in_folder(root)
+    return any(map(_is_shard, shards[:8])) or (bool(compressed) and not shards)
+
+
+def open_shards(where: str) -> tuple[Source, ...]:
+    """Read WebDataset shards: a ``.tar``; a folder of them, or of ``train/*.tar`` and others; ``path/{000..146}.tar``.
+
+    A sample is a run of members of one key, their name up to the first dot after the last slash: one image, and a label,
+    the text of ``.cls`` or what ``.json`` has under the first of ``JSON_LABELS``. Whole numbers are labels as they are,
+    from 0 to the largest, and their decimals the classes' names; of texts, positions among the sorted ones.
+
+    A shard belongs to the split that is a word of its name (``SPLIT_NAMES``) or is its folder's name; to one named after the
+    folder, or the shards themselves, if there is none. ``val`` and ``test`` take the classes of ``train``.
+
+    Raises:
+        SourceError: a shard is not there, compressed, cut short or damaged; an image without a label, a label without an
+            image, or two images of one key; labels of which some are numbers and some are not.
+    """
+    shards = _shards(where)
+    builders: dict[str, ListingBuilder] = {}
+    numbers, ignored, rest = ClassNumbers(), Counter[str](), _name_of_the_rest(where, shards)
+    for container, shard in enumerate(shards):
+        split = _split(shard) or rest
+        builder = builders.setdefault(split, ListingBuilder())
+        for image, label, others in _samples(shard):
+            ignored[split] += others
+            if image is not None:
+                builder.add(f"{shard.stem}/{image.name}", numbers.number(label), image.size, container, image.offset)
+    _check(where, builders, numbers.names)
+    listings = {split: builders[split].build() for split in sorted(builders, key=_rank)}
+    classes, listings = settle(where, listings, numbers.names, counted)
+    store = TarStore(tuple(map(str, shards)))
+    named = any(map(_split, shards))
+    return tuple(Source(where, split, classes, items, store, ignored[split], named=named) for split, items in listings.items())
+
+
+def _check(where: str, builders: dict[str, ListingBuilder], names: Sequence[str]) -> None:
+    empty = next((split for split, builder in builders.items() if not len(builder)), None)
+    if empty is not None:
+        raise SourceError(f"{where} holds no samples of the split {empty}: images, each with its .cls or .json.")
+    number, text = (next((name for name in names if is_integer(name) is kind), None) for kind in (True, False))
+    if number is not None and text is not None:
+        raise SourceError(f"{where} has numbers and names for labels, such as {number} and {text!r}. Use one or the other.")
+
+
+def _rank(split: str) -> tuple[int, str]:
+    return [*SPLITS, split].index(split), split
+
+
+def _samples(shard: Path) -> Iterator[tuple[Member | None, str, int]]:
+    """Yield (image, label, files that are neither) of every sample; no image where there is nothing but other files."""
+    try:
+        with shard.open("rb") as file:
+            for key, run in groupby(members(file, str(shard)), lambda member: _key(member.name)):
+                group = list(run)
+                image, label = _sample(file, f"{shard}: {key}", group)
+                yield image, label, sum(not is_image_name(member.name) and not _is_label(member.name) for member in group)
+    except OSError as error:
+        raise SourceError(f"{shard} cannot be read: {error.strerror or error}.") from None
+
+
+def _sample(file: BinaryIO, where: str, group: Sequence[Member]) -> tuple[Member | None, str]:
+    images = [member for member in group if is_image_name(member.name)]
+    twice = next((name for name, count in Counter(member.name for member in group).items() if count > 1), None)
+    if twice is not None:
+        raise SourceError(f"{where} has {twice} twice. Pack it once.")
+    if len(images) > 1:
+        raise SourceError(f"{where} has two images, {images[0].name} and {images[1].name}. A sample can have one.")
+    labels = sorted((member for member in group if _is_label(member.name)), key=lambda member: member.name.lower())
+    texts = (_label(file, where, member) for member in labels)  # .cls before .json
+    label = next((text for text in texts if text is not None), None)
+    if images and label is None:
+        raise SourceError(
+            f"{where} has an image and no label. Pack a .cls, or a .json with {' or '.join(JSON_LABELS)}, next to it."
+        )
+    if label is not None and not images:
+        raise SourceError(f"{where} has a label and no image. Pack a sample's files next to one another.")
+    return (images[0], label or "") if images else (None, "")
+
+
+def _label(file: BinaryIO, where: str, member: Member) -> str | None:
+    """The class's name, a number's in its shortest form; None if it is a ``.json`` without."""
+    file.seek(member.offset)
+    data = file.read(member.size)
+    try:
+        value = data.decode().strip() if member.name.lower().endswith(".cls") else _in_json(json.loads(data))
+        if isinstance(value, str):
+            value.encode()  # JSON can write halves of characters
+    except ValueError:
+        raise SourceError(f"{where}: the label in {member.name} is not text in UTF-8, or not JSON.") from None
+    if value is None:
+        return None
+    text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if is_integer(text):
+        text = str(int(text)) if 0 <= int(text) < MOST_CLASSES else ""
+    if not text:
+        raise SourceError(f"{where}: {value!r} in {member.name} is no label. It can be a number from 0 on or a class's name.")
+    return text
+
+
+def _in_json(tree: object) -> object:
+    return next((tree[name] for name in JSON_LABELS if name in tree), None) if isinstance(tree, dict) else None
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _is_label(name: str) -> bool:
+    return name[len(_key(name)) :].lower() in (".cls", ".json")
+
+
+def _is_shard(path: Path) -> bool:
+    if path.suffix != ".tar" or path.name.startswith(_IMAGENET):
+        return False
+    first: list[str] = []
+    with suppress(OSError, SourceError), path.open("rb") as file:  # what is wrong is told when it is opened
+        first.extend(member.name for member in islice(members(file, str(path)), _PEEK))
+    images = {_key(name) for name in first if is_image_name(name)}
+    return any(_is_label(name) and _key(name) in images for name in first)
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.endswith(_COMPRESSED)
+
+
+def _shards(where: str) -> list[Path]:
+    """The shards, all there and of different names."""
+    given = [where] if os.path.exists(where) else _expanded(where)  # noqa: PTH110
+    shards, compressed = _in_folder(Path(where)) if os.path.isdir(where) else (list(map(Path, given)), [])  # noqa: PTH112
+    wrong = next(filter(_is_compressed, shards or compressed), None)
+    if wrong is not None:
+        raise SourceError(f"{wrong} is compressed, and images are read in place. Decompress it to a plain .tar.")
+    if not shards:
+        raise SourceError(f"{where} holds no shards, which are called <name>.tar.")
+    missing = next((path for path in shards if not path.is_file()), None)
+    if missing is not None:
+        raise SourceError(f"{missing} is not there. Fetch it, or give the shards that are.")
+    twice = [key for key, count in Counter((_split(path), path.stem) for path in shards).items() if count > 1]
+    if twice:
+        raise SourceError(f"{where} has two shards called {twice[0][1]}.tar. Give each a name of its own.")
+    return shards
+
+
+def _in_folder(root: Path) -> tuple[list[Path], list[Path]]:
+    """The shards of a folder, or of its folders that are called like splits; those that are compressed, if all are.
+
+    Where there are images or folders of classes, an archive is something else that lies about.
+    """
+    folders, archives, images = _scan(root)
+    splits = [root / name for name in folders if name.lower() in SPLIT_NAMES]
+    if splits:
+        found = [_scan(split) for split in splits]
+        folders = set[str]().union(*(inner for inner, _, _ in found))
+        archives = [path for _, paths, _ in found for path in paths]
+        images = any(some for _, _, some in found)
+    if any(path.name.startswith(_IMAGENET) for path in archives) or (splits and folders):
+        return [], []
+    compressed = [] if folders or images else sorted(filter(_is_compressed, archives))
+    return sorted(path for path in archives if not _is_compressed(path)), compressed
+
+
+def _scan(folder: Path) -> tuple[set[str], list[Path], bool]:
+    """The folders in ``folder``, the archives, and whether there are images; without an object for each of a million."""
+    folders, archives, images = set[str](), list[Path](), False
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_folder(entry):
+                    folders.add(entry.name)
+                elif entry.name.endswith((".tar", *_COMPRESSED)):
+                    archives.append(folder / entry.name)
+                images = images or is_image_name(entry.name)
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed: {error.strerror or error}. Mend its permissions.") from None
+    return folders, archives, images
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Every path that braces mean: ``{000..146}``, padded with zeros where an end is, and ``{a,b}``."""
+    choices = [[part] if index % 2 == 0 else _choices(part) for index, part in enumerate(_BRACES.split(pattern))]
+    if math.prod(map(len, choices)) > MOST_SHARDS:
+        raise SourceError(f"{pattern} means more than {MOST_SHARDS} shards.")
+    return ["".join(parts) for parts in product(*choices)]
+
+
+def _choices(braces: str) -> Sequence[str]:
+    ends = _RANGE.fullmatch(braces)
+    if ends is None:
+        return braces.split(",") if "," in braces else ["{" + braces + "}"]
+    width = max(map(len, ends.groups())) if any(end.startswith("0") for end in ends.groups()) else 0
+    low, high = sorted(map(int, ends.groups()))
+    if high - low >= MOST_SHARDS:
+        raise SourceError(f"{{{braces}}} means more than {MOST_SHARDS} shards.")
+    return [f"{number:0{width}}" for number in range(low, high + 1)]
+
+
+def _split(shard: Path) -> str | None:
+    """By whole words, so that "latest" is no test set."""
+    words = [*re.findall("[a-z]+", shard.stem.lower()), shard.absolute().parent.name.lower()]
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+
+
+def _name_of_the_rest(where: str, shards: Sequence[Path]) -> str:
+    """The split of shards that name none."""
+    if os.path.isdir(where):  # noqa: PTH112
+        return Path(where).resolve().name
+    stems = {_NUMBER_AT_END.sub("", shard.stem) for shard in shards}
+    name = stems.pop() if len(stems) == 1 else ""
+    return name or shards[0].resolve().parent.name

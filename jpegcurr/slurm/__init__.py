@@ -1,0 +1,1 @@
+"""Slurm: what runs inside a job, and how jobs are submitted and followed."""

@@ -1,0 +1,1 @@
+"""Data loading: betons in, batches of uint8 images out."""

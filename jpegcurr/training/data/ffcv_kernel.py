@@ -1,0 +1,241 @@
+"""Our decoder in FFCV's pipeline: a batch of jobs to pixels, in compiled code, without the interpreter.
+
+It stands where FFCV's ``RandomResizedCropRGBImageDecoder`` would, and differs in what matters to an experiment about JPEG
+quality: libjpeg's accurate DCT (FFCV's fast one is off by 48 levels at worst, most in the cleanest files), every return code
+looked at (FFCV leaves the previous image in the place of one that does not decode), crops that are given and not drawn here,
+memory for one image a worker instead of for every sample in flight at the size of the largest. It is compiled once for all
+loaders, and numba keeps that on the disk.
+
+The C functions are looked up through FFCV's own extension, whose dependency libturbojpeg is.
+"""
+
+import ctypes
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import ffcv._libffcv
+import llvmlite.binding  # type: ignore[import-untyped]
+import numpy as np
+from ffcv.pipeline.operation import Operation
+from ffcv.pipeline.state import State
+from numba import njit, prange, types
+from numpy.typing import NDArray
+
+from jpegcurr.training.data.sampling import JOB
+from jpegcurr.training.data.resample_kernel import AREA, BICUBIC, BILINEAR, resample
+from jpegcurr.training.data.resample_kernel import __file__ as resample_source
+
+FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
+
+# A job with all that compiled code has to know: where in memory the sample's bytes are, and what they claim to hold.
+TASK = np.dtype(
+    [
+        *((name, JOB[name]) for name in JOB.names or ()),
+        ("address", np.int64),
+        ("size", np.int64),
+        ("image_height", np.int32),
+        ("image_width", np.int32),
+        ("raw", np.bool_),
+        ("stored", np.bool_),
+    ],
+    align=True,
+)
+# For arrays of one dimension, whatever is in them: stock FFCV's memory manager, if one is made in the same process, marks
+# numba's type ``uint8[::1]`` as read-only, after which numba does not find again what it compiled for that type.
+BYTE = np.int8
+GOOD, BROKEN = 0, 1
+
+# What has more pixels is left to Pillow, which refuses it: a header must not decide how much memory is asked for.
+_MOST_PIXELS = 2 * 89_478_485  # Image.MAX_IMAGE_PIXELS, twice, as Pillow has it
+# turbojpeg.h
+_RGB, _SAMP_420 = 0, 2
+_NO_REALLOC, _ACCURATE_DCT = 1024, 4096
+
+
+def _external(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Callable[..., Any]:
+    """A C function that compiled code calls by name, so that the code can be kept on the disk (a pointer could not)."""
+    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(f"jpegcurr_{name}", address)
+    function: Callable[..., Any] = types.ExternalFunction(f"jpegcurr_{name}", result(*arguments))
+    return function
+
+
+_library = ctypes.CDLL(ffcv._libffcv.__file__)
+_int, _long, _pointer = types.int32, types.int64, types.intp
+_init_decompress = _external(_library, "tjInitDecompress", _pointer)
+_init_compress = _external(_library, "tjInitCompress", _pointer)
+_destroy = _external(_library, "tjDestroy", _int, _pointer)
+_read_header = _external(_library, "tjDecompressHeader3", _int, *[_pointer] * 2, _long, *[_pointer] * 4)
+_decompress = _external(_library, "tjDecompress2", _int, *[_pointer] * 2, _long, _pointer, *[_int] * 5)
+_compress = _external(_library, "tjCompress2", _int, *[_pointer] * 2, *[_int] * 4, *[_pointer] * 2, *[_int] * 3)
+_bound = _external(_library, "tjBufSize", _long, *[_int] * 3)
+_copy = _external(_library, "my_memcpy", types.void, *[_pointer] * 2, _long)
+_resize_area = _external(_library, "resize", types.void, *[_long] * 11)
+
+
+class JobDecoder(Operation):  # type: ignore[misc]
+    """FFCV's extension point: carries out the tasks of a batch, which come with the memory for it as the storage state.
+
+    That memory belongs to the batch: FFCV's own ring of buffers would have to be copied from, and would be as large as ever.
+    """
+
+    def __init__(self, interpolation: str) -> None:
+        super().__init__()
+        self._filter = FILTERS[interpolation]
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        """See ``ffcv.pipeline.operation.Operation``."""
+        return previous_state, None
+
+    def generate_code(self) -> Callable[..., object]:
+        """See ``ffcv.pipeline.operation.Operation``."""
+        chosen = self._filter
+
+        def decode(_batch_indices, _memory, _metadata, storage_state):  # type: ignore[no-untyped-def]
+            tasks, order, ends, images, status = storage_state
+            make_batch(tasks, order, ends, images, status, chosen)
+            return status
+
+        return decode
+
+
+def _kernel(called: str) -> Callable[..., None]:
+    """Keep what is compiled on the disk. numba renews it when this file changes; ``called`` stands for the others."""
+
+    @njit(parallel=True, nogil=True, cache=True)
+    def make_batch(
+        tasks: np.ndarray,
+        order: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        status: NDArray[np.int8],
+        filter_: int,
+    ) -> None:
+        """Carry out ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, int8 [n]).
+
+        Lane k does the tasks ``order[ends[k]:ends[k + 1]]``; lanes run in parallel.
+        """
+        _ = called  # what a function closes over is part of numba's key
+        for lane in prange(len(ends) - 1):
+            _make_lane(tasks, order[ends[lane] : ends[lane + 1]], images, status, filter_)
+
+    made: Callable[..., None] = make_batch
+    return made
+
+
+make_batch = _kernel(sha256(Path(resample_source).read_bytes()).hexdigest())
+
+
+@njit(nogil=True)
+def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped-def]
+    pixels = np.empty(_largest(tasks, mine), BYTE)
+    jpeg = np.empty(_largest_jpeg(tasks, mine, images.shape[1]), BYTE)
+    decoder, encoder = _init_decompress(), _init_compress()
+    for i in mine:
+        status[i] = _make(tasks[i], pixels, jpeg, decoder, encoder, images[i], filter_)
+    _destroy(decoder)
+    _destroy(encoder)
+
+
+@njit(nogil=True)
+def _is_sound(task):  # type: ignore[no-untyped-def]
+    """Whether the metadata are those of an image that holds the crop."""
+    height, width = np.int64(task.image_height), np.int64(task.image_width)
+    if height * width > _MOST_PIXELS or task.top < 0 or task.left < 0 or task.height < 1 or task.width < 1:
+        return False
+    return task.top + task.height <= height and task.left + task.width <= width
+
+
+@njit(nogil=True)
+def _largest(tasks, mine):  # type: ignore[no-untyped-def]
+    largest = np.int64(0)
+    for i in mine:
+        if _is_sound(tasks[i]):
+            largest = max(largest, 3 * np.int64(tasks[i].image_height) * np.int64(tasks[i].image_width))
+    return largest
+
+
+@njit(nogil=True)
+def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
+    largest = 0
+    for i in mine:
+        if tasks[i].quality and tasks[i].stored and _is_sound(tasks[i]):
+            largest = max(largest, _bound(tasks[i].image_width, tasks[i].image_height, _SAMP_420))
+        elif tasks[i].quality:
+            largest = max(largest, _bound(size, size, _SAMP_420))
+    return largest
+
+
+@njit(nogil=True)
+def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore[no-untyped-def]
+    if not _is_sound(task):
+        return BROKEN
+    height, width = np.int64(task.image_height), np.int64(task.image_width)
+    whole = pixels[: 3 * height * width].reshape(height, width, 3).view(np.uint8)
+    if task.raw:
+        if task.size != whole.size:
+            return BROKEN
+        _copy(task.address, whole.ctypes.data, task.size)
+    elif not _decode(decoder, task.address, task.size, whole):
+        return BROKEN
+    if task.quality and task.stored and not _reencode(whole, task.quality, jpeg, decoder, encoder):
+        return BROKEN
+    _resize(whole, task, image, filter_)
+    if task.quality and not task.stored and not _reencode(image, task.quality, jpeg, decoder, encoder):
+        return BROKEN
+    if task.flip:
+        _mirror(image)
+    return GOOD
+
+
+@njit(nogil=True)
+def _decode(decoder, address, size, pixels):  # type: ignore[no-untyped-def]
+    """Whether the JPEG at ``address`` has the size of ``pixels`` and decodes into it without even a warning."""
+    found = np.empty(4, np.int32)
+    cell = found.ctypes.data
+    if _read_header(decoder, address, size, cell, cell + 4, cell + 8, cell + 12) != 0:
+        return False
+    height, width = pixels.shape[0], pixels.shape[1]
+    if found[0] != width or found[1] != height:
+        return False
+    return _decompress(decoder, address, size, pixels.ctypes.data, width, 0, height, _RGB, _ACCURATE_DCT) == 0
+
+
+@njit(nogil=True)
+def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyped-def]
+    """Replace ``pixels`` by what a JPEG of ``quality`` (4:2:0) keeps of them."""
+    height, width = pixels.shape[0], pixels.shape[1]
+    if not 0 < _bound(width, height, _SAMP_420) <= jpeg.size:
+        return False
+    cells = np.empty(2, np.int64)
+    cells[0], cells[1] = jpeg.ctypes.data, jpeg.size
+    cell = cells.ctypes.data
+    flags = _NO_REALLOC | _ACCURATE_DCT
+    if _compress(encoder, pixels.ctypes.data, width, 0, height, _RGB, cell, cell + 8, _SAMP_420, quality, flags) != 0:
+        return False
+    return _decode(decoder, cells[0], cells[1], pixels)
+
+
+@njit(nogil=True)
+def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
+    top, left, height, width = task.top, task.left, task.height, task.width
+    if filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # OpenCV has a formula of its own for this
+        rows, columns = whole.shape[0], whole.shape[1]
+        address, size = whole.ctypes.data, image.shape[0]
+        _resize_area(0, address, rows, columns, top, top + height, left, left + width, image.ctypes.data, size, size)
+    else:
+        resample(whole, top, left, height, width, image, filter_)
+
+
+@njit(nogil=True)
+def _mirror(image):  # type: ignore[no-untyped-def]
+    width = image.shape[1]
+    for row in range(image.shape[0]):
+        for left in range(width // 2):
+            for channel in range(3):
+                right = width - 1 - left
+                kept = image[row, left, channel]
+                image[row, left, channel] = image[row, right, channel]
+                image[row, right, channel] = kept

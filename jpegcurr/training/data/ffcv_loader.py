@@ -1,0 +1,204 @@
+"""FFCV's loader behind our contract. With ``ffcv_decode``, the only file that imports ffcv's pipeline.
+
+FFCV's graph, compiler, epoch thread and queue stay. Ours, through its own extension points, are the decoder (``ffcv_decode``),
+the tasks of each batch, from any number of betons, that it is handed instead of a memory manager's state, memory that a batch
+keeps, and an epoch thread whose errors reach the caller. What a swap of data sets changes is the jobs, so there is nothing to
+compile, open or warm up.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from queue import Empty
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from ffcv.fields import RGBImageField
+from ffcv.loader import Loader as StockLoader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.graph import Graph
+from ffcv.pipeline.pipeline_spec import PipelineSpec
+from numpy.typing import NDArray
+
+from jpegcurr.encoding.beton.format import MODE_JPEG
+from jpegcurr.encoding.jpeg.pillow import Pixels
+from jpegcurr.errors import TrainingError
+from jpegcurr.system import available_cpus
+from jpegcurr.runtime import Runtime, torch_threads_kept
+from jpegcurr.training.data.sampling import JOB, Batch, Indices, View
+from jpegcurr.training.data.ffcv_kernel import BYTE, GOOD, TASK, JobDecoder
+from jpegcurr.training.data.readahead import Readahead
+from jpegcurr.training.data.repair import make_sample
+
+BATCHES_AHEAD = 3  # FFCV's default
+# numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.
+_kept: list["_Loader"] = []
+
+
+class FfcvLoader:
+    """``ffcv.loader.Loader`` with ``view.workers`` threads (0 means 1, more than there are processors means all).
+
+    Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
+    """
+
+    def __init__(self, view: View, runtime: Runtime) -> None:
+        self._view = view
+        self._runtime = runtime
+        self.replaced = 0
+        self._loader = _Loader(view)
+        self._loader.compile()
+        _kept.append(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """See ``contract.Loader``."""
+        self.replaced = 0
+        thread = _Epoch(self._loader, self._view, epoch, first, self._runtime)
+        try:
+            for indices in thread.batches:
+                with torch_threads_kept():  # FFCV's thread sets them when it begins
+                    images, status = thread.take()
+                made = self._repaired(epoch, indices, images.numpy(), status)
+                yield self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(self._view.labels(made))
+        finally:
+            thread.end()
+
+    def _repaired(self, epoch: int, occurrences: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
+        """Which samples stand in ``images`` after those that did not decode have had the reference's decision."""
+        samples = self._view.samples(occurrences)
+        if (status == GOOD).all():
+            return samples
+        made = samples.copy()
+        for position in np.flatnonzero(status != GOOD):
+            job = self._view.jobs(epoch, occurrences[position : position + 1])[0]
+            made[position] = make_sample(self._view, epoch, job, images[position])
+        self.replaced += int((made != samples).sum())
+        return made
+
+
+class _Loader(StockLoader):  # type: ignore[misc]
+    """FFCV's loader without what its constructor does: Python dictionaries of all samples, 714 MB for ImageNet's."""
+
+    def __init__(self, view: View) -> None:
+        self.batch_size = view.batch
+        self.batches_ahead = BATCHES_AHEAD
+        self.num_workers = min(max(view.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self.memory_manager = _NoMemory()
+        metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV passes it through; the tasks have all of it
+        self.reader = SimpleNamespace(metadata=metadata)
+        spec = PipelineSpec("image", decoder=JobDecoder(view.image.interpolation))
+        self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
+        self.generate_code()
+
+    def compile(self) -> None:
+        """Compile now, or load what was compiled before, rather than at the first batch: run it on nothing."""
+        none = np.zeros(0, np.int64)
+        state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, BYTE))
+        stages, _ = self.code
+        for stage, _ in stages:
+            memory = {f"{kind}memory_{node}": None for kind in ("", "shared_") for node in self.graph.id_to_node}
+            stage(batch_indices=none, metadata=self.reader.metadata, storage_state=state, **memory)
+
+
+class _NoMemory(AbstractContextManager[Any]):
+    """FFCV's memory manager and its context for an epoch; our tasks say where in memory samples are."""
+
+    state = None
+
+    def schedule_epoch(self, _batches: Sequence[Indices]) -> "_NoMemory":
+        """FFCV asks when an epoch begins."""
+        return self
+
+    def start_batch(self, _number: int) -> None:
+        """FFCV says so before each batch."""
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
+class _Epoch(EpochIterator):  # type: ignore[misc]
+    """FFCV's epoch thread, on our tasks; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
+
+    def __init__(self, loader: _Loader, view: View, epoch: int, first: int, runtime: Runtime) -> None:
+        self.batches = view.batches(epoch)[first:]
+        self._view, self._epoch, self._runtime = view, epoch, runtime
+        self._lanes = loader.num_workers
+        self._jobs = view.jobs_of(epoch, self.batches)
+        self._readahead = Readahead(view, epoch, self.batches)
+        self._made: deque[torch.Tensor] = deque()
+        self._failure: Exception | None = None
+        super().__init__(loader, np.concatenate(self.batches) if self.batches else np.empty(0, np.int64))
+
+    def run(self) -> None:
+        """FFCV's, guarded."""
+        try:
+            super().run()
+        except Exception as error:  # whatever it is, the caller has to know
+            self._failure = error
+            self.output_queue.put(None)
+
+    def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
+        """FFCV's, after settling what is to be decoded from where to where."""
+        self._readahead.start(number)
+        tasks = _tasks(self._view, next(self._jobs))
+        size = self._view.size(self._epoch)
+        images = self._runtime.memory(len(tasks), size, size, 3)
+        self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
+        result = super().run_pipeline(number, batch_indices, *others)
+        self._made.append(images)
+        return result
+
+    def take(self) -> tuple[torch.Tensor, NDArray[np.int8]]:
+        """The next batch: images (uint8 [b h w 3]), and which of them are good."""
+        fields = next(self, None)
+        if fields is None:
+            what = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
+            raise TrainingError(f"FFCV's loading thread failed ({what}). Set loader.kind=plain to go on.") from self._failure
+        (status,) = fields
+        return self._made.popleft(), status
+
+    def end(self) -> None:
+        """Stop after the batch under way.
+
+        FFCV's ``close`` is not enough: the thread looks at it only when the queue has been full for half a second, and waits
+        for ever to put its last None into a full one. So it is given nothing more to load, and the queue is emptied.
+        """
+        self.iter_ixes = iter(())
+        self.close()
+        while self.is_alive():
+            with suppress(Empty):
+                self.output_queue.get_nowait()
+            self.join(timeout=0.005)
+        self._readahead.close()
+
+
+def _tasks(view: View, jobs: np.ndarray) -> np.ndarray:
+    tasks = np.zeros(len(jobs), TASK)
+    for name in JOB.names or ():
+        tasks[name] = jobs[name]
+    for position, member in enumerate(view.members.values()):
+        mine = jobs["member"] == position
+        at, beton = jobs["index"][mine], member.beton
+        tasks["address"][mine] = beton.address + beton.pointers[at]
+        tasks["size"][mine] = beton.sizes[at]
+        tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[at], beton.widths[at]
+        tasks["raw"][mine] = beton.modes[at] != MODE_JPEG
+        tasks["stored"][mine] = member.stored
+    return tasks
+
+
+def _lanes(tasks: np.ndarray, lanes: int) -> tuple[Indices, Indices]:
+    """Deal tasks out so that every lane has as much to do: the dearest first, back and forth.
+
+    An image's cost is about 10 ns a byte of its JPEG and 2 ns a pixel. Returns the tasks lane by lane, and where lanes end.
+    """
+    cost = 5 * tasks["size"] + tasks["image_height"].astype(np.int64) * tasks["image_width"]
+    turn = np.arange(len(tasks)) % (2 * lanes)
+    lane = np.minimum(turn, 2 * lanes - 1 - turn)
+    order = np.argsort(-cost, kind="stable")[np.argsort(lane, kind="stable")]
+    return order, np.concatenate([[0], np.cumsum(np.bincount(lane, minlength=lanes))])

@@ -1,0 +1,71 @@
+"""What the model sees of an image: a crop, resized to a square; at another JPEG quality and mirrored where a job says so.
+
+This is the reference: every loader makes these pixels; by area, to within one level of 255 (``test_ffcv_decode``).
+"""
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.beton.format import MODE_JPEG
+from jpegcurr.encoding.jpeg.pillow import Pixels
+from jpegcurr.encoding.beton.pixels import read_pixels
+from jpegcurr.errors import ImageError
+from jpegcurr.recipe.schema_data import ImageSection, Interpolation
+from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, centre_boxes
+from jpegcurr.training.data.sampling import Member, View
+
+
+def centre_view(pixels: Pixels, image: ImageSection) -> torch.Tensor:
+    """RGB uint8 [h w 3] -> the validation view, uint8 [3 size size]."""
+    height, width = pixels.shape[:2]
+    (box,) = centre_boxes(np.array([height]), np.array([width]), image)
+    part = pixels[box[TOP] : box[TOP] + box[HEIGHT], box[LEFT] : box[LEFT] + box[WIDTH]]
+    return torch.from_numpy(resized(part, image.size, image.interpolation)).permute(2, 0, 1)
+
+
+def render(view: View, job: np.void, size: int) -> Pixels:
+    """Make one sample, RGB uint8 [size size 3]; raises ImageError, with its name, if it does not decode."""
+    member = list(view.members.values())[job["member"]]
+    quality = int(job["quality"])
+    stored = quality > 0 and member.stored
+    index = int(job["index"])
+    pixels = _read_at(member, index, quality) if stored else read_pixels(member.beton, index, scratch=True)
+    part = pixels[job["top"] : job["top"] + job["height"], job["left"] : job["left"] + job["width"]]
+    seen = resized(part, size, view.image.interpolation)
+    if quality and not stored:
+        seen = decode_rgb(encode_rgb(seen, quality))
+    return np.asarray(cv2.flip(seen, 1), np.uint8) if job["flip"] else seen  # a third of what NumPy takes
+
+
+def _read_at(member: Member, index: int, quality: int) -> Pixels:
+    """The pixels of a beton encoded at ``quality`` from this one."""
+    beton = member.beton
+    try:
+        if beton.modes[index] != MODE_JPEG:
+            return decode_rgb(encode_rgb(read_pixels(beton, index), quality))
+        (encoded,) = reencode(beton.payload(index), [EncodeSpec(quality)])
+    except ImageError as error:
+        raise ImageError(f"sample {index} of {beton.path}: {error}") from None
+    if (encoded.height, encoded.width) != (beton.heights[index], beton.widths[index]):
+        read_pixels(beton, index)  # says so
+    return decode_rgb(encoded.data, scratch=True)
+
+
+def resized(part: Pixels, size: int, interpolation: Interpolation) -> Pixels:
+    """RGB uint8 [h w 3] -> [size size 3], by OpenCV's area, torch's antialiased bilinear or Pillow's bicubic.
+
+    Rows are resized before columns, as by every Pillow before version 13, and by torch.
+    """
+    if interpolation == "area":  # as FFCV does; torch's area filter is another
+        return np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    if interpolation == "bicubic":  # torch's has coarser weights: up to three levels from Pillow's
+        rows = Image.fromarray(np.ascontiguousarray(part)).resize((size, part.shape[0]), Image.Resampling.BICUBIC)
+        return np.array(rows.resize((size, size), Image.Resampling.BICUBIC))
+    # Torch's is four times as fast as Pillow's. NumPy copies: torch would with all its threads, in each of the loader's. The
+    # batch of one is made before the channels are moved, or torch takes it for another layout and transposes the result.
+    image = torch.from_numpy(np.require(part, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    done = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(done[0].permute(1, 2, 0).numpy())

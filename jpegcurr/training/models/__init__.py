@@ -1,0 +1,1 @@
+"""Networks: creating, loading and starting them from other people's weights."""

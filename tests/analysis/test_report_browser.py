@@ -1,0 +1,568 @@
+"""The page in a browser: what is chosen is shown, drawn and kept in the address, and nothing else is asked for or run."""
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cam_samples import MARKUP, SCRIPT, cam_study, picture
+from PIL import Image
+from test_study import write_study
+
+from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, Seen
+from jpegcurr.analysis.report.write import write_report
+from jpegcurr.analysis.report.html import render
+from jpegcurr.analysis.report.images import LADDER
+from jpegcurr.analysis.cam.similarity import by_class, compare_views
+from jpegcurr.study.page import write_page
+from jpegcurr.study.config import load_study
+from jpegcurr.study.results import gather
+from jpegcurr.study.compare import compare_arms
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome: apt install chromium")
+MINUS = "\N{MINUS SIGN}"
+DRAWN = "article:not([hidden])[data-drawn]"
+SHARES = {"clean": 0.5, "swap": 0.6}  # of right answers, image by image the same and more
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root cannot have
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--force-color-profile=srgb", *sandbox])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def study() -> CamStudy:
+    return cam_study()
+
+
+@pytest.fixture(scope="module")
+def file(study: CamStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(study, path)
+    return path
+
+
+@contextmanager
+def watched(browser: Any, path: Path, address: str = "", **options: Any) -> Iterator[Any]:
+    """The page, which must not ask for anything but itself, open a dialog, or say a word on the console."""
+    context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url.split("#")[0]))
+    asked: list[str] = []
+    try:
+        page.goto(path.as_uri() + address)
+        yield page
+        assert heard == []
+        assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def page(browser: Any, file: Path) -> Iterator[Any]:
+    with watched(browser, file) as page:
+        yield page
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens any study's page."""
+    contexts = []
+
+    def open_study(study: CamStudy, rows: list[ClassRow] | None = None, **options: Any) -> Any:
+        path = Path("study.html").resolve()
+        path.write_text(render(study, compare_views(study), by_class(study) if rows is None else rows))
+        contexts.append(watched(browser, path, **options))
+        return contexts[-1].__enter__()
+
+    yield open_study
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def wait_drawn(page: Any, views: str) -> None:
+    """Until the first card that is shown, once it is seen, has been drawn for a pair of views."""
+    page.evaluate("document.querySelector('article:not([hidden])').scrollIntoView({ block: 'start' })")
+    page.wait_for_function("views => document.querySelector('article:not([hidden])').dataset.drawn === views", arg=views)
+
+
+def pixels(page: Any, name: str, card: str = "article:not([hidden])") -> np.ndarray:
+    """RGBA of a card's canvas: left, right, error, left-map, right-map, difference."""
+    return drawn_on(page, f"{card} .{name} canvas")
+
+
+def drawn_on(page: Any, canvas: str) -> np.ndarray:
+    uri = page.evaluate("canvas => document.querySelector(canvas).toDataURL()", canvas)
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+def shown_names(page: Any) -> list[str]:
+    return page.locator("article:not([hidden]) h3").all_text_contents()
+
+
+def column(page: Any, place: int) -> list[str]:
+    return page.locator(f"#classes tbody tr > :nth-child({place})").all_text_contents()
+
+
+def one_example(pictures: dict[str, np.ndarray], cams: list[np.ndarray], **changes: Any) -> CamStudy:
+    study = cam_study(runs=("runs/one",), qualities=tuple(pictures), grid=cams[0].shape, **changes)
+    seen = tuple(Seen((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
+    return replace(study, examples=(Example(0, ("random",), pictures, seen),))
+
+
+def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> None:
+    wait_drawn(page, "0 1")
+    first = page.locator("article:not([hidden])").first
+    assert first.locator("figcaption > b").all_text_contents() == [
+        "two_phase, source",
+        "two_phase, q50",
+        "error \N{MULTIPLICATION SIGN}8",
+        "map, two_phase, source",
+        "map, two_phase, q50",
+        f"right {MINUS} left map",
+    ]
+    page.select_option("#right-arm", label="restart_only")
+    page.select_option("#right-quality", label="q10")
+    wait_drawn(page, "0 5")
+    page.select_option("#left-quality", label="q50")
+    wait_drawn(page, "1 5")
+    index = int(str(first.get_attribute("id")).removeprefix("image-"))
+    example = study.examples[index]
+    for side, view in (("left", 1), ("right", 5)):
+        figure = first.locator(f"figure.{side}")
+        assert figure.locator("b").text_content() == ("two_phase, q50" if view == 1 else "restart_only, q10")
+        told = figure.locator(".likeliest li span:last-child").all_text_contents()
+        assert told == [f"{100 * share:.1f} %" for _, share in example.seen[view].top]
+    expected = np.corrcoef(example.seen[1].cam.ravel(), example.seen[5].cam.ravel())[0, 1]
+    assert f"maps r {expected:.2f}".replace("-", MINUS) in str(first.locator(".pair").text_content())
+    page.click("#swap")
+    wait_drawn(page, "5 1")
+    page.click("#reset")
+    wait_drawn(page, "0 1")
+    assert page.evaluate("location.hash") == ""
+
+
+@pytest.mark.parametrize("change", [4, -9, 40])
+def test_the_error_of_a_known_difference_has_the_known_colour(opened: Callable[..., Any], change: int) -> None:
+    flat = np.full((64, 64, 3), (90, 120, 150), np.uint8)
+    other = (flat.astype(int) + change).astype(np.uint8)
+    map_of = np.ones((3, 3))
+    page = opened(one_example({"source": flat, "q50": other, "q10": flat}, [map_of] * 3))
+    wait_drawn(page, "0 1")
+    expected = 128 + max(-127, min(127, 8 * change))
+    assert (pixels(page, "error")[..., :3] == expected).all()
+    assert np.abs(pixels(page, "right")[..., :3].astype(int) - pixels(page, "left")[..., :3] - change).max() == 0
+    assert np.abs(pixels(page, "left")[..., :3].astype(int) - flat).max() <= 3, "WebP"
+    assert f"rms {abs(change):.1f} levels" in page.locator("figure.error").text_content()
+    page.select_option("#left-quality", label="q50")
+    page.select_option("#right-quality", label="q10")
+    wait_drawn(page, "1 2")
+    assert (pixels(page, "error")[..., :3] == 128 - (expected - 128)).all(), "between two that are not the first"
+    page.select_option("#right-quality", label="q50")
+    wait_drawn(page, "1 1")
+    assert (pixels(page, "error")[..., :3] == 128).all()
+
+
+def test_the_other_picture_is_what_the_other_quality_gives(opened: Callable[..., Any]) -> None:
+    pictures = {quality: picture(0, quality) for quality in ("source", "q10")}
+    page = opened(one_example(pictures, [np.ones((3, 3))] * 2))
+    wait_drawn(page, "0 1")
+    apart = pixels(page, "right")[..., :3].astype(int) - pixels(page, "left")[..., :3]
+    truth = pictures["q10"].astype(int) - pictures["source"]
+    inside = (pixels(page, "right")[..., :3] > 0) & (pixels(page, "right")[..., :3] < 255)
+    assert (apart == truth)[inside].mean() > 0.999
+
+
+def test_maps_are_drawn_on_the_scale_that_is_chosen(opened: Callable[..., Any]) -> None:
+    left, right = np.zeros((4, 4)), np.zeros((4, 4))
+    left[1, 1], right[1, 1], right[2, 3] = 2.0, 1.0, 1.0
+    flat = np.full((64, 64, 3), 60, np.uint8)
+    page = opened(one_example({"source": flat, "q50": flat}, [left, right]))
+    page.select_option("#show", "alone")
+    wait_drawn(page, "0 1")
+
+    def at_cell(name: str, row: int, column: int) -> list[int]:
+        """The middle of a cell, which no neighbour reaches."""
+        found: list[int] = (
+            pixels(page, name)[56 * row + 27 : 56 * row + 29, 56 * column + 27 : 56 * column + 29].mean((0, 1)).tolist()
+        )
+        return found
+
+    low, middle, high = (68, 1, 84, 255), (33, 144, 140, 255), (253, 231, 37, 255)  # Matplotlib's viridis
+    assert at_cell("left-map", 1, 1) == pytest.approx(high, abs=14)
+    assert at_cell("right-map", 1, 1) == pytest.approx(middle, abs=14)
+    assert at_cell("left-map", 3, 0) == pytest.approx(low, abs=1)
+    assert at_cell("difference", 3, 0) == pytest.approx((247, 247, 247, 255), abs=1)
+    blue, orange = at_cell("difference", 1, 1), at_cell("difference", 2, 3)
+    assert blue[2] > blue[0] + 40
+    assert orange[0] > orange[2] + 40
+    assert "0 to 2.00, peak 1.00" in page.locator(".right-map").text_content()
+    page.select_option("#scale", "own")
+    page.wait_for_function("() => document.querySelector('.right-map').textContent.includes('0 to 1.00')")
+    wait_drawn(page, "0 1")
+    page.wait_for_timeout(200)
+    assert at_cell("right-map", 1, 1) == pytest.approx(high, abs=14)
+    for name, ends in (("inferno", (252, 255, 164, 255)), ("cividis", (254, 232, 56, 255))):
+        page.select_option("#colours", name)
+        page.wait_for_timeout(200)
+        assert at_cell("right-map", 1, 1) == pytest.approx(ends, abs=24)
+        assert drawn_on(page, "#heat")[0, 255].tolist() == list(ends)
+
+
+def test_over_the_picture_the_slider_says_how_much_of_it_is_covered(opened: Callable[..., Any]) -> None:
+    flat = np.full((64, 64, 3), (200, 40, 40), np.uint8)
+    page = opened(one_example({"source": flat, "q50": flat}, [np.ones((3, 3))] * 2))
+    wait_drawn(page, "0 1")
+    grey = round(0.299 * 200 + 0.587 * 40 + 0.114 * 40)
+    for opacity, expected in (
+        (0, (grey, grey, grey)),
+        (100, (253, 231, 37)),
+        (50, tuple((grey + c) / 2 for c in (253, 231, 37))),
+    ):
+        page.locator("#opacity").fill(str(opacity))
+        page.wait_for_timeout(200)
+        assert pixels(page, "left-map")[..., :3].mean((0, 1)) == pytest.approx(expected, abs=4)
+
+
+def test_a_scale_shared_by_all_images_ends_where_the_largest_map_does(page: Any, study: CamStudy) -> None:
+    page.select_option("#scale", "gallery")
+    largest = max(float(seen.cam.max()) for example in study.examples for seen in example.seen[:2])
+    captions = page.locator(".left-map figcaption div").all_text_contents()
+    assert len(captions) == 8
+    assert all(text.startswith(f"0 to {largest:.2f},") for text in captions)
+    assert page.locator("#heat-high").text_content() == f"{largest:.2f}"
+
+
+def test_filters_leave_what_they_say_and_count_it(page: Any, study: CamStudy) -> None:
+    count = page.locator("#count")
+    assert count.text_content() == "8 of 8 shown"
+    assert (count.get_attribute("role"), count.get_attribute("aria-live")) == ("status", "polite")
+    tops = {study.names[each.index]: [seen.top[0][0] for seen in each.seen[:2]] for each in study.examples}
+    truths = {study.names[each.index]: study.classes[study.truth[each.index]] for each in study.examples}
+    wanted = {
+        "changed": {name for name, (left, right) in tops.items() if left != right},
+        "lost": {name for name, (left, right) in tops.items() if left == truths[name] != right},
+        "gained": {name for name, (left, right) in tops.items() if right == truths[name] != left},
+    }
+    assert wanted["changed"], "else nothing is tried"
+    for which, names in wanted.items():
+        page.select_option("#flip", which)
+        assert set(shown_names(page)) == {name.replace("\udcff", "\ufffd") for name in names}
+        assert count.text_content() == f"{len(names)} of 8 shown"
+    page.select_option("#flip", "all")
+    page.select_option("#rule", "median")
+    assert len(shown_names(page)) == sum("median" in each.rules for each in study.examples) > 0
+    page.select_option("#rule", "all")
+    page.fill("#text", "0001")
+    assert set(shown_names(page)) == {name for name in tops if "0001" in name}
+    page.fill("#text", SCRIPT.upper())
+    assert 0 < len(shown_names(page)) < 8
+    page.fill("#text", "nothing is called this")
+    assert shown_names(page) == []
+    assert count.text_content() == "0 of 8 shown"
+    page.keyboard.press("Escape")
+    page.click("#reset")
+    assert len(shown_names(page)) == 8
+
+
+def test_the_gallery_is_sorted(page: Any, study: CamStudy) -> None:
+    page.select_option("#sort", "name")
+    names = shown_names(page)
+    assert names == sorted(names)
+    page.select_option("#sort", "class")
+    labels = page.evaluate("shown.map(card => DATA.classes[card.example.truth])")
+    assert labels == sorted(labels)
+    page.select_option("#sort", "change")
+    found = page.locator("article:not([hidden]) .pair span").all_text_contents()
+    alike = [float(text.split()[2].rstrip(",").replace(MINUS, "-").replace("undefined", "1")) for text in found]
+    assert alike == sorted(alike)
+    assert "undefined" in " ".join(found), "dark maps in both views have not changed"
+
+
+def test_the_table_of_classes_is_sorted_by_click_and_by_key(page: Any) -> None:
+    head = page.locator("#classes th[data-key=difference]")
+    first = column(page, 1)
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    values = [float(text.replace(MINUS, "-")) for text in column(page, 5)]
+    assert values == sorted(values)
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert [float(text.replace(MINUS, "-")) for text in column(page, 5)] == sorted(values, reverse=True)
+    page.locator("#classes th[data-key=name] button").focus()
+    page.keyboard.press("Space")
+    assert head.get_attribute("aria-sort") == "none"
+    assert column(page, 1) == sorted(first)
+    for key in ("images", "before", "after", "flips", "pearson"):
+        page.locator(f"#classes th[data-key={key}] button").click()
+        place = ["name", "images", "before", "after", "difference", "flips", "pearson"].index(key) + 1
+        values = [float(text) for text in column(page, place)]
+        assert values == sorted(values)
+
+
+def test_the_table_shows_the_view_that_is_chosen(page: Any, study: CamStudy) -> None:
+    page.select_option("#table-view", label="restart_only, q10")
+    rows = by_class(study)
+    assert column(page, 4) == [f"{100 * row.right[5] / row.images:.1f}" for row in rows]
+    assert column(page, 6) == [str(row.flips[5]) for row in rows]
+    assert page.locator("#table-name").text_content() == "restart_only, q10"
+
+
+def test_a_thousand_classes_are_sorted_undefined_ones_last(opened: Callable[..., Any], study: CamStudy) -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        ClassRow(f"class {n:04}", 50, tuple(random.integers(0, 51, 6).tolist()), tuple(random.integers(0, 51, 6).tolist()),
+                 tuple(random.random(6).tolist()) if n % 10 else (float("nan"),) * 6)
+        for n in range(1000)
+    ]  # fmt: skip
+    page = opened(study, rows)
+    for order in ("ascending", "descending"):
+        page.locator("#classes th[data-key=pearson] button").click()
+        found = column(page, 7)
+        assert len(found) == 1000
+        assert found[900:] == ["\N{EN DASH}"] * 100
+        values = [float(text) for text in found[:900]]
+        assert values == sorted(values, reverse=order == "descending")
+    overflow = page.evaluate(
+        "(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight)(document.querySelector('.tall'))"
+    )
+    assert overflow, "it scrolls in its own box"
+
+
+def test_keys_go_from_image_to_image(page: Any) -> None:
+    names = shown_names(page)
+
+    def current() -> str:
+        return str(page.evaluate("document.activeElement.querySelector('h3')?.textContent"))
+
+    page.keyboard.press("j")
+    assert current() == names[0]
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowDown")
+    assert current() == names[2]
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("k")
+    assert current() == names[0]
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "where one is can be seen"
+    assert page.locator("article[tabindex='0']").count() == 1
+    page.focus("#text")
+    page.keyboard.type("jk")
+    assert page.input_value("#text") == "jk", "letters that are typed move nothing"
+
+
+def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
+    page.evaluate("document.body.focus()")
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.closest('th')?.dataset.key || ''"))
+    controls = {"left-arm", "left-quality", "swap", "right-arm", "right-quality", "scale", "colours", "show", "opacity", "text"}
+    controls |= {"flip", "rule", "sort", "reset", "print", "table-view", "name", "pearson", "to-images"}
+    assert controls <= set(reached)
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('select, input, button')].filter(each => !each.labels?.length && !each.ariaLabel"
+        " && !each.textContent.trim()).map(each => each.id)"
+    )
+    assert nameless == []
+    undescribed = page.evaluate("[...document.querySelectorAll('img:not([alt]), article canvas:not([aria-label])')].length")
+    assert undescribed == 0
+    assert page.evaluate("[...document.querySelectorAll('table')].every(each => each.caption)")
+
+
+def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
+    with watched(browser, file) as page:
+        page.select_option("#right-quality", label="q10")
+        page.select_option("#colours", "cividis")
+        page.select_option("#sort", "name")
+        page.fill("#text", "a & <b>")
+        page.fill("#text", "jpg")
+        page.locator("#classes th[data-key=flips] button").click()
+        page.keyboard.press("Escape")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        page.wait_for_function("() => location.hash.includes('image=')")
+        address, names = page.evaluate("location.hash"), shown_names(page)
+    with watched(browser, file, address) as page:
+        wait_drawn(page, "0 2")
+        assert page.input_value("#text") == "jpg"
+        assert page.input_value("#colours") == "cividis"
+        assert page.input_value("#sort") == "name"
+        assert shown_names(page) == names
+        assert page.locator("#classes th[data-key=flips]").get_attribute("aria-sort") == "ascending"
+        assert page.locator("article[tabindex='0'] h3").text_content() == names[1]
+        page.evaluate("location.hash = 'left=3&show=alone'")
+        page.wait_for_function("() => document.getElementById('show').value === 'alone'")
+        assert page.locator("#left-arm option:checked").text_content() == "restart_only"
+    nonsense = "#left=99&right=-1&scale=x&opacity=999&image=77&by=&order=up&flip=%00&colours=__proto__&what=1&%%%"
+    with watched(browser, file, nonsense) as page:
+        wait_drawn(page, "0 1")
+        assert page.input_value("#colours") == "viridis"
+
+
+def test_awkward_names_are_shown_and_not_run(page: Any) -> None:
+    wait_drawn(page, "0 1")
+    assert MARKUP in shown_names(page)
+    assert SCRIPT in column(page, 1)
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("script").count() == 2
+    assert MARKUP in page.locator(".warning").first.text_content()
+    for name in ("left", "right"):
+        page.select_option(f"#{name}-quality", label="q10")
+    assert SCRIPT in page.locator(".likeliest").all_text_contents().__str__()
+
+
+def contrast(page: Any, selector: str) -> float:
+    """WCAG's ratio of an element's text to the nearest background that is not transparent."""
+    ink, paper = page.evaluate(
+        """selector => { const each = document.querySelector(selector); let behind = each;
+        while (behind && /, 0\\)$|transparent/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+        const colours = [getComputedStyle(each).color, getComputedStyle(behind).backgroundColor];
+        return colours.map(colour => colour.match(/[\\d.]+/g).map(Number)); }""",
+        selector,
+    )
+
+    def light(colour: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (each / 255 for each in colour[:3])]
+        return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+    low, high = sorted((light(ink), light(paper)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_in_the_light_and_in_the_dark(browser: Any, file: Path, scheme: str) -> None:
+    with watched(browser, file, color_scheme=scheme) as page:
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        assert (min(paper) > 200) if scheme == "light" else (max(paper) < 60)
+        for selector in (
+            "h1",
+            ".soft",
+            ".warning",
+            "td small",
+            "thead th",
+            ".anchor td",
+            ".tag",
+            "figcaption .soft",
+            "dt",
+            "#count",
+        ):
+            assert contrast(page, selector) >= 4.5, selector
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1440])
+def test_the_page_is_never_wider_than_the_screen(browser: Any, file: Path, width: int) -> None:
+    with watched(browser, file, viewport={"width": width, "height": 844}) as page:
+        wait_drawn(page, "0 1")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        beyond = page.evaluate(
+            "width => [...document.querySelectorAll('body *')].filter(each => !each.closest('.scroll, .chart, .skip') &&"
+            " each.getBoundingClientRect().right > width + 1).map(each => each.outerHTML.slice(0, 80))",
+            width,
+        )
+        assert beyond == []
+
+
+def test_without_javascript_the_rest_is_there(browser: Any, file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator("noscript p").is_visible()
+    assert not page.locator("#controls").is_visible()
+    assert page.locator("#classes button").count() == 0
+    assert page.locator("article:visible img").count() == 8
+    assert page.locator("svg:visible").count() == 2
+    assert page.locator("article .likeliest").count() == 8
+    context.close()
+
+
+def test_it_prints_without_controls_and_with_every_image_drawn(page: Any) -> None:
+    page.evaluate("window.print = () => { document.title = 'printed ' + document.querySelectorAll('[data-drawn]').length; }")
+    page.click("#print")
+    page.wait_for_function("() => document.title === 'printed 8'")
+    page.emulate_media(media="print")
+    assert not page.locator("#controls").is_visible()
+    assert page.evaluate("getComputedStyle(document.querySelector('article')).breakInside") == "avoid"
+    assert page.evaluate("getComputedStyle(document.querySelector('.tall')).maxHeight") == "none"
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+
+
+def test_pixels_are_held_only_near_what_is_seen(opened: Callable[..., Any]) -> None:
+    page = opened(cam_study(60, 40, size=32))
+    wait_drawn(page, "0 1")
+    assert page.locator(DRAWN).count() < 20
+    page.locator("article:not([hidden])").last.scroll_into_view_if_needed()
+    page.wait_for_function("() => [...document.querySelectorAll('article:not([hidden])')].at(-1).dataset.drawn")
+    page.wait_for_function("() => !document.querySelector('article:not([hidden])').dataset.drawn")
+    assert page.evaluate("document.querySelector('article:not([hidden]) canvas').width") == 0
+
+
+def test_one_run_needs_no_choice_of_runs_and_one_view_still_shows_its_maps(opened: Callable[..., Any]) -> None:
+    page = opened(cam_study(runs=("runs/one",)))
+    assert not page.locator("#left-arm").is_visible()
+    assert page.locator("figcaption b").first.text_content() == "source"
+    page = opened(cam_study(runs=("runs/one",), qualities=("source",), labelled=False))
+    wait_drawn(page, "0 0")
+    assert page.locator("#classes").count() == 0
+    assert not page.locator("#table-view").is_visible()
+
+
+def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opened: Callable[..., Any]) -> None:
+    """Photographs at the size that a ConvNeXt sees, through two runs: what is kept of the differences gives way."""
+    qualities = ("source", "q90", "q75", "q50", "q30", "q10")
+    few = cam_study(200, 12, qualities=qualities, grid=(7, 7), size=224)
+    study = replace(few, examples=tuple(replace(few.examples[n % 12], index=n) for n in range(200)))
+    page = opened(study)
+    size = Path("study.html").stat().st_size
+    assert 5_000_000 < size < 10_000_000
+    assert page.locator("article").count() == 200
+    wait_drawn(page, "0 3")
+    assert LADDER[0].told not in page.locator("#images .note").text_content()
+    page.select_option("#right-quality", label="q10")
+    wait_drawn(page, "0 5")
+    assert pixels(page, "error")[..., :3].std() > 5
+
+
+def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: Any, betons: Path) -> None:
+    """Its rings and diamonds are on the side of the line of none that their signs say."""
+    study = load_study(write_study(betons))
+    right = {arm: {seed: np.random.default_rng(seed).random(500) < share for seed in (0, 1)} for arm, share in SHARES.items()}
+    results = gather(study, Path("out"))
+    compared = compare_arms(right, "clean")
+    path = Path("study.html").resolve()
+    write_page(replace(results, comparisons=dict.fromkeys(results.columns, compared)), path)
+    for width in (1440, 390):
+        with watched(browser, path, viewport={"width": width, "height": 900}) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert f"{compared[0].difference:+.2f}" in page.locator("table tbody").first.inner_text()
+            chart = page.locator(".differences svg")
+            zero = chart.locator("path[stroke-width='1.5']").first.bounding_box()["x"]
+            rings = [each.bounding_box()["x"] for each in chart.locator("circle").all()]
+            assert len(rings) == 2
+            assert all(ring > zero for ring in rings), "the arm is better in both seeds"
+            assert chart.locator("path[transform]").bounding_box()["x"] > zero
+            page.locator("summary").first.click()
+            assert page.locator("details[open] table").count() == 1

@@ -1,0 +1,137 @@
+"""Right and wrong answers: calibration, classes, and two models on the same images."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+
+from jpegcurr.analysis.stats import (
+    EXACT_BELOW,
+    accuracy_interval,
+    bootstrap_interval,
+    calibration_error,
+    class_accuracy,
+    compare_classes,
+    compare_paired,
+    holm,
+    mcnemar,
+)
+
+IMAGES = 4000
+
+
+def simulated(random: np.random.Generator, *, points: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers of two models at 80 %, the second better by ``points``; about 10 % of the images are discordant."""
+    uniform = random.random(IMAGES)
+    reference = uniform < 0.8
+    gained, lost = (0.05 + points / 200) / 0.2, (0.05 - points / 200) / 0.8
+    return reference, reference ^ (random.random(IMAGES) < np.where(reference, lost, gained))
+
+
+def test_the_calibration_error_is_that_computed_by_hand() -> None:
+    # Bins of a fifteenth: 0.35 is alone in its own; 0.95 and 1.0 share the last, confidence 0.975 and accuracy 0.5; 0 is sure.
+    confidence, right = np.array([0.35, 0.95, 1.0, 0.0]), np.array([True, True, False, False])
+    assert calibration_error(confidence, right) == pytest.approx(100 * (0.65 + 0.95 + 0) / 4)
+    assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
+
+
+def test_class_accuracies_weighted_by_their_images_are_top1() -> None:
+    random = np.random.default_rng(0)
+    labels, right = random.integers(0, 7, 500), random.random(500) < 0.6
+    shares = class_accuracy(labels, right, 8)
+    assert np.isnan(shares[7])
+    assert np.average(shares[:7], weights=np.bincount(labels)) == pytest.approx(100 * right.mean())
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 16), (16, 16), (1, 1), (3141, 3925), (41_400, 50_000)])
+def test_the_interval_of_an_accuracy_is_wilsons(right: int, images: int) -> None:
+    share, z = right / images, norm.ppf(0.975)
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    low, high = accuracy_interval(right, images)
+    assert (low, high) == (pytest.approx(100 * (middle - half), abs=1e-9), pytest.approx(100 * (middle + half), abs=1e-9))
+    assert 0 <= low <= 100 * share <= high <= 100 + 1e-9
+
+
+def test_an_accuracy_of_no_images_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="n"):
+        accuracy_interval(0, 0)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (0, 5), (0, 6), (3, 9), (12, 12)])
+def test_few_flips_are_tested_exactly(lost: int, gained: int) -> None:
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == (pytest.approx(expected), "exact")
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(10, 15), (40, 70), (200, 200), (900, 1000)])
+def test_many_flips_are_tested_by_mid_p(lost: int, gained: int) -> None:
+    """The exact p less the probability of what was seen."""
+    flips = lost + gained
+    seen = binomtest(lost, flips, alternative="less").pvalue - (
+        binomtest(lost - 1, flips, alternative="less").pvalue if lost else 0
+    )
+    expected = min(2 * binomtest(lost, flips, alternative="less").pvalue - seen, 1)
+    assert flips >= EXACT_BELOW
+    assert mcnemar(lost, gained) == (pytest.approx(expected), "mid-p")
+    assert mcnemar(gained, lost) == mcnemar(lost, gained)
+
+
+def test_flips_and_difference_are_counted() -> None:
+    pair = compare_paired(np.array([True, True, False, False]), np.array([True, False, True, True]))
+    assert (pair.images, pair.lost, pair.gained, pair.difference, pair.verdict) == (4, 1, 2, 25, "no detectable difference")
+    with pytest.raises(ValueError, match="not outcomes of the same images"):
+        compare_paired(np.ones(3, np.bool_), np.ones(4, np.bool_))
+
+
+def test_the_bootstrap_is_that_over_images() -> None:
+    """Counts drawn as multinomial are those of images drawn with replacement."""
+    random = np.random.default_rng(0)
+    signs = np.repeat([-1, 1, 0], [30, 60, 910])
+    drawn = 100 * signs[random.integers(0, 1000, (4000, 1000))].mean(axis=1)
+    assert bootstrap_interval(30, 60, 1000) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.2)
+    assert bootstrap_interval(30, 60, 1000) == bootstrap_interval(30, 60, 1000)
+
+
+def test_the_interval_covers_the_true_difference() -> None:
+    """In 95 % of 1,000 cases, to three standard deviations of that binomial (2.1 %)."""
+    random = np.random.default_rng(1)
+    pairs = [compare_paired(*simulated(random, points=1), seed=case) for case in range(1000)]
+    assert np.mean([pair.low <= 1 <= pair.high for pair in pairs]) == pytest.approx(0.95, abs=0.021)
+
+
+def test_equal_models_are_said_to_differ_no_more_often_than_in_5_of_100() -> None:
+    """Over twenty hundreds, to three standard deviations of the binomial (1.5 %): the tolerance of any one choice of seed."""
+    random = np.random.default_rng(2)
+    told = [compare_paired(*simulated(random, points=0)).verdict for _ in range(2000)]
+    assert np.mean([each == "no detectable difference" for each in told]) >= 0.95 - 0.015
+
+
+def test_a_planted_difference_of_two_points_is_found() -> None:
+    """Of 4,000 images, a tenth discordant, 1.4 points are found with 80 % power; two with 97 or 98 %."""
+    random = np.random.default_rng(3)
+    pairs = [compare_paired(*simulated(random, points=2)) for _ in range(200)]
+    assert pairs[0].verdict == "higher"
+    assert pairs[0].detectable == pytest.approx(1.4, abs=0.1)
+    assert np.mean([pair.verdict == "higher" for pair in pairs]) >= 0.93
+
+
+def test_holms_correction_is_that_of_the_textbook_and_knows_what_is_no_look() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04, np.nan, 0.03, 0.005]) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+    assert holm([[0.5, 0.9], [0.01, np.nan]]) == pytest.approx(np.array([[1.0, 1.0], [0.01, np.nan]]), nan_ok=True)
+    assert holm([]).tolist() == []
+
+
+def test_classes_are_compared_by_themselves() -> None:
+    random = np.random.default_rng(4)
+    labels = random.choice([0, 1, 3], 300)
+    reference, other = random.random(300) < 0.7, random.random(300) < 0.6
+    changes = compare_classes(labels, reference, other)
+    assert [each.label for each in changes] == [0, 1, 3], "a class without images is left out"
+    for each in changes:
+        pair = compare_paired(reference[labels == each.label], other[labels == each.label])
+        assert (each.images, each.lost, each.gained) == (pair.images, pair.lost, pair.gained)
+        assert (each.difference, each.p_value) == (pytest.approx(pair.difference), pair.p_value)
+        assert each.right == reference[labels == each.label].sum()

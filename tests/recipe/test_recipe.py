@@ -1,0 +1,325 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import tiny_recipe, tiny_tree
+
+from jpegcurr.errors import RecipeError
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.loading import dump_recipe, find_recipe, in_its_line, load_recipe
+from jpegcurr.training.augment.policies import parse_policy
+from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.models.create import create_model
+from jpegcurr.training.optim import parameter_groups
+
+SHIPPED = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.yaml"))
+SIZES = ("tiny", "small", "base", "large", "xlarge")
+
+
+def shipped(name: str) -> Recipe:
+    return load_recipe(find_recipe(Path(f"{name}.yaml")))
+
+
+def differing(name: str, other: str) -> set[str]:
+    """The sections, or single values, in which two shipped recipes differ."""
+    first, second = shipped(name).model_dump(), shipped(other).model_dump()
+    return {key for key in first if first[key] != second[key]}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_can_be_run(path: Path) -> None:
+    """Valid, found by its bare name, with a model and a policy that are known, and explained in its first lines."""
+    assert find_recipe(Path(path.name)).read_text() == path.read_text()
+    recipe = load_recipe(path)
+    with torch.device("meta"):
+        model = create_model(recipe.model, 10, start=False)
+    assert sum(group["lr_scale"] > 0 for group in parameter_groups(model, recipe.optim)) >= 1
+    assert len(plan_epochs(recipe)) == recipe.epochs
+    for policy in {plan.augment.policy for plan in plan_epochs(recipe)} - {None}:
+        parse_policy(policy)
+    comment = path.read_text().partition("model:")[0]
+    if path.name != "demo.yaml":
+        assert re.search("Published|published result", comment)
+        assert re.search(r"Costs [\d.]+ (m|b)illion images seen", comment)
+
+
+# The authors' TRAINING.md, README and tables 5 and 6: last drop path, and top-1 (22k: after fine-tuning at 224 pixels).
+@pytest.mark.parametrize(
+    ("name", "drop_paths", "top1s"),
+    [
+        ("convnext_{}", (0.1, 0.4, 0.5, 0.5), (82.1, 83.1, 83.8, 84.3)),
+        ("convnext_{}_22k", (0.0, 0.0, 0.1, 0.1, 0.2), (82.9, 84.6, 85.8, 86.6, 87.0)),
+        ("convnext_{}_22k_to_1k", (0.0, 0.1, 0.2, 0.3, 0.4), (82.9, 84.6, 85.8, 86.6, 87.0)),
+        ("convnext_{}_22k_to_1k_384", (0.0, 0.1, 0.2, 0.3, 0.4), (84.1, 85.8, 86.8, 87.5, 87.8)),
+        ("convnext_{}_1k_384", (None, None, 0.8, 0.95), (None, None, 85.1, 85.5)),
+        ("convnext_isotropic_{}", (None, 0.1, 0.2, 0.5), (None, 78.7, 82.0, 82.6)),
+    ],
+)
+def test_each_size_has_its_published_drop_path_and_result(
+    name: str, drop_paths: tuple[float | None, ...], top1s: tuple[float | None, ...]
+) -> None:
+    for size, drop_path, top1 in zip(SIZES, drop_paths, top1s, strict=False):
+        if drop_path is not None:
+            path = find_recipe(Path(f"{name.format(size)}.yaml"))
+            assert load_recipe(path).model.drop_path == drop_path
+            assert f"# Published: {top1} % top-1" in path.read_text()
+            assert shipped(name.format(size)).model.name.partition(".")[0] == name.partition("{")[0] + size
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "sections"),
+    [
+        *[(f"convnext_{size}_22k", "convnext_tiny_22k", {"model"}) for size in SIZES[1:]],
+        *[(f"convnext_{size}_22k_to_1k", "convnext_tiny_22k_to_1k", {"model"}) for size in SIZES[1:]],
+        *[(f"convnext_{size}_22k_to_1k_384", f"convnext_{size}_22k_to_1k", {"image", "batch"}) for size in SIZES],
+        *[(f"convnext_{size}_1k_384", f"convnext_{size}_22k_to_1k_384", {"model", "optim"}) for size in ("base", "large")],
+        ("convnext_isotropic_small", "convnext_tiny", {"model", "schedule"}),
+        ("convnext_isotropic_base", "convnext_isotropic_small", {"model"}),
+        ("convnext_isotropic_large", "convnext_isotropic_small", {"model", "mix", "batch"}),
+        ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule"}),
+    ],
+)
+def test_recipes_of_a_family_differ_only_where_they_should(name: str, other: str, sections: set[str]) -> None:
+    assert differing(name, other) == sections
+
+
+def test_weights_that_recipes_start_from_are_timms() -> None:
+    started = {load_recipe(path).model.name for path in SHIPPED if load_recipe(path).model.pretrained}
+    assert len(started) == 5 + 2
+    assert not [name for name in started if not timm.models.is_model_pretrained(name)]
+
+
+def test_stages_of_training_are_the_authors() -> None:
+    expected = {
+        "convnext_base_22k": (90, 5, 4e-3, 4096, 0.05, None, 224),
+        "convnext_base_22k_to_1k_384": (30, 0, 5e-5, 512, 1e-8, 0.8, 384),
+        "convnext_base_1k_384": (30, 0, 5e-5, 512, 1e-8, 0.7, 384),
+        "convnext_isotropic_base": (300, 50, 4e-3, 4096, 0.05, None, 224),
+    }
+    for name, settings in expected.items():
+        recipe = shipped(name)
+        schedule, optim = recipe.schedule, recipe.optim
+        rates = (schedule.warmup_epochs, schedule.lr, recipe.batch.size, optim.weight_decay, optim.layer_decay)
+        assert (recipe.epochs, *rates, recipe.image.size) == settings, name
+
+
+def test_resnets_are_trained_as_published() -> None:
+    """arXiv 2110.00476, table 2; pytorch/vision#3995 and its ``references/classification/train.py``."""
+    theirs, timms = shipped("resnet50_torchvision"), shipped("resnet50_a1")
+    images, batch, every = 1_281_167, 1024, 32
+    assert theirs.ema.per_step(images // batch) ** every == pytest.approx(1 - (1 - 0.99998) * batch * every / 600, abs=5e-6)
+    assert (theirs.epochs, theirs.batch.size, theirs.batch.repeats, theirs.schedule.lr) == (600, batch, 4, 0.5)
+    assert theirs.image.val_crop == pytest.approx(224 / 232, abs=1e-4)
+    assert {plan.size for plan in plan_epochs(theirs)} == {176}
+    assert (theirs.augment.policy, theirs.augment.erase, theirs.augment.erase_fill) == ("trivial", 0.1, "const")
+    assert (timms.epochs, timms.batch.size, timms.batch.repeats, timms.schedule.lr) == (600, 2048, 3, 5e-3)
+    assert (timms.optim.name, timms.optim.loss, timms.optim.weight_decay, timms.model.drop_path) == ("lamb", "bce", 0.01, 0.05)
+    assert (timms.mix.mixup, theirs.mix.mixup, timms.mix.cutmix, theirs.mix.cutmix) == (0.2, 0.2, 1, 1)
+    assert timms.schedule.lr * timms.schedule.start_factor == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "control"),
+    [
+        ("two_phase", "restart_only"),
+        ("two_phase_whole", "clean_only"),
+        ("mixture", "clean_only"),
+        ("two_phase", "reversed"),
+        ("restart_only", "two_phase"),
+    ],
+)
+def test_a_recipe_differs_from_its_control_in_the_curriculum_alone(name: str, control: str) -> None:
+    assert differing(name, control) == {"curriculum"}
+    assert shipped(name).epochs == shipped(control).epochs == 150
+
+
+def test_the_original_differs_from_one_cosine_in_the_horizon_alone() -> None:
+    assert differing("two_phase", "two_phase_whole") == {"schedule"}
+
+
+def test_the_mixture_shows_as_many_images_of_quality_50() -> None:
+    shown = {}
+    for name in ("two_phase_whole", "mixture"):
+        plans = plan_epochs(shipped(name))
+        shown[name] = sum(dict(plan.shares).get("q50", 0.0) for plan in plans)
+    assert shown["mixture"] == pytest.approx(shown["two_phase_whole"]) == 50
+
+
+def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:
+    Path("demo.yaml").write_text("mine")
+    assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
+
+
+def test_a_recipe_that_is_not_there_is_told_with_the_nearest_and_all() -> None:
+    with pytest.raises(RecipeError, match=r"'two_phase\.yaml'.*Shipped recipes: .*clean_only\.yaml"):
+        find_recipe(Path("two_fase.yaml"))
+
+
+def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    Path("again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(Path("again.yaml")) == recipe
+    assert "interpolation: bicubic" in dump_recipe(recipe), "defaults are written down"
+
+
+def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tmp_path, tmp_path, "schedule.lr=1e-3", "curriculum.1.until_epoch=9", "evaluate=[q50]", "optim.clip_grad=1"
+    )
+    assert (recipe.schedule.lr, recipe.epochs, recipe.evaluate, recipe.optim.clip_grad) == (1e-3, 9, ("q50",), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("modle.name=x", r"modle: unknown key\. Did you mean 'model'\?"),
+        ("schedule.warmup=3", r"schedule\.warmup: unknown key\. Did you mean 'warmup_epochs'\?"),
+        ("data.clean.trian=x", r"data\.clean\.trian: unknown key\. Did you mean 'train'\?"),
+        ("curriculum.0.untill_epoch=3", r"curriculum\.0\.untill_epoch: unknown key\. Did you mean 'until_epoch'\?"),
+        ("schedule.lr=fast", r"schedule\.lr: Input should be a valid number"),
+        ("schedule.horizon=epoch", r"schedule\.horizon: Input should be 'phase' or 'whole'"),
+        ("curriculum.1.until_epoch=2", r"curriculum\.1\.until_epoch 2 is not after epoch 2"),
+        ("curriculum.1.data=q55", r"no data set 'q55'\. Did you mean 'q50'\? data has: clean, q50"),
+        ("evaluate=[claen]", r"evaluate\.0: no data set 'claen'\. Did you mean 'clean'"),
+        ("data.q50.val=null", r"evaluate\.1 is 'q50', but data\.q50\.val is not given"),
+        ("data.q50.quality=500", r"\n  data\.q50\.quality: Input should be less than or equal to 100, or 'source'$"),
+        ("loader.workers=x", r"\n  loader\.workers: Input should be a valid integer, [^\n]*, or 'auto'$"),
+        (
+            "curriculum=[{data: [clean], until_epoch: 1}]",
+            r":\n  curriculum\.0\.data: is a list and should be one value or a map$",
+        ),
+        ("curriculum=[{data: clean, until_epoch: 0}]", r":\n  curriculum\.0\.until_epoch: Input should be greater [^\n]*$"),
+        ("data.q50.train={beton: x, quality: [95, 30]}", r"\n  data\.q50\.train: quality \[95, 30\] is not a range"),
+        ("data.q50.train={beton: x}", r"\n  data\.q50\.train\.quality: Field required$"),
+        ("schedule.lr=.inf", r"\n  schedule\.lr: Input should be a finite number$"),
+        ("curriculum.0.data={clean: .inf, q50: 1}", r"\n  curriculum\.0\.data\.clean: Input should be a finite number$"),
+        ("curriculum=[{data: {q50: {start: 0, end: 1}, clean: 1}, until_epoch: 1}]", r"curriculum\.0 is one epoch long"),
+        ("schedule={lr: 1e-9, warmup_epochs: 0}", r"schedule\.lr 1e-09 is less than schedule\.min_lr 1e-06"),
+        ("curriculum.1.lr=1e-7", r"curriculum\.1\.lr 1e-07 is less than schedule\.min_lr"),
+        ("schedule={decay: {every: 1}, horizon: phase}", r"horizon: phase is for the cosine"),
+        ("batch.per_device=5", r"size 16 is not a multiple of (batch\.)?per_device 5"),
+        ("schedule.warmup_epochs=4", r"warmup_epochs 4 leaves nothing of 4 epochs"),
+        ("curriculum.7.data=q50", r"no place curriculum\.7\.data"),
+        ("curriculum.x=1", r"no place curriculum\.x"),
+        ("image.scale=[1.0,0.5]", r"image: scale \[1\.0, 0\.5\] is not two shares"),
+        ("image.ratio=[0,1]", r"image: ratio \[0\.0, 1\.0\] is not two aspect ratios"),
+        ("optim.betas=[0.9,1.5]", r"optim\.betas\.1"),
+        ("seed", r"not of the form"),
+        ("seed=[", r"not YAML"),
+        ("seed=-1", r"seed"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_the_way_out(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        tiny_recipe(tmp_path, tmp_path, override)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        tiny_recipe(tmp_path, tmp_path, "seed=x", "image.size=1", "ema.decay=2")
+    for field in ("seed", "image.size", "ema.decay"):
+        assert field in str(caught.value)
+
+
+def test_a_mistake_is_told_with_its_line_unless_it_was_typed() -> None:
+    text = """model: {name: convnext_atto}
+data:
+  clean: {train: a.beton}
+  idle: {train: b.beton}
+curriculum:
+  - {data: clean, until_epoch: 10}
+  - data: clean
+    until_epoch: 5
+schedule: {lr: -1, warmupp: 3}
+"""
+    Path("r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"line 9: schedule\.lr: .*\n  line 9: schedule\.warmupp: unknown key"):
+        load_recipe(Path("r.yaml"))
+    with pytest.raises(RecipeError, match=r"\n  schedule\.lr: [^\n]*$"):
+        load_recipe(Path("r.yaml"), ["schedule={lr: -2}"])
+    with pytest.raises(RecipeError, match=r"\n  line 8: curriculum\.1\.until_epoch 5 is not after epoch 10$"):
+        load_recipe(Path("r.yaml"), ["schedule={}"])
+    with pytest.raises(RecipeError, match=r"\n  line 4: data\.idle is trained on in no phase and not in evaluate"):
+        load_recipe(Path("r.yaml"), ["schedule={warmup_epochs: 0}", "curriculum.1.until_epoch=20"])
+
+
+def test_what_is_found_wrong_later_is_told_with_its_line_too() -> None:
+    text = "model: {name: a}\ndata:\n  q50:\n    train: a.beton\n    val: b.beton\n"
+    Path("r.yaml").write_text(text)
+    wrong = "data.q50.val: b.beton has 3 classes, a.beton has 4."
+    assert in_its_line(wrong, Path("r.yaml")) == f"r.yaml, line 5: {wrong}"
+    assert in_its_line(wrong, Path("r.yaml"), ["data.q50.val=c.beton"]) == wrong
+    assert in_its_line("c.beton is damaged.", Path("r.yaml")) == "c.beton is damaged."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nmodel: {name: a}\nseed: 2\n", r"(?s)seed is there twice.*line 3"),
+        ("batch: {size: 64, size: 32}\n", r"batch\.size is there twice"),
+        ("seed: &a [*a]\n", "is not YAML"),
+    ],
+)
+def test_a_yaml_that_says_a_thing_twice_or_contains_itself_is_told(text: str, said: str) -> None:
+    Path("r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(Path("r.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.betas=[0.9]", r"optim\.betas"),
+        ("image.scale=[0.9]", r"image\.scale"),
+        ("curriculum.1.batch=12", r"curriculum\.1\.batch 12 is not a multiple of batch\.per_device 8"),
+        ("save.best=val/clean/top", r"save\.best: 'val/clean/top' is not measured\. Did you mean 'val/clean/top5'"),
+        ("optim.bce_threshold=0.2", "bce_threshold does nothing with loss: cross_entropy"),
+        ("image.val_crop=squeeze", r"image\.val_crop: .*'squash'"),
+        ("batch.repeats=0", r"batch\.repeats: Input should be greater than or equal to 1"),
+    ],
+)
+def test_what_steps_repeats_and_checkpoints_may_not_be(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        tiny_recipe(tmp_path, tmp_path, override)
+
+
+@pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "a: [", "\udcff"])
+def test_a_file_that_is_no_recipe_is_told_by_name(text: str) -> None:
+    Path("r.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        load_recipe(Path("r.yaml"))
+
+
+def test_a_wrong_model_name_is_told_with_the_nearest() -> None:
+    tree = tiny_tree(Path())
+    with pytest.raises(RecipeError, match=r"no model 'convnext_tinny'\. Did you mean 'convnext_tiny'"):
+        create_model(Recipe.model_validate(tree | {"model": {"name": "convnext_tinny"}}).model, 10)
+
+
+@given(
+    ends=st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True).map(sorted),
+    horizon=st.sampled_from(["phase", "whole"]),
+)
+def test_a_plan_covers_every_epoch_once_and_swaps_where_the_phases_end(ends: list[int], horizon: str) -> None:
+    tree = tiny_tree(Path())
+    names = ["clean", "q50"]
+    phases = [{"data": names[number % 2], "until_epoch": end} for number, end in enumerate(ends)]
+    schedule = {"warmup_epochs": 0, "horizon": horizon}
+    recipe = Recipe.model_validate(tree | {"curriculum": phases, "schedule": schedule})
+    plans = plan_epochs(recipe)
+    assert [plan.epoch for plan in plans] == list(range(ends[-1]))
+    for plan in plans:
+        phase = next(number for number, end in enumerate(ends) if plan.epoch < end)
+        expected_horizon = ends[phase] if horizon == "phase" else ends[-1]
+        assert (plan.phase, plan.data, plan.horizon) == (phase, names[phase % 2], expected_horizon)
+
+
+def test_json_schema_is_at_hand_for_editors() -> None:
+    schema = json.loads(json.dumps(Recipe.model_json_schema()))
+    assert set(yaml.safe_load(SHIPPED[0].read_text())) <= set(schema["properties"])

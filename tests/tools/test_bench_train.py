@@ -1,0 +1,117 @@
+"""The benchmark of training: that its contenders train, on the same images, and that its levers change what they say."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import timm
+import torch
+from samples import tool_module
+
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.runtime import resolve_runtime
+
+IMAGES = 24  # of a round: six steps of four
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return tool_module("bench/train.py", monkeypatch)
+
+
+@pytest.fixture
+def options(bench: ModuleType) -> Any:
+    return bench.Options(
+        "test_convnext", size=32, batch=4, steps=2, workers=0, interpolation="bicubic", policy=None, loader="plain"
+    )
+
+
+def test_a_round_is_the_steps_that_do_not_count_and_those_that_do(bench: ModuleType, options: Any) -> None:
+    assert options.images == IMAGES
+    clock = bench.Clock(resolve_runtime("cpu"), options.steps, options.batch)
+    for _ in range(bench.WARM_UP + options.steps - 1):
+        clock.tick(0.0)
+    with pytest.raises(SystemExit, match="5 steps instead of 6"):
+        clock.read()
+    clock.tick(0.0)
+    assert clock.read().rate > 0
+
+
+def test_what_was_waited_before_the_clock_started_does_not_count(bench: ModuleType) -> None:
+    clock = bench.Clock(resolve_runtime("cpu"), 1, 4)
+    for _ in range(bench.WARM_UP + 1):
+        clock.tick(100.0)
+    assert clock.read().waited == 0
+
+
+def test_contenders_are_given_the_same_images_in_turn_again_if_there_are_too_few(
+    bench: ModuleType, photos: Path, tmp_path: Path
+) -> None:
+    data = bench.make_data(photos, tmp_path, 60)  # there are 48
+    files = [path for path in data.folder.rglob("*") if path.is_file()]
+    beton = Beton(data.beton)
+    assert len(files) == len(beton) == 60
+    assert sorted(path.read_bytes() for path in files) == sorted(beton.payload(i) for i in range(60))
+    assert len({path.read_bytes() for path in files}) == 48
+    assert data.classes == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves closing files to Python
+@pytest.mark.parametrize("policy", [None, "rand-m9-mstd0.5-inc1"])
+def test_all_contenders_train(bench: ModuleType, options: Any, photos: Path, tmp_path: Path, policy: str | None) -> None:
+    options = replace(options, policy=policy)
+    runtime = resolve_runtime("cpu")
+    contenders = bench.open_contenders(bench.make_data(photos, tmp_path, options.images), options, runtime)
+    laps = bench.measure(contenders, 1)
+    assert list(laps) == ["ours", "timm", "synthetic"]
+    assert all(lap.rate > 0 for (lap,) in laps.values())
+    assert 0 < bench.waited(laps["ours"]) < 1
+    assert 0 < bench.waited(laps["timm"]) < 1
+    assert [name for name, _, _ in bench.targets(laps, options, runtime)] == ["ours of synthetic", "ours against timm"]
+
+
+def test_each_lever_changes_what_it_says(bench: ModuleType, options: Any) -> None:
+    runtime = resolve_runtime("cpu", precision="bfloat16")
+    steps = {}
+    for lever in bench.choose_levers(options, runtime):
+        steps[lever.name] = bench.pull(replace(lever, compile=False), options, runtime, 3)
+        assert steps[lever.name]().rate > 0
+    base, wide = (steps[name].args[0] for name in ("base", "contiguous instead of channels_last"))
+    assert not base.model.stem[0].weight.is_contiguous()
+    assert wide.model.stem[0].weight.is_contiguous()
+    assert not base.optimizer.param_groups[0]["fused"]
+    assert steps["fused AdamW"].args[0].optimizer.param_groups[0]["fused"]
+    assert [len(steps[f"batch {batch}"].args[1]) for batch in (2, 8)] == [2, 8]
+    norms = [steps[name].args[0].model.stages[0].blocks[0].norm for name in ("base", "fast norm", "batch 8")]
+    assert [norm._fast_norm for norm in norms] == [False, True, False]
+    assert isinstance(steps["gamma's dtype"].args[0].model.stages[0].blocks[0], bench.CastingBlock)
+
+
+def test_a_lever_that_cannot_run_is_left_out_by_name(
+    bench: ModuleType, options: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("there is no\ncompiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    able = [each.name for each in bench.open_levers(options, resolve_runtime("cpu"), 3)]
+    assert "base" in able
+    assert "compiled" not in able
+    assert "compiled is left out: there is no compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "test_convnext2", "convnextv2_atto"])
+def test_a_gamma_that_is_cast_changes_the_dtype_and_nothing_else(bench: ModuleType, name: str) -> None:
+    model = timm.create_model(name, num_classes=3).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            leaked = model.stages(model.stem(images)).dtype
+        bench.cast_gammas(model)
+        assert torch.equal(model(images), before)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.stages(model.stem(images)).dtype == torch.bfloat16
+    assert leaked == (torch.bfloat16 if name.startswith("convnextv2") else torch.float32)  # which has no gamma

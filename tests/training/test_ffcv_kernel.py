@@ -1,0 +1,403 @@
+"""Our decoder in FFCV's pipeline against Pillow, and against the plain loader, which is the reference."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import FFCV, jpeg, photograph, write_beton
+
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
+from jpegcurr.errors import ImageError
+from jpegcurr.recipe.schema_data import ImageSection, Reencoded
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.sampling import Batch, Member, View
+from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.data.loaders import open_loader
+
+pytestmark = list(FFCV)
+KINDS = ("ffcv", "plain")
+SIDE = 64
+WHOLE = ImageSection(size=SIDE, val_crop=1.0)
+CAT = photograph("cat").crop((40, 30, 40 + SIDE, 30 + SIDE))
+CLEAN, MIXED = (("clean", 1.0),), (("clean", 0.5), ("q50", 0.5))
+
+
+def write(path: Path, payloads: Sequence[bytes], side: int = SIDE) -> Beton:
+    return Beton(write_beton(path, [(payload, side, side, label) for label, payload in enumerate(payloads)]))
+
+
+def epoch(kind: str, view: View, cpu: Runtime, number: int = 0) -> Batch:
+    batches = list(open_loader(kind, view, cpu).at(number))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def pictures(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+LAYOUTS = {
+    "4:4:4": {"subsampling": "4:4:4", "quality": 100},
+    "4:2:0": {"subsampling": "4:2:0", "quality": 90},
+    "4:2:2": {"subsampling": "4:2:2", "quality": 95},
+    "4:1:1": {"subsampling": "4:1:1", "quality": 80},
+    "progressive": {"progressive": True, "quality": 96},
+    "restart markers": {"restart_marker_blocks": 3},
+    "optimised": {"optimize": True},
+    "quality 1": {"quality": 1},
+    "RGB inside": {"keep_rgb": True, "quality": 96},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_is_pillows_to_the_bit(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    """Whatever the chroma layout; grey and trailing bytes too. The whole image at its own size is not resampled."""
+    payloads = [jpeg(CAT, **options) for options in LAYOUTS.values()]
+    payloads += [jpeg(CAT.convert("L")), jpeg(CAT) + b"trailing"]
+    beton = write(tmp_path / "layouts.beton", payloads)
+    images, labels = epoch(kind, View.of(Member(beton), WHOLE, batch=4, workers=2), cpu)
+    assert labels.tolist() == list(range(len(payloads)))
+    for name, picture, payload in zip([*LAYOUTS, "grey", "trailing"], pictures(images), payloads, strict=True):
+        assert np.array_equal(picture, np.asarray(Image.open(BytesIO(payload)).convert("RGB"))), name
+
+
+TREATMENTS = {
+    "as it is": None,
+    "stored 50": {"quality": 50},
+    "stored, a range": {"quality": [10, 95]},
+    "stored, a ramp": {"quality": {"start": 90, "end": 10}},
+    "view 50": {"quality": 50, "where": "view"},
+    "view, a range": {"quality": [10, 95], "where": "view"},
+}
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, treatment: str) -> None:
+    """Area to within a level; a view by area that is encoded again differs more, where a level has tipped a coefficient."""
+    beton, options = Beton(betons / "train-source.beton"), TREATMENTS[treatment]
+    member = Member(beton, Reencoded.model_validate({"beton": beton.path, **options}) if options else None)
+    plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
+    image = ImageSection(size=40, interpolation=interpolation)
+    view = View({"clean": member}, image, train=True, batch=10, workers=2, plans=plans)
+    (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
+    assert torch.equal(labels, expected)
+    difference = (ffcv.int() - plain.int()).abs()
+    if interpolation != "area":
+        assert difference.max() == 0
+    elif treatment.startswith("view"):
+        assert difference.float().mean() < 1
+    else:
+        assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", [True, False])
+def test_quality_at_load_stored_is_the_pixels_of_the_stored_file(betons: Path, cpu: Runtime, kind: str, train: bool) -> None:
+    image = ImageSection(size=40, interpolation="bicubic")
+    source, half = (Beton(betons / f"train-{name}.beton") for name in ("source", "q50"))
+    made = Member(source, Reencoded(beton=source.path, quality=50))
+    views = [View({"": member}, image, train=train, batch=10, seed=4) for member in (made, Member(half))]
+    (at_load, _), (stored, _) = (epoch(kind, view, cpu) for view in views)
+    assert torch.equal(at_load, stored)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quality_of_the_view_is_that_of_what_the_model_sees(betons: Path, cpu: Runtime, kind: str) -> None:
+    """Resized, then encoded."""
+    beton = Beton(betons / "val-source.beton")
+    image = ImageSection(size=48, interpolation="area")
+    plain, _ = epoch(kind, View.of(Member(beton), image, batch=16), cpu)
+    seen, _ = epoch(kind, View.of(Member(beton, Reencoded(beton=beton.path, quality=20, where="view")), image, batch=16), cpu)
+    for picture, before in zip(pictures(seen), pictures(plain), strict=True):
+        encoded = jpeg(Image.fromarray(before), quality=20)
+        assert np.array_equal(picture, np.asarray(Image.open(BytesIO(encoded))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_the_same_for_any_workers_and_on_replay(betons: Path, cpu: Runtime, kind: str) -> None:
+    members = {name: Member(Beton(betons / f"train-{file}.beton")) for name, file in (("clean", "source"), ("q50", "q50"))}
+    plans = (EpochPlan(0, 0, CLEAN, 0.0, 1), EpochPlan(1, 1, MIXED, 0.0, 2))
+    view = View(members, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
+    loader = open_loader(kind, replace(view, workers=1), cpu)
+    first = [torch.cat([images for images, _ in loader.at(number)]) for number in (0, 1, 0, 1)]
+    assert torch.equal(first[0], first[2])
+    assert torch.equal(first[1], first[3])
+    assert not torch.equal(first[0], first[1])
+    for workers in (2, 5):
+        assert torch.equal(epoch(kind, replace(view, workers=workers), cpu, 1)[0], first[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_loader_swaps_and_mixes_files_sample_by_sample(betons: Path, cpu: Runtime, kind: str) -> None:
+    files = {"clean": "source", "q50": "q50"}
+    members = {name: Member(Beton(betons / f"train-{file}.beton")) for name, file in files.items()}
+    shares = (CLEAN, (("q50", 1.0),), MIXED)
+    plans = tuple(EpochPlan(number, 0, each, 0.0, 3) for number, each in enumerate(shares))
+    view = View(members, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
+    loader = open_loader(kind, view, cpu)
+    alone = {
+        name: open_loader(kind, View({name: member}, view.image, train=True, batch=8, seed=3), cpu)
+        for name, member in members.items()
+    }
+    for number, names in enumerate((["clean"], ["q50"], ["clean", "q50"])):
+        order = view.order(number)
+        drawn = view.jobs(number, order)["member"]
+        expected = {name: torch.cat([images for images, _ in alone[name].at(number)]) for name in names}
+        mixed = torch.cat([images for images, _ in loader.at(number)])
+        for position, image in enumerate(mixed):
+            assert torch.equal(image, expected[list(files)[drawn[position]]][position])
+    assert set(drawn) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path, cpu: Runtime, kind: str) -> None:
+    from jpegcurr.training.data.ffcv_kernel import make_batch
+
+    plans = tuple(EpochPlan(number, 0, (("", 1.0),), 0.0, 3, size) for number, size in enumerate((40, 64, None)))
+    member = Member(Beton(betons / "train-q50.beton"))
+    loader = open_loader(kind, View({"": member}, ImageSection(size=32), train=True, batch=30, plans=plans), cpu)
+    compiled = len(make_batch.signatures)
+    assert [[tuple(images.shape) for images, _ in loader.at(number)] for number in range(3)] == [
+        [(30, 3, size, size), (18, 3, size, size)] for size in (40, 64, 32)
+    ]
+    assert len(make_batch.signatures) == compiled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 5, 16])
+def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runtime, kind: str, batch: int) -> None:
+    view = View.of(Member(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
+    counts = []
+    for images, labels in open_loader(kind, view, cpu).at(0):
+        assert images.shape == (len(labels), 3, 40, 40)
+        assert labels.shape == (len(labels),)
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        counts.append(len(labels))
+    assert counts == [batch] * (16 // batch) + [16 % batch] * (16 % batch > 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_images_of_a_file_that_ffcv_wrote(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    rows = [(CAT, 3), (photograph("coffee").crop((0, 0, 90, 70)), 1)]
+    path = tmp_path / "raw.beton"
+    DatasetWriter(
+        str(path), {"label": IntField(), "image": RGBImageField(write_mode="raw")}, num_workers=1
+    ).from_indexed_dataset([row[::-1] for row in rows])
+    beton = Beton(path)
+    images, labels = epoch(kind, View.of(Member(beton), WHOLE, batch=2), cpu)
+    assert labels.tolist() == [3, 1]
+    assert np.array_equal(pictures(images)[0], np.asarray(CAT))
+    again = Member(beton, Reencoded(beton=path, quality=30))
+    images, _ = epoch(kind, View.of(again, WHOLE, batch=2), cpu)
+    assert np.array_equal(pictures(images)[0], np.asarray(Image.open(BytesIO(jpeg(CAT, quality=30)))))
+
+
+TRUNCATED = jpeg(CAT)[:-300]
+OTHER_SIZE = jpeg(CAT.resize((48, 64)))
+BROKEN = {
+    "zeros": bytes(900),
+    "nothing": b"",
+    "text": b"\xff\xd8 no JPEG at all",
+    "cut": TRUNCATED,
+    "another size": OTHER_SIZE,
+    "header alone": jpeg(CAT)[:200],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_sample_that_does_not_decode_is_an_error_by_name(
+    tmp_path: Path, cpu: Runtime, kind: str, train: bool, what: str
+) -> None:
+    """Stock FFCV gives another image's picture under this label, or a part of one, or one that is rescaled."""
+    beton = write(tmp_path / "bad.beton", [jpeg(CAT), jpeg(CAT), BROKEN[what], jpeg(CAT)])
+    view = View({"": Member(beton)}, WHOLE, train=train, batch=2, workers=2)
+    before = threading.active_count()
+    way_out = "on_error=skip" if train else "Make the file again"
+    with pytest.raises(ImageError, match=rf"^sample 2 of .*bad\.beton: .*{way_out}\.$"):
+        epoch(kind, view, cpu)
+    assert threading.active_count() == before
+
+
+SIZES = {
+    "no width": (0, SIDE),
+    "nothing": (0, 0),
+    "a bomb": (65_535, 65_535),
+    "wider": (SIDE + 1, SIDE),
+    "lower": (SIDE, SIDE - 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", [0, 1], ids=["JPEG", "raw"])
+def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
+    tmp_path: Path, cpu: Runtime, kind: str, train: bool, size: str, mode: int
+) -> None:
+    """12 GB for the bomb, if its word were taken."""
+    beton = write(tmp_path / "lies.beton", [jpeg(CAT), jpeg(CAT)])
+    beton.widths[1], beton.heights[1] = SIZES[size]
+    beton.modes[1] = mode
+    treatment = Reencoded(beton=beton.path, quality=50)
+    for member in (Member(beton), Member(beton, treatment)):
+        with pytest.raises(ImageError, match=r"^sample 1 of .*lies\.beton: "):
+            epoch(kind, View({"": member}, WHOLE, train=train, batch=2, workers=2), cpu)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_what_pillow_forgives_both_loaders_show_as_pillow_does(tmp_path: Path, cpu: Runtime, train: bool) -> None:
+    """CMYK and PNG that a foreign writer stored as they were: libturbojpeg refuses them."""
+    cmyk, png = jpeg(CAT.convert("CMYK"), quality=95), BytesIO()
+    CAT.save(png, "PNG")
+    beton = write(tmp_path / "odd.beton", [cmyk, jpeg(CAT), png.getvalue()])
+    view = View({"": Member(beton)}, WHOLE, train=train, batch=3)
+    (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
+    assert torch.equal(labels, expected)
+    assert (ffcv.int() - plain.int()).abs().max() <= 1
+    if not train:
+        assert np.array_equal(pictures(ffcv)[2], np.asarray(CAT))
+
+
+def test_on_error_skip_both_loaders_put_the_same_sample_there_and_count_it(tmp_path: Path, cpu: Runtime) -> None:
+    rolled = [np.roll(np.asarray(CAT), 4 * number, axis=0) for number in range(12)]
+    payloads = [jpeg(Image.fromarray(each), quality=95) for each in rolled]
+    payloads[3] = payloads[7] = bytes(700)
+    beton = write(tmp_path / "bad.beton", payloads)
+    view = View({"": Member(beton)}, WHOLE, train=True, batch=5, skip_broken=True, seed=8)
+    seen = []
+    for kind in KINDS:
+        loader = open_loader(kind, view, cpu)
+        for number in (0, 1):
+            batches = list(loader.at(number))
+            assert loader.replaced == 2
+            labels = torch.cat([labels for _, labels in batches])
+            assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label is that of the picture"
+            seen.append((torch.cat([images for images, _ in batches]), labels))
+    for number in (0, 1):
+        assert torch.equal(seen[number][1], seen[2 + number][1])
+        assert (seen[number][0].int() - seen[2 + number][0].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_error_skip_does_not_replace_what_is_evaluated(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    beton = write(tmp_path / "bad.beton", [jpeg(CAT), bytes(700)])
+    with pytest.raises(ImageError, match="sample 1"):
+        epoch(kind, View({"": Member(beton)}, WHOLE, train=False, batch=2, skip_broken=True), cpu)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_error_skip_gives_up_where_nothing_decodes(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+    beton = write(tmp_path / "bad.beton", [bytes(700)] * 3)
+    with pytest.raises(ImageError, match="nor do 10 samples drawn to replace it"):
+        epoch(kind, View({"": Member(beton)}, WHOLE, train=True, batch=3, skip_broken=True), cpu)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_epochs_broken_off_leave_no_thread_and_no_memory(betons: Path, cpu: Runtime, kind: str) -> None:
+    view = View({"": Member(Beton(betons / "train-q50.beton"))}, ImageSection(size=128), train=True, batch=4, workers=2)
+    loader = open_loader(kind, view, cpu)
+
+    def break_off(count: int) -> tuple[int, int]:
+        for number in range(count):
+            batches = loader.at(number)
+            next(batches)
+            batches.close()  # type: ignore[attr-defined]
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
+        return threading.active_count(), resident
+
+    threads, memory = break_off(20)
+    threads_then, memory_then = break_off(100)
+    assert threads_then == threads
+    assert memory_then - memory < 16 << 20, "an epoch's own buffers are 1 MB, stock FFCV keeps 120 MB for each"
+
+
+def test_one_large_image_costs_its_own_size_and_no_more(tmp_path: Path, cpu: Runtime) -> None:
+    """Stock FFCV sets aside five batches of the largest width times the largest height: 92 GB for these 64 images."""
+    large = Image.new("RGB", (6000, 4000), (10, 200, 30))
+    samples = [(jpeg(large), 6000, 4000, 1), *[(jpeg(CAT), SIDE, SIDE, 0)] * 63]
+    view = View.of(Member(Beton(write_beton(tmp_path / "large.beton", samples))), WHOLE, batch=64, workers=2)
+    (images, _), (plain, _) = (epoch(kind, view, cpu) for kind in KINDS)
+    assert (images.int() - plain.int()).abs().max() <= 1
+    assert abs(pictures(images)[0].astype(int) - (10, 200, 30)).max() <= 2
+
+
+def test_lanes_have_as_much_to_do_each() -> None:
+    from jpegcurr.training.data.ffcv_kernel import TASK
+    from jpegcurr.training.data.ffcv_loader import _lanes
+
+    tasks = np.zeros(101, TASK)
+    tasks["size"] = np.random.default_rng(0).lognormal(10, 1, 101)
+    for lanes in (1, 2, 7, 200):
+        order, ends = _lanes(tasks, lanes)
+        assert sorted(order) == list(range(101))
+        assert (ends[0], ends[-1], len(ends)) == (0, 101, lanes + 1)
+        work = [tasks["size"][order[ends[lane] : ends[lane + 1]]].sum() for lane in range(lanes)]
+        assert max(work) <= sum(work) / lanes + tasks["size"].max()
+
+
+def test_stored_files_and_qualities_at_load_agree_with_the_encoder(tmp_path: Path, cpu: Runtime) -> None:
+    """At every quality of a ladder, in both loaders, to the bit."""
+    source = jpeg(CAT, quality=97, subsampling="4:4:4")
+    beton = write(tmp_path / "one.beton", [source])
+    for quality in (1, 10, 50, 75, 95, 96, 100):
+        (stored,) = reencode(source, [EncodeSpec(quality)])
+        expected = np.asarray(Image.open(BytesIO(stored.data)))
+        member = Member(beton, Reencoded(beton=beton.path, quality=quality))
+        for kind in KINDS:
+            images, _ = epoch(kind, View.of(member, WHOLE, batch=1), cpu)
+            assert np.array_equal(pictures(images)[0], expected)
+
+
+def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime) -> None:
+    """They mark numba's types of their arrays as read-only, so that numba does not find what is compiled for these."""
+    from ffcv.loader import Loader
+    from numba.core.dispatcher import Dispatcher
+    from numba.types import Array
+
+    from jpegcurr.training.data import ffcv_kernel as ffcv_decode
+
+    from jpegcurr.training.data import resample_kernel as resample
+    from jpegcurr.training.data.ffcv_loader import _kept
+
+    path = betons / "val-q50.beton"
+    view = View.of(Member(Beton(path)), ImageSection(size=40), batch=4)
+    before, _ = epoch("ffcv", view, cpu)
+    marked = set()
+    for os_cache in (True, False):
+        stock = Loader(str(path), batch_size=4, num_workers=1, os_cache=os_cache, pipelines={"image": None})
+        _kept.append(stock)
+        marked |= {(each.dtype, each.ndim) for each in stock.memory_manager.state_type.types}
+    after, _ = epoch("ffcv", view, cpu)
+    assert torch.equal(before, after)
+    compiled = [each for module in (ffcv_decode, resample) for each in vars(module).values() if isinstance(each, Dispatcher)]
+    types = {part for each in compiled for signature in each.signatures for part in signature}
+    arrays = {(each.dtype, each.ndim) for each in types if isinstance(each, Array)}
+    assert arrays, "nothing was compiled"
+    assert not arrays & marked
+
+
+def test_what_is_kept_on_the_disk_is_not_taken_for_that_of_another_resample() -> None:
+    """numba's own stamp is of the file that holds the function alone."""
+    from jpegcurr.training.data.ffcv_kernel import _kernel, make_batch
+    from jpegcurr.training.data.resample_kernel import __file__ as resample_source
+
+    def key(kernel: Any) -> object:
+        return kernel._cache._index_key((), kernel.targetctx.codegen())
+
+    assert key(_kernel("one")) == key(_kernel("one")) != key(_kernel("another"))
+    assert key(make_batch) == key(_kernel(sha256(Path(resample_source).read_bytes()).hexdigest()))

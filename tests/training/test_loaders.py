@@ -1,0 +1,270 @@
+"""The contract of both loaders, and what each promises besides."""
+
+import threading
+import time
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import FFCV, jpeg, photograph, tiny_recipe, write_beton
+
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.beton.pixels import read_pixels
+from jpegcurr.errors import ImageError, RecipeError, TrainingError
+from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.data import loaders
+from jpegcurr.training.data.sampling import Loader, Member, View
+from jpegcurr.training.data.datasets import open_datasets
+from jpegcurr.training.data.loaders import choose_cache, choose_kind, open_loader, open_loaders
+from jpegcurr.training.data.transforms import centre_view, render
+
+IMAGE = ImageSection(size=40)
+_open: dict[tuple[str, bool], Loader] = {}
+
+
+@pytest.fixture
+def view(betons: Path) -> View:
+    return training(Beton(betons / "train-source.beton"))
+
+
+def training(beton: Beton, workers: int = 1) -> View:
+    return View({"clean": Member(beton)}, IMAGE, train=True, batch=8, step=20, seed=5, workers=workers)
+
+
+@pytest.fixture
+def loader(request: pytest.FixtureRequest, betons: Path, cpu: Runtime) -> Loader:
+    """A training or a validation loader of either kind; compiled once a session."""
+    kind, train = request.param
+    if (kind, train) not in _open:
+        if train:
+            view = training(Beton(betons / "train-source.beton"))
+        else:
+            view = View.of(Member(Beton(betons / "val-source.beton")), IMAGE, batch=7, workers=1)
+        _open[kind, train] = open_loader(kind, view, cpu)
+    return _open[kind, train]
+
+
+def params(train: bool) -> list[object]:
+    return [pytest.param(("plain", train), id="plain"), pytest.param(("ffcv", train), id="ffcv", marks=FFCV)]
+
+
+@pytest.mark.parametrize("loader", params(train=True), indirect=True)
+def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: Loader, view: View) -> None:
+    for epoch in (0, 3):
+        batches = list(loader.at(epoch))
+        assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
+        assert len(loader) == 5
+        for images, labels in batches:
+            assert images.shape == (8, 3, 40, 40)
+            assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        seen = torch.cat([labels for _, labels in batches]).numpy()
+        assert (seen == view.beton.labels[view.order(epoch)]).all()
+    assert not np.array_equal(view.order(0), view.order(3))
+
+
+@pytest.mark.parametrize("loader", params(train=False), indirect=True)
+def test_a_validation_epoch_is_every_sample_once_as_pillow_sees_it(loader: Loader, betons: Path) -> None:
+    beton = Beton(betons / "val-source.beton")
+    batches = list(loader.at(0))
+    assert [len(labels) for _, labels in batches] == [7, 7, 2]
+    assert len(loader) == 3
+    images = torch.cat([images for images, _ in batches])
+    assert torch.cat([labels for _, labels in batches]).tolist() == beton.labels.tolist()
+    for index, image in enumerate(images):
+        expected = centre_view(read_pixels(beton, index), IMAGE)
+        assert (image.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("loader", params(train=True), indirect=True)
+def test_kept_batches_do_not_change(loader: Loader) -> None:
+    kept = []
+    copies = []
+    for images, labels in loader.at(1):
+        kept.append((images, labels))
+        copies.append((images.clone(), labels.clone()))
+    for (images, labels), (images_then, labels_then) in zip(kept, copies, strict=True):
+        assert torch.equal(images, images_then)
+        assert torch.equal(labels, labels_then)
+
+
+@pytest.mark.parametrize("loader", params(train=True), indirect=True)
+def test_an_epoch_left_early_leaves_no_thread_and_the_next_is_whole(loader: Loader) -> None:
+    before = threading.active_count()
+    for epoch in range(3):
+        batches = loader.at(epoch)
+        next(batches)
+        batches.close()  # type: ignore[attr-defined]
+    patience = time.monotonic() + 10  # torch's own queues end their threads a moment later
+    while threading.active_count() > before and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+    assert sum(len(labels) for _, labels in loader.at(0)) == 40
+
+
+@pytest.mark.parametrize("loader", params(train=True), indirect=True)
+def test_threads_of_torch_are_left_alone(loader: Loader) -> None:
+    before = torch.get_num_threads()
+    list(islice(loader.at(0), 2))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_plain_pixels_depend_on_seed_epoch_and_sample_alone(view: View, cpu: Runtime, workers: int) -> None:
+    torch.manual_seed(workers)
+    state = torch.get_rng_state()
+    batches = list(open_loader("plain", training(view.beton, workers), cpu).at(2))
+    images = torch.cat([images for images, _ in batches])
+    for position, index in enumerate(view.order(2)):
+        (job,) = view.jobs(2, np.array([index]))
+        assert np.array_equal(images[position].permute(1, 2, 0).numpy(), render(view, job, 40))
+    assert torch.equal(torch.get_rng_state(), state), "the model's generator is not touched"
+
+
+def test_crops_of_one_sample_differ_between_epochs_and_are_paired_between_qualities(betons: Path) -> None:
+    clean, half = (training(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50"))
+    samples = np.arange(48)
+    for name in ("top", "left", "height", "width", "flip"):
+        assert (clean.jobs(0, samples)[name] == half.jobs(0, samples)[name]).all()
+        assert (clean.jobs(0, samples)[name] != clean.jobs(1, samples)[name]).any()
+    first, again, paired = (
+        render(view, view.jobs(epoch, samples)[0], 40).astype(int) for view, epoch in ((clean, 0), (clean, 1), (half, 0))
+    )
+    assert abs(first - paired).mean() < 8 < abs(first - again).mean()
+
+
+def test_a_view_without_chance_is_the_whole_image_resized(tmp_path: Path) -> None:
+    beton = Beton(write_beton(tmp_path / "one.beton", [(jpeg(photograph("cat").crop((0, 0, 80, 80))), 80, 80, 0)]))
+    pixels = read_pixels(beton, 0)
+    still = ImageSection(size=80, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, val_crop=1.0)
+    mirrored = still.model_copy(update={"hflip": 1.0})
+    for image, train, expected in ((still, True, pixels), (still, False, pixels), (mirrored, True, pixels[:, ::-1])):
+        view = View({"": Member(beton)}, image, train=train, batch=1)
+        (job,) = view.jobs(0, np.array([0]))
+        assert np.array_equal(render(view, job, 80), expected)
+    assert np.array_equal(centre_view(pixels, still).permute(1, 2, 0).numpy(), pixels)
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -> None:
+    pixels = np.asarray(photograph("cat"))
+    image = ImageSection(size=64, interpolation=interpolation)
+    view = centre_view(pixels, image).float()
+    assert view.shape == (3, 64, 64)
+    others = [
+        centre_view(pixels, ImageSection(size=64, interpolation=each)).float() for each in ("area", "bilinear", "bicubic")
+    ]
+    assert sum(torch.equal(view, other) for other in others) == 1
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_auto_takes_ffcv_where_it_is_and_says_so() -> None:
+    assert choose_kind("auto") == ("ffcv", "loader: ffcv (installed)")
+
+
+def test_auto_takes_plain_where_ffcv_is_not_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jpegcurr.training.data.loaders.find_spec", lambda _name: None)
+    assert choose_kind("auto") == ("plain", "loader: plain (ffcv is not installed)")
+    with pytest.raises(RecipeError, match="ffcv is not installed"):
+        choose_kind("ffcv")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_does_not_decode_is_named(cpu: Runtime, workers: int) -> None:
+    good = jpeg(photograph("cat").resize((40, 40)))
+    path = write_beton(Path("bad.beton"), [(good, 40, 40, 0), (b"\xff\xd8 no JPEG", 40, 40, 1)])
+    view = View.of(Member(Beton(path)), IMAGE, batch=2, workers=workers)
+    with pytest.raises(ImageError, match=r"^sample 1 of bad\.beton: "):
+        list(open_loader("plain", view, cpu).at(0))
+
+
+def test_a_recipe_opens_every_data_set_before_the_first_epoch(betons: Path, tmp_path: Path, cpu: Runtime) -> None:
+    recipe = tiny_recipe(betons, tmp_path)
+    opened = open_loaders(recipe, open_datasets(recipe), cpu)
+    assert list(opened.val) == ["clean", "q50"]
+    assert len(opened.train) == 6
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_ffcv_stops_loading_when_an_epoch_is_left(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    loaded = []
+    run_pipeline = EpochIterator.run_pipeline
+    monkeypatch.setattr(EpochIterator, "run_pipeline", lambda *args: loaded.append(1) or run_pipeline(*args))
+    view = View({"": Member(Beton(betons / "train-q50.beton"))}, IMAGE, train=True, batch=1, workers=1)
+    loader = open_loader("ffcv", view, cpu)
+    assert len(loader) == 48
+    batches = loader.at(0)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert len(loaded) < 12
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_in_ffcvs_thread_ends_the_epoch(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    def fail(*_args: object) -> None:
+        raise ValueError("a broken pipeline")
+
+    loader = open_loader("ffcv", View.of(Member(Beton(betons / "val-q50.beton")), IMAGE, batch=4, workers=1), cpu)
+    monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
+    with pytest.raises(TrainingError, match=r"loading thread failed \(ValueError: a broken pipeline\)"):
+        list(loader.at(0))
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_ffcv_is_left_where_numbas_threads_are_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own threading layer alone, numba aborts the process when a second loader starts work."""
+    import numba
+
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "workqueue")
+    kind, reason = choose_kind("auto")
+    assert kind == "plain"
+    assert "numba has neither TBB nor OpenMP here" in reason
+    with pytest.raises(RecipeError, match="neither TBB nor OpenMP"):
+        choose_kind("ffcv")
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
+    monkeypatch.setattr(loaders, "_imports", lambda module: not module.endswith("pool"))
+    assert choose_kind("auto")[0] == "plain"
+
+
+def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
+    for kind in ("plain", "ffcv") if find_spec("ffcv") else ("plain",):
+        view = View.of(Member(Beton(betons / "train-q50.beton")), IMAGE, batch=4, workers=2)
+        first, second = (open_loader(kind, view, cpu).at(0) for _ in range(2))
+        for (images, labels), (images_too, labels_too) in zip(first, second, strict=True):
+            assert torch.equal(images, images_too)
+            assert torch.equal(labels, labels_too)
+
+
+def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {name: Member(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50")}
+
+    def choose(*overrides: str) -> tuple[bool, tuple[str, ...]]:
+        return choose_cache(tiny_recipe(betons, tmp_path, *overrides), members)
+
+    assert choose() == (True, ())
+    assert choose("loader.os_cache=true") == (True, ())
+    with pytest.raises(RecipeError, match=r"os_cache: false needs batch\.order: quasi_random"):
+        choose("loader.os_cache=false")
+    off, (reason,) = choose("loader.os_cache=false", "batch.order=quasi_random")
+    assert not off
+    assert reason.startswith("files are read ahead and given back (")
+    monkeypatch.setattr(loaders, "available_memory", lambda: sum(each.beton.file_size for each in members.values()))
+    kept, (advice,) = choose()
+    assert kept
+    assert "batch.order=quasi_random" in advice
+    off, (reason,) = choose("batch.order=quasi_random")
+    assert not off
+    assert "they do not fit" in reason

@@ -1,0 +1,160 @@
+"""timm's pretrained models where a run could stand: the names, how they see, and what is said where they cannot be had."""
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from samples import photograph
+from timm.data import create_transform
+
+from jpegcurr.analysis.class_names import full_name, imagenet_classes, readable_name
+from jpegcurr.training.models.load import LEGACY, list_named, load_classifier, load_named
+from jpegcurr.analysis.prediction.predict import classify
+from jpegcurr.cli import main
+from jpegcurr.errors import JpegcurrError, UsageError
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.create import Run
+
+NAME = "test_convnext.r160_in1k"
+
+
+def create_untrained(name: str, *, pretrained: bool, **options: object) -> torch.nn.Module:
+    """What timm makes of a name, without the download."""
+    assert pretrained
+    torch.manual_seed(0)
+    return timm.create_model(name, **options)
+
+
+def create_offline(name: str, **options: object) -> torch.nn.Module:
+    raise OSError("Name or service\nnot known")
+
+
+@pytest.fixture
+def weights() -> Path:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_convnext", num_classes=7).state_dict(), "weights.pth")
+    return Path("weights.pth")
+
+
+def test_the_fifteen_legacy_names_are_what_timm_makes_of_them() -> None:
+    assert len(LEGACY) == 15
+    assert all(timm.is_model(old) and timm.is_model(name) and timm.is_model_pretrained(name) for old, name in LEGACY.items())
+    for old in ("convnext_tiny_in22ft1k", "convnext_tiny_384_in22ft1k", "convnext_tiny_in22k"):
+        with torch.device("meta"), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            timm.create_model(old)
+        assert str(said[0].message) == f"Mapping deprecated model name {old} to current {LEGACY[old]}."
+
+
+def test_a_legacy_name_is_loaded_by_todays(cpu: Runtime) -> None:
+    asked = []
+
+    def create(name: str, **options: object) -> torch.nn.Module:
+        asked.append(name)
+        raise OSError
+
+    with pytest.raises(JpegcurrError, match="convnext_tiny_in22ft1k"):
+        load_named("convnext_tiny_in22ft1k", cpu, create=create)
+    assert asked == ["convnext_tiny.fb_in22k_ft_in1k"]
+
+
+def test_a_named_model_gives_timms_own_probabilities(cpu: Runtime) -> None:
+    named = load_named(NAME, cpu, create=create_untrained)
+    config = timm.data.resolve_model_data_config(named.model)
+    assert (named.image.size, named.image.val_crop) == (160, config["crop_pct"])
+    photograph("cat").crop((0, 0, 169, 169)).save("cat.png")  # 0.95 of it is 160, and nothing is left to be resized
+    transform = create_transform(**config | {"crop_pct": 1.0})
+    with Image.open("cat.png") as image, torch.inference_mode():
+        expected = named.model(transform(image.crop((4, 4, 164, 164)))[None]).softmax(dim=1)[0].numpy()
+    (seen,) = classify(named, [Path("cat.png")], cpu)
+    np.testing.assert_allclose(seen.probabilities, expected, rtol=1e-4)
+    assert not np.allclose(expected, 1e-3, rtol=1e-3), "a model that says nothing would pass"
+
+
+def test_imagenets_classes_are_wordnets_numbers_and_have_names(cpu: Runtime) -> None:
+    classes = load_named(NAME, cpu, create=create_untrained).classes
+    assert (len(classes), len(set(classes))) == (1000, 1000)
+    assert full_name(classes[0]) == "n01440764 tench, Tinca tinca"
+    assert readable_name("n99999999") == "n99999999"
+    assert full_name("cat") == "cat"
+    assert len(imagenet_classes("imagenet-22k")) == 21841
+
+
+def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime, weights: Path) -> None:
+    named = load_named(NAME, cpu, checkpoint=weights)
+    assert named.classes == tuple("0123456")
+    found, expected = named.model.state_dict(), torch.load(weights, weights_only=True)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
+    Path(NAME).symlink_to(trained)
+    assert isinstance(load_classifier(Path(NAME), cpu, create=create_untrained), Run)
+    with pytest.raises(UsageError, match="--checkpoint is for"):
+        load_classifier(Path(NAME), cpu, checkpoint=Path("weights.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("convnext_tiny.fb_in22k_ft_in1", r"no weights for .*Did you mean 'convnext_tiny\.fb_in22k_ft_in1k'"),
+        ("convnext_tinny", "timm has no model of that name. Did you mean 'convnext_tiny'"),
+        ("convnext_tiny_in22ft1", "Did you mean 'convnext_tiny_in22ft1k'"),
+        ("runs/nowhere", "does not exist, .*jpegcurr models"),
+        ("convnext_base.clip_laiona", "its weights are without classes"),
+        ("volo_d5_512.sail_in1k", "in a way not done here: val_crop"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_a_sentence(cpu: Runtime, name: str, said: str) -> None:
+    def create(name: str, **options: object) -> torch.nn.Module:
+        with torch.device("meta"):
+            return create_untrained(name, **options)
+
+    with pytest.raises(UsageError, match=said):
+        load_classifier(Path(name), cpu, create=create)
+
+
+def test_without_a_network_the_way_out_is_said(cpu: Runtime) -> None:
+    with pytest.raises(
+        JpegcurrError, match=r"could not be downloaded \(Name or service not known\).*--checkpoint FILE"
+    ) as left:
+        load_named(NAME, cpu, create=create_offline)
+    assert left.value.exit_code == 1
+
+
+def test_predict_takes_a_name_and_a_file_of_weights(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_convnext").state_dict(), weights)
+    photograph("cat").save("cat.png")
+    with pytest.raises(SystemExit) as left:
+        main(["predict", NAME, "cat.png", "--checkpoint", str(weights), "--device", "cpu"])
+    assert not left.value.code
+    with Path("predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["name_1"] == readable_name(row["class_1"]) != row["class_1"]
+    assert f"{row['class_1']} {row['name_1']}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        main(["predict", NAME, "cat.png", "--weights", "ema", "-o", "other.csv"])
+    assert left.value.code == 2
+    assert "--weights ema is for runs" in capsys.readouterr().err
+
+
+def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {each.name: each for each in list_named("convnext_tiny*")}
+    tiny = listed["convnext_tiny.fb_in22k_ft_in1k_384"]
+    assert (tiny.legacy, tiny.size, tiny.classes, tiny.parameters) == ("convnext_tiny_384_in22ft1k", 384, 1000, 28_589_128)
+    assert "convnext_tiny.dinov3_lvd1689m" not in listed, "it does not classify"
+    assert "volo_d5_512.sail_in1k" not in {each.name for each in list_named("volo_d5", count=0)}, "predict refuses it"
+    assert [each.name for each in list_named("small_in22k", count=0)] == ["convnext_small.fb_in22k"]
+    with pytest.raises(SystemExit) as left:
+        main(["models", "convnxt_tiny"])
+    assert left.value.code == 2
+    assert "Did you mean 'convnext_tiny'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["models", "tiny_in22ft1k"])
+    assert "convnext_tiny.fb_in22k_ft_in1k  convnext_tiny_in22ft1k" in capsys.readouterr().out

@@ -1,0 +1,373 @@
+"""Augmentation against timm's and torchvision's own, on photographs, and what it depends on."""
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import photograph
+from scipy.stats import chi2_contingency, ks_2samp
+from timm.data import auto_augment as timm_augment
+from torchvision.transforms import ColorJitter, InterpolationMode
+from torchvision.transforms import autoaugment as torchvision_augment
+
+from jpegcurr.training.augment.policies import (
+    _INCREASING,
+    _PLAIN,
+    _TRIVIAL,
+    BINS,
+    Layer,
+    Policy,
+    RandAugment,
+    TrivialAugment,
+    augment,
+    color_jitter,
+    parse_policy,
+)
+from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.augment.pillow_ops import Interpolation, operate
+
+FILL = (124, 116, 104)  # ImageNet's mean
+FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+PHOTOGRAPHS = 6  # of the pictures
+POLICIES = [parse_policy(text) for text in ("rand-m9-mstd0.5-inc1", "rand-m6-mstd0.5-n4-p0.9", "trivial")]
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@cache
+def pictures(width: int = 90, height: int = 70) -> list[Image.Image]:
+    """Crops of a photograph, and what tables of levels might stumble over: dark, of one colour, of two, and noise."""
+    cat = photograph("cat")
+    crops = [cat.crop((left, left // 5, left + width, left // 5 + height)) for left in range(0, 180, 30)]
+    assert len(crops) == PHOTOGRAPHS
+    random = np.random.default_rng(0)
+    levels = [random.integers(high, size=(height, width, 3), dtype=np.uint8) for high in (256, 40, 2)]
+    flat = np.full_like(levels[0], (0, 200, 255))
+    return [*crops, *(Image.fromarray(each) for each in (*levels, flat))]
+
+
+def batch(count: int, width: int = 60, height: int = 48) -> torch.Tensor:
+    cat = photograph("cat")
+    lefts, tops = (np.linspace(0, most, count).astype(int) for most in (cat.width - width, cat.height - height))
+    return torch.stack(
+        [tensor(cat.crop((x, y, x + width, y + height))) for x, y in zip(lefts.tolist(), tops.tolist(), strict=True)]
+    )
+
+
+def of_timm(name: str, image: Image.Image, *amount: float, interpolation: Interpolation = "bicubic") -> Image.Image:
+    """Its function of that name, with its whole numbers whole."""
+    if name == "Posterize" and amount == (0,):  # which Pillow refuses by now, and painted black
+        return Image.new("RGB", image.size)
+    if name in ("Posterize", "Solarize", "SolarizeAdd"):
+        amount = tuple(int(each) for each in amount)
+    function: Any = timm_augment.NAME_TO_OP[name]
+    result: Image.Image = function(image, *amount, fillcolor=FILL, resample=FILTERS[interpolation])
+    return result
+
+
+def difference(ours: torch.Tensor, theirs: Image.Image) -> np.ndarray:
+    """Levels, [3 h w]."""
+    return np.asarray(ours.int() - tensor(theirs).int())
+
+
+def all_of(name: str, amount: float, interpolation: Interpolation = "bicubic", **size: int) -> Iterator[np.ndarray]:
+    """Our operation on every picture, less timm's."""
+    images = pictures(**size)
+    amounts = torch.full((len(images),), amount, dtype=torch.float64)
+    ours = operate(name, torch.stack([tensor(each) for each in images]), amounts, FILL, interpolation)
+    arguments = () if name in ("AutoContrast", "Equalize", "Invert") else (amount,)
+    for one, image in zip(ours, images, strict=True):
+        yield difference(one, of_timm(name, image, *arguments, interpolation=interpolation))
+
+
+@pytest.mark.parametrize(
+    ("name", "amounts"),
+    [
+        ("AutoContrast", (0,)),
+        ("Equalize", (0,)),
+        ("Invert", (0,)),
+        ("Posterize", range(9)),
+        ("Solarize", (0, 1, 26, 127, 128, 200, 255, 256)),
+        ("SolarizeAdd", (0, 1, 50, 99, 110, 128)),
+        *((name, (0.0, 0.1, 0.19, 0.55, 1.0, 1.37, 1.81, 1.9)) for name in ("Color", "Contrast", "Brightness", "Sharpness")),
+    ],
+)
+def test_colours_are_timms_to_the_level(name: str, amounts: tuple[float, ...]) -> None:
+    for amount in amounts:
+        assert not any(each.any() for each in all_of(name, amount)), amount
+
+
+@pytest.mark.parametrize(("interpolation", "mean", "most"), [("bilinear", 0.03, 1), ("bicubic", 0.8, 8)])
+@pytest.mark.parametrize("name", MOVES)
+def test_moves_are_timms_to_a_fraction_of_a_level(name: str, interpolation: Interpolation, mean: float, most: int) -> None:
+    """Which pixels come from outside, too: those differ by a hundred levels."""
+    for amount in (-29.3, -7.0, 3.1, 24.0) if name == "Rotate" else (-0.43, -0.13, 0.027, 0.31):
+        for each in list(all_of(name, amount, interpolation))[:PHOTOGRAPHS]:
+            assert abs(each).mean() < mean, amount
+            assert abs(each).max() <= most, amount
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
+def test_a_move_by_whole_pixels_is_exact(name: str, interpolation: Interpolation) -> None:
+    """Also of noise, and in an image in which float32 has to count far."""
+    for amount in (-37, 0, 2, 400):
+        assert not any(each.any() for each in all_of(name, amount, interpolation, width=256, height=224)), amount
+
+
+def test_samples_of_one_call_have_amounts_of_their_own() -> None:
+    images = batch(3)
+    amounts = torch.tensor([0.3, 1.7, 1.0], dtype=torch.float64)
+    for name in ("Contrast", "ShearX"):
+        alone = [operate(name, images[[i]], amounts[[i]], FILL) for i in range(3)]
+        assert torch.equal(operate(name, images, amounts, FILL), torch.cat(alone))
+
+
+@pytest.mark.parametrize("increasing", [False, True])
+def test_levels_become_timms_arguments(increasing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = timm_augment._RAND_INCREASING_TRANSFORMS if increasing else timm_augment._RAND_TRANSFORMS
+    amounts_of = _INCREASING if increasing else _PLAIN
+    assert [name.removesuffix("Increasing") for name in names] == list(amounts_of)
+    levels = np.append(np.linspace(0, 10, 241), np.random.default_rng(0).uniform(0, 10, 300))
+    for sign in (1, -1):
+        monkeypatch.setattr(timm_augment, "_randomly_negate", lambda value, sign=sign: sign * value)
+        for name, amount in zip(names, amounts_of.values(), strict=True):
+            of_level = timm_augment.LEVEL_TO_ARG[name]
+            expected = [of_level(float(level), {})[0] if of_level else 0 for level in levels]
+            assert (amount(levels, np.full(len(levels), float(sign))) == expected).all(), name
+
+
+def drawn_by_timm(text: str, count: int, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, float]]]:
+    """What it does to each of so many images: names and arguments."""
+    images: list[list[tuple[str, float]]] = []
+    policy = timm_augment.rand_augment_transform(text, {})
+    for op in policy.ops:
+
+        def record(image: object, *amount: float, name: str = op.name.removesuffix("Increasing"), **_: object) -> object:
+            images[-1].append((name, *amount) if amount else (name, 0.0))
+            return image
+
+        monkeypatch.setattr(op, "aug_fn", record)
+    random.seed(0)
+    np.random.seed(0)
+    for _ in range(count):
+        images.append([])
+        policy(None)
+    return images
+
+
+def drawn(policy: Policy, draws: Draws) -> list[list[tuple[str, float]]]:
+    images: list[list[tuple[str, float]]] = [[] for _ in range(len(draws))]
+    for layer in policy.draw(draws):
+        for image, which, amount in zip(images, layer.which.tolist(), layer.amounts.tolist(), strict=True):
+            if which >= 0:
+                image.append((layer.names[which], amount))
+    return images
+
+
+@pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m7-mstd1.5-n3-p0.8", "rand-m6-p1-n1-inc1"])
+def test_what_is_drawn_is_distributed_like_timms(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 6000
+    ours, theirs = drawn(parse_policy(text), draws_of(count)), drawn_by_timm(text, count, monkeypatch)
+    for statistic in (lambda image: len(image), lambda image: image[0][0] if image else "", lambda image: image[-1:] == []):
+        assert alike([statistic(each) for each in ours], [statistic(each) for each in theirs])
+    both = [{name: [] for name in _PLAIN} for _ in range(2)]  # type: list[dict[str, list[float]]]
+    for amounts, images in zip(both, (ours, theirs), strict=True):
+        for name, amount in (each for image in images for each in image):
+            amounts[name].append(amount)
+    assert alike(*([name for name, of_it in amounts.items() for _ in of_it] for amounts in both))
+    for name in _PLAIN:
+        assert ks_2samp(both[0][name], both[1][name], method="asymp").pvalue > 1e-3, name
+
+
+def alike(first: list[Any], second: list[Any]) -> bool:
+    values = sorted({*first, *second}, key=str)
+    table = [[part.count(value) for value in values] for part in (first, second)]
+    return len(values) == 1 or bool(chi2_contingency(table).pvalue > 1e-3)
+
+
+def draws_of(count: int, seed: int = 0, epoch: int = 0) -> Draws:
+    return Draws(seed, epoch, np.arange(count))
+
+
+def test_layers_operations_and_signs_are_independent() -> None:
+    layers = list(RandAugment(layers=3).draw(draws_of(20_000)))
+    for one, other in pairwise(layers):
+        assert abs(np.corrcoef(one.which, other.which)[0, 1]) < 0.03
+        assert abs(np.corrcoef(one.which >= 0, other.which >= 0)[0, 1]) < 0.03
+    rotated = layers[0].amounts[layers[0].which == layers[0].names.index("Rotate")]
+    assert (rotated > 0).mean() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m5-mstd3-n3"])
+def test_a_batch_is_augmented_as_timm_augments_each_image(text: str) -> None:
+    """One operation after another, as drawn; where pixels were moved, what follows may widen a difference."""
+    policy, images, draws = parse_policy(text), batch(40), draws_of(40)
+    exact = 0
+    for ours, before, operations in zip(augment(images, policy, draws, FILL), images, drawn(policy, draws), strict=True):
+        image = Image.fromarray(before.permute(1, 2, 0).numpy())
+        for name, amount in operations:
+            image = of_timm(name, image, *(() if name in ("AutoContrast", "Equalize", "Invert") else (amount,)))
+        moved = any(name in MOVES for name, _ in operations)
+        exact += not moved
+        assert abs(difference(ours, image)).mean() <= (1.5 if moved else 0), operations
+    assert exact > 10
+
+
+def test_trivial_augment_is_torchvisions() -> None:
+    theirs = torchvision_augment.TrivialAugmentWide()._augmentation_space(BINS)
+    assert list(theirs) == ["Identity", *_TRIVIAL]
+    images = pictures()[:1]
+    for name, amounts in _TRIVIAL.items():
+        magnitudes, signed = theirs[name]
+        for sign, number in ((sign, number) for sign in (0, 1) for number in range(0, BINS, 5)):
+            magnitude = float(magnitudes[number] if magnitudes.ndim else 0) * (-1 if signed and sign else 1)
+            ours = operate(name, tensor(images[0])[None], torch.tensor([amounts[sign, number]]), FILL, "bilinear")[0]
+            filling = {"interpolation": InterpolationMode.BILINEAR, "fill": list(FILL)}
+            expected = torchvision_augment._apply_op(images[0], name, magnitude, **filling)
+            mean = 0.03 if name in ("Rotate", "ShearX", "ShearY") else 0
+            assert abs(difference(ours, expected)).mean() <= mean, (name, magnitude)
+
+
+def test_trivial_augment_draws_all_alike() -> None:
+    images = drawn(TrivialAugment(), draws_of(14_000))
+    assert {len(each) for each in images} == {0, 1}
+    names = [each[0][0] if each else "" for each in images]
+    counts = np.array([names.count(name) for name in ("", *_TRIVIAL)])
+    assert abs(counts - 1000).max() < 150
+    angles = [each[0][1] for each in images if each and each[0][0] == "Rotate"]
+    assert len(set(angles)) == 2 * BINS - 1
+    assert np.mean(angles) == pytest.approx(0, abs=8)
+
+
+def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the order and the factors that are drawn here."""
+    images, draws = batch(12), draws_of(12)
+    factors: list[dict[str, float]] = [{} for _ in range(12)]
+
+    def note(_images: torch.Tensor, layer: Layer, *_: object) -> None:
+        for factor, which, amount in zip(factors, layer.which.tolist(), layer.amounts.tolist(), strict=True):
+            factor[layer.names[which]] = amount
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jpegcurr.training.augment.policies._apply", note)
+        color_jitter(images, 0.4, draws)
+    assert len({tuple(each) for each in factors}) > 3
+    order = {"Brightness": 0, "Contrast": 1, "Color": 2}
+    for ours, before, factor in zip(color_jitter(images, 0.4, draws), images, factors, strict=True):
+        parameters = (torch.tensor([order[name] for name in factor]), *(factor[name] for name in order), None)
+        monkeypatch.setattr(ColorJitter, "get_params", lambda *_, parameters=parameters: parameters)
+        expected = ColorJitter(0.4, 0.4, 0.4)(Image.fromarray(before.permute(1, 2, 0).numpy()))
+        assert not difference(ours, expected).any()
+
+
+@pytest.mark.parametrize(("strength", "low"), [(0.4, 0.6), (1.5, 0.0)])
+def test_factors_of_the_jitter_are_uniform(strength: float, low: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers: list[Layer] = []
+    monkeypatch.setattr("jpegcurr.training.augment.policies._apply", lambda _images, layer: layers.append(layer))
+    color_jitter(batch(1), strength, draws_of(5000))
+    assert (np.sort([each.which for each in layers], 0) == np.arange(3)[:, None]).all()  # each of the three, once
+    orders = np.stack([each.which for each in layers], 1) @ (9, 3, 1)
+    assert abs(np.unique(orders, return_counts=True)[1] - 5000 / 6).max() < 120
+    for layer in layers:
+        assert low <= layer.amounts.min() < low + 0.01
+        assert 1 + strength - 0.01 < layer.amounts.max() < 1 + strength
+        assert layer.amounts.mean() == pytest.approx((low + 1 + strength) / 2, abs=0.05)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_what_is_done_belongs_to_the_sample_alone(policy: Policy) -> None:
+    images, which = batch(30), np.arange(30)
+    before = images.clone()
+    whole = augment(images, policy, Draws(3, 1, which), FILL)
+    assert torch.equal(images, before)
+    assert torch.equal(whole, augment(images, policy, Draws(3, 1, which), FILL))
+    parts = [
+        augment(images[part], policy, Draws(3, 1, which[part]), FILL) for part in (slice(11), slice(11, 12), slice(12, 30))
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+    back = augment(images.flip(0), policy, Draws(3, 1, which[::-1].copy()), FILL).flip(0)
+    assert torch.equal(whole, back)
+    for key in ((3, 2), (4, 1)):
+        assert not torch.equal(whole, augment(images, policy, Draws(*key, which), FILL))
+    jittered = color_jitter(images, 0.4, Draws(3, 1, which))
+    assert torch.equal(jittered, torch.cat([color_jitter(images[[i]], 0.4, Draws(3, 1, which[[i]])) for i in which]))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_memory_format_is_kept_and_changes_nothing(policy: Policy) -> None:
+    images = batch(30)
+    channels_last = images.to(memory_format=torch.channels_last)
+    for apply in (lambda each: augment(each, policy, draws_of(30), FILL), lambda each: color_jitter(each, 0.4, draws_of(30))):
+        augmented = apply(channels_last)
+        assert augmented.dtype == torch.uint8
+        assert augmented.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(augmented, apply(images))
+
+
+def test_what_comes_from_outside_is_the_fill() -> None:
+    moved = operate("TranslateXRel", batch(1), torch.tensor([0.5], dtype=torch.float64), FILL)
+    assert (moved[0, :, :, -30:] == torch.tensor(FILL)[:, None, None]).all()
+
+
+def test_shares_and_layers_are_as_asked() -> None:
+    for prob, layers in ((0.0, 2), (1.0, 1), (0.3, 4)):
+        images = drawn(RandAugment(prob=prob, layers=layers), draws_of(4000))
+        assert max(len(each) for each in images) <= layers
+        assert np.mean([len(each) for each in images]) == pytest.approx(prob * layers, abs=0.06)
+    images = batch(8)
+    assert torch.equal(augment(images, RandAugment(prob=0.0), draws_of(8), FILL), images)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("rand-m9-mstd0.5-inc1", RandAugment(9, 0.5, increasing=True)),
+        ("rand-m7-mstd0.5-inc1", RandAugment(7, 0.5, increasing=True)),
+        ("rand-inc0-p0.25-n3-mstd1-m6", RandAugment(6, 1.0, 3, 0.25)),
+        ("rand", RandAugment(10)),
+        ("trivial", TrivialAugment()),
+    ],
+)
+def test_a_policy_is_read_as_timm_reads_it(text: str, policy: Policy) -> None:
+    assert parse_policy(text) == policy
+    if isinstance(policy, RandAugment):
+        theirs = timm_augment.rand_augment_transform(text, {})
+        op = theirs.ops[4]
+        assert (op.magnitude, op.magnitude_std, op.prob) == (policy.magnitude, policy.deviation, policy.prob)
+        assert theirs.num_layers == policy.layers
+        assert (op.name == "PosterizeIncreasing") == policy.increasing
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "RAND", "augmix-m3", "trivial-m3", "rand-w0", "rand-mmax10", "rand-tweights", "rand-m9-", "rand-m9-m8"),
+        *("rand-m11", "rand-m9.5", "rand-m-1", "rand-inc", "rand-inc2", "rand-n0", "rand-n11", "rand-p2", "rand-mstd101"),
+    ],
+)
+def test_what_is_not_supported_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^'.*\.$"):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_no_value_is_read_back_from_the_device(policy: Policy) -> None:
+    """Meta tensors have none."""
+    for result in (
+        augment(batch(30).to("meta"), policy, draws_of(30), FILL),
+        color_jitter(batch(3).to("meta"), 0.4, draws_of(3)),
+    ):
+        assert result.shape[1:] == (3, 48, 60)

@@ -1,0 +1,165 @@
+"""Pages of a file that are fetched ahead and given back."""
+
+import ctypes
+import mmap
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import LOADERS, jpeg, photograph, write_beton
+
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.data import sampling as contract
+from jpegcurr.training.data import readahead
+from jpegcurr.training.data.sampling import Member, View
+from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.readahead import AHEAD, Readahead
+
+PAGE = 2 << 20
+SAMPLES, SIZE = 120, 200_000
+IMAGE = ImageSection(size=32)
+
+
+class Calls(Beton):
+    """Records what is asked of its pages."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.calls: list[tuple[str, int]] = []
+
+    def fetch_page(self, page: int) -> None:
+        self.calls.append(("fetch", page))
+        super().fetch_page(page)
+
+    def release_page(self, page: int) -> None:
+        self.calls.append(("release", page))
+        super().release_page(page)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A beton of 24 MB in pages of 2 MiB: small JPEGs with something behind them."""
+    payload = jpeg(photograph("cat").resize((40, 40))).ljust(SIZE, b"\0")
+    samples = [(payload, 40, 40, number % 3) for number in range(SAMPLES)]
+    return write_beton(tmp_path_factory.mktemp("pages") / "large.beton", samples, page_size=PAGE)
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "RUN", 10)
+    monkeypatch.setattr(contract, "WINDOW", 2)
+
+
+def view_of(*betons: Beton, **options: object) -> View:
+    members = {str(number): Member(beton) for number, beton in enumerate(betons)}
+    plans = (EpochPlan(0, 0, tuple((name, 1 / len(members)) for name in members), 0.0, 1),)
+    return View(members, IMAGE, train=True, batch=4, plans=plans, order_by="quasi_random", os_cache=False, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_every_page_is_fetched_before_its_first_use_and_released_after_its_last(path: Path) -> None:
+    beton = Calls(path)
+    view = view_of(beton)
+    batches = view.batches(0)
+    ahead = Readahead(view, 0, batches)
+    pages = [set(beton.pointers[batch] // PAGE) for batch in batches]
+    held: set[int] = set()
+    largest = 0
+    for number in range(len(pages)):
+        beton.calls.clear()
+        ahead.start(number)
+        for what, page in beton.calls:
+            held.symmetric_difference_update({page})
+            assert (what == "fetch") == (page in held), "fetched once, released once"
+        soon = set().union(*pages[number : number + AHEAD + 1])
+        assert soon <= held
+        later = set().union(*pages[max(number - 1, 0) :])
+        assert held <= later, "what is not needed any more is given back"
+        largest = max(largest, len(held))
+    ahead.close()
+    assert len(beton.calls) >= 1
+    assert largest < 9 < len(set(beton.pointers // PAGE)), "and never is the whole file held"
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_pages_of_a_mixture_are_those_of_the_files_drawn(path: Path) -> None:
+    first, second = Calls(path), Calls(path)
+    view = view_of(first, second)
+    batches = view.batches(0)
+    ahead = Readahead(view, 0, batches)
+    for number in range(len(batches)):
+        ahead.start(number)
+    ahead.close()
+    order = np.concatenate(batches)
+    drawn = view.jobs(0, order)["member"]
+    for position, beton in enumerate((first, second)):
+        expected = sorted(set(beton.pointers[order[drawn == position]] // PAGE))
+        for what in ("fetch", "release"):
+            assert sorted(page for each, page in beton.calls if each == what) == expected
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_page_of_a_file_that_is_mixed_with_itself_is_held_until_both_have_used_it(path: Path) -> None:
+    """One data set as it is, another the same file at a quality at load."""
+    once, twice = Calls(path), Calls(path)
+    for view in (view_of(once), view_of(twice, twice)):
+        ahead = Readahead(view, 0, view.batches(0))
+        for number in range(len(view)):
+            ahead.start(number)
+        ahead.close()
+    assert twice.calls == once.calls
+
+
+def test_with_the_systems_cache_nothing_is_asked(path: Path) -> None:
+    beton = Calls(path)
+    view = replace(view_of(beton), os_cache=True)
+    ahead = Readahead(view, 0, view.batches(0))
+    ahead.start(0)
+    ahead.close()
+    assert beton.calls == []
+
+
+def test_pages_may_be_asked_for_when_the_files_name_is_gone(path: Path, tmp_path: Path) -> None:
+    """Advice must not end a run that reads from the map all the same."""
+    copy = tmp_path / "copy.beton"
+    copy.write_bytes(path.read_bytes())
+    beton = Beton(copy)
+    copy.unlink()
+    beton.fetch_page(1)
+    beton.release_page(1)
+    assert beton.payload(0) == Beton(path).payload(0)
+
+
+def resident(path: Path) -> int:
+    """Bytes of a file that the system holds in memory."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) as mapped,
+    ):
+        pages = -(-len(mapped) // mmap.PAGESIZE)
+        found = (ctypes.c_ubyte * pages)()
+        start = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        assert ctypes.CDLL(None, use_errno=True).mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(mapped)), found) == 0
+        return sum(each & 1 for each in found) * mmap.PAGESIZE
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_file_does_not_stay_in_memory(path: Path, cpu: Runtime, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readahead, "AHEAD", 1)
+    beton = Beton(path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet cannot be given back
+    for page in range(path.stat().st_size // PAGE + 1):
+        beton.release_page(page)
+    if resident(path) > 2 * PAGE:
+        pytest.skip("this file system keeps files in memory whatever is advised")
+    loader = open_loader(kind, view_of(beton, workers=2), cpu)
+    most = max(resident(path) for _ in loader.at(0))
+    assert resident(path) <= 3 * PAGE, "all is given back"
+    assert most <= 0.8 * path.stat().st_size

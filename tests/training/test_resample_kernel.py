@@ -1,0 +1,146 @@
+"""The compiled resize against Pillow and torch, pixel for pixel."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from samples import photograph
+
+from jpegcurr.encoding.jpeg.pillow import Pixels
+
+pytestmark = pytest.mark.ffcv
+Box = tuple[int, int, int, int]  # top, left, height, width
+Size = tuple[int, int]  # height, width
+
+FILTERS = {Image.Resampling.BILINEAR: 1, Image.Resampling.BICUBIC: 2}
+
+# Lengths of which many are tiny or extreme: the ends of rows, and weights in numbers that are no multiple of anything.
+LENGTHS = st.one_of(st.integers(1, 9), st.integers(1, 300))
+BOTH_FILTERS = pytest.mark.parametrize("kind", list(FILTERS), ids=lambda kind: kind.name)
+
+
+def ours(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
+    """The crop resized by our code, which leaves alone what surrounds the result in memory."""
+    from jpegcurr.training.data.resample_kernel import resample
+
+    around = np.full(3 * size[0] * size[1] + 64, 119, np.uint8)
+    resample(source, *box, around[32:-32].reshape(*size, 3), FILTERS[kind])
+    assert (around[:32] == 119).all()
+    assert (around[-32:] == 119).all()
+    return around[32:-32].reshape(*size, 3)
+
+
+def theirs(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
+    """The crop resized by torch (bilinear), or by Pillow, in two steps so that every version does the rows first."""
+    top, left, height, width = box
+    part = np.ascontiguousarray(source[top : top + height, left : left + width])
+    if kind == Image.Resampling.BILINEAR:
+        batch = torch.from_numpy(part)[None].permute(0, 3, 1, 2)
+        done = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
+        return done[0].permute(1, 2, 0).numpy()
+    return np.asarray(Image.fromarray(part).resize((size[1], height), kind).resize(size[::-1], kind))
+
+
+def noise(height: int, width: int, seed: int = 0, saturated: bool = False) -> Pixels:
+    """Every level, or black and white alone, where the bicubic filter overshoots and is clipped, also between the passes."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return (pixels > 127) * np.uint8(255) if saturated else pixels
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[Size, Box]:
+    """The size of an image, and a box in it."""
+    size, starts, lengths = [], [], []
+    for _ in range(2):
+        length = draw(LENGTHS)
+        start = draw(st.integers(0, 9))
+        size.append(start + length + draw(st.integers(0, 9)))
+        starts.append(start)
+        lengths.append(length)
+    return (size[0], size[1]), (starts[0], starts[1], lengths[0], lengths[1])
+
+
+@BOTH_FILTERS
+@given(where=boxes(), size=st.tuples(LENGTHS, LENGTHS), saturated=st.booleans(), seed=st.integers(0, 2**32 - 1))
+@example(where=((300, 1), (0, 0, 300, 1)), size=(1, 300), saturated=True, seed=0)
+@example(where=((1, 300), (0, 0, 1, 300)), size=(300, 1), saturated=True, seed=0)
+@example(where=((100, 60), (0, 0, 97, 60)), size=(64, 44), saturated=True, seed=0)  # where Pillow 13 alone does columns first
+@settings(max_examples=400, deadline=None)
+def test_pixels_are_theirs_to_the_bit(
+    kind: Image.Resampling, where: tuple[Size, Box], size: Size, saturated: bool, seed: int
+) -> None:
+    whole, box = where
+    source = noise(*whole, seed, saturated)
+    assert np.array_equal(ours(source, box, size, kind), theirs(source, box, size, kind=kind))
+
+
+@given(
+    where=boxes(),
+    share=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)),
+    saturated=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(where=((300, 200), (0, 0, 300, 200)), share=(0.5, 0.25), saturated=True, seed=0)
+@settings(max_examples=300, deadline=None)
+def test_area_is_that_of_opencv_to_a_level_where_no_side_grows(
+    where: tuple[Size, Box], share: tuple[float, float], saturated: bool, seed: int
+) -> None:
+    from jpegcurr.training.data.resample_kernel import AREA, resample
+
+    whole, (top, left, height, width) = where
+    source = noise(*whole, seed, saturated)
+    out = np.empty((max(1, int(share[0] * height)), max(1, int(share[1] * width)), 3), np.uint8)
+    resample(source, top, left, height, width, out, AREA)
+    part = source[top : top + height, left : left + width]
+    expected = cv2.resize(part, out.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert abs(out.astype(int) - expected).max() <= 1
+
+
+@BOTH_FILTERS
+def test_every_pair_of_small_lengths_has_their_weights(kind: Image.Resampling) -> None:
+    source = noise(1, 70)
+    for length in range(1, 70):
+        for size in range(1, 70):
+            box = (0, 0, 1, length)
+            expected = theirs(source, box, (1, size), kind=kind)
+            assert np.array_equal(ours(source, box, (1, size), kind), expected), (length, size)
+
+
+@BOTH_FILTERS
+def test_a_size_that_does_not_change_changes_no_pixel(kind: Image.Resampling) -> None:
+    source = noise(50, 70, saturated=True)
+    assert np.array_equal(ours(source, (3, 5, 40, 60), (40, 60), kind), source[3:43, 5:65])
+
+
+@BOTH_FILTERS
+def test_pixels_outside_the_crop_are_not_seen(kind: Image.Resampling) -> None:
+    source = np.asarray(photograph("cat").crop((0, 0, 90, 120))).copy()
+    for box in ((0, 0, 100, 70), (20, 20, 100, 70), (11, 7, 100, 71)):
+        inside = np.zeros(source.shape, bool)
+        inside[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = True
+        first, second = (ours(np.where(inside, source, np.uint8(level)), box, (32, 48), kind) for level in (0, 255))
+        assert np.array_equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore")  # numba tells of the threading layers it finds
+def test_compiled_code_with_fastmath_and_threads_gets_the_same() -> None:
+    """As FFCV compiles its kernels; with the types of fields in them."""
+    from numba import njit, prange
+
+    from jpegcurr.training.data.resample_kernel import BICUBIC, resample
+
+    @njit(parallel=True, fastmath=True, nogil=True, error_model="numpy")
+    def batch(source: Pixels, boxes: np.ndarray, out: Pixels) -> None:
+        for index in prange(len(boxes)):
+            top, left, height, width = boxes[index]
+            resample(source, top, left, height, width, out[index], BICUBIC)
+
+    source = np.asarray(photograph("cat"))
+    chosen = np.array([(index, 2 * index, 150 - index, 90 + index) for index in range(40)], np.uint32)
+    out = np.empty((40, 64, 64, 3), np.uint8)
+    batch(source, chosen, out)
+    for box, image in zip(chosen.tolist(), out, strict=True):
+        assert np.array_equal(image, ours(source, tuple(box), (64, 64), Image.Resampling.BICUBIC))

@@ -1,0 +1,76 @@
+"""What measurements share: their options, what it takes to run one again, and where its figures are kept."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jpegcurr.encoding.beton.manifest import library_versions
+from jpegcurr.system import available_cpus
+
+LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "opencv-python", "pillow", "simplejpeg", "ffcv", "distributed")
+
+
+def bench_parser(about: str | None, *, folder: bool = False, workers: int = 0, runs: int = 0) -> ArgumentParser:
+    """A parser with ``--json``, and with the others that are given, these being their defaults."""
+    parser = ArgumentParser(description=(about or "").partition("\n")[0])
+    if folder:
+        parser.add_argument("folder", type=Path, help="labelled images: <class>/*, or {train,val}/<class>/*")
+    if workers:
+        parser.add_argument("--workers", type=positive, default=workers, help=f"threads or processes of each ({workers})")
+    if runs:
+        parser.add_argument("--runs", type=positive, default=runs, help=f"timed rounds ({runs})")
+    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
+    return parser
+
+
+def positive(text: str) -> int:
+    """An option that counts something."""
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def circumstances() -> dict[str, str]:
+    """Machine, versions, commit and command line, by name; the command without the folders of this machine."""
+    versions = [f"{name} {version}" for name, version in library_versions(LIBRARIES).items() if version != "absent"]
+    command = [Path(word).name if Path(word).is_dir() or Path(word).is_absolute() else word for word in sys.orig_argv]
+    return {
+        "machine": f"{cpu_model()}, {available_cpus()} cores, {platform.system()}",
+        "versions": f"Python {platform.python_version()}, {', '.join(versions)}",
+        "commit": commit(),
+        "command": shlex.join(command),
+    }
+
+
+def record(file: Path | None, kind: str, figures: dict[str, Any]) -> None:
+    """Append one line of JSON to ``file``, if there is one."""
+    if file is not None:
+        line = {"kind": kind, "date": datetime.now(UTC).date().isoformat(), **circumstances(), "figures": figures}
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def commit() -> str:
+    """The checkout's, with a plus if it was changed since."""
+    root = Path(__file__).parent.parent.parent
+    try:
+        say = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
+        return subprocess.run(say, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def cpu_model() -> str:
+    """The processor's name, from /proc/cpuinfo where there is one."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

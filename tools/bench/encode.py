@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+"""Images/s of every way to make a JPEG quality 50 data set, side by side on one folder and one machine.
+
+All contenders take the same files with as many workers, in chunks of 16, turn by turn: A B C D, A B C D, after one
+round that does not count and leaves the files in the page cache. Give a folder that fits into memory, since one
+contender holds it all, and leave the machine to the benchmark: a load that comes and goes moves the ratios too. Each
+run writes into a fresh temporary folder (TMPDIR says where), made and removed while the clock stands.
+
+What the clock sees differs. Against jpegcurr: its time includes listing the folder, reading the files and flushing to disk
+(fsync); the floor has everything in memory and drops what it makes, the others get a ready list of files and do not flush
+(but for the bare loop, which is the floor with files: it reads, writes and flushes, and checks and records nothing).
+Against FFCV: the fork of its workers and the 0.1 s between two looks at their progress weigh on a small folder, so give
+2000 images or more to compare with it. Against Pillow: it alone makes a file for each image, which costs what the disk
+makes it cost; with TMPDIR in memory it is nearly free.
+"""
+
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import simplejpeg
+from common import bench_parser, circumstances, record
+from PIL import Image
+
+from jpegcurr.encoding.workers import CHUNK, Outcome, encode_chunk
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.executors import open_executor
+from jpegcurr.encoding.sources.base import Item, Store
+from jpegcurr.encoding.plan import plan_outputs
+from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.errors import JpegcurrError
+from jpegcurr.system import keep_freed_memory
+
+QUALITY = 50
+LADDER = (75, 50, 30, 10)
+OURS, ALONE = "jpegcurr, q50", "jpegcurr, q50, one thread"
+COPY, ONE_PASS, FOUR_PASSES = "jpegcurr, source", "jpegcurr, q75 q50 q30 q10 in one pass", "jpegcurr, the same in four passes"
+FLOOR, FLOOR_ALONE = "floor: same C calls, in memory", "floor, one thread"
+BARE = "bare loop: the floor, file to file"
+WRITER = "jpegcurr's writer alone, q50"
+PILLOW, FFCV = "Pillow open + save, q50", "FFCV DatasetWriter, q50"
+OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+# What is asked of an encoder for a million images: the ratio of two medians of images/s, at least.
+TARGETS = {
+    "of the floor": (OURS, FLOOR, 0.95),
+    "of the bare loop": (OURS, BARE, None),
+    "the bare loop of the floor": (BARE, FLOOR, None),
+    "two threads against one": (OURS, ALONE, 1.9),
+    "the floor's own two against one": (FLOOR, FLOOR_ALONE, None),
+    "four qualities, one pass against four": (ONE_PASS, FOUR_PASSES, 2.0),
+    "against FFCV's writer": (OURS, FFCV, 1.8),
+    "against the Pillow loop": (OURS, PILLOW, 1.15),
+    "source against q50": (COPY, OURS, 5.0),
+    "threads that the one writer keeps up with": (WRITER, ALONE, None),
+}
+# The other libraries' processes start afresh: a fork of this one would inherit the locks that its threads hold.
+spawn = get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to encode: ``run`` does ``images`` images and writes into the empty folder that it is given."""
+
+    name: str
+    images: int
+    run: Callable[[Path], object]
+
+
+def jpegcurr(name: str, folder: Path, images: int, workers: int, *passes: Sequence[EncodeSpec]) -> Contender:
+    """Folder to betons and their manifests, one for each split and quality; pass by pass."""
+
+    def run(out: Path) -> None:
+        for specs in passes:
+            with open_executor(workers) as (executor, _):
+                sources = open_sources(folder)
+                encode_dataset(sources, plan_outputs(sources, specs, out), executor=executor, workers=workers)
+
+    return Contender(name, images, run)
+
+
+class Ready(Executor):
+    """Hands out what was encoded beforehand, at once: workers without number and without cost."""
+
+    def __init__(self, outcomes: dict[str, Outcome]) -> None:
+        self.outcomes = outcomes
+
+    def submit(self, _encode, items):
+        """See ``Executor``; what is asked for is always ``encode_chunk`` of some items."""
+        future = Future()
+        future.set_result([self.outcomes[item.key] for item in items])
+        return future
+
+
+def writer_alone(name: str, folder: Path) -> Contender:
+    """What jpegcurr's one ordered writer can take from any number of workers; its outcomes are held in memory."""
+    sources, specs = open_sources(folder), [EncodeSpec(QUALITY)]
+    outcomes = {}
+    with open_executor() as (executor, _):
+        for source in sources:
+            outcomes |= {each.item.key: each for each in executor.map(partial(encode_one, source.store, specs), source.items)}
+    ready = Ready(outcomes)
+
+    def run(out: Path) -> None:
+        encode_dataset(sources, plan_outputs(sources, specs, out), executor=ready, workers=1, max_failures=len(outcomes))
+
+    return Contender(name, len(outcomes), run)
+
+
+def encode_one(store: Store, specs: Sequence[EncodeSpec], item: Item) -> Outcome:
+    """Encode one image."""
+    return encode_chunk(store, [item], specs)[0]
+
+
+def floor(name: str, jpegs: Sequence[bytes], largest: int, workers: int, stack: ExitStack) -> Contender:
+    """What jpegcurr cannot beat: its codec's C calls in as many threads, from memory, with the results dropped."""
+    threads, scratch = scratch_threads(largest, workers, stack)
+
+    def encode(chunk: Sequence[bytes]) -> None:
+        for data in chunk:
+            cv2.imencode(".jpg", simplejpeg.decode_jpeg(data, "BGR", buffer=scratch.buffer), OPTIONS)
+
+    return Contender(name, len(jpegs), lambda _: list(threads.map(encode, chunked(jpegs))))
+
+
+def bare_loop(paths: Sequence[Path], largest: int, workers: int, stack: ExitStack) -> Contender:
+    """The floor with its files: the least that reads them, writes what comes of them to one file and flushes it."""
+    threads, scratch = scratch_threads(largest, workers, stack)
+
+    def encode(descriptor: int, chunk: Sequence[Path]) -> None:
+        for path in chunk:
+            data = path.read_bytes()
+            with suppress(ValueError):
+                jpeg = cv2.imencode(".jpg", simplejpeg.decode_jpeg(data, "BGR", buffer=scratch.buffer), OPTIONS)[1]
+                os.write(descriptor, jpeg)
+
+    def run(out: Path) -> None:
+        with (out / "jpegs").open("wb") as file:
+            list(threads.map(partial(encode, file.fileno()), chunked(paths)))
+            os.fsync(file.fileno())
+
+    return Contender(BARE, len(paths), run)
+
+
+def scratch_threads(largest: int, workers: int, stack: ExitStack) -> tuple[ThreadPoolExecutor, threading.local]:
+    """Threads that each have a ``buffer`` for the pixels of the largest image."""
+    scratch = threading.local()
+
+    def prepare() -> None:
+        scratch.buffer = bytearray(largest)
+
+    return stack.enter_context(ThreadPoolExecutor(workers, initializer=prepare)), scratch
+
+
+def chunked(things: Sequence) -> list[Sequence]:
+    """Chunks as large as jpegcurr's."""
+    return [things[start : start + CHUNK] for start in range(0, len(things), CHUNK)]
+
+
+def load_jpegs(paths: Sequence[Path]) -> tuple[list[bytes], int]:
+    """The files that simplejpeg decodes to BGR, and the bytes of pixels in the largest one."""
+    jpegs, largest = [], 0
+    for path in paths:
+        data = path.read_bytes()
+        with suppress(ValueError):
+            largest = max(largest, simplejpeg.decode_jpeg(data, "BGR").nbytes)
+            jpegs.append(data)
+    if not jpegs:
+        raise JpegcurrError("The folder holds no JPEG, so there is nothing to compare.")
+    return jpegs, largest
+
+
+def pillow(paths: Sequence[Path], workers: int, stack: ExitStack) -> Contender:
+    """The loop that people write, file to file, in processes that are there before the clock starts."""
+    pool = stack.enter_context(spawn.Pool(workers))
+
+    def run(out: Path) -> None:
+        pool.starmap(save_with_pillow, [(path, out / f"{i}.jpg") for i, path in enumerate(paths)], CHUNK)
+
+    return Contender(PILLOW, len(paths), run)
+
+
+def save_with_pillow(source: Path, target: Path) -> None:
+    """Re-encode one file."""
+    Image.open(source).convert("RGB").save(target, quality=QUALITY)
+
+
+def ffcv(files: Sequence[tuple[Path, int]], workers: int, stack: ExitStack) -> list[Contender]:
+    """FFCV's own writer, in a process of its own; none where ffcv cannot be imported."""
+    process = ProcessPoolExecutor(1, mp_context=spawn)
+    stack.callback(process.shutdown, wait=False)
+    try:
+        group = process.submit(start_ffcv).result()
+    except ImportError as error:
+        print(f"{FFCV} is left out: {error}.")
+        return []
+    stack.callback(kill_group, group)
+
+    def run(out: Path) -> None:
+        try:
+            process.submit(write_ffcv, out / "ffcv.beton", files, workers).result(60 + len(files) / 10)
+        except TimeoutError:  # FFCV waits for ever if one of its workers dies, and the others spin
+            kill_group(group)
+            raise
+
+    return [Contender(FFCV, len(files), run)]
+
+
+def start_ffcv() -> int:
+    """Import FFCV, and make this process the head of a group of its own; returns the group's id."""
+    os.setsid()
+    os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+    set_start_method("fork", force=True)  # Linux's default up to Python 3.13; any other imports torch in every worker
+    import ffcv.writer  # noqa: F401
+
+    return os.getpid()
+
+
+def kill_group(group: int) -> None:
+    """End FFCV's process and its workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def write_ffcv(path: Path, files: Sequence[tuple[Path, int]], workers: int) -> None:
+    """Write one beton as FFCV's documentation shows, but in smaller chunks, which share a small folder out evenly."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=QUALITY), "label": IntField()}
+    DatasetWriter(str(path), fields, num_workers=workers).from_indexed_dataset(PillowDataset(files), chunksize=CHUNK)
+
+
+@dataclass(frozen=True, slots=True)
+class PillowDataset:
+    """(RGB image, label) pairs for FFCV's writer."""
+
+    files: Sequence[tuple[Path, int]]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.files[index]
+        return Image.open(path).convert("RGB"), label
+
+
+def open_contenders(folder: Path, workers: int, stack: ExitStack) -> list[Contender]:
+    """All contenders that can run here; ``stack`` closes their processes and threads."""
+    files = [(Path(source.store.where(item)), item.label) for source in open_sources(folder) for item in source.items]
+    paths = [path for path, _ in files]
+    jpegs, largest = load_jpegs(paths)
+    half, ladder = EncodeSpec(QUALITY), [EncodeSpec(quality) for quality in LADDER]
+    return [
+        jpegcurr(OURS, folder, len(files), workers, [half]),
+        floor(FLOOR, jpegs, largest, workers, stack),
+        bare_loop(paths, largest, workers, stack),
+        jpegcurr(ALONE, folder, len(files), 1, [half]),
+        floor(FLOOR_ALONE, jpegs, largest, 1, stack),
+        jpegcurr(COPY, folder, len(files), workers, [EncodeSpec("source")]),
+        jpegcurr(ONE_PASS, folder, len(files), workers, ladder),
+        jpegcurr(FOUR_PASSES, folder, len(files), workers, *([spec] for spec in ladder)),
+        writer_alone(WRITER, folder),
+        pillow(paths, workers, stack),
+        *ffcv(files, workers, stack),
+    ]
+
+
+def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
+    """Images/s of ``runs`` rounds by contender; one that does not finish is left out."""
+    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for turn in range(runs + 1):
+        print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
+        for contender in [contender for contender in contenders if contender.name in rates]:
+            try:
+                rate = images_per_second(contender)
+            except TimeoutError:
+                print(f"{contender.name} is left out: it did not finish.")
+                del rates[contender.name]
+            else:
+                rates[contender.name] += [rate] if turn else []
+    return rates
+
+
+def images_per_second(contender: Contender) -> float:
+    """By the wall clock, over one run."""
+    with TemporaryDirectory(prefix="bench-encode-") as out:
+        start = time.perf_counter()
+        contender.run(Path(out))
+        return contender.images / (time.perf_counter() - start)
+
+
+def table(rates: dict[str, list[float]]) -> list[str]:
+    """Images/s; ``ratio`` is of medians, to jpegcurr's."""
+    ours = statistics.median(rates[OURS])
+    lines = [f"{'images/s':<38}{'median':>8}{'min':>8}{'max':>8}{'ratio':>8}"]
+    for name, values in rates.items():
+        median = statistics.median(values)
+        lines.append(f"{name:<38}{median:>8.0f}{min(values):>8.0f}{max(values):>8.0f}{median / ours:>8.2f}")
+    return [*lines, "", *(f"{name:<38}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratios(rates))]
+
+
+def ratios(rates: dict[str, list[float]]) -> list[tuple[str, float, str]]:
+    """Of medians; what is asked of them is named, and whether it is met."""
+    found = []
+    for name, (one, other, least) in TARGETS.items():
+        if one in rates and other in rates:
+            ratio = statistics.median(rates[one]) / statistics.median(rates[other])
+            wanted = f"   asked: {least}{'' if ratio >= least else ', missed'}" if least else ""
+            found.append((name, ratio, wanted))
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    try:
+        with ExitStack() as stack:
+            contenders = open_contenders(arguments.folder, arguments.workers, stack)
+            rates = measure(contenders, arguments.runs)
+    except JpegcurrError as error:
+        raise SystemExit(str(error)) from None
+    counts = f"{contenders[0].images} images, {arguments.workers} workers, {arguments.runs} runs after one warm-up"
+    print("\n".join([*table(rates), counts, *(f"{name}: {value}" for name, value in circumstances().items())]))
+    medians = {name: round(statistics.median(values)) for name, values in rates.items()}
+    found = {name: round(ratio, 3) for name, ratio, _ in ratios(rates)}
+    record(arguments.json, "encode", {"counts": counts, "images_per_second": medians, "ratios": found})
+
+
+if __name__ == "__main__":
+    main()
