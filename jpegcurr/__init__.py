@@ -23,11 +23,11 @@ _HOMES = {
     "plan_epochs": "jpegcurr.training.curriculum",
     "open_loaders": "jpegcurr.training.data.loaders",
     "train": "jpegcurr.training.train",
-    "load_run": "jpegcurr.training.models.create",
+    "load_run": "jpegcurr.training.models.load",
     "evaluate_run": "jpegcurr.analysis.evaluation.evaluate",
     "predict_images": "jpegcurr.analysis.prediction.predict",
     "compare_cams": "jpegcurr.analysis.cam.compare",
-    "write_report": "jpegcurr.analysis.report.write",
+    "write_report": "jpegcurr.analysis.report.html",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,7 +1,9 @@
 """Files that appear whole or not at all."""
 
+import csv
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +11,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from jpegcurr.errors import UsageError
+
+log = logging.getLogger("jpegcurr")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -111,3 +117,43 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def csv_writer(path: Path) -> Iterator[Any]:
+    """Yield a CSV writer to a file that appears whole or not at all; names that are not UTF-8 keep their bytes."""
+    with staged(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        yield csv.writer(file, lineterminator="\n")
+
+
+_LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def locked(lock: Path, what: Path, *, doing: str = "encoded", option: str = "-o") -> Iterator[None]:
+    """Hold the file ``lock`` against other processes; the system releases it when this process ends, however it ends.
+
+    Raises:
+        UsageError: another process holds it. The message names ``what`` it works on, what is being done (``doing``) and the
+            ``option`` that chooses another place.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4)
+    try:
+        held.acquire()
+    except Timeout:
+        message = f"{what} is being {doing} by another process. Wait for it, or choose another place with {option}."
+        raise UsageError(message) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: the file system has no locks, so see that nothing else writes %s", lock.parent, what.name)
+    try:
+        yield
+    finally:
+        if held.is_locked:
+            lock.unlink(missing_ok=True)  # while it is held: a process that has it open sees that it has no name any more
+            held.release()

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
 
@@ -60,3 +62,17 @@ def _memory_left() -> int:
             counts = dict(line.split() for line in (_CGROUP / stat).read_text(encoding="ascii").splitlines())
             return most - now + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
     return 1 << 62
+
+
+def library_versions(
+    names: Iterable[str] = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
+) -> dict[str, str]:
+    """Installed versions by distribution name; ``absent`` where there is none."""
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

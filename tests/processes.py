@@ -13,7 +13,9 @@ class Group:
 
     def __init__(self, words: list[str], ranks: int = 2) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["jpegcurr.training.train", "jpegcurr.training.data.thread_loader", "jpegcurr.cli.train"])
+        context.set_forkserver_preload(
+            ["jpegcurr.training.train", "jpegcurr.training.data.thread_loader", "jpegcurr.cli.train"]
+        )
         port = _free_port()
         self._files = [Path(f"said{rank}.txt").absolute() for rank in range(ranks)]
         self._processes = [

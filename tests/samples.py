@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality
-from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.beton.format import DEFAULT_PAGE_SIZE
-from jpegcurr.encoding.plan import plan_outputs
-from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.beton.writer import BetonWriter
+from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality
+from jpegcurr.encoding.plan import plan_outputs
+from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe.schema import Recipe
 from jpegcurr.recipe.loading import load_recipe
+from jpegcurr.recipe.schema import Recipe
 
 TOOLS = Path(__file__).parent.parent / "tools"
 PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "grass": "grass.png"}

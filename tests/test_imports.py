@@ -15,17 +15,13 @@ PACKAGE = Path(jpegcurr.__file__).parent
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("files", "machine", "slurm", "slurm_jobs"),
+    ("text", "system"),
+    ("files",),
+    ("recipe", "slurm", "runtime"),
     ("encoding",),
-    ("recipe", "recipe_data", "recipe_file", "runtime", "tracking", "world"),
     ("training",),
     ("analysis",),
     ("study",),
-    ("terminal",),
-    ("console", "console_study"),
-    ("cli_runs",),
-    ("cli_channels",),
-    ("cli_train", "cli_study"),
     ("cli",),
     ("__main__",),
 )
@@ -72,7 +68,7 @@ def test_encoding_stands_alone() -> None:
     """It needs no torch; what is optional, and SciPy for one file format, is imported only where it is used."""
     allowed = {"cv2", "numpy", "PIL", "pydantic", "simplejpeg", "jpegcurr", *sys.stdlib_module_names}
     optional = {"distributed", "datasets", "pyarrow", "scipy"}
-    for path in PACKAGE.glob("encoding/*.py"):
+    for path in PACKAGE.glob("encoding/**/*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed | optional, path
         top = ast.parse(path.read_text(encoding="utf-8")).body
         for node in [node for node in top if isinstance(node, ast.Import | ast.ImportFrom)]:
@@ -82,12 +78,12 @@ def test_encoding_stands_alone() -> None:
 @pytest.mark.parametrize(
     ("what", "owners"),
     [
-        ("datasets", {"encoding/hub.py"}),
-        ("distributed", {"encoding/executors.py"}),
-        ("scipy.io", {"encoding/ground_truth.py"}),
-        ("ffcv", {"training/ffcv_decode.py", "training/ffcv_loader.py", "training/loaders.py"}),
-        ("numba", {"training/ffcv_decode.py", "training/ffcv_loader.py", "training/loaders.py", "training/resample.py"}),
-        ("submitit", {"slurm.py", "slurm_jobs.py"}),
+        ("datasets", {"encoding/sources/huggingface.py"}),
+        ("distributed", {"encoding/workers.py"}),
+        ("scipy.io", {"encoding/sources/imagenet_labels.py"}),
+        ("ffcv", {"training/data/ffcv_kernel.py", "training/data/ffcv_loader.py", "training/data/loaders.py"}),
+        ("numba", {"training/data/ffcv_kernel.py", "training/data/ffcv_loader.py", "training/data/loaders.py", "training/data/resample_kernel.py"}),
+        ("submitit", {"slurm/task.py", "slurm/jobs.py"}),
         ("wandb", set()),
     ],
 )

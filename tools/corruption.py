@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from PIL import Image, features
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
-from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.beton.manifest import items_path, manifest_path
+from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import open_executor
 
 Kind = Literal["image", "beton", "verify"]
 SHARES: dict[Kind, float] = {"image": 0.8, "beton": 0.15, "verify": 0.05}

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from jpegcurr.analysis.cam.compare import compare_cams
-from jpegcurr.encoding.options import parse_specs
-from jpegcurr.system import keep_freed_memory
+from jpegcurr.cli.options import parse_specs
 from jpegcurr.runtime import resolve_runtime
-from jpegcurr.training.models.create import load_run
+from jpegcurr.system import keep_freed_memory
+from jpegcurr.training.models.load import load_run
 
 
 def resident() -> str:

@@ -30,11 +30,6 @@ def full_name(name: str) -> str:
     return name if readable == name else f"{name} {readable}"
 
 
-def imagenet_classes(subset: str) -> tuple[str, ...]:
-    """WordNet's numbers of one of timm's subsets (``imagenet-1k``, ``imagenet-22k``, ...), in the order of the outputs."""
-    return tuple(ImageNetInfo(subset).label_names())
-
-
 def have_readable_names(names: Sequence[str]) -> bool:
     """Whether any class has a readable name that is another than its own."""
     return any(readable_name(name) != name for name in names)

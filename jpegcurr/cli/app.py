@@ -15,8 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 import jpegcurr
-from jpegcurr.cli import console
-from jpegcurr.cli import terminal
+from jpegcurr.cli import console, terminal
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.runs import JsonOption, QuietOption, cam, evaluate, models, predict
 from jpegcurr.cli.study import study
@@ -130,12 +129,12 @@ def encode(
     a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
     'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
     """
+    from jpegcurr.cli.options import parse_classes, parse_max_failures, parse_resize, parse_specs
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
-    from jpegcurr.encoding.executors import open_executor
-    from jpegcurr.encoding.options import parse_classes, parse_max_failures, parse_resize, parse_specs
     from jpegcurr.encoding.plan import plan_outputs, refusal
     from jpegcurr.encoding.sources.open import open_sources
+    from jpegcurr.encoding.workers import open_executor
 
     if dry_run and resume:
         raise UsageError(
@@ -181,8 +180,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in a .beton: samples, classes, quality, chroma, sizes, failures, versions."""
-    from jpegcurr.encoding.beton.inspect import inspect_beton
-    from jpegcurr.encoding.beton.verify import verify_beton
+    from jpegcurr.encoding.beton.verify import inspect_beton, verify_beton
 
     found = inspect_beton(file)
     wrong = None

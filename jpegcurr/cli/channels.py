@@ -24,8 +24,8 @@ from jpegcurr.errors import UsageError
 from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
-    from jpegcurr.analysis.channels.study import ChannelStudy
     from jpegcurr.analysis.channels.pruning import PruneStudy
+    from jpegcurr.analysis.channels.study import ChannelStudy
 
 
 def channels(
@@ -59,13 +59,13 @@ def channels(
     move most to zero, next to those that move least and to random ones.
     """
     from jpegcurr.analysis.channels.activations import pick_layers
-    from jpegcurr.analysis.channels.tables import as_values, to_csv
-    from jpegcurr.analysis.channels.study import check_same_images, study_channels
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_arms
     from jpegcurr.analysis.channels.pruning import check_prunable, split_images, study_pruning
+    from jpegcurr.analysis.channels.study import check_same_images, study_channels
+    from jpegcurr.analysis.channels.tables import as_values, to_csv
+    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_arms
     from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.create import load_run
+    from jpegcurr.training.models.load import load_run
 
     wanted = parse_qualities(qualities, on_the_fly=on_the_fly)
     if seed is not None and prune_study is None:
@@ -126,7 +126,7 @@ def _parse_sizes(text: str) -> list[int]:
 
 def _print(study: "ChannelStudy", pruned: "Sequence[PruneStudy]", top: int, how: str) -> None:
     """A table of the layers, one of the most moved channels, one for each layer that is pruned, and what they mean."""
-    from jpegcurr.analysis.channels.study import tables
+    from jpegcurr.analysis.channels import tables
 
     facts = [str(study.run), f"{study.weights} weights", f"{study.loader} loader", f"{study.images:,} images", how]
     terminal.print_table(*tables.stage_table(study), title=", ".join(filter(None, facts)), left=2)

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar
 from jpegcurr.files import nearest_folder
-from jpegcurr.cli.terminal import Bar, duration, err, megabytes, out, print_table, progress_bar
+from jpegcurr.text import duration, megabytes
 
 if TYPE_CHECKING:
-    from jpegcurr.analysis.prediction.outputs import Summary
-    from jpegcurr.analysis.prediction.confusion import Confusion
     from jpegcurr.analysis.evaluation.evaluate import Evaluation
-    from jpegcurr.training.models.load import Listed
+    from jpegcurr.analysis.prediction.confusion import Confusion
+    from jpegcurr.analysis.prediction.outputs import Summary
     from jpegcurr.analysis.stats import Paired
-    from jpegcurr.encoding.workers import Outcome
-    from jpegcurr.encoding.estimate import Estimate
-    from jpegcurr.encoding.beton.inspect import Inspection
-    from jpegcurr.encoding.sources.base import Source
     from jpegcurr.encoding.beton.manifest import Manifest
+    from jpegcurr.encoding.beton.verify import Inspection
+    from jpegcurr.encoding.estimate import Estimate
+    from jpegcurr.encoding.sources.base import Source
+    from jpegcurr.encoding.workers import Outcome
+    from jpegcurr.training.models.load import Listed
     from jpegcurr.training.schedule import PlannedEpoch
 
 SHOWN_FAILURES = 20
@@ -205,9 +206,9 @@ def print_evaluations(
 ) -> None:
     """One row an arm; top-1 by run and quality; each arm, and the classes, against the first on the same images; the files."""
     from jpegcurr.analysis.evaluation import tables
-    from jpegcurr.analysis.evaluation.naming import arm_name
-    from jpegcurr.analysis.evaluation.class_tables import changed_classes
     from jpegcurr.analysis.evaluation.evaluate import described
+    from jpegcurr.analysis.evaluation.naming import arm_name
+    from jpegcurr.analysis.evaluation.tables import changed_classes
 
     if as_json:
         rows = zip(results, pairs, strict=True)
@@ -236,12 +237,12 @@ def print_evaluations(
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
     """The first files' likeliest classes, what was confused, what was not read, and where all of it is."""
     from jpegcurr.analysis.class_names import full_name
-    from jpegcurr.analysis.prediction.contact_sheet import shown
+    from jpegcurr.text import sanitize
 
     rows = []
     for each in summary.first:
-        tops = [f"{shown(full_name(name))} {100 * share:.1f} %" for name, share in each.top]
-        rows.append([shown(each.file), ", ".join(tops) if tops else f"not read: {shown(each.error)}"])
+        tops = [f"{sanitize(full_name(name))} {100 * share:.1f} %" for name, share in each.top]
+        rows.append([sanitize(each.file), ", ".join(tops) if tops else f"not read: {sanitize(each.error)}"])
     print_table(["file", "likeliest"], rows, left=2)
     if summary.files > len(rows):
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
@@ -257,12 +258,14 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
 
 def _print_confusion(confusion: "Confusion") -> None:
     from jpegcurr.analysis.class_names import full_name
-    from jpegcurr.analysis.prediction.contact_sheet import shown
+    from jpegcurr.text import sanitize
 
     share = 100 * confusion.right / confusion.images
     out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
     pairs = confusion.most_confused()
-    rows = [[shown(full_name(each.truth)), shown(full_name(each.predicted)), f"{each.count} of {each.of}"] for each in pairs]
+    rows = [
+        [sanitize(full_name(each.truth)), sanitize(full_name(each.predicted)), f"{each.count} of {each.of}"] for each in pairs
+    ]
     if rows:
         print_table(["class", "most often taken for", "images"], rows, left=2)
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 from rich.table import Table
 
-from jpegcurr.cli.terminal import duration, err, out, print_table
+from jpegcurr.cli.terminal import err, out, print_table
+from jpegcurr.text import duration
 
 if TYPE_CHECKING:
-    from jpegcurr.study.cost import Estimate
     from jpegcurr.study.config import Study
+    from jpegcurr.study.cost import Estimate
     from jpegcurr.study.results import Results
     from jpegcurr.study.run import Ended
     from jpegcurr.study.tasks import Task

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli import console
-
-from jpegcurr.cli import terminal
+from jpegcurr.cli import console, terminal
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.system import keep_freed_memory
 
@@ -40,7 +38,7 @@ LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="Th
 
 def parse_qualities(qualities: str | None, *, on_the_fly: bool) -> "list[Quality] | None":
     """What ``--qualities`` says, None if it is not given; raises UsageError for a quality that is none."""
-    from jpegcurr.encoding.options import parse_specs
+    from jpegcurr.cli.options import parse_specs
 
     if qualities is not None:
         return [spec.quality for spec in parse_specs(qualities.split(","))]
@@ -71,7 +69,7 @@ def evaluate(
     from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_arms
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.create import load_run
+    from jpegcurr.training.models.load import load_run
 
     wanted = parse_qualities(qualities, on_the_fly=on_the_fly)
     files = EvaluationFiles(csv, classes, plot)
@@ -125,9 +123,9 @@ def predict(
     The truth of an image is the folder that it lies in, if that is called like one of the run's classes.
     """
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
-    from jpegcurr.training.models.load import load_classifier
     from jpegcurr.analysis.prediction.predict import find_all
     from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.training.models.load import load_classifier
 
     keep_freed_memory()
     files = find_all(images)
@@ -188,11 +186,11 @@ def cam(
     from jpegcurr.analysis.cam.compare import compare_cams
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
-    from jpegcurr.analysis.report.write import report_files, summary, write_report
-    from jpegcurr.encoding.options import parse_specs
+    from jpegcurr.analysis.report.html import report_files, summary, write_report
+    from jpegcurr.cli.options import parse_specs
     from jpegcurr.files import refuse_existing, refuse_unwritable
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.create import load_run
+    from jpegcurr.training.models.load import load_run
 
     *run_folders, images = paths
     if not run_folders:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jpegcurr.cli import console_study
-
-from jpegcurr.cli import terminal
+from jpegcurr.cli import console_study, terminal
 from jpegcurr.cli.runs import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.system import keep_freed_memory
@@ -54,19 +52,19 @@ def study(
     What is finished is kept and what is half done goes on: call it again after any stop, or with more seeds in the file. It
     writes study.json, runs.csv and study.html.
     """
-    from jpegcurr.encoding.locks import locked
+    from jpegcurr.files import locked
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.slurm.jobs import check_accounts, check_machine, parse_options
-    from jpegcurr.study.slurm import Cluster
+    from jpegcurr.study.config import check_arms, load_study
     from jpegcurr.study.cost import estimate_study, measured_speed
     from jpegcurr.study.folder import check_folder
     from jpegcurr.study.measure import check_data
     from jpegcurr.study.page import write_page
     from jpegcurr.study.parallel import Workers, run_parallel
-    from jpegcurr.study.config import check_arms, load_study
     from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
     from jpegcurr.study.results import gather, write_design, write_results
     from jpegcurr.study.run import run_all, stoppable
+    from jpegcurr.study.slurm import Cluster
     from jpegcurr.study.tasks import left_to_do, list_tasks
 
     if as_json and not plan:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from jpegcurr.training.epoch import Progress as Training
+    from jpegcurr.training.loop import Progress as Training
 
 WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
 
@@ -142,16 +142,3 @@ def fail(message: str) -> None:
     """Print an error on stderr."""
     label = "[bold red]error:[/] " if sys.stderr.isatty() else "error: "
     err.print(label + escape(message))
-
-
-def megabytes(count: int) -> str:
-    """``1234567`` -> ``1.2 MB``."""
-    return f"{count / 1e6:,.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """``3725`` -> ``1 h 02 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jpegcurr.cli import console
-
-from jpegcurr.cli import terminal
+from jpegcurr.cli import console, terminal
 from jpegcurr.cli.runs import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
-    from jpegcurr.training.epoch import Progress
-    from jpegcurr.world import World
+    from jpegcurr.runtime import World
+    from jpegcurr.training.loop import Progress
 
 
 def train(
@@ -47,13 +45,12 @@ def train(
     On several GPUs: torchrun --nproc-per-node 8 -m jpegcurr train --recipe ...
     """
     from jpegcurr.recipe.loading import find_recipe, load_recipe
-    from jpegcurr.runtime import collective_backend, resolve_runtime
+    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.data.datasets import count_images
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.schedule import planned_epochs
     from jpegcurr.training.train import check_recipe
     from jpegcurr.training.train import train as train_recipe
-    from jpegcurr.world import joined
 
     if as_json and not plan:
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")

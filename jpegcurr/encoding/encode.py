@@ -17,15 +17,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.resume import lock_file
-from jpegcurr.encoding.workers import Outcome, cut, encode_chunk, in_order
-from jpegcurr.encoding.sources.base import Item, Order, Source
-from jpegcurr.encoding.locks import locked
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
 from jpegcurr.encoding.output import Output, item_row
 from jpegcurr.encoding.plan import Outputs, plan_output, settled
+from jpegcurr.encoding.resume import lock_file
+from jpegcurr.encoding.sources.base import Item, Order, Source
+from jpegcurr.encoding.workers import Outcome, cut, encode_chunk, in_order
 from jpegcurr.errors import EncodeError
-from jpegcurr.files import refuse_unwritable
+from jpegcurr.files import locked, refuse_unwritable
 
 AHEAD = 4  # chunks under way for each worker
 NAMED_FAILURES = 5

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.workers import cut, encode_chunk, in_order
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
-from jpegcurr.encoding.sources.base import Item, Source, Store
 from jpegcurr.encoding.plan import Outputs
+from jpegcurr.encoding.sources.base import Item, Source, Store
+from jpegcurr.encoding.workers import cut, encode_chunk, in_order
 
 SAMPLE = 512  # images
 OVERHEAD = 48  # bytes a sample in a beton beside its JPEG

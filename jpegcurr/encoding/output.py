@@ -13,7 +13,6 @@ So after a ``kill -9`` every whole row has its record: the rows are the journal.
 error of the disk, some may be on it and not others: then records are read back and held against their checksums.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -26,50 +25,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.resume import Begun, begin, boot_id, partial_files, stamp, take_back
-from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
-from jpegcurr.encoding.sources.base import MISSING, Item, Source
 from jpegcurr.encoding.beton.format import BetonIndex
-from jpegcurr.encoding.beton.manifest import Manifest, Plan, items_path, manifest_path
+from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path
 from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
+from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
+from jpegcurr.encoding.resume import Begun, begin, boot_id, partial_files, stamp, take_back
+from jpegcurr.encoding.sources.base import MISSING, Item, Source
 from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import sync_folder, write_json
 
 log = logging.getLogger("jpegcurr")
 
 _FAILED = b'"status": "failed"'  # in such a row and, with its quotes, in no other
-
-
-class Totals:
-    """What a manifest says of all items together."""
-
-    def __init__(self) -> None:
-        self.images = self.failures = self.copied = self.scaled = self.bytes_in = self.bytes_out = 0
-        self._keys = hashlib.sha256()
-        self._labels: set[int] = set()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Count one row of the items."""
-        if row["status"] == "failed":
-            self.failures += 1
-            return
-        self.images += 1
-        self.copied += row["status"] == "copied"
-        self.scaled += row.get("scaled", False)
-        self.bytes_in += row["source_bytes"]
-        self.bytes_out += row["bytes"]
-        self._labels.add(row["label"])
-        self._keys.update(os.fsencode(row["key"]) + b"\n")
-
-    @property
-    def labels(self) -> set[int]:
-        """Of the stored images."""
-        return self._labels
-
-    def as_dict(self) -> dict[str, Any]:
-        """The manifest's fields."""
-        counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return counts | {"keys_sha256": self._keys.hexdigest()}
 
 
 def item_row(item: Item, bytes_in: int, encoded: Encoded | None, reason: str = "") -> dict[str, Any]:

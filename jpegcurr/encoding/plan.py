@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jpegcurr.encoding.resume import begin, output_files, refuse_begun, to_resume
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
-from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.encoding.beton.format import page_size_for
-from jpegcurr.encoding.beton.manifest import Manifest, Plan, library_versions
+from jpegcurr.encoding.beton.manifest import Manifest, Plan
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.resume import begin, output_files, refuse_begun, to_resume
+from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.errors import SourceError, UsageError
 from jpegcurr.files import refuse_existing, refuse_unwritable
+from jpegcurr.system import library_versions
 
 Outputs = dict[str, dict[Path, EncodeSpec]]
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from jpegcurr.analysis.bootstrap import estimate_means
-from jpegcurr.analysis.stats import LEVEL, Flags, Paired, compare_paired, holm
+from jpegcurr.analysis.stats import LEVEL, Flags, Paired, compare_paired, estimate_means, holm
 from jpegcurr.files import json_values
 from jpegcurr.study.power import level_of, seeds_needed, smallest_detectable
 

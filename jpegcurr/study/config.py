@@ -9,9 +9,8 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
-from jpegcurr.recipe.schema import Recipe
-from jpegcurr.recipe.schema_data import PathOrReencoded, Positive, Section, split_treatment
 from jpegcurr.recipe.loading import find_recipe, find_study, in_its_line, load_checked, load_recipe
+from jpegcurr.recipe.schema import PathOrReencoded, Positive, Recipe, Section, split_treatment
 from jpegcurr.study.fork import Trunk, share_trunks
 from jpegcurr.training.train import check_recipe
 

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
-from jpegcurr.recipe.schema import Recipe
-from jpegcurr.recipe.schema_data import Reencoded, split_treatment
+from jpegcurr.recipe.schema import Recipe, Reencoded, split_treatment
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 

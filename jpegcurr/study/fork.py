@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe.schema import Recipe
 from jpegcurr.recipe.loading import dump_recipe
+from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.run_folder import STATE, describe_changes, fixed_part
 

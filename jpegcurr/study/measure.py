@@ -11,11 +11,11 @@ from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_arms
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
-from jpegcurr.recipe.schema_data import split_treatment
+from jpegcurr.recipe.schema import split_treatment
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study, StudyWeights
 from jpegcurr.training.data.datasets import Datasets, open_dataset, open_datasets
-from jpegcurr.training.models.create import load_run
+from jpegcurr.training.models.load import load_run
 
 WEIGHTS: tuple[StudyWeights, ...] = ("raw", "ema")
 _TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from jpegcurr.analysis.html.line_chart import Series, line_chart
 from jpegcurr.analysis.html.interval_chart import Difference, interval_chart
+from jpegcurr.analysis.html.line_chart import Series, line_chart
 from jpegcurr.analysis.html.page import drawn, source, template
 from jpegcurr.analysis.stats import short_p
-from jpegcurr.encoding.beton.manifest import library_versions
 from jpegcurr.files import write_text
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.study.results import Column, Results, RunResult
+from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.datasets import count_images
 from jpegcurr.training.schedule import planned_epochs

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.system import available_cpus
 from jpegcurr.runtime import visible_gpus
 from jpegcurr.study.config import Study
 from jpegcurr.study.run import Ended, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
+from jpegcurr.system import available_cpus
 
 _STOPPED = (Interrupted.exit_code, 143)
 

@@ -13,15 +13,15 @@ from threading import Event
 from time import perf_counter
 from typing import Literal, Protocol
 
-from jpegcurr.encoding.locks import locked
 from jpegcurr.errors import Interrupted, Terminated
+from jpegcurr.files import locked
 from jpegcurr.runtime import Runtime
+from jpegcurr.study.config import Study
 from jpegcurr.study.fork import fork_run
 from jpegcurr.study.measure import measure_run
-from jpegcurr.study.config import Study
 from jpegcurr.study.tasks import Task
 from jpegcurr.training.checkpoint import epochs_done
-from jpegcurr.training.epoch import Progress
+from jpegcurr.training.loop import Progress
 from jpegcurr.training.run_folder import STATE
 from jpegcurr.training.train import train
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from jpegcurr.errors import JpegcurrError, UsageError
-from jpegcurr.slurm.task import FINISHED, PATIENCE, STOPPED_CODES, Training, grace_of
 from jpegcurr.slurm.jobs import PAUSE, Job, last_job, sbatch_parameters, submit
-from jpegcurr.study.parallel import NotNowError, Workers
+from jpegcurr.slurm.task import FINISHED, PATIENCE, STOPPED_CODES, Training, grace_of
 from jpegcurr.study.config import Study
+from jpegcurr.study.parallel import NotNowError, Workers
 from jpegcurr.study.run import log_path
 from jpegcurr.study.tasks import Task
 

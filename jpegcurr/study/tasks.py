@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jpegcurr.recipe.schema import Recipe
+from jpegcurr.study.config import Study
 from jpegcurr.study.fork import Trunk
 from jpegcurr.study.measure import is_measured
-from jpegcurr.study.config import Study
-from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.checkpoint import epochs_done
 from jpegcurr.training.run_folder import STATE
+from jpegcurr.training.tracking import read_metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ import traceback
 from pathlib import Path
 
 from jpegcurr.errors import Interrupted, JpegcurrError
-from jpegcurr.system import keep_freed_memory
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.study.config import load_study
 from jpegcurr.study.run import run_task, stoppable
 from jpegcurr.study.tasks import list_tasks
+from jpegcurr.system import keep_freed_memory
 
 
 def main() -> int:

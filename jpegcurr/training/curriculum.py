@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from jpegcurr.recipe.schema import Recipe
-from jpegcurr.recipe.schema_data import AugmentSection, Phase
+from jpegcurr.recipe.schema import AugmentSection, Phase, Recipe
 
 _NONE = AugmentSection()
 

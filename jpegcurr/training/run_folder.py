@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jpegcurr.encoding.beton.manifest import library_versions
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe.schema import Recipe
 from jpegcurr.recipe.loading import dump_recipe, load_recipe
+from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.system import library_versions
 from jpegcurr.training.checkpoint import epochs_begun
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.datasets import Datasets

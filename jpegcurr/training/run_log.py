@@ -6,12 +6,12 @@ from math import sqrt
 import torch
 
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.training.tracking import Row
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
 from jpegcurr.training.schedule import planned_epochs
 from jpegcurr.training.state import Position, Trainer
+from jpegcurr.training.tracking import Row
 
 log = logging.getLogger("jpegcurr")
 

@@ -8,8 +8,8 @@ from timm.utils import ModelEmaV3
 
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.sampling import Indices
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.data.sampling import Indices
 from jpegcurr.training.metrics import Normaliser
 
 

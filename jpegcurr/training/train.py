@@ -15,22 +15,21 @@ from timm.utils import ModelEmaV3, distribute_bn
 from jpegcurr.errors import NotFiniteError, RecipeError, Terminated, TrainingError
 from jpegcurr.files import write_json
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.runtime import Runtime
-from jpegcurr.training.tracking import Metrics, Row, check_trackers, open_trackers
+from jpegcurr.runtime import ALONE, Runtime, World
+from jpegcurr.training.augment.policies import check_policies
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
-from jpegcurr.training.data.sampling import Loader
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets
-from jpegcurr.training.epoch import Progress, check_finite, train_epoch
 from jpegcurr.training.data.loaders import Loaders, open_loaders
+from jpegcurr.training.data.sampling import Loader
+from jpegcurr.training.loop import Progress, check_finite, train_epoch
+from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import check_model, create_model, export_model, normaliser
-from jpegcurr.training.run_log import announce, describe_row, describe_start, warn_of_loading
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
-from jpegcurr.training.metrics import score
-from jpegcurr.training.step import check_policies
+from jpegcurr.training.run_log import announce, describe_row, describe_start, warn_of_loading
 from jpegcurr.training.state import Position, Trainer
-from jpegcurr.world import ALONE, World
+from jpegcurr.training.tracking import Metrics, Row, check_trackers, open_trackers
 
 log = logging.getLogger("jpegcurr")
 

@@ -13,20 +13,19 @@ import numpy as np
 import pytest
 from samples import jpeg, photograph
 
-from jpegcurr.analysis.cam.compare import compare as cam
-
-from jpegcurr.analysis.cam.compare import pipeline as looking
+from jpegcurr.analysis.cam import compare as cam
+from jpegcurr.analysis.cam import pipeline as looking
 from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.cam.results import FIGURES, CamStudy
+from jpegcurr.analysis.cam.similarity import compare_views, similarities
 from jpegcurr.analysis.evaluation.evaluate import evaluate_run
 from jpegcurr.analysis.prediction.predict import find_images, predict_images, read_image
-from jpegcurr.analysis.cam.similarity import compare_views, similarities
 from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
 from jpegcurr.errors import ImageError, UsageError
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.models.create import Run, load_run
+from jpegcurr.training.models.load import Run, load_run
 
 SPECS = [EncodeSpec("source"), EncodeSpec(50), EncodeSpec(5)]
 
@@ -348,11 +347,11 @@ def test_metrics_are_columns_of_every_views_own_map(photos: Path, trained: Path,
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[CamStudy]:
     """What the command hands to the page, in place of which nothing is written."""
     studies: list[CamStudy] = []
-    page = ModuleType("jpegcurr.analysis.report.write")
+    page = ModuleType("jpegcurr.analysis.report.html")
     page.report_files = lambda output: [output, output.with_suffix(".json")]  # type: ignore[attr-defined]
     page.write_report = lambda study, output: studies.append(study) or []  # type: ignore[attr-defined]
     page.summary = lambda study, comparisons: [f"{len(study.names)} images seen"]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "jpegcurr.analysis.report.write", page)
+    monkeypatch.setitem(sys.modules, "jpegcurr.analysis.report.html", page)
     return studies
 
 

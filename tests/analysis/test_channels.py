@@ -19,13 +19,13 @@ from scipy.stats import ttest_rel
 
 from jpegcurr.analysis.channels.activations import DEAD, watched
 from jpegcurr.analysis.channels.statistics import Moments, Tally, by_size, settle
-from jpegcurr.analysis.channels.tables import meanings, moved_table, stage_table, to_csv
 from jpegcurr.analysis.channels.study import Arm, ChannelStudy, LayerStudy, check_same_images, follow_channels, study_channels
+from jpegcurr.analysis.channels.tables import meanings, moved_table, stage_table, to_csv
 from jpegcurr.analysis.evaluation.evaluate import at_qualities, open_arms
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import load_run
+from jpegcurr.training.models.load import load_run
 
 DEAD_ONE, CONSTANT, RED, GREEN, BLUE = range(5)
 

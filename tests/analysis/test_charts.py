@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jpegcurr.analysis.html.axes import number_axis
-from jpegcurr.analysis.html.line_chart import COLOURS, DASHES, MARKERS, Series, line_chart
 from jpegcurr.analysis.html.interval_chart import Difference, interval_chart
+from jpegcurr.analysis.html.line_chart import COLOURS, DASHES, MARKERS, Series, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINE = Series("run", [82.3, 81.0, 64.2], [81.0, 79.9, 63.0], [83.4, 82.2, 65.5])

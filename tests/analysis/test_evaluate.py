@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 
 from jpegcurr.analysis.evaluation import evaluate
-from jpegcurr.analysis.evaluation.accuracy_curve import accuracy_curve
-from jpegcurr.analysis.evaluation.naming import quality_lines
-from jpegcurr.analysis.evaluation.class_tables import changed_classes, write_classes
 from jpegcurr.analysis.evaluation.evaluate import (
     Evaluation,
     at_qualities,
@@ -22,13 +19,23 @@ from jpegcurr.analysis.evaluation.evaluate import (
     evaluate_runs,
     open_arms,
 )
-from jpegcurr.analysis.evaluation.tables import accuracy_matrix, paired_table, paired_verdicts, score_table, write_scores
+from jpegcurr.analysis.evaluation.naming import quality_lines
+from jpegcurr.analysis.evaluation.outputs import accuracy_curve
 from jpegcurr.analysis.evaluation.per_image import Outcomes
+from jpegcurr.analysis.evaluation.tables import (
+    accuracy_matrix,
+    changed_classes,
+    paired_table,
+    paired_verdicts,
+    score_table,
+    write_classes,
+    write_scores,
+)
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import Run, load_run
 from jpegcurr.training.metrics import Normaliser
+from jpegcurr.training.models.load import Run, load_run
 
 
 def simulated(

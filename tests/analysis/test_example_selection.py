@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jpegcurr.analysis.cam.results import FIGURES, ViewColumns
 from jpegcurr.analysis.cam.example_selection import changes, choose_examples
+from jpegcurr.analysis.cam.results import FIGURES, ViewColumns
 
 
 def view(predicted: list[int], pearson: list[float] | None = None, dark: list[bool] | None = None) -> ViewColumns:

@@ -15,17 +15,17 @@ import pytest
 from PIL import Image
 
 from jpegcurr.analysis.prediction import outputs as classification
-
 from jpegcurr.analysis.prediction import predict
-from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
 from jpegcurr.analysis.prediction.confusion import Confusion
-from jpegcurr.analysis.prediction.contact_sheet import ContactSheet, shown
+from jpegcurr.analysis.prediction.contact_sheet import ContactSheet
+from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
 from jpegcurr.analysis.prediction.predict import Seen, classify, find_all
 from jpegcurr.analysis.prediction.sort_by_class import folder_name
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import Run, load_run
+from jpegcurr.text import sanitize
+from jpegcurr.training.models.load import Run, load_run
 
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 CLASSES = ["astronaut", "cat", "coffee", "grass"]
@@ -175,7 +175,7 @@ def test_a_sheet_can_be_a_picture(images: Path, trained: Path) -> None:
 
 def test_names_that_are_not_text_or_steer_a_terminal_are_shown_without_that() -> None:
     unknown = "\N{REPLACEMENT CHARACTER}"
-    assert shown(b"a\xff\x1b[31m.jpg".decode("utf-8", "surrogateescape")) == f"a{unknown}{unknown}[31m.jpg"
+    assert sanitize(b"a\xff\x1b[31m.jpg".decode("utf-8", "surrogateescape")) == f"a{unknown}{unknown}[31m.jpg"
 
 
 def test_an_image_whose_name_is_not_text_goes_through_everything(photos: Path, run: Run, cpu: Runtime) -> None:

@@ -12,14 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jpegcurr.analysis.channels.study import activations
-from jpegcurr.analysis.channels.activations import masked_logits, watched
-from jpegcurr.analysis.channels.statistics import Channels
-from jpegcurr.analysis.channels.tables import as_values, prune_meanings, prune_table, prune_title
-from jpegcurr.analysis.channels.study import LayerStudy, study_channels
-from jpegcurr.analysis.evaluation.evaluate import at_qualities, evaluate_run, open_arms
 from jpegcurr.analysis.cam.grad_cam import held_still
-from jpegcurr.analysis.layers import Layout
+from jpegcurr.analysis.channels.activations import masked_logits, watched
 from jpegcurr.analysis.channels.pruning import (
     DRAWS,
     Choice,
@@ -31,10 +25,15 @@ from jpegcurr.analysis.channels.pruning import (
     split_images,
     study_pruning,
 )
+from jpegcurr.analysis.channels.statistics import Channels
+from jpegcurr.analysis.channels.study import LayerStudy, activations, study_channels
+from jpegcurr.analysis.channels.tables import as_values, prune_meanings, prune_table, prune_title
+from jpegcurr.analysis.evaluation.evaluate import at_qualities, evaluate_run, open_arms
+from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import compare_paired
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.models.create import Run, load_run
+from jpegcurr.training.models.load import Run, load_run
 
 
 def network(name: str, **options: object) -> torch.nn.Module:

@@ -21,18 +21,17 @@ from PIL import Image
 
 from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, ClassRow, Example, Seen
-from jpegcurr.analysis.report.write import report_files, write_report
-from jpegcurr.analysis.report.data import map_pooling, pooled, to_script
-from jpegcurr.analysis.report.html import LARGEST, render
-from jpegcurr.analysis.report.images import LADDER, distances, embed_pictures
-from jpegcurr.analysis.report.tables import write_classes, write_images
-from jpegcurr.analysis.report.views import arms, view_names
-from jpegcurr.analysis.report.text import verdict, warnings
 from jpegcurr.analysis.cam.similarity import Comparison, by_class, compare_views
+from jpegcurr.analysis.report.data import map_pooling, pooled, to_script
+from jpegcurr.analysis.report.export import write_classes, write_images
+from jpegcurr.analysis.report.html import LARGEST, render, report_files, write_report
+from jpegcurr.analysis.report.images import LADDER, distances, embed_pictures
+from jpegcurr.analysis.report.text import verdict, warnings
+from jpegcurr.analysis.report.views import arms, view_names
 from jpegcurr.analysis.stats import accuracy_interval
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import load_run
+from jpegcurr.training.models.load import load_run
 
 VOID = ("meta", "img", "input", "br", "link", "hr")
 

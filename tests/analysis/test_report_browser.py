@@ -17,14 +17,13 @@ from PIL import Image
 from test_study import write_study
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, Seen
-from jpegcurr.analysis.report.write import write_report
-from jpegcurr.analysis.report.html import render
-from jpegcurr.analysis.report.images import LADDER
 from jpegcurr.analysis.cam.similarity import by_class, compare_views
-from jpegcurr.study.page import write_page
-from jpegcurr.study.config import load_study
-from jpegcurr.study.results import gather
+from jpegcurr.analysis.report.html import render, write_report
+from jpegcurr.analysis.report.images import LADDER
 from jpegcurr.study.compare import compare_arms
+from jpegcurr.study.config import load_study
+from jpegcurr.study.page import write_page
+from jpegcurr.study.results import gather
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

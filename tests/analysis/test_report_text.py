@@ -7,10 +7,9 @@ import pytest
 from cam_samples import cam_study
 
 from jpegcurr.analysis.cam.results import CamStudy
-from jpegcurr.analysis.report.summary import summary
-from jpegcurr.analysis.report.views import opening_view
-from jpegcurr.analysis.report.text import verdict
 from jpegcurr.analysis.cam.similarity import compare_views
+from jpegcurr.analysis.report.text import summary, verdict
+from jpegcurr.analysis.report.views import opening_view
 
 IMAGES = 400
 QUALITIES = ("source", "q90", "q50", "q10")

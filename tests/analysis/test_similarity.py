@@ -13,10 +13,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import rel_entr
 from scipy.stats import binom, binomtest
 
-from jpegcurr.analysis.bootstrap import _drawn, estimate_means
 from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, Map, ViewColumns
 from jpegcurr.analysis.cam.similarity import by_class, compare_views, similarities
-from jpegcurr.analysis.stats import detectable_difference
+from jpegcurr.analysis.stats import _drawn, detectable_difference, estimate_means
 
 maps = arrays(np.float32, (4, 5), elements=st.floats(0.015625, 8, width=32)).filter(lambda cam: cam.std() > 0.05)
 

@@ -20,7 +20,7 @@ from jpegcurr import __version__
 from jpegcurr.cli import main
 from jpegcurr.errors import Terminated
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.epoch import Progress
+from jpegcurr.training.loop import Progress
 
 
 class Ran:

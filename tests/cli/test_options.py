@@ -14,12 +14,11 @@ from PIL import Image
 from samples import CROPS, PHOTOGRAPHS, encode_all, photograph, tiny_recipe
 
 from jpegcurr.cli import main
-from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.beton.inspect import inspect_beton
+from jpegcurr.cli.options import parse_max_failures
 from jpegcurr.encoding.beton.manifest import Manifest, read_items, read_manifest
-from jpegcurr.encoding.options import parse_max_failures
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.beton.verify import inspect_beton, verify_beton
 from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.encoding.beton.verify import verify_beton
 from jpegcurr.errors import SourceError
 from jpegcurr.training.data.datasets import open_datasets
 

@@ -23,13 +23,13 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from samples import encode_all, jpeg, photograph, scan
 
-from jpegcurr.encoding.jpeg import codec
+from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.workers import LARGEST_FILE
+from jpegcurr.encoding.beton.verify import verify_beton
+from jpegcurr.encoding.jpeg import codec
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Resize, Subsampling, decode_rgb, reencode
 from jpegcurr.encoding.jpeg.header import read_jpeg_header
-from jpegcurr.encoding.beton.manifest import read_items, read_manifest
-from jpegcurr.encoding.beton.verify import verify_beton
+from jpegcurr.encoding.workers import LARGEST_FILE
 from jpegcurr.errors import ImageError, SourceError
 
 HALF, SOURCE = EncodeSpec(50), EncodeSpec("source")

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import Photographs, write_beton
 
-from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.format import BetonIndex, page_size_for
 from jpegcurr.encoding.beton.pixels import read_pixels
+from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import BetonError, ImageError
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.sampling import Member, View
 from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.sampling import Member, View
 from jpegcurr.training.data.transforms import centre_view
 
 PAGE = 1 << 21  # the smallest that FFCV takes

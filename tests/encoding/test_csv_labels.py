@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.sources.open import csv_labels as tables
+from jpegcurr.encoding.sources import csv_labels as tables
 from jpegcurr.encoding.sources.base import MISSING, Source
 from jpegcurr.encoding.sources.csv_labels import open_table
 from jpegcurr.errors import ImageError, SourceError

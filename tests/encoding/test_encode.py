@@ -13,19 +13,17 @@ import pytest
 from imagenet import tar, write_archives
 from samples import CROPS, PHOTOGRAPHS, TOOLS, digests, encode_all, jpeg, photograph
 
-from jpegcurr.encoding.resume import output_files
+from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.workers import encode_chunk
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
+from jpegcurr.encoding.beton.verify import inspect_beton, verify_beton
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.estimate import estimate_splits
-from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.beton.inspect import inspect_beton
-from jpegcurr.encoding.sources.base import Source
-from jpegcurr.encoding.beton.manifest import read_items, read_manifest
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
 from jpegcurr.encoding.plan import plan_outputs
+from jpegcurr.encoding.resume import output_files
+from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.encoding.beton.verify import verify_beton
+from jpegcurr.encoding.workers import encode_chunk, open_executor
 from jpegcurr.errors import BetonError, EncodeError, UsageError
 
 TRAIN = CROPS["train"] * len(PHOTOGRAPHS)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from samples import contents, image
 
-from jpegcurr.encoding.sources.huggingface import open_hub
 from jpegcurr.encoding.sources.base import MISSING, Source
+from jpegcurr.encoding.sources.huggingface import open_hub
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.errors import EncodeError, ImageError, SourceError, UsageError
 

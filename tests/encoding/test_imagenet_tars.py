@@ -25,8 +25,8 @@ from imagenet import (
 )
 from scipy.io import savemat
 
-from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
 from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
 from jpegcurr.errors import EncodeError, SourceError
 
 ROOT = Path("d")

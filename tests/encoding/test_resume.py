@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 from samples import digests, encode_all, jpeg, photograph
 
-from jpegcurr.encoding.resume import partial_files
-from jpegcurr.encoding.workers import Outcome
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
-from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.sources.base import Source
-from jpegcurr.encoding.locks import locked
 from jpegcurr.encoding.beton.manifest import read_manifest
+from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import plan_outputs
+from jpegcurr.encoding.resume import partial_files
+from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import Outcome, open_executor
 from jpegcurr.errors import EncodeError, UsageError
+from jpegcurr.files import locked
 
 ENCODE = ["encode", "--quality", "source", "--quality", "50", "-o", "betons", "-q"]
 # What an encode asks of the system while it writes; it is killed at the n-th of these.

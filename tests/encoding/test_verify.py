@@ -12,8 +12,8 @@ import pytest
 from samples import Photographs, encode_all, jpeg, photograph, write_photos
 
 from jpegcurr.encoding import plan
-from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.manifest import items_path, manifest_path, read_items
+from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.verify import verify_beton
 from jpegcurr.errors import BetonError
 from jpegcurr.training.data.datasets import open_dataset

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from samples import tiny_recipe, tiny_tree
 
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe.schema import Recipe
 from jpegcurr.recipe.loading import dump_recipe, find_recipe, in_its_line, load_recipe
+from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.augment.policies import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.models.create import create_model

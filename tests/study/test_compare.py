@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, false_discovery_control, nct, t, ttest_1samp
 
 from jpegcurr.analysis.stats import holm
+from jpegcurr.study.compare import compare_arms, over_seeds
 from jpegcurr.study.power import (
     level_of,
     of_differences,
@@ -17,7 +18,6 @@ from jpegcurr.study.power import (
     seeds_needed,
     smallest_detectable,
 )
-from jpegcurr.study.compare import compare_arms, over_seeds
 
 STUDIES = 1000
 # What a rate of 5 % stays below, and one of 80 % between, in 1,000 studies, but for one time in a thousand.

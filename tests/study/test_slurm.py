@@ -13,12 +13,12 @@ import pytest
 from test_slurm_train import soon
 from test_study import Notes, command, write_study
 
-from jpegcurr.slurm.task import jobs as slurm_jobs
 from jpegcurr.errors import UsageError
+from jpegcurr.slurm import jobs as slurm_jobs
 from jpegcurr.slurm.task import Training
 from jpegcurr.study import slurm as cluster
-from jpegcurr.study.slurm import Cluster, minutes
 from jpegcurr.study.parallel import NotNowError, Workers, run_parallel
+from jpegcurr.study.slurm import Cluster, minutes
 from jpegcurr.study.tasks import Task
 
 submitit = pytest.importorskip("submitit")

@@ -24,23 +24,22 @@ from safetensors.torch import load_file
 from samples import encode_all, image, tiny_tree
 
 from jpegcurr.cli import main
-from jpegcurr.encoding.locks import locked
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
+from jpegcurr.files import locked
 from jpegcurr.recipe.loading import find_recipe, find_study, load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.study import parallel
+from jpegcurr.study.compare import compare_arms
+from jpegcurr.study.config import load_study
 from jpegcurr.study.cost import Work, estimate_study, makespan
 from jpegcurr.study.folder import check_folder
 from jpegcurr.study.measure import check_data, load_outcomes
 from jpegcurr.study.page import describe_arm, swaps
-from jpegcurr.study.config import load_study
-from jpegcurr.study.results import gather
+from jpegcurr.study.results import conclude, gather
 from jpegcurr.study.run import Ended, Stop, run_all, stoppable
-from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.tasks import Task, left_to_do, list_tasks
-from jpegcurr.study.verdict import conclude
-from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "recipes/studies").glob("*.yaml"))

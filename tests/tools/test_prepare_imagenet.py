@@ -12,8 +12,8 @@ import pytest
 from imagenet import TRAIN, TRUTH, VAL, kaggle_table, nested, tar, train_files, val_files, val_name, write_archives
 from samples import TOOLS, tool_module
 
-from jpegcurr.encoding.sources.imagenet_tars import open_imagenet
 from jpegcurr.encoding.sources.image_folder import open_folders
+from jpegcurr.encoding.sources.imagenet_tars import open_imagenet
 
 TOOL = TOOLS / "prepare_imagenet"
 SRC, OUT = Path("src"), Path("out")

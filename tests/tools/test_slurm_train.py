@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from samples import TOOLS, tiny_tree, tool_module
 
-from jpegcurr.slurm.task import task as slurm
 from jpegcurr.errors import TrainingError
+from jpegcurr.slurm import task as slurm
 from jpegcurr.training.tracking import read_metrics
 
 submitit = pytest.importorskip("submitit")

@@ -17,8 +17,8 @@ from samples import tiny_recipe
 from jpegcurr.errors import RecipeError, Terminated, UsageError
 from jpegcurr.recipe.loading import dump_recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.load import load_run
 from jpegcurr.training.tracking import read_metrics
-from jpegcurr.training.models.create import load_run
 from jpegcurr.training.train import train
 
 STATE = Path("run/state.safetensors")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from samples import encode_all, jpeg, photograph, tiny_recipe, tiny_tree
 
-from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.manifest import items_path, manifest_path
+from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import BetonError, RecipeError
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.data.datasets import open_datasets

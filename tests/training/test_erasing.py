@@ -10,9 +10,9 @@ from scipy.stats import ks_2samp, kstest
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import RandomErasing as TorchvisionsErasing
 
+from jpegcurr.training.augment.erasing import ASPECT, Fill, _keys, _normal, _quantiles, erase, erased_boxes
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH
 from jpegcurr.training.sample_rng import Draws
-from jpegcurr.training.augment.erasing import ASPECT, Fill, _keys, _normal, _quantiles, erase, erased_boxes
 
 COUNT = 2000
 FILLS: tuple[Fill, ...] = get_args(Fill)

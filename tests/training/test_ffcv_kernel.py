@@ -17,11 +17,11 @@ from samples import FFCV, jpeg, photograph, write_beton
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe.schema_data import ImageSection, Reencoded
+from jpegcurr.recipe.schema import ImageSection, Reencoded
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.sampling import Batch, Member, View
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.sampling import Batch, Member, View
 
 pytestmark = list(FFCV)
 KINDS = ("ffcv", "plain")
@@ -370,7 +370,6 @@ def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime
     from numba.types import Array
 
     from jpegcurr.training.data import ffcv_kernel as ffcv_decode
-
     from jpegcurr.training.data import resample_kernel as resample
     from jpegcurr.training.data.ffcv_loader import _kept
 

@@ -17,8 +17,9 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import ModelSection, OptimSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models import isotropic
+from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.isotropic import IsotropicConvNeXt
-from jpegcurr.training.models.create import create_model, load_run
+from jpegcurr.training.models.load import load_run
 from jpegcurr.training.optim import layer_ids, parameter_groups
 from jpegcurr.training.train import train
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from samples import FFCV, jpeg, photograph, tiny_recipe, write_beton
 
-from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.pixels import read_pixels
+from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import ImageError, RecipeError, TrainingError
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data import loaders
-from jpegcurr.training.data.sampling import Loader, Member, View
 from jpegcurr.training.data.datasets import open_datasets
 from jpegcurr.training.data.loaders import choose_cache, choose_kind, open_loader, open_loaders
+from jpegcurr.training.data.sampling import Loader, Member, View
 from jpegcurr.training.data.transforms import centre_view, render
 
 IMAGE = ImageSection(size=40)

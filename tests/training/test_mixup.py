@@ -9,10 +9,11 @@ import torch
 from samples import tiny_recipe
 from timm.data.mixup import Mixup
 
-from jpegcurr.recipe.schema_data import MixSection
+from jpegcurr.recipe.schema import MixSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.augment.mixup import draw, mix, soft_targets
-from jpegcurr.training.models.create import load_run
+from jpegcurr.training.augment.mixup import draw, mix
+from jpegcurr.training.loss import soft_targets
+from jpegcurr.training.models.load import load_run
 from jpegcurr.training.train import train
 
 SIZE = torch.Size((24, 20))

@@ -12,13 +12,12 @@ from PIL import Image
 from samples import photograph
 from timm.data import create_transform
 
-from jpegcurr.analysis.class_names import full_name, imagenet_classes, readable_name
-from jpegcurr.training.models.load import LEGACY, list_named, load_classifier, load_named
+from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.prediction.predict import classify
 from jpegcurr.cli import main
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import Run
+from jpegcurr.training.models.load import LEGACY, Run, imagenet_classes, list_named, load_classifier, load_named
 
 NAME = "test_convnext.r160_in1k"
 

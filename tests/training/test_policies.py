@@ -16,6 +16,7 @@ from timm.data import auto_augment as timm_augment
 from torchvision.transforms import ColorJitter, InterpolationMode
 from torchvision.transforms import autoaugment as torchvision_augment
 
+from jpegcurr.training.augment.pillow_ops import Interpolation, operate
 from jpegcurr.training.augment.policies import (
     _INCREASING,
     _PLAIN,
@@ -30,7 +31,6 @@ from jpegcurr.training.augment.policies import (
     parse_policy,
 )
 from jpegcurr.training.sample_rng import Draws
-from jpegcurr.training.augment.pillow_ops import Interpolation, operate
 
 FILL = (124, 116, 104)  # ImageNet's mean
 FILTERS: dict[Interpolation, Image.Resampling] = {

@@ -12,7 +12,7 @@ from samples import tiny_recipe
 
 from jpegcurr.errors import NotFiniteError, UsageError
 from jpegcurr.runtime import resolve_runtime
-from jpegcurr.training.epoch import Progress
+from jpegcurr.training.loop import Progress
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.train import train
 
@@ -85,7 +85,7 @@ def test_a_step_that_overflows_float16_is_left_out_and_counted(
 def test_a_loss_that_is_not_a_number_ends_a_float16_run_too(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jpegcurr.training.step.mix", lambda images, targets, *_key: (images * math.nan, targets))
+    monkeypatch.setattr("jpegcurr.training.loop.mix", lambda images, targets, *_key: (images * math.nan, targets))
     with pytest.raises(NotFiniteError, match="The loss of epoch 0 is nan"):
         losses("run", betons, tmp_path, precision="float16")
 

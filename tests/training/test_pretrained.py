@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.epoch import Progress
+from jpegcurr.training.loop import Progress
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.train import train

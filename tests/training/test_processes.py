@@ -18,12 +18,11 @@ from torch import distributed
 
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import UsageError
-from jpegcurr.recipe.schema import Recipe
 from jpegcurr.recipe.loading import dump_recipe
-from jpegcurr.runtime import Runtime
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.runtime import ALONE, Runtime, World, joined
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
-from jpegcurr.world import ALONE, World, joined
 
 # Stochastic depth drops other paths in every process, so it is left out; AdamW's eps keeps roundings small.
 OPTIONS = (

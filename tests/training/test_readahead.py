@@ -11,14 +11,14 @@ import pytest
 from samples import LOADERS, jpeg, photograph, write_beton
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data import sampling as contract
-from jpegcurr.training.data import readahead
-from jpegcurr.training.data.sampling import Member, View
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.data import readahead
+from jpegcurr.training.data import sampling as contract
 from jpegcurr.training.data.loaders import open_loader
 from jpegcurr.training.data.readahead import AHEAD, Readahead
+from jpegcurr.training.data.sampling import Member, View
 
 PAGE = 2 << 20
 SAMPLES, SIZE = 120, 200_000

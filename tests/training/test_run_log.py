@@ -11,12 +11,11 @@ from samples import tiny_recipe
 
 from jpegcurr.cli import terminal
 from jpegcurr.recipe.loading import load_recipe
-from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.epoch import Progress
+from jpegcurr.runtime import Runtime, World, resolve_runtime
+from jpegcurr.training.loop import Progress
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.run_log import _shrunk, describe_change, describe_row, rate_warning, warn_of_loading
 from jpegcurr.training.train import train
-from jpegcurr.world import World
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 ROW = {"epoch": 3, "data": "q50", "lr_first": 1e-3, "lr_last": 5e-4, "train/loss": 2.5, "images_per_second": 1234.5}

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision.transforms import v2
 
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, centre_boxes, random_boxes
 from jpegcurr.training.sample_rng import Draws
 

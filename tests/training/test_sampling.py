@@ -9,10 +9,10 @@ from samples import tiny_recipe
 from scipy.stats import binomtest, chisquare
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema_data import ImageSection, Phase, Reencoded
+from jpegcurr.recipe.schema import ImageSection, Phase, Reencoded
+from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data import sampling as contract
 from jpegcurr.training.data.sampling import Member, View
-from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 
 IMAGE = ImageSection(size=32)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from samples import tiny_tree
 
-from jpegcurr.recipe.schema import Recipe, ScheduleSection, StepDecay
 from jpegcurr.recipe.loading import find_recipe, load_recipe
+from jpegcurr.recipe.schema import Recipe, ScheduleSection, StepDecay
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.schedule import learning_rate
 

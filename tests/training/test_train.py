@@ -20,13 +20,14 @@ from jpegcurr.errors import ImageError, RecipeError, Terminated, TrainingError, 
 from jpegcurr.files import _umask
 from jpegcurr.recipe.schema import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.tracking import read_metrics
-from jpegcurr.training import step as step_module
+from jpegcurr.training import loop as step_module
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.epoch import Progress
-from jpegcurr.training.models.create import create_model, load_run
+from jpegcurr.training.loop import Progress
+from jpegcurr.training.models.create import create_model
+from jpegcurr.training.models.load import load_run
 from jpegcurr.training.run_log import describe_row
 from jpegcurr.training.schedule import learning_rate
+from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
 TIMED = {"seconds", "data_wait", "images_per_second"}
@@ -339,7 +340,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
 
     def explode(at: Progress) -> None:
         if at.plan.epoch == 1:
-            monkeypatch.setattr("jpegcurr.training.step.learning_rate", lambda *_: 1e30)
+            monkeypatch.setattr("jpegcurr.training.loop.learning_rate", lambda *_: 1e30)
 
     with pytest.raises(
         TrainingError, match=r"loss of epoch 1 is (nan|inf).*schedule\.lr.* run/state\.safetensors is from before it"
@@ -383,7 +384,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(
 
     def explode(at: Progress) -> None:
         if (at.plan.epoch, at.step) == (1, 2):
-            monkeypatch.setattr("jpegcurr.training.step.learning_rate", lambda *_: float("inf"))
+            monkeypatch.setattr("jpegcurr.training.loop.learning_rate", lambda *_: float("inf"))
 
     with pytest.raises(TrainingError, match=r"weights' norm after step 3 of epoch 1 is (nan|inf)"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode)
@@ -395,7 +396,7 @@ def test_a_moment_that_is_not_finite_is_not_saved_within_an_epoch(
 ) -> None:
     def explode(at: Progress) -> None:
         if (at.plan.epoch, at.step) == (1, 1):
-            monkeypatch.setattr("jpegcurr.training.step.learning_rate", lambda *_: float("inf"))
+            monkeypatch.setattr("jpegcurr.training.loop.learning_rate", lambda *_: float("inf"))
 
     with pytest.raises(TrainingError, match=r"after step 2 of epoch 1 is (nan|inf).* run/state\.safetensors is from before it"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu, on_step=explode, save_every=1)

@@ -25,10 +25,10 @@ from common import bench_parser, circumstances, positive, record
 
 from jpegcurr.analysis.cam.grad_cam import grad_cam
 from jpegcurr.analysis.layers import find_layer, stages
-from jpegcurr.encoding.beton.manifest import library_versions
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.runtime import Runtime, resolve_runtime, whole_float32
+from jpegcurr.system import library_versions
 from jpegcurr.training.models.create import create_model
 
 OURS, THEIRS, FORWARD = "ours", "pytorch-grad-cam", "a bare forward pass"

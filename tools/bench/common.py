@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jpegcurr.encoding.beton.manifest import library_versions
-from jpegcurr.system import available_cpus
+from jpegcurr.system import available_cpus, library_versions
 
 LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "opencv-python", "pillow", "simplejpeg", "ffcv", "distributed")
 

@@ -10,14 +10,14 @@ from concurrent.futures import Executor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from distributed import LocalCluster
 from common import bench_parser, circumstances, record
+from distributed import LocalCluster
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import open_executor
 
 
 def images_per_second(folder: Path, spec: EncodeSpec, executor: Executor, workers: int) -> float:

@@ -34,13 +34,12 @@ import simplejpeg
 from common import bench_parser, circumstances, record
 from PIL import Image
 
-from jpegcurr.encoding.workers import CHUNK, Outcome, encode_chunk
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.sources.base import Item, Store
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import plan_outputs
+from jpegcurr.encoding.sources.base import Item, Store
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import CHUNK, Outcome, encode_chunk, open_executor
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
 

@@ -46,16 +46,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.format import MODE_JPEG
-from jpegcurr.encoding.beton.manifest import library_versions
+from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import JpegcurrError
-from jpegcurr.system import available_cpus, keep_freed_memory
-from jpegcurr.recipe.schema_data import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.runtime import resolve_runtime
-from jpegcurr.training.data.sampling import Batch, Loader, Member, View
+from jpegcurr.system import available_cpus, keep_freed_memory, library_versions
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.sampling import Batch, Loader, Member, View
 
 SOURCE, HALF = "source", "q50"
 OURS = {"FfcvLoader": "ffcv", "PlainLoader": "plain"}

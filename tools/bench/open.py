@@ -23,8 +23,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loader import SOURCE, STOCK, Options, open_ours, open_stock, view_of
 from common import bench_parser, circumstances, record
+from loader import SOURCE, STOCK, Options, open_ours, open_stock, view_of
 from PIL import Image
 
 from jpegcurr.encoding.beton.reader import Beton

@@ -21,12 +21,12 @@ from common import bench_parser, circumstances, positive, record
 from jpegcurr.encoding.jpeg.codec import decode_rgb
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.recipe.schema_data import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, random_boxes
-from jpegcurr.training.sample_rng import Draws
 from jpegcurr.training.data.ffcv_kernel import FILTERS
 from jpegcurr.training.data.resample_kernel import resample
 from jpegcurr.training.data.transforms import resized
+from jpegcurr.training.sample_rng import Draws
 
 Resize = Callable[[Pixels, tuple[int, int, int, int]], Pixels]
 

@@ -44,22 +44,20 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
-from jpegcurr.encoding.beton.manifest import library_versions
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import JpegcurrError
-from jpegcurr.system import keep_freed_memory
-from jpegcurr.recipe.schema import ModelSection, OptimSection, Recipe
-from jpegcurr.recipe.schema_data import AugmentSection
+from jpegcurr.recipe.schema import AugmentSection, ModelSection, OptimSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.epoch import Progress
+from jpegcurr.system import keep_freed_memory, library_versions
+from jpegcurr.training.augment.policies import policy_of
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
+from jpegcurr.training.loop import Progress
 from jpegcurr.training.models.create import check_model, create_model, normaliser
 from jpegcurr.training.optim import create_optimizer, parameter_groups, set_learning_rate
-from jpegcurr.training.step import policy_of
 from jpegcurr.training.train import train
 
 OURS, TIMM, TIMM_EAGER, SYNTHETIC = "ours", "timm", "timm, not compiled", "synthetic"

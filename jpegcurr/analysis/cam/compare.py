@@ -17,18 +17,17 @@ from typing import get_args
 
 import numpy as np
 
-from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, Explains, Rule, Seen, ViewColumns
-from jpegcurr.analysis.cam.faithfulness import find_metrics
-from jpegcurr.analysis.cam.gathering import Gathering
-from jpegcurr.analysis.layers import stages
-from jpegcurr.analysis.cam.pipeline import Cropped, Look, Sight
-from jpegcurr.analysis.cam.methods import OURS, find_method
-from jpegcurr.analysis.prediction.predict import find_images
 from jpegcurr.analysis.cam.example_selection import choose_examples
+from jpegcurr.analysis.cam.faithfulness import find_metrics
+from jpegcurr.analysis.cam.methods import OURS, find_method
+from jpegcurr.analysis.cam.pipeline import Cropped, Gathering, Look, Sight
+from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, Explains, Rule, Seen, ViewColumns
+from jpegcurr.analysis.layers import stages
+from jpegcurr.analysis.prediction.predict import find_images
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import Run
+from jpegcurr.training.models.load import Run
 
 NEAR = EncodeSpec(95)  # what a change that nobody sees does to a map: the ceiling of the comparison
 PICTURES = 60

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from jpegcurr.analysis.cam.results import Column, Map
 from jpegcurr.analysis.cam.grad_cam import held_still, run
+from jpegcurr.analysis.cam.results import Column, Map
 from jpegcurr.analysis.layers import unwrapped
 from jpegcurr.errors import UsageError, did_you_mean
 

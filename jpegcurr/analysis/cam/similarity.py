@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr
 from scipy.stats import rankdata
 
-from jpegcurr.analysis.bootstrap import Estimate, estimate_means
 from jpegcurr.analysis.cam.results import FIGURES, CamStudy, ClassRow, Column, Map, NullOf
-from jpegcurr.analysis.stats import compare_paired
+from jpegcurr.analysis.stats import Estimate, compare_paired, estimate_means
 
 TOP_SHARE = 0.2
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jpegcurr.analysis.cam.grad_cam import held_still
 from jpegcurr.analysis.channels.activations import Columns, masked_logits, watched
 from jpegcurr.analysis.channels.statistics import by_size
 from jpegcurr.analysis.channels.study import ChannelStudy, LayerStudy, arm_names, open_arm_loaders
-from jpegcurr.analysis.cam.grad_cam import held_still
 from jpegcurr.analysis.stats import Flags, Paired, compare_paired
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.datasets import Dataset
-from jpegcurr.training.models.create import Run
+from jpegcurr.training.models.load import Run
 
 DRAWS = 5  # of random channels, for each k
 

@@ -21,10 +21,10 @@ from jpegcurr.analysis.stats import Flags
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, whole_float32
-from jpegcurr.training.data.sampling import Loader, View
 from jpegcurr.training.data.datasets import Dataset
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
-from jpegcurr.training.models.create import Run
+from jpegcurr.training.data.sampling import Loader, View
+from jpegcurr.training.models.load import Run
 
 
 @dataclass(frozen=True, slots=True, eq=False)

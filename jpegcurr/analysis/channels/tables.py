@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from jpegcurr.analysis.channels.pruning import PruneStudy, Trial
 from jpegcurr.analysis.channels.statistics import Channels
 from jpegcurr.analysis.channels.study import Arm, ChannelStudy
 from jpegcurr.analysis.evaluation.evaluate import described
 from jpegcurr.analysis.evaluation.tables import Table
-from jpegcurr.analysis.channels.pruning import PruneStudy, Trial
 from jpegcurr.analysis.stats import LEVEL
 from jpegcurr.files import json_values
 

@@ -9,17 +9,17 @@ import numpy as np
 
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
-from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.encoding.beton.manifest import read_manifest
+from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
-from jpegcurr.recipe.schema_data import Reencoded, split_treatment
+from jpegcurr.recipe.schema import Reencoded, split_treatment
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.sampling import View
 from jpegcurr.training.data.datasets import Dataset, open_dataset
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
-from jpegcurr.training.models.create import Run
+from jpegcurr.training.data.sampling import View
 from jpegcurr.training.metrics import Scores
+from jpegcurr.training.models.load import Run
 
 
 @dataclass(frozen=True, slots=True, eq=False)

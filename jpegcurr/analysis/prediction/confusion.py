@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jpegcurr.analysis.prediction.predict import Seen
-from jpegcurr.analysis.prediction.tables import csv_writer
+from jpegcurr.files import csv_writer
 
 BINS = 10
 

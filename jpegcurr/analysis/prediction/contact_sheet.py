@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jpegcurr.analysis.class_names import full_name
-from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.html.page import template
+from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.predict import Seen
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged, write_text
+from jpegcurr.text import sanitize
 
 SUFFIXES = (".html", ".png")
 PICTURE = 192  # pixels a side
@@ -55,13 +55,13 @@ class ContactSheet:
     def add(self, seen: Seen) -> None:
         """Take a file in, if it is one of the chosen or was not read."""
         if seen.probabilities is None or seen.view is None:
-            self.unread.append((shown(seen.file), shown(seen.error)))
+            self.unread.append((sanitize(seen.file), sanitize(seen.error)))
         elif seen.file in self._chosen:
             top = seen.likeliest()
             pairs = tuple((full_name(self._classes[label]), float(seen.probabilities[label])) for label in top)
             truth = None if seen.truth is None else full_name(self._classes[seen.truth])
             right = None if seen.truth is None else top[0] == seen.truth
-            self.tiles.append(Tile(shown(seen.file), truth, right, pairs, _thumbnail(seen.view)))
+            self.tiles.append(Tile(sanitize(seen.file), truth, right, pairs, _thumbnail(seen.view)))
 
     def write(self, path: Path, confusion: Confusion | None = None) -> None:
         """Write the page or, if ``path`` ends in ``.png``, the picture; whole or not at all."""
@@ -74,12 +74,6 @@ class ContactSheet:
     def _render(self, confusion: Confusion | None) -> str:
         page = template("jpegcurr.analysis", "contact_sheet.html.jinja")
         return page.render(sheet=self, confusion=confusion, full_name=full_name, size=PICTURE)
-
-
-def shown(text: str | Path) -> str:
-    """A name as it can be printed: what is not UTF-8, or steers a terminal, is shown as a replacement character."""
-    whole = os.fsencode(text).decode("utf-8", "replace")
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in whole)
 
 
 def check_sheet(path: Path) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 from jpegcurr.analysis.prediction.confusion import Confusion
-from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet, shown
-from jpegcurr.analysis.prediction.predict import Classifier, Prediction, Seen, classify, count_labelled, summarise
-from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, csv_writer, refuse_same_identities
+from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
+from jpegcurr.analysis.prediction.predict import Prediction, Seen, classify, count_labelled, summarise
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
+from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
 from jpegcurr.errors import UsageError
-from jpegcurr.files import refuse_existing, refuse_unwritable
+from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
 from jpegcurr.runtime import Runtime
+from jpegcurr.text import sanitize
+from jpegcurr.training.models.load import Classifier
 
 SHOWN = 40  # predictions that are kept to be printed
 
@@ -109,7 +111,7 @@ def classify_files(
             if len(first) < SHOWN:
                 first.append(summarise(seen, run.classes))
             if seen.error:
-                unread.append((shown(seen.file), shown(seen.error)))
+                unread.append((sanitize(seen.file), sanitize(seen.error)))
             on_file(done)
     return Summary(len(files), tuple(first), tuple(unread), confusion)
 
@@ -124,7 +126,7 @@ def _opened(run: Classifier, files: Sequence[Path], outputs: Outputs, confusion:
             takers.append(Submission(writer, run.classes, outputs.identity))
         if outputs.by_class is not None:
             takers.append(stack.enter_context(sorted_folder(outputs.by_class, run.classes, copy=outputs.copy)))
-        sheet = ContactSheet(shown(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
+        sheet = ContactSheet(sanitize(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
         takers += [each for each in (confusion, sheet) if each is not None]
         yield takers
         if outputs.confusion is not None and confusion is not None:

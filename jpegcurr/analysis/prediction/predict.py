@@ -3,48 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.jpeg.codec import decode_rgb
-from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
-from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.jpeg.pillow import Pixels
+from jpegcurr.encoding.sources.base import MISSING, read_bytes
+from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
 from jpegcurr.errors import ImageError, UsageError
-from jpegcurr.recipe.schema_data import ImageSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.data.transforms import centre_view
+from jpegcurr.training.models.load import Classifier
 
 BATCH = 64
 TOP = 5
-
-
-class Classifier(Protocol):
-    """A model and how it sees: a ``Run``, or a ``NamedModel``."""
-
-    @property
-    def path(self) -> Path:
-        """The run's folder, or the model's name."""
-
-    @property
-    def model(self) -> torch.nn.Module:
-        """In evaluation mode, on the runtime's device."""
-
-    @property
-    def normalise(self) -> Normaliser:
-        """What the model's inputs go through first."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the outputs."""
-
-    @property
-    def image(self) -> ImageSection:
-        """The view of an image."""
 
 
 @dataclass(frozen=True, slots=True)

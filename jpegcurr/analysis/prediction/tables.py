@@ -1,16 +1,13 @@
 """Predictions as CSV files, written row by row."""
 
-import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jpegcurr.analysis.class_names import have_readable_names, readable_name
 from jpegcurr.analysis.prediction.predict import TOP, Seen
 from jpegcurr.errors import UsageError
-from jpegcurr.files import staged
 
 Identity = Literal["stem", "name", "path"]
 
@@ -64,10 +61,3 @@ def refuse_same_identities(files: Sequence[Path], identity: Identity) -> None:
     if times > 1:
         wider = next(each for each in ("name", "path") if len({identify(file, each) for file in files}) == len(files))
         raise UsageError(f"--submission: {times} files would have the id {name!r}. Tell them apart with --id {wider}.")
-
-
-@contextmanager
-def csv_writer(path: Path) -> Iterator[Any]:
-    """Yield a CSV writer to a file that appears whole or not at all; names that are not UTF-8 keep their bytes."""
-    with staged(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        yield csv.writer(file, lineterminator="\n")

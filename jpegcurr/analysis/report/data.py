@@ -10,9 +10,9 @@ import numpy as np
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, Map
 from jpegcurr.analysis.class_names import full_name
-from jpegcurr.analysis.prediction.contact_sheet import shown
 from jpegcurr.analysis.report.images import Picture, Pictures, distances
 from jpegcurr.analysis.report.views import arms, opening_view, qualities, view_names
+from jpegcurr.text import sanitize
 
 MAP_ROOM = 1_500_000  # characters that the maps may take on a page
 _LEVELS = 65535
@@ -30,9 +30,10 @@ def page_data(study: CamStudy, rows: Sequence[ClassRow], pictures: Pictures) -> 
     ]
     sides = [-(-side // coarse) for side in study.grid]
     return {
-        "views": [shown(name) for name in view_names(study)],
+        "views": [sanitize(name) for name in view_names(study)],
         "arms": [
-            {"name": shown(arm.name), "views": [arm.views.get(quality, -1) for quality in qualities(study)]} for arm in several
+            {"name": sanitize(arm.name), "views": [arm.views.get(quality, -1) for quality in qualities(study)]}
+            for arm in several
         ],
         "qualities": list(qualities(study)),
         "opening": opening_view(study),
@@ -48,7 +49,7 @@ def class_row(row: ClassRow) -> dict[str, Any]:
     """One class as the script and the template take it."""
     pearson = [round(value, 4) if isfinite(value) else None for value in row.pearson]
     return {
-        "name": shown(full_name(row.name)),
+        "name": sanitize(full_name(row.name)),
         "images": row.images,
         "right": list(row.right),
         "flips": list(row.flips),
@@ -93,15 +94,15 @@ class _Numbered(dict[str, int]):
 def _example(study: CamStudy, example: Example, picture: Picture, coarse: int, names: _Numbered) -> dict[str, Any]:
     truth = int(study.truth[example.index])
     return {
-        "name": shown(study.names[example.index]),
-        "truth": names[shown(full_name(study.classes[truth]))] if truth >= 0 else -1,
+        "name": sanitize(study.names[example.index]),
+        "truth": names[sanitize(full_name(study.classes[truth]))] if truth >= 0 else -1,
         "rules": list(example.rules),
         "changes": [[each.strength, each.webp] for each in picture.differences],
         "rms": [[round(value, 3) for value in row] for row in distances(example, qualities(study))],
         "seen": [
             {
-                "top": [[names[shown(full_name(name))], round(share, 5)] for name, share in seen.top],
-                "target": names[shown(full_name(seen.target))],
+                "top": [[names[sanitize(full_name(name))], round(share, 5)] for name, share in seen.top],
+                "target": names[sanitize(full_name(seen.target))],
                 "logit": round(seen.logit, 4) if isfinite(seen.logit) else None,
                 **_packed(pooled(seen.cam, coarse)),
             }

@@ -4,24 +4,25 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from math import isfinite, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from jpegcurr.analysis.bootstrap import Estimate, estimate_means
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example
-from jpegcurr.analysis.html.line_chart import Series, line_chart
+from jpegcurr.analysis.cam.similarity import Comparison, by_class, compare_views
 from jpegcurr.analysis.class_names import full_name, readable_name
-from jpegcurr.analysis.prediction.contact_sheet import shown
+from jpegcurr.analysis.html.line_chart import Series, line_chart
 from jpegcurr.analysis.html.page import drawn, source, template
 from jpegcurr.analysis.report.data import class_row, map_pooling, page_data, to_script
+from jpegcurr.analysis.report.export import write_classes, write_figures, write_images, write_views
 from jpegcurr.analysis.report.images import Pictures, embed_pictures, without_pictures
-from jpegcurr.analysis.report.summary import summary
+from jpegcurr.analysis.report.text import FAITHFUL, NULLS, provenance, runs_told, summary, verdict, warnings
 from jpegcurr.analysis.report.views import arms, opening_view, qualities, view_names
-from jpegcurr.analysis.report.text import FAITHFUL, NULLS, provenance, runs_told, verdict, warnings
-from jpegcurr.analysis.cam.similarity import Comparison
-from jpegcurr.analysis.stats import accuracy_interval
+from jpegcurr.analysis.stats import Estimate, accuracy_interval, estimate_means
+from jpegcurr.files import write_text
+from jpegcurr.text import sanitize
 
 LARGEST = 10_000_000  # bytes of a page: what people still send to each other
 _SPARE = 100_000
@@ -52,13 +53,13 @@ def _page(study: CamStudy, rows: Sequence[ClassRow], static: dict[str, Any], pic
 
 def _static(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[ClassRow]) -> dict[str, Any]:
     """What the template shows by itself."""
-    names = [shown(name) for name in view_names(study)]
+    names = [sanitize(name) for name in view_names(study)]
     return {
         "study": study,
         "names": names,
         "runs": runs_told(study),
-        "summary": [shown(sentence) for sentence in summary(study, comparisons)],
-        "verdict": [shown(sentence) for sentence in verdict(study, comparisons)],
+        "summary": [sanitize(sentence) for sentence in summary(study, comparisons)],
+        "verdict": [sanitize(sentence) for sentence in verdict(study, comparisons)],
         "opening": opening_view(study),
         "warnings": warnings(study),
         "provenance": provenance(study),
@@ -87,7 +88,7 @@ def _matrix(study: CamStudy) -> list[dict[str, Any]]:
             view = arm.views.get(quality)
             right = int(study.right(view).sum()) if view is not None else 0
             cells.append(None if view is None else (100 * right / labelled, *accuracy_interval(right, labelled), right))
-        found.append({"name": shown(arm.name), "cells": cells, "labelled": labelled})
+        found.append({"name": sanitize(arm.name), "cells": cells, "labelled": labelled})
     return found
 
 
@@ -111,7 +112,7 @@ def _similarity_chart(study: CamStudy, comparisons: Sequence[Comparison]) -> Mar
     for arm in arms(study):
         places = [figures[arm.views[quality]] if quality in arm.views else None for quality in qualities(study)]
         parts = [[getattr(each, part) if each else nan for each in places] for part in ("mean", "low", "high")]
-        series.append(Series(shown(arm.name), *parts))
+        series.append(Series(sanitize(arm.name), *parts))
     for name, anchor in _anchors(comparisons).items():
         if isfinite(anchor["pearson"].mean):
             series.append(Series(name, [anchor["pearson"].mean] * len(qualities(study))))
@@ -145,11 +146,35 @@ def _example(study: CamStudy, example: Example) -> dict[str, Any]:
     """What is shown of an image without the script: as the first view sees it."""
     seen, truth = example.seen[0], int(study.truth[example.index])
     return {
-        "name": shown(study.names[example.index]),
-        "truth": shown(readable_name(study.classes[truth])) if truth >= 0 else None,
-        "target": shown(readable_name(seen.target)),
+        "name": sanitize(study.names[example.index]),
+        "truth": sanitize(readable_name(study.classes[truth])) if truth >= 0 else None,
+        "target": sanitize(readable_name(seen.target)),
         "rules": example.rules,
-        "top": [(shown(readable_name(name)), shown(full_name(name)), f"{100 * share:.1f}") for name, share in seen.top],
+        "top": [(sanitize(readable_name(name)), sanitize(full_name(name)), f"{100 * share:.1f}") for name, share in seen.top],
         "logit": f"{seen.logit:+.2f}" if isfinite(seen.logit) else "undefined",
         "size": next(iter(example.pictures.values())).shape[0],
     }
+
+
+__all__ = ["report_files", "summary", "write_report"]
+
+
+def report_files(path: Path) -> list[Path]:
+    """The files that ``write_report`` writes: the page, its figures, and tables of the views, the classes and the images."""
+    return [path, *(path.with_suffix(suffix) for suffix in (".json", ".views.csv", ".classes.csv", ".images.csv"))]
+
+
+def write_report(study: CamStudy, path: Path) -> list[Comparison]:
+    """Write the page to ``path`` and its figures beside it (``report_files``), each whole or not at all; the page last.
+
+    The same study gives the same bytes. Returns the comparisons of every view but the first with the first.
+    """
+    comparisons, rows = compare_views(study), by_class(study)
+    page, figures, views, classes, images = report_files(path)
+    text = render(study, comparisons, rows)
+    write_figures(study, comparisons, rows, figures)
+    write_views(study, comparisons, views)
+    write_classes(study, rows, classes)
+    write_images(study, images)
+    write_text(page, text)
+    return comparisons

@@ -1,8 +1,9 @@
 """What a ``.beton`` cannot say of itself: ``<stem>.json`` beside it, and every image's fate in ``<stem>.items.jsonl``."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,15 +130,33 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(row)
 
 
-def library_versions(
-    names: Iterable[str] = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
-) -> dict[str, str]:
-    """Installed versions by distribution name; ``absent`` where there is none."""
-    return {name: _version(name) for name in names}
+class Totals:
+    """What a manifest says of all items together."""
 
+    def __init__(self) -> None:
+        self.images = self.failures = self.copied = self.scaled = self.bytes_in = self.bytes_out = 0
+        self._keys = hashlib.sha256()
+        self._labels: set[int] = set()
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
+    def add(self, row: dict[str, Any]) -> None:
+        """Count one row of the items."""
+        if row["status"] == "failed":
+            self.failures += 1
+            return
+        self.images += 1
+        self.copied += row["status"] == "copied"
+        self.scaled += row.get("scaled", False)
+        self.bytes_in += row["source_bytes"]
+        self.bytes_out += row["bytes"]
+        self._labels.add(row["label"])
+        self._keys.update(os.fsencode(row["key"]) + b"\n")
+
+    @property
+    def labels(self) -> set[int]:
+        """Of the stored images."""
+        return self._labels
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest's fields."""
+        counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return counts | {"keys_sha256": self._keys.hexdigest()}

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg.codec import decode_rgb
-from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 

@@ -1,21 +1,74 @@
 """Whether a ``.beton`` is, to the bit, what was written."""
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.beton.format import BetonIndex
-from jpegcurr.encoding.beton.manifest import Manifest, items_path, read_items, read_manifest
-from jpegcurr.encoding.output import Totals
+from jpegcurr.encoding.beton.format import MODE_JPEG, BetonIndex
+from jpegcurr.encoding.beton.manifest import Manifest, Totals, items_path, read_items, read_manifest
 from jpegcurr.encoding.beton.pixels import read_pixels
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.jpeg.header import read_jpeg_header
 from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.system import available_cpus
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A beton's facts.
+
+    ``subsampling`` counts samples by chroma layout, read from every JPEG's own header: J:a:b notation, ``grey``, ``raw``
+    for uncompressed samples, ``other`` for a layout without a name, ``unreadable``.
+    Sizes are (smallest, median, largest), pixels a side and bytes a sample.
+    """
+
+    path: Path
+    manifest: Manifest | None
+    samples: int
+    labels: int
+    subsampling: dict[str, int]
+    widths: tuple[int, int, int]
+    heights: tuple[int, int, int]
+    sample_bytes: tuple[int, int, int]
+    page_size: int
+
+
+def inspect_beton(path: Path) -> Inspection:
+    """Read what is in a beton without decoding it; raises BetonError."""
+    beton = Beton(path)
+    layouts = Counter(_layout(beton, index) for index in range(len(beton)))
+    return Inspection(
+        path,
+        read_manifest(path),
+        len(beton),
+        len(np.unique(beton.labels)),
+        dict(layouts.most_common()),
+        _spread(beton.widths),
+        _spread(beton.heights),
+        _spread(beton.sizes),
+        beton.page_size,
+    )
+
+
+def _layout(beton: Beton, index: int) -> str:
+    if beton.modes[index] != MODE_JPEG:
+        return "raw"
+    header = read_jpeg_header(beton.payload(index))
+    return header.layout if header else "unreadable"
+
+
+def _spread(values: np.ndarray) -> tuple[int, int, int]:
+    if len(values) == 0:
+        return 0, 0, 0
+    return int(values.min()), int(np.median(values)), int(values.max())
+
 
 _BLOCK = 512  # samples under way
 

@@ -11,9 +11,9 @@ from stat import S_ISDIR
 
 import numpy as np
 
+from jpegcurr.encoding.sources.base import MISSING, SPLIT_NAMES, SPLITS, FolderStore, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import ClassNumbers, in_order, is_integer, settle
 from jpegcurr.encoding.sources.image_folder import SUFFIXES, is_image_name
-from jpegcurr.encoding.sources.base import MISSING, SPLIT_NAMES, SPLITS, FolderStore, ListingBuilder, Source
 from jpegcurr.errors import SourceError
 
 _IDS = ("image_name", "image_id", "imageid", "img_id", "id", "name")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.sources.class_labels import MOST_CLASSES, ClassNumbers, counted, in_order, settle
 from jpegcurr.encoding.sources.base import MISSING, SPLIT_NAMES, SPLITS, Item, Listing, ListingBuilder, Source, read_bytes
+from jpegcurr.encoding.sources.class_labels import MOST_CLASSES, ClassNumbers, counted, in_order, settle
 from jpegcurr.errors import ImageError, SourceError, UsageError
 
 PREFIX = "hf:"

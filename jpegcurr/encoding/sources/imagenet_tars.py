@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from jpegcurr.encoding.sources.base import Listing, ListingBuilder, Source
 from jpegcurr.encoding.sources.image_folder import is_image_name
 from jpegcurr.encoding.sources.imagenet_labels import classes_of, find_truth
-from jpegcurr.encoding.sources.base import Listing, ListingBuilder, Source
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, members
 from jpegcurr.errors import SourceError
 

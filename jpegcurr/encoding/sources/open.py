@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
-from jpegcurr.encoding.sources.image_folder import open_folders
-from jpegcurr.encoding.sources.huggingface import PREFIX, open_hub
 from jpegcurr.encoding.sources.base import Source
-from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
 from jpegcurr.encoding.sources.csv_labels import open_table
+from jpegcurr.encoding.sources.huggingface import PREFIX, open_hub
+from jpegcurr.encoding.sources.image_folder import open_folders
+from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
+from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
 from jpegcurr.errors import SourceError
 
 

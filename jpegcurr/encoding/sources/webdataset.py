@@ -11,9 +11,9 @@ from itertools import groupby, islice, product
 from pathlib import Path
 from typing import BinaryIO
 
+from jpegcurr.encoding.sources.base import SPLIT_NAMES, SPLITS, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import MOST_CLASSES, ClassNumbers, counted, is_integer, settle
 from jpegcurr.encoding.sources.image_folder import is_folder, is_image_name
-from jpegcurr.encoding.sources.base import SPLIT_NAMES, SPLITS, ListingBuilder, Source
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, members
 from jpegcurr.errors import SourceError
 

@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 import torch
 
-from jpegcurr.recipe.schema_data import MixSection
+from jpegcurr.recipe.schema import MixSection
 
 _TAG = 0x6D6978  # apart from the order, which is drawn from (seed, epoch) too
 Box = tuple[int, int, int, int]  # top, bottom, left, right
@@ -51,10 +51,3 @@ def draw(section: MixSection, key: tuple[int, int, int], size: torch.Size) -> tu
     top, bottom = max(middle_y - half_height, 0), min(middle_y + half_height, height)
     left, right = max(middle_x - half_width, 0), min(middle_x + half_width, width)
     return 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
-
-
-def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
-    """Labels, int64 [b], as shares of ``classes``, float32 [b classes]: ``smoothing`` of each is spread over all of them."""
-    off = smoothing / classes
-    targets = torch.full((len(labels), classes), off, device=labels.device)
-    return targets.scatter_(1, labels[:, None], 1 - smoothing + off)

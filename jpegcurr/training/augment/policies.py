@@ -17,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.errors import RecipeError
+from jpegcurr.recipe.schema import AugmentSection, Recipe
+from jpegcurr.recipe.schema import Interpolation as ImageInterpolation
 from jpegcurr.training.augment.pillow_ops import Interpolation, operate
+from jpegcurr.training.sample_rng import Draws
 
 Floats = NDArray[np.float64]
 
@@ -247,3 +250,22 @@ _TRIVIAL: Mapping[str, Floats] = {
 
 _JITTERED = ("Brightness", "Contrast", "Color")
 _ORDERS = np.array(list(permutations(range(len(_JITTERED)))))
+
+
+def policy_of(section: AugmentSection, interpolation: ImageInterpolation) -> Policy | None:
+    """The policy that a recipe names; raises ValueError for one that is unknown."""
+    if section.policy is None:
+        return None
+    return parse_policy(section.policy, "bilinear" if interpolation == "area" else interpolation)
+
+
+def check_policies(recipe: Recipe) -> None:
+    """Raise RecipeError, with its place, for a policy that is unknown."""
+    sections = {"": recipe.augment} | {
+        f"curriculum.{number}.": phase.augment for number, phase in enumerate(recipe.curriculum) if phase.augment
+    }
+    for place, section in sections.items():
+        try:
+            policy_of(section, recipe.image.interpolation)
+        except ValueError as error:
+            raise RecipeError(f"{place}augment.policy: {error}") from None

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.training.sample_rng import Draws
 
 Sizes = NDArray[np.int64]

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.jpeg.codec import Quality
-from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.executors import open_executor
 from jpegcurr.encoding.beton.manifest import Manifest, items_path, read_items, read_manifest
+from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import BetonError, RecipeError, SourceError
-from jpegcurr.recipe.schema import Recipe
-from jpegcurr.recipe.schema_data import Reencoded, split_treatment
+from jpegcurr.recipe.schema import Recipe, Reencoded, split_treatment
 from jpegcurr.training.data.sampling import Member
 
 log = logging.getLogger("jpegcurr")

@@ -23,9 +23,9 @@ from ffcv.pipeline.state import State
 from numba import njit, prange, types
 from numpy.typing import NDArray
 
-from jpegcurr.training.data.sampling import JOB
 from jpegcurr.training.data.resample_kernel import AREA, BICUBIC, BILINEAR, resample
 from jpegcurr.training.data.resample_kernel import __file__ as resample_source
+from jpegcurr.training.data.sampling import JOB
 
 FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
 

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import TrainingError
-from jpegcurr.system import available_cpus
 from jpegcurr.runtime import Runtime, torch_threads_kept
-from jpegcurr.training.data.sampling import JOB, Batch, Indices, View
+from jpegcurr.system import available_cpus
 from jpegcurr.training.data.ffcv_kernel import BYTE, GOOD, TASK, JobDecoder
 from jpegcurr.training.data.readahead import Readahead
-from jpegcurr.training.data.repair import make_sample
+from jpegcurr.training.data.sampling import JOB, Batch, Indices, View
+from jpegcurr.training.data.transforms import make_sample
 
 BATCHES_AHEAD = 3  # FFCV's default
 # numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.

@@ -7,12 +7,12 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from jpegcurr.errors import RecipeError
-from jpegcurr.system import available_cpus, available_memory
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime, torch_threads_kept
-from jpegcurr.training.data.sampling import Indices, Loader, Member, View
+from jpegcurr.system import available_cpus, available_memory
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.datasets import Datasets
+from jpegcurr.training.data.sampling import Indices, Loader, Member, View
 
 MOST_WORKERS = 16  # unless a recipe names more
 CACHE_SHARE = 0.8  # of the memory that is free, for the operating system to keep files in

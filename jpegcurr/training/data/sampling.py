@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema import Order
-from jpegcurr.recipe.schema_data import ImageSection, Ramp, Reencoded
-from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
+from jpegcurr.recipe.schema import ImageSection, Order, Ramp, Reencoded
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
 from jpegcurr.training.sample_rng import Draws
 
 Batch = tuple[torch.Tensor, torch.Tensor]

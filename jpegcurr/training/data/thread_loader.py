@@ -14,9 +14,9 @@ import numpy as np
 
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.sampling import Batch, Indices, View
 from jpegcurr.training.data.readahead import Readahead
-from jpegcurr.training.data.repair import make_sample
+from jpegcurr.training.data.sampling import Batch, Indices, View
+from jpegcurr.training.data.transforms import make_sample
 
 AHEAD = 3  # batches under way, the one that is waited for included
 PIECE = 8  # samples a task

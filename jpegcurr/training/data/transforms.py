@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
 from jpegcurr.encoding.beton.format import MODE_JPEG
-from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.beton.pixels import read_pixels
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe.schema_data import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, centre_boxes
 from jpegcurr.training.data.sampling import Member, View
 
@@ -69,3 +69,37 @@ def resized(part: Pixels, size: int, interpolation: Interpolation) -> Pixels:
     image = torch.from_numpy(np.require(part, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     done = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
     return np.ascontiguousarray(done[0].permute(1, 2, 0).numpy())
+
+
+ATTEMPTS = 10
+
+
+def make_sample(view: View, epoch: int, job: np.void, out: Pixels) -> int:
+    """Make one sample into ``out``, uint8 [size size 3]; returns the index of the sample that stands there.
+
+    That is another than ``job``'s where its own does not decode and ``view.skip_broken`` is set: which one is a function of
+    (seed, epoch, sample), so that every loader takes the same. Validation never replaces.
+
+    Raises:
+        ImageError: the sample does not decode, nor, where they were allowed, do ten others drawn for it.
+    """
+    try:
+        out[:] = render(view, job, len(out))
+        return int(job["index"])
+    except ImageError as error:
+        if not view.train:
+            raise ImageError(f"{error}. Make the file again.") from None
+        if not view.skip_broken:
+            raise ImageError(f"{error}. Make the file again, or replace what is broken: --set loader.on_error=skip.") from None
+        return _replaced(view, epoch, int(job["index"]), out, error)
+
+
+def _replaced(view: View, epoch: int, index: int, out: Pixels, first: ImageError) -> int:
+    for attempt in range(ATTEMPTS):
+        other = view.replacement(epoch, index, attempt)
+        try:
+            out[:] = render(view, view.jobs(epoch, np.array([other]))[0], len(out))
+        except ImageError:
+            continue
+        return other
+    raise ImageError(f"{first}; nor do {ATTEMPTS} samples drawn to replace it. Make the file again.") from None

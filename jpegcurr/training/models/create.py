@@ -5,50 +5,23 @@ A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safete
 ``import jpegcurr.training.models.isotropic``, which makes it known to timm).
 """
 
-import json
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
-from jpegcurr.errors import RecipeError, UsageError, did_you_mean
+from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.files import move_into_place
-from jpegcurr.recipe.schema import ModelSection, Recipe
-from jpegcurr.recipe.schema_data import ImageSection
-from jpegcurr.recipe.loading import load_recipe
-from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.pretrained import StateDict, count_classes, find_weights, load_weights
+from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.training.metrics import Normaliser
+from jpegcurr.training.models.pretrained import StateDict, count_classes, find_weights, load_weights
 
 Weights = Literal["raw", "ema", "best"]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A trained model in evaluation mode on the runtime's device, and what it needs to see images as it was trained to.
-
-    ``loader`` is the kind that it was trained with, ``ffcv`` or ``plain``.
-    """
-
-    path: Path
-    weights: Weights
-    recipe: Recipe
-    model: torch.nn.Module
-    normalise: Normaliser
-    classes: tuple[str, ...]
-    loader: str
-
-    @property
-    def image(self) -> ImageSection:
-        """The view of an image."""
-        return self.recipe.image
 
 
 def create_model(section: ModelSection, classes: int, *, start: bool = True) -> torch.nn.Module:
@@ -135,26 +108,3 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
         save_for_hf(whole, temporary, model_config={"label_names": list(classes)}, safe_serialization=True, data_config=seen)
         for name in ("config.json", "model.safetensors"):
             move_into_place(Path(temporary, name), folder / name)
-
-
-def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
-    """Load a run folder that ``jpegcurr train`` made.
-
-    Raises:
-        UsageError: the folder is missing, is no run, or has no checkpoint yet.
-    """
-    folder = path if weights == "raw" else path / weights
-    if not (path / "recipe.yaml").is_file():
-        what = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
-        raise UsageError(f"{path} {what}. Give the folder that `jpegcurr train --out` made.")
-    if not (folder / "model.safetensors").is_file():
-        raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
-    try:
-        classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
-        loader = str(json.loads((path / "run.json").read_text(encoding="utf-8"))["loader"])
-        model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
-    normalise = normaliser(model).to(runtime.device)
-    recipe = load_recipe(path / "recipe.yaml")
-    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader)

@@ -1,25 +1,26 @@
 """timm's pretrained models, by name, where a run could stand; and the names that they had before timm 0.9."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import timm
 import torch
 from pydantic import ValidationError
-from timm.data import infer_imagenet_subset, resolve_model_data_config
+from safetensors import SafetensorError
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from timm.models import PretrainedCfg
 
-from jpegcurr.analysis.class_names import imagenet_classes
-from jpegcurr.analysis.prediction.predict import Classifier
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
-from jpegcurr.recipe.schema_data import ImageSection
+from jpegcurr.recipe.loading import load_recipe
+from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.create import Weights, load_run
-from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.metrics import Normaliser
+from jpegcurr.training.models.create import Weights, normaliser
+from jpegcurr.training.models.pretrained import count_classes, load_weights
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
@@ -28,6 +29,74 @@ LEGACY = {f"convnext_{size}{old}": f"convnext_{size}.{tag}" for old, tag in _TAG
 COUNTED = 40  # architectures whose parameters are counted for a listing: a tenth of a second each, on no device
 
 Create = Callable[..., Any]
+
+
+class Classifier(Protocol):
+    """A model and how it sees: a ``Run``, or a ``NamedModel``."""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder, or the model's name."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """In evaluation mode, on the runtime's device."""
+
+    @property
+    def normalise(self) -> Normaliser:
+        """What the model's inputs go through first."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+
+    @property
+    def image(self) -> ImageSection:
+        """The view of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A trained model in evaluation mode on the runtime's device, and what it needs to see images as it was trained to.
+
+    ``loader`` is the kind that it was trained with, ``ffcv`` or ``plain``.
+    """
+
+    path: Path
+    weights: Weights
+    recipe: Recipe
+    model: torch.nn.Module
+    normalise: Normaliser
+    classes: tuple[str, ...]
+    loader: str
+
+    @property
+    def image(self) -> ImageSection:
+        """The view of an image."""
+        return self.recipe.image
+
+
+def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
+    """Load a run folder that ``jpegcurr train`` made.
+
+    Raises:
+        UsageError: the folder is missing, is no run, or has no checkpoint yet.
+    """
+    folder = path if weights == "raw" else path / weights
+    if not (path / "recipe.yaml").is_file():
+        what = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {what}. Give the folder that `jpegcurr train --out` made.")
+    if not (folder / "model.safetensors").is_file():
+        raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
+    try:
+        classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
+        loader = str(json.loads((path / "run.json").read_text(encoding="utf-8"))["loader"])
+        model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
+    normalise = normaliser(model).to(runtime.device)
+    recipe = load_recipe(path / "recipe.yaml")
+    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +259,8 @@ def _count_parameters(architectures: Sequence[str]) -> dict[str, int]:
     with torch.device("meta"):
         made = ((name, timm.create_model(name, num_classes=1000)) for name in architectures)
         return {name: sum(each.numel() for each in model.parameters()) for name, model in made}
+
+
+def imagenet_classes(subset: str) -> tuple[str, ...]:
+    """WordNet's numbers of one of timm's subsets (``imagenet-1k``, ``imagenet-22k``, ...), in the order of the outputs."""
+    return tuple(ImageNetInfo(subset).label_names())

@@ -1,4 +1,4 @@
-"""What a person types for ``jpegcurr encode``, read into what the encode takes."""
+"""Options that several commands share, and how they are parsed."""
 
 import os
 from collections.abc import Sequence
