@@ -16,8 +16,12 @@
 The message is one or two sentences: what is wrong, by name, and the way out.
 """
 
+import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
+
+log = logging.getLogger("jpegcurr")
 
 
 class JpegcurrError(Exception):
@@ -80,3 +84,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A sentence, after a space, with the nearest of ``names``; nothing if none is near."""
     close = get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@cache
+def warn_renamed(old: str, new: str) -> None:
+    """Warn, once a process, that ``old`` is now called ``new`` and will not be read any more by the next version."""
+    log.warning("%s is now %s; the next version will not know the old name", old, new)

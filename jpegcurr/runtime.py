@@ -26,7 +26,7 @@ class World:
     local_ranks: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that speaks and writes."""
         return self.rank == 0
 
@@ -53,12 +53,12 @@ class World:
         return every
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The first process runs the block, then the others do: what it makes, they find."""
-        if not self.is_first:
+        if not self.is_main:
             self.total(0)
         yield
-        if self.is_first:
+        if self.is_main:
             self.total(0)
 
 

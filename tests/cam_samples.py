@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from samples import jpeg, photograph
 
-from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, Example, Rule, Seen, ViewColumns
+from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, Example, ExamplePrediction, Rule, ViewColumns
 from jpegcurr.encoding.jpeg.pillow import Pixels
 
 MARKUP = "<img src=x onerror=alert(1)>.jpg"
@@ -83,7 +83,7 @@ def cam_study(
         grid=grid,
         runtime="no CUDA device: CPU, float32",
         method="gradcam",
-        explains="clean",
+        explains="reference",
         seed=seed,
     )
 
@@ -111,9 +111,9 @@ def _figures(random: np.random.Generator, images: int, alike: float) -> np.ndarr
 
 def _seen(
     random: np.random.Generator, classes: Sequence[str], predicted: int, target: int, grid: tuple[int, int], *, dark: bool
-) -> Seen:
+) -> ExamplePrediction:
     shares = np.sort(random.dirichlet(np.ones(3)))[::-1].tolist()
     likeliest = dict.fromkeys([classes[predicted], *classes[: min(3, len(classes))]])
     top = tuple(zip(list(likeliest)[:3], shares, strict=False))
     cam = np.zeros(grid, np.float32) if dark else random.gamma(1, 1, grid).astype(np.float32)
-    return Seen(top, float(random.normal(5, 2)), cam, classes[target])
+    return ExamplePrediction(top, float(random.normal(5, 2)), cam, classes[target])

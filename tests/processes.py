@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import socket
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -66,3 +69,18 @@ def _work(rank: int, ranks: int, port: int, file: Path, words: list[str]) -> Non
     from jpegcurr.cli import main
 
     main(words)
+
+
+def soon(there: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as something is there; nothing if that takes a minute."""
+
+    def wait() -> None:
+        end = time.monotonic() + 60
+        while not there() and time.monotonic() < end:
+            time.sleep(0.01)
+        if there():
+            do()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread

@@ -82,7 +82,15 @@ def test_encoding_stands_alone() -> None:
         ("distributed", {"encoding/workers.py"}),
         ("scipy.io", {"encoding/sources/imagenet_labels.py"}),
         ("ffcv", {"training/data/ffcv_kernel.py", "training/data/ffcv_loader.py", "training/data/loaders.py"}),
-        ("numba", {"training/data/ffcv_kernel.py", "training/data/ffcv_loader.py", "training/data/loaders.py", "training/data/resample_kernel.py"}),
+        (
+            "numba",
+            {
+                "training/data/ffcv_kernel.py",
+                "training/data/ffcv_loader.py",
+                "training/data/loaders.py",
+                "training/data/resample_kernel.py",
+            },
+        ),
         ("submitit", {"slurm/task.py", "slurm/jobs.py"}),
         ("wandb", set()),
     ],

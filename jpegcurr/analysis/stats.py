@@ -15,7 +15,7 @@ _CELLS = 1 << 21  # of a block of images: 16 MB each of a few arrays, however ma
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MeanCI:
     """A mean over ``images`` images, and where it lies in 95 % of resamples of them; nan where it is undefined."""
 
     mean: float
@@ -24,7 +24,7 @@ class Estimate:
     images: int
 
 
-def estimate_means(values: NDArray[np.floating], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Estimate]:
+def estimate_means(values: NDArray[np.floating], *, resamples: int = RESAMPLES, seed: int = 0) -> list[MeanCI]:
     """The mean of every column of ``values`` [images columns] with its percentile bootstrap interval (Efron 1979).
 
     Images are drawn with replacement, the same ones for all columns; nan is left out. One image has no interval. The same
@@ -47,7 +47,7 @@ def estimate_means(values: NDArray[np.floating], *, resamples: int = RESAMPLES, 
     for column, count in enumerate(known.tolist()):
         mean = float(total[column] / count) if count else nan
         low, high = np.nanpercentile(means[:, column], [2.5, 97.5]).tolist() if count > 1 else (nan, nan)
-        estimates.append(Estimate(mean, low, high, count))
+        estimates.append(MeanCI(mean, low, high, count))
     return estimates
 
 

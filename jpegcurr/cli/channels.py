@@ -77,7 +77,7 @@ def channels(
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)
-    arms = open_arms([loaded], choose_sets(loaded, data or (), wanted, "view" if on_the_fly else "stored"))
+    arms = open_arms([loaded], choose_sets(loaded, data or (), wanted, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())
     pruned_layers = layers if layer else layers[-1:]

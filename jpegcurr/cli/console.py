@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jpegcurr.analysis.stats import Paired
     from jpegcurr.encoding.beton.manifest import Manifest
     from jpegcurr.encoding.beton.verify import Inspection
-    from jpegcurr.encoding.estimate import Estimate
+    from jpegcurr.encoding.estimate import EncodeEstimate
     from jpegcurr.encoding.sources.base import Source
     from jpegcurr.encoding.workers import Outcome
     from jpegcurr.training.models.load import Listed
@@ -78,7 +78,7 @@ def print_encoded(done: "Mapping[Path, Manifest]", *, as_json: bool) -> None:
         out.print(f"{split}: {ignored:,} files without an image's suffix were passed over", markup=False)
 
 
-def print_estimates(estimates: "Sequence[Estimate]", folder: Path, refused: str, *, as_json: bool) -> None:
+def print_estimates(estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool) -> None:
     """What ``encode --dry-run`` says."""
     free = shutil.disk_usage(nearest_folder(folder)).free
     if as_json:

@@ -15,13 +15,13 @@ from jpegcurr.text import duration
 
 if TYPE_CHECKING:
     from jpegcurr.study.config import Study
-    from jpegcurr.study.cost import Estimate
+    from jpegcurr.study.cost import StudyCost
     from jpegcurr.study.results import Results
     from jpegcurr.study.run import Ended
     from jpegcurr.study.tasks import Task
 
 
-def print_estimate(study: "Study", estimate: "Estimate", *, as_json: bool) -> None:
+def print_estimate(study: "Study", estimate: "StudyCost", *, as_json: bool) -> None:
     """What a study costs and could find."""
     if as_json:
         out.print_json(json.dumps(estimate.as_dict()))
@@ -41,14 +41,14 @@ def print_estimate(study: "Study", estimate: "Estimate", *, as_json: bool) -> No
         out.print(sentence, markup=False)
 
 
-def _forked(study: "Study", estimate: "Estimate") -> str:
+def _forked(study: "Study", estimate: "StudyCost") -> str:
     if not study.trunks:
         return "every run whole"
     starts = "1 shared start" if len(study.trunks) == 1 else f"{len(study.trunks)} shared starts"
     return f"{estimate.apart:,} without the fork at epoch {study.trunks[0].epoch}: {starts} a seed"
 
 
-def what_could_be_found(estimate: "Estimate") -> list[str]:
+def what_could_be_found(estimate: "StudyCost") -> list[str]:
     """The power of the design, in sentences."""
     corrected = f"corrected for {estimate.comparisons} comparisons" if estimate.comparisons > 1 else ""
     spread = f"Top-1 is taken to spread by {estimate.spread:g} points over seeds ({estimate.spread_from}; --seed-spread)."

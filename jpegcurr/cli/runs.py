@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jpegcurr.cli import console, terminal
-from jpegcurr.errors import JpegcurrError, UsageError
+from jpegcurr.errors import JpegcurrError, UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def evaluate(
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
-    arms = open_arms(loaded, choose_sets(loaded[0], data or (), wanted, "view" if on_the_fly else "stored"))
+    arms = open_arms(loaded, choose_sets(loaded[0], data or (), wanted, "after_resize" if on_the_fly else "before_crop"))
     total, done = len(loaded) * sum(len(arm.beton) for arm in arms), 0
     with terminal.progress_bar("img") as bar:
 
@@ -161,9 +161,10 @@ def cam(
         str, typer.Option(help="gradcam, or one of pytorch-grad-cam's, such as hirescam or layercam.")
     ] = "gradcam",
     explains: Annotated[
-        Literal["label", "clean", "own"],
-        typer.Option("--class", help="Explain the folder's class, the prediction in the first view, or each view's own."),
-    ] = "clean",
+        Literal["label", "reference", "own"],
+        typer.Option("--target", help="Explain the folder's class, the first view's prediction, or each view's own."),
+    ] = "reference",
+    explains_before: Annotated[Literal["label", "clean", "own"] | None, typer.Option("--class", hidden=True)] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -192,6 +193,9 @@ def cam(
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
 
+    if explains_before is not None:
+        explains = "reference" if explains_before == "clean" else explains_before
+        warn_renamed(f"--class {explains_before}", f"--target {explains}")
     *run_folders, images = paths
     if not run_folders:
         raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")

@@ -60,11 +60,11 @@ def study(
     from jpegcurr.study.folder import check_folder
     from jpegcurr.study.measure import check_data
     from jpegcurr.study.page import write_page
-    from jpegcurr.study.parallel import Workers, run_parallel
+    from jpegcurr.study.parallel import LocalLauncher, run_parallel
     from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
     from jpegcurr.study.results import gather, write_design, write_results
     from jpegcurr.study.run import run_all, stoppable
-    from jpegcurr.study.slurm import Cluster
+    from jpegcurr.study.slurm import SlurmLauncher
     from jpegcurr.study.tasks import left_to_do, list_tasks
 
     if as_json and not plan:
@@ -87,8 +87,8 @@ def study(
         return
     folder = out or Path("studies") / settled.name
     check_folder(settled, folder)
-    workers = Workers(jobs, device, precision, compile_model, tuple(shlex.split(launch or "")))
-    places = Cluster(workers, parse_options(slurm)) if slurm else workers
+    workers = LocalLauncher(jobs, device, precision, compile_model, tuple(shlex.split(launch or "")))
+    places = SlurmLauncher(workers, parse_options(slurm)) if slurm else workers
     apart = jobs > 1 or bool(launch or slurm)
     if slurm:
         check_machine(otherwise="without --slurm")

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from jpegcurr.training.loop import Progress as Training
+    from jpegcurr.training.loop import StepInfo
 
 WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
 
@@ -75,7 +75,7 @@ class StepBar:
         self._looked = -1.0
         self._loss = 0.0
 
-    def update(self, training: "Training") -> None:
+    def update(self, training: "StepInfo") -> None:
         """Show how far it is. The loss is looked at once a second: each look waits for the device."""
         if self._progress is None or self._task is None:
             return

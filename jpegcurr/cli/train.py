@@ -17,7 +17,7 @@ from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
     from jpegcurr.runtime import World
-    from jpegcurr.training.loop import Progress
+    from jpegcurr.training.loop import StepInfo
 
 
 def train(
@@ -72,12 +72,12 @@ def train(
         _told_how_to_go_on(folder / STATE, world, again),
         _terminated() as (stop, begun),
     ):
-        terminal.show_log(quiet=quiet, mute=not world.is_first)
-        with world.first_alone():
+        terminal.show_log(quiet=quiet, mute=not world.is_main)
+        with world.main_process_first():
             settled = load_recipe(find_recipe(recipe), overrides or ())
-        with terminal.step_bar(quiet=quiet or not world.is_first) as bar, _in_its_line(recipe, overrides or ()):
+        with terminal.step_bar(quiet=quiet or not world.is_main) as bar, _in_its_line(recipe, overrides or ()):
 
-            def on_step(progress: "Progress") -> None:
+            def on_step(progress: "StepInfo") -> None:
                 begun()
                 bar.update(progress)
 
@@ -90,7 +90,7 @@ def train(
                 on_step=on_step,
                 stop=stop,
             )
-    if world.is_first:
+    if world.is_main:
         terminal.out.print(f"{folder}", markup=False)
 
 

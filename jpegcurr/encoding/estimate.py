@@ -19,7 +19,7 @@ OVERHEAD = 48  # bytes a sample in a beton beside its JPEG
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class EncodeEstimate:
     """Of one split.
 
     ``bytes_in`` is what the listing says, or the sample scaled up where it cannot tell; ``bytes_out`` and ``seconds`` are
@@ -44,12 +44,12 @@ class _Sample:
     wrong: str
 
 
-def estimate_splits(sources: Sequence[Source], outputs: Outputs, executor: Executor, *, seed: int = 0) -> list[Estimate]:
+def estimate_splits(sources: Sequence[Source], outputs: Outputs, executor: Executor, *, seed: int = 0) -> list[EncodeEstimate]:
     """Encode up to 512 images of every split, chosen by ``seed``, and write nothing; raises EncodeError as encoding does."""
     return [_estimate(source, outputs[source.split], executor, seed) for source in sources]
 
 
-def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int) -> Estimate:
+def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int) -> EncodeEstimate:
     specs = list(outputs.values())
     chunks = list(cut(source.items, source.items.shuffled(seed)[:SAMPLE]))
     _encode(source.store, chunks[0][:4], specs)  # first calls are slow
@@ -63,7 +63,7 @@ def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Exec
     bytes_in = int(source.items.sizes.sum()) if known else round(share * sum(each.bytes_in for each in samples))
     bytes_out = {path: round(total) for path, total in zip(outputs, totals.tolist(), strict=True)}
     failed = tuple(each.wrong for each in samples if each.wrong)
-    return Estimate(source.split, len(source.items), bytes_in, bytes_out, seconds, len(samples), failed)
+    return EncodeEstimate(source.split, len(source.items), bytes_in, bytes_out, seconds, len(samples), failed)
 
 
 def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[_Sample]:

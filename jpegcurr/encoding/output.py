@@ -29,7 +29,7 @@ from jpegcurr.encoding.beton.format import BetonIndex
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path
 from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
-from jpegcurr.encoding.resume import Begun, begin, boot_id, partial_files, stamp, take_back
+from jpegcurr.encoding.resume import InterruptedEncode, begin, boot_id, partial_files, stamp, take_back
 from jpegcurr.encoding.sources.base import MISSING, Item, Source
 from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import sync_folder, write_json
@@ -63,7 +63,7 @@ class Output:
     @contextmanager
     def opened(cls, path: Path, plan: Plan) -> Iterator[Self]:
         """Go on where a stopped encode was, or begin; call ``rewind`` before anything is added."""
-        begun = Begun.find(path)
+        begun = InterruptedEncode.find(path)
         if begun is None:
             begin(path, plan)
         take_back(path)

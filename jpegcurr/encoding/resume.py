@@ -34,7 +34,7 @@ def _hidden(beton: Path, ending: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class InterruptedEncode:
     """A stopped encode: its plan, and whether the machine or the disk has failed since."""
 
     plan: dict[str, Any]
@@ -46,7 +46,7 @@ class Begun:
         return all(file.exists() for file in partial_files(beton)[:2])
 
     @classmethod
-    def find(cls, beton: Path) -> "Begun | None":
+    def find(cls, beton: Path) -> "InterruptedEncode | None":
         """Read the plan file, if there is one and the records that it speaks of; raises UsageError if it is unreadable."""
         file = partial_files(beton)[0]
         if not cls.find_any(beton):
@@ -60,7 +60,7 @@ class Begun:
 
 def refuse_begun(beton: Path) -> None:
     """Raise UsageError if a stopped encode of ``beton`` is there."""
-    if Begun.find(beton) is not None:
+    if InterruptedEncode.find(beton) is not None:
         raise UsageError(f"An encode of {beton} was stopped. Go on with --resume, or start over with --force.")
 
 
@@ -80,7 +80,7 @@ def to_resume(beton: Path, plan: Plan, *, force: bool) -> Manifest | None:
 
 
 def _finished_as(plan: Plan, beton: Path) -> Manifest | None:
-    begun = Begun.find(beton)
+    begun = InterruptedEncode.find(beton)
     if begun is not None:
         check_plan(begun.plan, plan, f"The stopped encode of {beton}")
         return None
@@ -101,7 +101,7 @@ def _finished_as(plan: Plan, beton: Path) -> Manifest | None:
 def begin(beton: Path, plan: Plan) -> None:
     """Make an output's hidden files, empty; from then on ``--resume`` goes on with it, whatever has its name."""
     plan_file, partial, items = partial_files(beton)
-    if Begun.find_any(beton):
+    if InterruptedEncode.find_any(beton):
         take_back(beton)  # so that no items are left under their name without a beton
     plan_file.unlink(missing_ok=True)  # first: without it there is nothing to go on with
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
 """What a run is: every field of a recipe, its default and what it may not be. ``recipe_file`` reads one."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from jpegcurr.errors import did_you_mean
+from jpegcurr.errors import did_you_mean, warn_renamed
 
 Positive = Annotated[int, Field(ge=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
@@ -46,18 +46,32 @@ AnyQuality = Annotated[
 ]
 
 
-class Reencoded(Section):
+Stage = Literal["before_crop", "after_resize"]
+_STAGES_BEFORE: dict[str, Stage] = {"stored": "before_crop", "view": "after_resize"}
+
+
+class OnTheFlyJpeg(Section):
     """The images of ``beton``, encoded again at JPEG ``quality`` (4:2:0) whenever they are loaded.
 
     ``quality`` is a number, ``[low, high]`` (drawn anew for each image and epoch, both included) or a ramp over a phase.
-    ``where: stored`` does it to the whole image before the crop, which gives the pixels of a beton encoded at that quality;
-    ``view`` to what the model sees, after the resize, which is another and much stronger treatment: a stored quality 50 looks
-    about like a view at 85, because resizing averages away much of what was lost.
+    ``stage: before_crop`` encodes the whole image, which gives the pixels of a beton encoded at that quality. ``after_resize``
+    encodes what the model sees, which degrades it much more: quality 50 before the crop looks about like 85 after the resize,
+    because resizing averages away much of the loss.
     """
 
     beton: Path
     quality: AnyQuality
-    where: Literal["stored", "view"] = "stored"
+    stage: Stage = "before_crop"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_where(cls, values: Any) -> Any:
+        """Read the names that version 0.1 had: ``where: stored`` and ``where: view``."""
+        if not isinstance(values, dict) or values.get("where") not in _STAGES_BEFORE or "stage" in values:
+            return values
+        stage = _STAGES_BEFORE[values["where"]]
+        warn_renamed(f"where: {values['where']}", f"stage: {stage}")
+        return {name: value for name, value in values.items() if name != "where"} | {"stage": stage}
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -73,20 +87,20 @@ class Reencoded(Section):
         return isinstance(self.quality, int)
 
     def describe(self) -> str:
-        """``quality 50 at load, stored``."""
+        """Return the quality and the stage in words: ``quality 50, on the fly, before the crop``."""
         if isinstance(self.quality, Ramp):
             quality = f"{self.quality.start:g} to {self.quality.end:g} over the phase"
         else:
             quality = str(self.quality) if isinstance(self.quality, int) else "{} to {} at random".format(*self.quality)
-        return f"quality {quality}, at load, {self.where}"
+        return f"quality {quality}, on the fly, {self.stage.replace('_', ' the ')}"
 
 
-PathOrReencoded = Annotated[Annotated[Path, Tag("one value")] | Annotated[Reencoded, Tag("a map")], _SHAPE]
+PathOrOnTheFly = Annotated[Annotated[Path, Tag("one value")] | Annotated[OnTheFlyJpeg, Tag("a map")], _SHAPE]
 
 
-def split_treatment(used: Path | Reencoded) -> tuple[Path, Reencoded | None]:
+def split_on_the_fly(used: Path | OnTheFlyJpeg) -> tuple[Path, OnTheFlyJpeg | None]:
     """The file, and what is done to its images when they are loaded, if anything."""
-    return (used.beton, used) if isinstance(used, Reencoded) else (used, None)
+    return (used.beton, used) if isinstance(used, OnTheFlyJpeg) else (used, None)
 
 
 class DataSection(Section):
@@ -95,13 +109,13 @@ class DataSection(Section):
     Instead of a path, ``{beton: PATH, quality: 50}`` is that beton at another quality, made as it is loaded.
     """
 
-    train: PathOrReencoded
-    val: PathOrReencoded | None = None
+    train: PathOrOnTheFly
+    val: PathOrOnTheFly | None = None
     quality: JpegQuality | Literal["source"] | None = None
 
     @model_validator(mode="after")
     def _steady(self) -> Self:
-        if isinstance(self.val, Reencoded) and not self.val.fixed:
+        if isinstance(self.val, OnTheFlyJpeg) and not self.val.fixed:
             raise ValueError("val.quality is not one number: a validation set has to be the same in every epoch")
         return self
 
@@ -402,7 +416,7 @@ class Recipe(Section):
 
     def _ramps(self, phase: Phase) -> bool:
         weights = [] if isinstance(phase.data, str) else list(phase.data.values())
-        treatments = (split_treatment(self.data[name].train)[1] for name in phase.weights(0))
+        treatments = (split_on_the_fly(self.data[name].train)[1] for name in phase.weights(0))
         return any(isinstance(each, Ramp) for each in (*weights, *(each.quality for each in treatments if each)))
 
     def micro(self, ranks: int = 1) -> int:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import find_recipe, find_study, in_its_line, load_checked, load_recipe
-from jpegcurr.recipe.schema import PathOrReencoded, Positive, Recipe, Section, split_treatment
+from jpegcurr.recipe.schema import PathOrOnTheFly, Positive, Recipe, Section, split_on_the_fly
 from jpegcurr.study.fork import Trunk, share_trunks
 from jpegcurr.training.train import check_recipe
 
@@ -74,7 +74,7 @@ class StudyFile(Section):
     arms: Annotated[dict[Name, Arm], Field(min_length=2)]
     control: str
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
-    evaluate: dict[Name, PathOrReencoded] = Field(default_factory=dict)
+    evaluate: dict[Name, PathOrOnTheFly] = Field(default_factory=dict)
     primary: Primary
     fork: Fork | None = None
 
@@ -103,7 +103,7 @@ class Study:
     path: Path
     plan: StudyFile
     recipes: dict[str, Recipe]
-    evaluate: dict[str, PathOrReencoded]
+    evaluate: dict[str, PathOrOnTheFly]
     trunks: tuple[Trunk, ...]
 
     @property
@@ -187,7 +187,7 @@ def _check_different(recipes: Mapping[str, Recipe]) -> None:
                 raise RecipeError(f"arms.{arm}: it is the same as {other}, seed by seed: leave one away.")
 
 
-def _sets(plan: StudyFile, recipes: Mapping[str, Recipe]) -> dict[str, PathOrReencoded]:
+def _sets(plan: StudyFile, recipes: Mapping[str, Recipe]) -> dict[str, PathOrOnTheFly]:
     control = recipes[plan.control]
     sets = dict(plan.evaluate) or {name: val for name in control.evaluate if (val := control.data[name].val) is not None}
     if not sets:
@@ -196,8 +196,8 @@ def _sets(plan: StudyFile, recipes: Mapping[str, Recipe]) -> dict[str, PathOrRee
         hint = did_you_mean(plan.primary.data, sets)
         raise RecipeError(f"primary.data: no validation set {plan.primary.data!r}.{hint} evaluate has: {', '.join(sets)}.")
     for name, used in sets.items():
-        path, treatment = split_treatment(used)
-        if treatment is not None and not treatment.fixed:
+        path, on_the_fly = split_on_the_fly(used)
+        if on_the_fly is not None and not on_the_fly.fixed:
             raise RecipeError(f"evaluate.{name}.quality: it is not one number, and a measurement has to be repeatable.")
         if not path.exists() and path not in _made(recipes.values()):
             raise RecipeError(f"evaluate.{name}: {path} does not exist, and no arm's recipe makes it. Encode it first.")
@@ -206,4 +206,4 @@ def _sets(plan: StudyFile, recipes: Mapping[str, Recipe]) -> dict[str, PathOrRee
 
 def _made(recipes: Iterable[Recipe]) -> set[Path]:
     """The betons that training makes if they are missing: those that it evaluates."""
-    return {split_treatment(val)[0] for each in recipes for name in each.evaluate if (val := each.data[name].val) is not None}
+    return {split_on_the_fly(val)[0] for each in recipes for name in each.evaluate if (val := each.data[name].val) is not None}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jpegcurr.encoding.beton.manifest import read_manifest
-from jpegcurr.recipe.schema import Recipe, split_treatment
+from jpegcurr.recipe.schema import Recipe, split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.compare import WORTH_FINDING
 from jpegcurr.study.config import Study
@@ -75,7 +75,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class StudyCost:
     """A study's size, its hours, and its power.
 
     Attributes:
@@ -112,13 +112,13 @@ class Estimate:
 
 def estimate_study(
     study: Study, tasks: Sequence[Task], *, speed: float, speed_from: str, spread: float, spread_from: str
-) -> Estimate:
+) -> StudyCost:
     """Count ``tasks`` up, at ``speed`` images a second and device; nothing is read but manifests."""
     works = count_work(study, tasks)
     seeds, level = len(study.seeds), level_of(study.comparisons)
     differences = of_differences(spread)
     levels = (level_of(1), level)
-    return Estimate(
+    return StudyCost(
         arms=len(study.arms),
         seeds=seeds,
         runs=sum(each.task.arm is not None for each in works),
@@ -143,7 +143,7 @@ def estimate_study(
 def measured_speed(study: Study, runtime: Runtime) -> tuple[float, str]:
     """Images a second that the control's model trains on this device, and a sentence about it."""
     recipe = study.recipes[study.plan.control]
-    path, _ = split_treatment(recipe.data[recipe.trained[0]].train)
+    path, _ = split_on_the_fly(recipe.data[recipe.trained[0]].train)
     manifest = read_manifest(path) if path.is_file() else None
     speed = measure_speed(recipe, len(manifest.classes) if manifest else 1000, runtime)
     return speed, f"measured: {recipe.model.name} at {recipe.image.size} pixels, {runtime.reason}"
@@ -156,7 +156,7 @@ def _detectable(spread: float, seeds: int, levels: tuple[float, float]) -> tuple
 def count_work(study: Study, tasks: Sequence[Task]) -> list[Work]:
     """What each task has to do, from the beginning."""
     images = {arm: count_images(recipe) for arm, recipe in study.recipes.items()}
-    measured = _images_seen([split_treatment(used)[0] for used in study.evaluate.values()])
+    measured = _images_seen([split_on_the_fly(used)[0] for used in study.evaluate.values()])
     works = []
     for task in tasks:
         recipe = task.recipe(study)
@@ -172,7 +172,7 @@ def count_work(study: Study, tasks: Sequence[Task]) -> list[Work]:
 
 
 def _seen_an_epoch(recipe: Recipe) -> int:
-    return _images_seen([split_treatment(val)[0] for name in recipe.evaluate if (val := recipe.data[name].val) is not None])
+    return _images_seen([split_on_the_fly(val)[0] for name in recipe.evaluate if (val := recipe.data[name].val) is not None])
 
 
 def _images_seen(paths: Sequence[Any]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
-from jpegcurr.recipe.schema import Recipe, Reencoded, split_treatment
+from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 
@@ -32,9 +32,9 @@ def design(study: Study) -> dict[str, Any]:
     }
 
 
-def _described(used: Path | Reencoded) -> dict[str, Any]:
-    path, treatment = split_treatment(used)
-    return {"beton": str(path), "quality": treatment.quality if treatment else None, "where": treatment and treatment.where}
+def _described(used: Path | OnTheFlyJpeg) -> dict[str, Any]:
+    path, on_the_fly = split_on_the_fly(used)
+    return {"beton": str(path), "quality": on_the_fly.quality if on_the_fly else None, "stage": on_the_fly and on_the_fly.stage}
 
 
 def check_folder(study: Study, out: Path) -> None:

@@ -11,7 +11,7 @@ from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_arms
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
-from jpegcurr.recipe.schema import split_treatment
+from jpegcurr.recipe.schema import split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study, StudyWeights
 from jpegcurr.training.data.datasets import Datasets, open_dataset, open_datasets
@@ -35,7 +35,7 @@ def check_data(study: Study, arms: Iterable[str]) -> None:
         if used not in opened:
             opened[used] = open_datasets(recipe)
     for name, used_set in study.evaluate.items():
-        dataset = open_dataset(split_treatment(used_set)[0], f"evaluate.{name}")
+        dataset = open_dataset(split_on_the_fly(used_set)[0], f"evaluate.{name}")
         for datasets in opened.values():
             if not dataset.fits(datasets.classes, named=next(iter(datasets.train.values())).manifest is not None):
                 raise UsageError(f"evaluate.{name}: {dataset.beton.path} has other classes than what the arms train on.")

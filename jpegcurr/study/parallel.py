@@ -55,7 +55,7 @@ class Process(Protocol):
         ...
 
 
-class Places(Protocol):
+class Launcher(Protocol):
     """Where tasks are started: ``jobs`` at a time, looked after every ``pause`` seconds."""
 
     @property
@@ -83,7 +83,7 @@ class _Local(subprocess.Popen[bytes]):
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class LocalLauncher:
     """How many at a time, and what each is told of the device.
 
     ``launch`` stands before each one's command and starts it, elsewhere if it likes: ``srun --gpus 1`` makes each a job of
@@ -152,7 +152,7 @@ class _Running:
 
 
 def run_parallel(
-    study: Study, tasks: Sequence[Task], out: Path, places: Places, watcher: Watcher, on_seed: Callable[[], object]
+    study: Study, tasks: Sequence[Task], out: Path, places: Launcher, watcher: Watcher, on_seed: Callable[[], object]
 ) -> list[Ended]:
     """Do ``tasks``, each as soon as what it goes on from is done, and return those that failed; see ``run.run_all``.
 
@@ -186,7 +186,7 @@ def run_parallel(
     return list(failed.values())
 
 
-def _start(study: Study, waiting: list[Task], running: list[_Running], out: Path, places: Places, watcher: Watcher) -> None:
+def _start(study: Study, waiting: list[Task], running: list[_Running], out: Path, places: Launcher, watcher: Watcher) -> None:
     """Fill the free places with the first tasks that wait for nothing."""
     while len(running) < places.jobs:
         under_way = {each.name for each in waiting} | {each.task.name for each in running}

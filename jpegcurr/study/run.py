@@ -21,7 +21,7 @@ from jpegcurr.study.fork import fork_run
 from jpegcurr.study.measure import measure_run
 from jpegcurr.study.tasks import Task
 from jpegcurr.training.checkpoint import epochs_done
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.run_folder import STATE
 from jpegcurr.training.train import train
 
@@ -126,7 +126,7 @@ def run_all(
 def _try(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Watcher, stop: Stop) -> Ended:
     log, started = log_path(out, task), perf_counter()
 
-    def on_step(progress: Progress) -> None:
+    def on_step(progress: StepInfo) -> None:
         stop.begun()
         watcher.reached(task, progress.plan.epoch + progress.step / progress.steps)
 
@@ -144,7 +144,7 @@ def _try(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Watcher
     return Ended(task, "done", perf_counter() - started)
 
 
-def run_task(study: Study, task: Task, out: Path, runtime: Runtime, on_step: Callable[[Progress], None], stop: Stop) -> None:
+def run_task(study: Study, task: Task, out: Path, runtime: Runtime, on_step: Callable[[StepInfo], None], stop: Stop) -> None:
     """Train what is left of one task, from its trunk if it has one, and measure it.
 
     Raises:

@@ -18,7 +18,7 @@ from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.slurm.jobs import PAUSE, Job, last_job, sbatch_parameters, submit
 from jpegcurr.slurm.task import FINISHED, PATIENCE, STOPPED_CODES, Training, grace_of
 from jpegcurr.study.config import Study
-from jpegcurr.study.parallel import NotNowError, Workers
+from jpegcurr.study.parallel import LocalLauncher, NotNowError
 from jpegcurr.study.run import log_path
 from jpegcurr.study.tasks import Task
 
@@ -81,10 +81,10 @@ class TaskJob:
 
 
 @dataclass
-class Cluster:
+class SlurmLauncher:
     """Where jobs are submitted, as many at a time as ``workers`` has places, with sbatch's ``options`` over ``DEFAULTS``."""
 
-    workers: Workers
+    workers: LocalLauncher
     options: dict[str, str | bool]
     pause = PAUSE
     _refused: tuple[str, float] | None = field(default=None, init=False)  # Slurm's words, and when it may be asked again

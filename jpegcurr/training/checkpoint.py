@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
-from jpegcurr.training.state import Position, Trainer
+from jpegcurr.training.state import EpochProgress, TrainState
 
 log = logging.getLogger("jpegcurr")
 
@@ -22,12 +22,12 @@ _COUNTS = ("epoch", "step", "seconds", "waited", "replaced", "skipped")
 _KEPT, _ANY_KEPT = "epoch-{:04}.safetensors", "epoch-*.safetensors"
 
 
-def save_state(path: Path, trainer: Trainer, position: Position) -> None:
+def save_state(path: Path, trainer: TrainState, position: EpochProgress) -> None:
     """Write the state at ``position`` to ``path``, atomically. Every process calls it, and the first writes."""
     world = trainer.runtime.world
     generators = {name: world.gather(value) for name, value in trainer.runtime.rng_state().items()}
     replaced = world.total(position.replaced)
-    if not world.is_first:
+    if not world.is_main:
         return
     tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in trainer.ema.module.state_dict().items()}
@@ -72,7 +72,7 @@ def _way_out(path: Path) -> str:
     return f" An earlier state may still be whole: move {kept[-1]} over it, and --resume goes on from there." if kept else ""
 
 
-def load_state(path: Path, trainer: Trainer) -> Position:
+def load_state(path: Path, trainer: TrainState) -> EpochProgress:
     """Put the saved state into ``trainer`` and return where to go on.
 
     Raises:
@@ -104,8 +104,8 @@ def load_state(path: Path, trainer: Trainer) -> Position:
     mine = f"{world.rank}."
     if generators := {name.removeprefix(mine): state for name, state in groups["rng"].items() if name.startswith(mine)}:
         trainer.runtime.set_rng_state(generators)
-    position = Position(loss=loss, **{name: header[name] for name in _COUNTS})
-    position.replaced *= world.is_first
+    position = EpochProgress(loss=loss, **{name: header[name] for name in _COUNTS})
+    position.replaced *= world.is_main
     return position
 
 

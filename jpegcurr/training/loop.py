@@ -17,13 +17,13 @@ from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
 from jpegcurr.training.loss import LOSSES, soft_targets
 from jpegcurr.training.optim import set_learning_rate
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 from jpegcurr.training.schedule import learning_rate
-from jpegcurr.training.state import Position, Trainer
+from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Row
 
 
-def shown(trainer: Trainer, plan: EpochPlan) -> Callable[[int, torch.Tensor], torch.Tensor]:
+def shown(trainer: TrainState, plan: EpochPlan) -> Callable[[int, torch.Tensor], torch.Tensor]:
     """What makes of a micro-batch, by its number and uint8 [b 3 h w], the normalised float [b 3 h w] that is mixed."""
     recipe, section, normalise = trainer.recipe, plan.augment, trainer.normalise
     policy = policy_of(section, recipe.image.interpolation)
@@ -32,18 +32,18 @@ def shown(trainer: Trainer, plan: EpochPlan) -> Callable[[int, torch.Tensor], to
     batches = trainer.batches(plan.epoch)
 
     def show(number: int, images: torch.Tensor) -> torch.Tensor:
-        draws = Draws(recipe.seed, plan.epoch, batches[number])
+        rng = SampleRng(recipe.seed, plan.epoch, batches[number])
         if policy is not None:
-            images = augment(images, policy, draws, fill)
+            images = augment(images, policy, rng, fill)
         elif section.color_jitter:
-            images = color_jitter(images, section.color_jitter, draws)
+            images = color_jitter(images, section.color_jitter, rng)
         seen: torch.Tensor = normalise(images)
-        return erase(seen, section.erase, draws, fill=section.erase_fill) if section.erase else seen
+        return erase(seen, section.erase, rng, fill=section.erase_fill) if section.erase else seen
 
     return show
 
 
-def backward(trainer: Trainer, plan: EpochPlan, number: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def backward(trainer: TrainState, plan: EpochPlan, number: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Add the gradients of this process's ``number``-th micro-batch of the epoch, and return its share of the step's loss."""
     recipe, of = trainer.recipe, trainer.micro_batches(plan)
     targets = soft_targets(labels, trainer.classes, recipe.optim.label_smoothing)
@@ -57,7 +57,7 @@ def backward(trainer: Trainer, plan: EpochPlan, number: int, images: torch.Tenso
     return loss.detach()
 
 
-def _first_chunk(trainer: Trainer, of: int, number: int) -> int:
+def _first_chunk(trainer: TrainState, of: int, number: int) -> int:
     """Which of the epoch's chunks to mix a micro-batch begins with; any number of processes mixes the same images."""
     world = trainer.runtime.world
     step, within = divmod(number, of)
@@ -65,19 +65,21 @@ def _first_chunk(trainer: Trainer, of: int, number: int) -> int:
     return before * math.ceil(trainer.micro / trainer.recipe.mix.chunk)
 
 
-def _gradients_kept(trainer: Trainer, *, last: bool) -> AbstractContextManager[object]:
+def _gradients_kept(trainer: TrainState, *, last: bool) -> AbstractContextManager[object]:
     """Processes exchange gradients once a step, after its last micro-batch."""
     alone = last or not isinstance(trainer.prepared, torch.nn.parallel.DistributedDataParallel)
     return nullcontext() if alone else trainer.prepared.no_sync()  # type: ignore[operator]
 
 
-def running_statistics(trainer: Trainer) -> list[torch.Tensor]:
+def running_statistics(trainer: TrainState) -> list[torch.Tensor]:
     """Copies of the model's buffers where a step may be left out: by then its forward passes have changed them."""
     leaves_out = trainer.recipe.optim.on_nan == "skip" or trainer.scaler.is_enabled()
     return [each.clone() for each in trainer.model.buffers()] if leaves_out else []
 
 
-def update(trainer: Trainer, plan: EpochPlan, position: Position, loss: torch.Tensor, statistics: list[torch.Tensor]) -> None:
+def update(
+    trainer: TrainState, plan: EpochPlan, position: EpochProgress, loss: torch.Tensor, statistics: list[torch.Tensor]
+) -> None:
     """One optimiser step, unless it is one to leave out: one that is not finite, if the recipe says so, or overflows float16.
 
     ``loss`` is the mean over its images, ``statistics`` what the model's buffers were before it.
@@ -104,7 +106,7 @@ def update(trainer: Trainer, plan: EpochPlan, position: Position, loss: torch.Te
     position.step += 1
 
 
-def _stepped(trainer: Trainer) -> bool:
+def _stepped(trainer: TrainState) -> bool:
     """Step; whether it was taken: float16's scaler leaves a step out whose gradients overflow, and then scales less."""
     scaler = trainer.scaler
     before = scaler.get_scale()
@@ -121,7 +123,7 @@ CHECK_EVERY = 100  # optimiser steps between looks at whether the loss is still 
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StepInfo:
     """An epoch under way, after some step. ``waited`` is the share of the time in which there were no images yet."""
 
     plan: EpochPlan
@@ -134,7 +136,7 @@ class Progress:
 
 
 def train_epoch(
-    trainer: Trainer, loader: Loader, plan: EpochPlan, position: Position, after_step: Callable[[Progress], None]
+    trainer: TrainState, loader: Loader, plan: EpochPlan, position: EpochProgress, after_step: Callable[[StepInfo], None]
 ) -> Row:
     """Train what is left of the epoch; ``position`` moves along, and ``after_step`` is told after every optimiser step.
 
@@ -170,7 +172,7 @@ def train_epoch(
     return _row(trainer, plan, position)
 
 
-def check_finite(trainer: Trainer, plan: EpochPlan, position: Position) -> None:
+def check_finite(trainer: TrainState, plan: EpochPlan, position: EpochProgress) -> None:
     """Raise NotFiniteError if a loss of the epoch so far, or a weight, is not finite: such a moment is not to be saved."""
     _finite(position.loss.item(), "loss", plan)
     norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
@@ -194,14 +196,14 @@ class _Timed:
             yield batch
 
 
-def _progress(trainer: Trainer, plan: EpochPlan, position: Position) -> Progress:
+def _progress(trainer: TrainState, plan: EpochPlan, position: EpochProgress) -> StepInfo:
     steps, step = trainer.steps(plan), position.step
     rate = learning_rate(trainer.recipe.schedule, plan, step - 1, steps)
     speed, waited = step * plan.batch / position.seconds, position.waited / position.seconds
-    return Progress(plan, step, steps, rate, speed, waited, lambda: position.mean_loss)
+    return StepInfo(plan, step, steps, rate, speed, waited, lambda: position.mean_loss)
 
 
-def _row(trainer: Trainer, plan: EpochPlan, position: Position) -> Row:
+def _row(trainer: TrainState, plan: EpochPlan, position: EpochProgress) -> Row:
     steps, runtime = trainer.steps(plan), trainer.runtime
     speed = steps * plan.batch / position.seconds
     row: Row = {

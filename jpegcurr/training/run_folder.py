@@ -122,7 +122,7 @@ def _describe(datasets: Datasets) -> dict[str, dict[str, Any]]:
             "path": str(dataset.beton.path),
             "images": len(dataset.beton),
             "quality": dataset.quality,
-            "at_load": dataset.treatment.model_dump(mode="json", exclude={"beton"}) if dataset.treatment else None,
+            "at_load": dataset.on_the_fly.model_dump(mode="json", exclude={"beton"}) if dataset.on_the_fly else None,
             "keys_sha256": dataset.manifest.keys_sha256 if dataset.manifest else None,
         }
         for role, split in (("train", datasets.train), ("val", datasets.val))

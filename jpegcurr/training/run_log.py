@@ -10,7 +10,7 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
 from jpegcurr.training.schedule import planned_epochs
-from jpegcurr.training.state import Position, Trainer
+from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Row
 
 log = logging.getLogger("jpegcurr")
@@ -22,7 +22,7 @@ _SHOWN = 8  # epochs of a new learning-rate curve
 _WAITING, _WORTH_TELLING = 0.2, 30  # share of the time, and seconds: every epoch waits for its first batch
 
 
-def describe_start(trainer: Trainer, loaders: Loaders, position: Position, before: Recipe | None) -> None:
+def describe_start(trainer: TrainState, loaders: Loaders, position: EpochProgress, before: Recipe | None) -> None:
     """Where and how, and what a resumed run, whose recipe was ``before``, goes on with."""
     log.info(trainer.runtime.reason)
     for reason in loaders.reasons:
@@ -43,13 +43,13 @@ def describe_start(trainer: Trainer, loaders: Loaders, position: Position, befor
         log.info(describe_change(before, recipe, trainer.images, position.epoch))
 
 
-def _batch(trainer: Trainer, plan: EpochPlan) -> str:
+def _batch(trainer: TrainState, plan: EpochPlan) -> str:
     ranks, times = trainer.runtime.world.ranks, trainer.micro_batches(plan)
     devices = f"{ranks} devices x " if ranks > 1 else ""
     return f"a step of {plan.batch} images: {devices}{times} micro-batches x {trainer.micro}"
 
 
-def _shrunk(trainer: Trainer) -> str | None:
+def _shrunk(trainer: TrainState) -> str | None:
     """A sentence if so many devices get smaller micro-batches than one would, where that changes what is learnt."""
     recipe, ranks = trainer.recipe, trainer.runtime.world.ranks
     whole, part = recipe.micro(), recipe.micro(ranks)
@@ -105,7 +105,7 @@ def announce(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets) 
     change = {None: "start with", plan.data: "go on with"}.get(before, "swap to")
     data = plan.data if plan.shares == phase[-1].shares else f"{plan.data}, by degrees {phase[-1].data}"
     names = dict.fromkeys(name for each in phase for name, _ in each.shares)
-    files = "; ".join(datasets.train[name].described for name in names)
+    files = "; ".join(datasets.train[name].description for name in names)
     size = f" at {plan.size} pixels" if plan.size else ""
     log.info("phase %d: %s %s (%s)%s, epochs %d to %d", plan.phase, change, data, files, size, plan.epoch, phase[-1].epoch)
 

@@ -12,7 +12,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-class Draws:
+class SampleRng:
     """Independent streams of numbers for each of ``samples`` in ``epoch``."""
 
     def __init__(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> None:
@@ -33,9 +33,9 @@ class Draws:
         """Int64 [n], from ``low`` to ``high``, both included."""
         return np.floor(low + self.uniform(stream) * (np.asarray(high) - low + 1)).astype(np.int64)
 
-    def take(self, which: NDArray[np.int64]) -> "Draws":
+    def take(self, which: NDArray[np.int64]) -> "SampleRng":
         """The streams of some of the samples."""
-        taken = object.__new__(Draws)
+        taken = object.__new__(SampleRng)
         taken._state = self._state[which]
         return taken
 

@@ -14,7 +14,7 @@ from jpegcurr.training.metrics import Normaliser
 
 
 @dataclass(frozen=True, slots=True)
-class Trainer:
+class TrainState:
     """All that an epoch changes or needs; ``images`` are in the training set, ``batches`` the samples of its micro-batches.
 
     ``model`` holds the weights; ``prepared`` is the same as it is called in training, compiled or in parallel.
@@ -47,7 +47,7 @@ class Trainer:
 
 
 @dataclass(slots=True)
-class Position:
+class EpochProgress:
     """How far an epoch is: after ``step`` steps, whose losses sum to ``loss``, in ``seconds``, ``waited`` of them for images.
 
     ``replaced`` samples are this process's and, in the first, those of all from before a resume.
@@ -62,7 +62,7 @@ class Position:
     skipped: int = 0
 
     @classmethod
-    def at_start(cls, epoch: int, runtime: Runtime) -> "Position":
+    def at_start(cls, epoch: int, runtime: Runtime) -> "EpochProgress":
         """Nothing of ``epoch`` is done."""
         return cls(epoch, 0, torch.zeros((), device=runtime.device))
 

@@ -22,18 +22,18 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets
 from jpegcurr.training.data.loaders import Loaders, open_loaders
 from jpegcurr.training.data.sampling import Loader
-from jpegcurr.training.loop import Progress, check_finite, train_epoch
+from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import check_model, create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
 from jpegcurr.training.run_log import announce, describe_row, describe_start, warn_of_loading
-from jpegcurr.training.state import Position, Trainer
+from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Metrics, Row, check_trackers, open_trackers
 
 log = logging.getLogger("jpegcurr")
 
-OnStep = Callable[[Progress], None]  # called after every optimiser step
+OnStep = Callable[[StepInfo], None]  # called after every optimiser step
 
 
 def train(
@@ -65,7 +65,7 @@ def train(
         Terminated: ``stop`` was true; the checkpoint is of that moment.
     """
     world = runtime.world
-    with world.first_alone():
+    with world.main_process_first():
         before = check_folder(recipe, out, resume=resume)
         check_recipe(recipe, world, start=not resume)
         datasets = open_datasets(recipe)
@@ -73,16 +73,16 @@ def train(
             check_same_data(out, datasets)
     loaders = open_loaders(recipe, datasets, runtime)
     trainer = _build(recipe, runtime, datasets, loaders, start=not resume)
-    position = load_state(out / STATE, trainer) if resume else Position.at_start(0, runtime)
+    position = load_state(out / STATE, trainer) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
     describe_start(trainer, loaders, position, before)
     metrics = Metrics(out, before=position.epoch)
-    if world.is_first:
+    if world.is_main:
         run_id = write_head(recipe, out, datasets, loaders, runtime)
         metrics.trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
 
-    def after_step(progress: Progress) -> None:
+    def after_step(progress: StepInfo) -> None:
         on_step(progress)
         stopped = world.any(stop())
         if progress.step < progress.steps and (stopped or (save_every and progress.step % save_every == 0)):
@@ -100,7 +100,7 @@ def train(
             with _naming_the_checkpoint(out):
                 row = train_epoch(trainer, loaders.train, plan, position, after_step)
             row |= _evaluate(trainer, loaders.val)
-            position = Position.at_start(plan.epoch + 1, runtime)
+            position = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _saying_what_is_whole(out, plan):
                 _save(trainer, out, datasets.classes, position, metrics, row)
             left = (perf_counter() - started) / (plan.epoch + 1 - first) * (last - plan.epoch - 1)
@@ -146,13 +146,13 @@ def _saying_what_is_whole(out: Path, plan: EpochPlan) -> Iterator[None]:
         raise TrainingError(f"{what}. What was saved before is whole; make room and go on from there.") from None
 
 
-def _build(recipe: Recipe, runtime: Runtime, datasets: Datasets, loaders: Loaders, *, start: bool) -> Trainer:
+def _build(recipe: Recipe, runtime: Runtime, datasets: Datasets, loaders: Loaders, *, start: bool) -> TrainState:
     torch.manual_seed(recipe.seed)
     classes = len(datasets.classes)
     model = runtime.place(create_model(recipe.model, classes, start=start))
-    if not runtime.world.is_first:
+    if not runtime.world.is_main:
         torch.manual_seed(recipe.seed + runtime.world.rank)  # each drops other paths
-    return Trainer(
+    return TrainState(
         recipe,
         runtime,
         classes,
@@ -167,7 +167,7 @@ def _build(recipe: Recipe, runtime: Runtime, datasets: Datasets, loaders: Loader
     )
 
 
-def _evaluate(trainer: Trainer, loaders: dict[str, Loader]) -> Row:
+def _evaluate(trainer: TrainState, loaders: dict[str, Loader]) -> Row:
     row: Row = {}
     models = (trainer.model, trainer.ema.module)
     if trainer.runtime.world.ranks > 1:
@@ -181,9 +181,11 @@ def _evaluate(trainer: Trainer, loaders: dict[str, Loader]) -> Row:
     return row
 
 
-def _save(trainer: Trainer, out: Path, classes: tuple[str, ...], position: Position, metrics: Metrics, row: Row) -> None:
+def _save(
+    trainer: TrainState, out: Path, classes: tuple[str, ...], position: EpochProgress, metrics: Metrics, row: Row
+) -> None:
     """The exports first: whoever finds the state finds weights at least as new as it."""
-    if trainer.runtime.world.is_first:
+    if trainer.runtime.world.is_main:
         metrics.record(row)
         image = trainer.recipe.image
         export_model(trainer.model, out, classes, image)
@@ -192,7 +194,7 @@ def _save(trainer: Trainer, out: Path, classes: tuple[str, ...], position: Posit
             export_model(trainer.ema.module if "/ema_" in column else trainer.model, out / "best", classes, image)
             write_json(out / "best" / "best.json", {"epoch": row["epoch"], "column": column, "value": row[column]})
     save_state(out / STATE, trainer, position)
-    if trainer.runtime.world.is_first:
+    if trainer.runtime.world.is_main:
         keep_state(out / STATE, position.epoch - 1, trainer.recipe.save.last)
 
 

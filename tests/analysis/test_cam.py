@@ -106,10 +106,10 @@ def test_the_label_or_each_views_own_prediction_is_explained_if_asked(photos: Pa
     Path("images/unknown").mkdir(parents=True)
     Path("images/unknown/cat.jpg").write_bytes(jpeg(photograph("cat")))
     with pytest.raises(
-        UsageError, match=r"cat\.jpg: its folder's name, 'unknown', is no class of the run, which --class label"
+        UsageError, match=r"cat\.jpg: its folder's name, 'unknown', is no class of the run, which --target label"
     ):
         compare_cams([run], Path("images"), SPECS, cpu, explains="label")
-    with pytest.raises(UsageError, match="--class 'truth' is not known"):
+    with pytest.raises(UsageError, match="--target 'truth' is not known"):
         look("truth")
 
 
@@ -243,9 +243,9 @@ def test_no_more_is_decoded_ahead_than_is_said_and_nothing_is_kept_of_a_batch(
     read = looking.read_file
     monkeypatch.setattr(looking, "read_file", lambda path: begun.append(path) or read(path))
     run, seen = load_run(trained, cpu), []
-    real = looking.Look.see
+    real = looking.ViewRunner.see
 
-    def see(self: looking.Look, batch: list[looking.Cropped], *targets: object) -> object:
+    def see(self: looking.ViewRunner, batch: list[looking.PreparedImage], *targets: object) -> object:
         seen.append(len(batch))
         assert len(begun) <= sum(seen) + looking.AHEAD
         assert len(seen) > 8 or not any(each() is not None for each in kept), "of the batches before, at the first look"
@@ -254,7 +254,7 @@ def test_no_more_is_decoded_ahead_than_is_said_and_nothing_is_kept_of_a_batch(
         kept.extend(weakref.ref(each) for sight in sights for each in (sight.logits, sight.maps))
         return sights, near
 
-    monkeypatch.setattr(looking.Look, "see", see)
+    monkeypatch.setattr(looking.ViewRunner, "see", see)
     compare_cams([run], photos / "val", SPECS[:1], cpu, layer="stages.1", pictures=6, threads=4)
     assert seen == [2] * 8 + [2] * 3
     assert len(begun) == 16 + 6
@@ -370,7 +370,7 @@ def test_the_command_takes_all_images_and_its_options_reach_the_study(
     assert code in (0, None)
     assert "16 images seen" in said
     assert "images seen report.html" in said, "the sentences, then where the page is"
-    options = ["--method", "hirescam", "--class", "label", "--limit", 4, "--pictures", 2, "--seed", 5]
+    options = ["--method", "hirescam", "--target", "label", "--limit", 4, "--pictures", 2, "--seed", 5]
     assert command(capsys, trained, photos / "val", *options, "--metrics", "confidence", "--qualities", "50")[0] in (0, None)
     every, few = reported
     assert (len(every.names), len(every.examples), every.seed) == (16, 16, 0)
@@ -386,7 +386,7 @@ def test_the_command_refuses_what_it_cannot_do_before_it_looks(
     images = photos / "val"
     for wrong, sentence in (
         ((trained, images, "--method", "hirescamm"), "Did you mean 'hirescam'"),
-        ((trained, images, "--class", "truth"), "truth"),
+        ((trained, images, "--target", "truth"), "truth"),
         ((trained, images, "--metrics", "confidence,raod"), "--metrics 'raod' is not known. Did you mean 'road'?"),
         ((trained, images, "--pictures", "0"), "--pictures"),
         ((trained, trained.parent / trained.name / "ema" / "..", images), "is given twice"),

@@ -18,8 +18,15 @@ from samples import encode_all
 from scipy.stats import ttest_rel
 
 from jpegcurr.analysis.channels.activations import DEAD, watched
-from jpegcurr.analysis.channels.statistics import Moments, Tally, by_size, settle
-from jpegcurr.analysis.channels.study import Arm, ChannelStudy, LayerStudy, check_same_images, follow_channels, study_channels
+from jpegcurr.analysis.channels.statistics import Moments, RunningStats, by_size, settle
+from jpegcurr.analysis.channels.study import (
+    ChannelStudy,
+    LayerStudy,
+    QualityColumn,
+    check_same_images,
+    follow_channels,
+    study_channels,
+)
 from jpegcurr.analysis.channels.tables import meanings, moved_table, stage_table, to_csv
 from jpegcurr.analysis.evaluation.evaluate import at_qualities, open_arms
 from jpegcurr.cli import main
@@ -77,7 +84,9 @@ def followed(
 
 
 def study_of(layers: Sequence[LayerStudy]) -> ChannelStudy:
-    arms = tuple(Arm(name, Path("val.beton"), "source", None, None) for name in ("source", "50")[: len(layers[0].channels)])
+    arms = tuple(
+        QualityColumn(name, Path("val.beton"), "source", None, None) for name in ("source", "50")[: len(layers[0].channels)]
+    )
     return ChannelStudy(Path("run"), "raw", "plain", layers[0].channels[0].images, arms, tuple(layers))
 
 
@@ -216,9 +225,9 @@ def test_channels_that_do_not_move_are_told_to_in_no_more_than_5_of_100_studies(
     assert 0 < wrong / 1000 <= 0.05 + 0.021
 
 
-def _tally(means: np.ndarray, reference: np.ndarray) -> Tally:
+def _tally(means: np.ndarray, reference: np.ndarray) -> RunningStats:
     none = np.zeros(means.shape[1])
-    return Tally(Moments.of(means), Moments.of(means - reference), none, none, none.astype(np.int64))
+    return RunningStats(Moments.of(means), Moments.of(means - reference), none, none, none.astype(np.int64))
 
 
 @pytest.mark.parametrize("place", ["stem", "stages.3", "head.drop"])

@@ -71,10 +71,14 @@ def test_quality_50_made_in_memory_gives_the_predictions_of_the_stored_file(beto
     run = load_run(trained, cpu)
     (stored,) = evaluate_run(run, {"q50": betons / "val-q50.beton"}, cpu)
     (made,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50]), cpu)
-    (view,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50], "view"), cpu)
+    (view,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50], "after_resize"), cpu)
     assert same_outcomes(stored, made)
     assert not np.array_equal(view.outcomes.confidence, made.outcomes.confidence), "after the resize is another treatment"
-    assert (made.tested, made.at_load, view.at_load) == (50, "quality 50, at load, stored", "quality 50, at load, view")
+    assert (made.tested, made.at_load, view.at_load) == (
+        50,
+        "quality 50, on the fly, before the crop",
+        "quality 50, on the fly, after the resize",
+    )
 
 
 def test_every_image_counts_once_with_any_batch(betons: Path, trained: Path, cpu: Runtime) -> None:
@@ -189,7 +193,10 @@ def test_the_curve_says_what_was_tested() -> None:
     right, labels = [True] * 30 + [False] * 10, [0] * 40
     views = [
         simulated(right, labels),
-        *(simulated(right, labels, tested=quality, at_load=f"quality {quality}, at load, view") for quality in (10, 90)),
+        *(
+            simulated(right, labels, tested=quality, at_load=f"quality {quality}, on the fly, after the resize")
+            for quality in (10, 90)
+        ),
     ]
     drawn = accuracy_curve(views)
     assert "JPEG quality of the 40 validation images, encoded after the resize" in drawn
@@ -268,7 +275,7 @@ def test_tables_of_two_runs_at_six_qualities_fit_a_terminal_of_80_columns() -> N
     results = []
     for run in ("two_phase", "restart_only"):
         for quality, right in (("source", 3000), (90, 3000), (10, 2910)):
-            at_load = None if quality == "source" else f"quality {quality}, at load, stored"
+            at_load = None if quality == "source" else f"quality {quality}, on the fly, before the crop"
             hits = [True] * right + [False] * (4000 - right)
             results.append(simulated(hits, labels, run=run, at_load=at_load, tested=quality))
     pairs = compare_evaluations(results)
@@ -291,7 +298,7 @@ def test_tables_of_two_runs_at_six_qualities_fit_a_terminal_of_80_columns() -> N
 def test_several_betons_are_told_apart_by_their_names() -> None:
     right, labels = [True, False], [0, 1]
     betons = [simulated(right, labels, data=f"betons/{name}.beton") for name in ("val", "other")]
-    made = [replace(each, tested=10, at_load="quality 10, at load, stored") for each in betons]
+    made = [replace(each, tested=10, at_load="quality 10, on the fly, before the crop") for each in betons]
     assert accuracy_matrix([*betons, *made]) == (
         ["top-1, %", "source", "10"],
         [["val", "50.00", "50.00"], ["other", "50.00", "50.00"]],

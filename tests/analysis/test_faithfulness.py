@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_grad_cam import network, pictures
+from networks import network, pictures
 
 from jpegcurr.analysis.cam.faithfulness import METRICS, PERCENTILES, find_metrics
 from jpegcurr.analysis.cam.grad_cam import grad_cam

@@ -5,24 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pytest
-import timm
 import torch
+from networks import network, pictures
 
 from jpegcurr.analysis.cam.grad_cam import capture, grad_cam
 from jpegcurr.analysis.layers import read_layout, stages
 from jpegcurr.errors import UsageError
-
-
-def network(name: str = "test_convnext", **options: object) -> torch.nn.Module:
-    torch.manual_seed(0)
-    model: torch.nn.Module = timm.create_model(name, num_classes=7, **options)
-    for parameter in model.parameters():  # a fresh layer scale of 1e-6 would hide the blocks
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.eval()
-
-
-def pictures(count: int = 2, side: int = 96) -> torch.Tensor:
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 def reference(

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_grad_cam import network, pictures
+from networks import network, pictures
 
 from jpegcurr.analysis.cam.grad_cam import grad_cam
 from jpegcurr.analysis.cam.methods import METHODS, OURS, PACKAGED, WITHOUT_CLASS, _turned, find_method

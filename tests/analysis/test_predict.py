@@ -19,7 +19,7 @@ from jpegcurr.analysis.prediction import predict
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import ContactSheet
 from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
-from jpegcurr.analysis.prediction.predict import Seen, classify, find_all
+from jpegcurr.analysis.prediction.predict import FilePrediction, classify, find_all
 from jpegcurr.analysis.prediction.sort_by_class import folder_name
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
@@ -87,8 +87,8 @@ def rows_of(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def seen_as(file: str, truth: int | None, shares: list[float]) -> Seen:
-    return Seen(Path(file), truth, np.array(shares, np.float32), np.zeros((8, 8, 3), np.uint8))
+def seen_as(file: str, truth: int | None, shares: list[float]) -> FilePrediction:
+    return FilePrediction(Path(file), truth, np.array(shares, np.float32), np.zeros((8, 8, 3), np.uint8))
 
 
 def test_files_and_folders_are_mixed_in_the_order_given_and_each_taken_once(images: Path) -> None:
@@ -295,7 +295,7 @@ def test_no_more_than_two_batches_of_pixels_are_held(
     alive: weakref.WeakSet[object] = weakref.WeakSet()
     most = 0
 
-    def watched(*arguments: object) -> Iterator[Seen]:
+    def watched(*arguments: object) -> Iterator[FilePrediction]:
         for seen in classify(*arguments):
             alive.add(seen.view.base)
             yield seen

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jpegcurr.analysis.cam.grad_cam import held_still
+from jpegcurr.analysis.channels import activations
 from jpegcurr.analysis.channels.activations import masked_logits, watched
 from jpegcurr.analysis.channels.pruning import (
     DRAWS,
@@ -26,7 +27,7 @@ from jpegcurr.analysis.channels.pruning import (
     study_pruning,
 )
 from jpegcurr.analysis.channels.statistics import Channels
-from jpegcurr.analysis.channels.study import LayerStudy, activations, study_channels
+from jpegcurr.analysis.channels.study import LayerStudy, study_channels
 from jpegcurr.analysis.channels.tables import as_values, prune_meanings, prune_table, prune_title
 from jpegcurr.analysis.evaluation.evaluate import at_qualities, evaluate_run, open_arms
 from jpegcurr.analysis.layers import Layout

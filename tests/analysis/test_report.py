@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from jpegcurr.analysis.cam.compare import compare_cams
-from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, ClassRow, Example, Seen
+from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import Comparison, by_class, compare_views
 from jpegcurr.analysis.report.data import map_pooling, pooled, to_script
 from jpegcurr.analysis.report.export import write_classes, write_images
@@ -458,7 +458,7 @@ def test_views_are_told_apart(study: CamStudy, views: list[tuple[str, str]], nam
 
 def test_what_is_not_finite_is_drawn_as_nothing(study: CamStudy) -> None:
     """float16 overflows."""
-    broken = Seen((("grass", 1.0),), float("nan"), np.full((4, 5), np.nan, np.float32), "grass")
+    broken = ExamplePrediction((("grass", 1.0),), float("nan"), np.full((4, 5), np.nan, np.float32), "grass")
     example = replace(study.examples[0], seen=(broken,) * len(study.views))
     odd = replace(study, examples=(example,))
     write_report(odd, Path("report.html"))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from cam_samples import MARKUP, SCRIPT, cam_study, picture
 from PIL import Image
-from test_study import write_study
+from studies import write_study
 
-from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, Seen
+from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import by_class, compare_views
 from jpegcurr.analysis.report.html import render, write_report
 from jpegcurr.analysis.report.images import LADDER
@@ -124,7 +124,7 @@ def column(page: Any, place: int) -> list[str]:
 
 def one_example(pictures: dict[str, np.ndarray], cams: list[np.ndarray], **changes: Any) -> CamStudy:
     study = cam_study(runs=("runs/one",), qualities=tuple(pictures), grid=cams[0].shape, **changes)
-    seen = tuple(Seen((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
+    seen = tuple(ExamplePrediction((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
     return replace(study, examples=(Example(0, ("random",), pictures, seen),))
 
 

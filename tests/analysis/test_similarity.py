@@ -169,7 +169,7 @@ def study(rows: list[list[Row]], truth: list[int] | None = None, near: list[Row]
         grid=(3, 3),
         runtime="",
         method="gradcam",
-        explains="clean",
+        explains="reference",
         seed=0,
     )
 

@@ -20,7 +20,7 @@ from jpegcurr import __version__
 from jpegcurr.cli import main
 from jpegcurr.errors import Terminated
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 
 
 class Ran:
@@ -350,7 +350,7 @@ def test_sigterm_is_answered_like_ctrl_c_before_there_is_anything_to_save(
 ) -> None:
     def fake(*_arguments: object, on_step: Callable[..., None], stop: Callable[[], bool], **_options: object) -> None:
         for _ in range(steps):
-            on_step(Progress(EpochPlan(0, 0, (("clean", 1.0),), 0.0, 1), 1, 3, 0.1, 1.0, 0.0, lambda: 1.0))
+            on_step(StepInfo(EpochPlan(0, 0, (("clean", 1.0),), 0.0, 1), 1, 3, 0.1, 1.0, 0.0, lambda: 1.0))
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         if stop():

@@ -18,7 +18,7 @@ from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.loaders import open_loader
-from jpegcurr.training.data.sampling import Member, View
+from jpegcurr.training.data.sampling import EpochSampler, Variant
 from jpegcurr.training.data.transforms import centre_view
 
 PAGE = 1 << 21  # the smallest that FFCV takes
@@ -158,8 +158,8 @@ def test_we_read_what_ffcv_writes(mode: str, cpu: Runtime) -> None:
         assert pixels.shape == expected.shape
         difference = np.abs(pixels.astype(int) - expected)
         assert difference.max() == 0 if mode == "raw" else difference.mean() < 6
-    view = View.of(Member(beton), ImageSection(size=32), batch=5, workers=1)
-    (ours,), (stock,) = (list(open_loader(kind, view, cpu).at(0)) for kind in ("plain", "ffcv"))
+    sampler = EpochSampler.of(Variant(beton), ImageSection(size=32), batch=5, workers=1)
+    (ours,), (stock,) = (list(open_loader(kind, sampler, cpu).at(0)) for kind in ("plain", "ffcv"))
     assert ours[1].tolist() == stock[1].tolist() == beton.labels.tolist(), "though the label is the file's first field"
     assert (ours[0].float() - stock[0].float()).abs().mean() < 3
 

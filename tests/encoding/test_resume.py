@@ -344,7 +344,7 @@ def test_without_an_id_of_the_machines_start_only_what_was_begun_is_read_back(
 ) -> None:
     """As on macOS, or where /proc is masked."""
     caplog.set_level("INFO")
-    for module in ("begun", "output"):
+    for module in ("resume", "output"):
         monkeypatch.setattr(f"jpegcurr.encoding.{module}.boot_id", lambda: " " * 36)
     stop(photos, after=48)
     assert "reading back" not in caplog.text

@@ -10,15 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_slurm_train import soon
-from test_study import Notes, command, write_study
+from processes import soon
+from studies import Notes, command, write_study
 
 from jpegcurr.errors import UsageError
 from jpegcurr.slurm import jobs as slurm_jobs
 from jpegcurr.slurm.task import Training
 from jpegcurr.study import slurm as cluster
-from jpegcurr.study.parallel import NotNowError, Workers, run_parallel
-from jpegcurr.study.slurm import Cluster, minutes
+from jpegcurr.study.parallel import LocalLauncher, NotNowError, run_parallel
+from jpegcurr.study.slurm import SlurmLauncher, minutes
 from jpegcurr.study.tasks import Task
 
 submitit = pytest.importorskip("submitit")
@@ -63,9 +63,11 @@ def _slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         put(f"bin/{name}", f"#!/bin/bash\n{text}\n").chmod(0o755)
     Path("jobs").mkdir()
     monkeypatch.setenv("PATH", f"{Path('bin').resolve()}:{os.environ['PATH']}")
-    monkeypatch.setattr(Workers, "command", lambda _self, _study, task, _out: [sys.executable, "-S", "-c", WORKER, task.name])
+    monkeypatch.setattr(
+        LocalLauncher, "command", lambda _self, _study, task, _out: [sys.executable, "-S", "-c", WORKER, task.name]
+    )
     monkeypatch.setattr(slurm_jobs, "ASK", 0)
-    monkeypatch.setattr(Cluster, "pause", 0.02)
+    monkeypatch.setattr(SlurmLauncher, "pause", 0.02)
     for module in (cluster, slurm_jobs):
         monkeypatch.setattr(module, "PAUSE", 0.02)
     slurm_jobs._watcher.cache_clear()
@@ -92,11 +94,11 @@ def task(arm: str, after: str | None = None) -> Task:
     return Task(arm, None, 0, 0, 4, after)
 
 
-def places(jobs: int = 2, **options: str | bool) -> Cluster:
-    return Cluster(Workers(jobs), {name.replace("_", "-"): value for name, value in options.items()})
+def places(jobs: int = 2, **options: str | bool) -> SlurmLauncher:
+    return SlurmLauncher(LocalLauncher(jobs), {name.replace("_", "-"): value for name, value in options.items()})
 
 
-def run(tasks: list[Task], where: Cluster) -> tuple[Notes, dict[str, str]]:
+def run(tasks: list[Task], where: SlurmLauncher) -> tuple[Notes, dict[str, str]]:
     """What was told, and why tasks failed."""
     notes, study = Notes(), SimpleNamespace(name="small")
     failed = run_parallel(study, tasks, Path("out"), where, notes, lambda: None)  # type: ignore[arg-type]
@@ -280,7 +282,7 @@ def test_time_limits_are_read_as_sbatch_reads_them(text: str, expected: int) -> 
     ],
 )
 def test_sbatch_is_told_what_was_typed(options: dict[str, str | bool], device: str, lines: list[str]) -> None:
-    where = Cluster(Workers(1, device), options)
+    where = SlurmLauncher(LocalLauncher(1, device), options)
     script = submitit.slurm.slurm._make_sbatch_string(command="", folder="files", **where.parameters("name"))
     assert {f"#SBATCH --{line}" for line in lines} <= set(script.splitlines())
     assert ("--gpus-per-node=1" in script) == (not options)

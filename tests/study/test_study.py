@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ import torch
 import torch._dynamo
 import yaml
 from safetensors.torch import load_file
-from samples import encode_all, image, tiny_tree
+from samples import encode_all, image
+from studies import PHASES, arms, command, run, write_study
 
-from jpegcurr.cli import main
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.files import locked
 from jpegcurr.recipe.loading import find_recipe, find_study, load_recipe
@@ -36,68 +35,13 @@ from jpegcurr.study.folder import check_folder
 from jpegcurr.study.measure import check_data, load_outcomes
 from jpegcurr.study.page import describe_arm, swaps
 from jpegcurr.study.results import conclude, gather
-from jpegcurr.study.run import Ended, Stop, run_all, stoppable
-from jpegcurr.study.tasks import Task, left_to_do, list_tasks
+from jpegcurr.study.run import stoppable
+from jpegcurr.study.tasks import left_to_do, list_tasks
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "recipes/studies").glob("*.yaml"))
-PHASES = "[{{data: {0}, until_epoch: 2}}, {{data: {1}, until_epoch: 4}}]"
-
-
-def write_study(betons: Path, **changes: Any) -> Path:
-    """Two arms that fork after two of four epochs, two seeds; ``changes`` of its keys, and of the recipe's in ``base``."""
-    base = {**tiny_tree(betons), **changes.pop("base", {})}
-    Path("base.yaml").write_text(json.dumps(base))
-    val = str(betons / "val-source.beton")
-    tree = {
-        "recipe": "base.yaml",
-        "control": "clean",
-        "primary": {"data": "clean", "weights": "raw"},
-        "seeds": [0, 1],
-        "fork": {"epoch": 2},
-        "evaluate": {"clean": val, "q25": {"beton": val, "quality": 25}},
-        "arms": {
-            "clean": {"set": {"curriculum": yaml.safe_load(PHASES.format("clean", "clean"))}},
-            "swap": {"set": ["curriculum=" + PHASES.format("clean", "q50")]},
-        },
-        **changes,
-    }
-    path = Path("small.yaml")
-    path.write_text(yaml.safe_dump({key: value for key, value in tree.items() if value is not None}, sort_keys=False))
-    return path
-
-
-def arms(**more: Any) -> dict[str, Any]:
-    return {
-        "clean": {"set": ["curriculum=" + PHASES.format("clean", "clean")]},
-        "swap": {"set": ["curriculum=" + PHASES.format("clean", "q50")]},
-        **more,
-    }
-
-
-class Notes:
-    """A watcher that remembers."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.over: list[Ended] = []
-
-    def started(self, task: Task) -> None:
-        self.begun.append(task.name)
-
-    def reached(self, task: Task, epochs: float) -> None:
-        assert task.first <= epochs <= task.last
-
-    def ended(self, ended: Ended) -> None:
-        self.over.append(ended)
-
-
-def run(path: Path, out: Path, cpu: Runtime, asked: Callable[[], bool] = lambda: False) -> tuple[Notes, list[Ended]]:
-    study, notes = load_study(path), Notes()
-    left = left_to_do(study, list_tasks(study), out)
-    return notes, run_all(study, left, out, cpu, notes, Stop(asked, lambda: None), lambda: None)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -106,12 +50,6 @@ def weights(folder: Path) -> dict[str, bytes]:
     tensors = {f"{file} {name}": each for file in files for name, each in load_file(folder / file).items()}
     tensors |= load_file(folder / "state.safetensors")
     return {name: each.numpy().tobytes() for name, each in tensors.items()}
-
-
-def command(arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(shlex.split(arguments))
-    return int(left.value.code or 0)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -378,7 +316,7 @@ def test_the_command_writes_a_page_and_every_figure(betons: Path, capsys: pytest
         path = out / "outcomes" / row["arm"] / f"seed-{row['seed']}" / f"{row['weights']}-{row['data']}.npz"
         outcomes, facts = load_outcomes(path)
         assert float(row["top1"]) == 100 * outcomes.right.mean()
-        assert facts["at_load"] == (None if row["data"] == "clean" else "quality 25, at load, stored")
+        assert facts["at_load"] == (None if row["data"] == "clean" else "quality 25, on the fly, before the crop")
     # the sets of the study are those that training saw, where both have them
     last = read_metrics(out / "runs/swap/seed-1")[-1]
     (mine,) = [row for row in rows if (row["arm"], row["seed"], row["weights"], row["data"]) == ("swap", "1", "ema", "clean")]
@@ -548,17 +486,17 @@ def test_only_some_arms(betons: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_each_process_has_a_gpu_of_its_own_or_a_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "visible_gpus", lambda: ["3", "GPU-5f"])
-    named = [each["CUDA_VISIBLE_DEVICES"] for each in parallel.Workers(3, "cuda").environments()]
+    named = [each["CUDA_VISIBLE_DEVICES"] for each in parallel.LocalLauncher(3, "cuda").environments()]
     assert named == ["3", "GPU-5f", "3"]
     monkeypatch.setattr(parallel, "available_cpus", lambda: 7)
-    assert {each["OMP_NUM_THREADS"] for each in parallel.Workers(3, "cpu").environments()} == {"2"}
+    assert {each["OMP_NUM_THREADS"] for each in parallel.LocalLauncher(3, "cpu").environments()} == {"2"}
     with pytest.raises(UsageError, match="--device cuda:1 is one GPU"):
-        parallel.Workers(2, "cuda:1").environments()
+        parallel.LocalLauncher(2, "cuda:1").environments()
 
 
 def test_what_starts_a_process_gives_it_its_device(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = load_study(write_study(betons))
-    workers = parallel.Workers(2, "cuda:1", launch=("srun", "--gpus", "1"))
+    workers = parallel.LocalLauncher(2, "cuda:1", launch=("srun", "--gpus", "1"))
     assert workers.environments() == [{}, {}]
     assert workers.command(study, list_tasks(study)[0], Path("out"))[:4] == ["srun", "--gpus", "1", sys.executable]
     assert command("study small.yaml --device cpu --launch nowhere-to-be-found") == 2

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from processes import soon
 from samples import TOOLS, tiny_tree, tool_module
 
 from jpegcurr.errors import TrainingError
@@ -59,21 +60,6 @@ def training_of(tool: ModuleType, program: str, *arguments: str, grace: float = 
     """A job's task that runs a program of Python."""
     command = (sys.executable, "-S", "-c", program, *arguments)
     return slurm.Training(command, str(Path.cwd()), "run", grace=grace, patience=0)
-
-
-def soon(there: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as something is there; nothing if that takes a minute."""
-
-    def wait() -> None:
-        end = time.monotonic() + 60
-        while not there() and time.monotonic() < end:
-            time.sleep(0.01)
-        if there():
-            do()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
 
 
 def to_this_process(number: int) -> threading.Thread:

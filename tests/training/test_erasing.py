@@ -12,7 +12,7 @@ from torchvision.transforms import RandomErasing as TorchvisionsErasing
 
 from jpegcurr.training.augment.erasing import ASPECT, Fill, _keys, _normal, _quantiles, erase, erased_boxes
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 COUNT = 2000
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -22,8 +22,8 @@ def batch(count: int, height: int = 40, width: int = 56) -> torch.Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(count))
 
 
-def draws(count: int, seed: int = 0, epoch: int = 0) -> Draws:
-    return Draws(seed, epoch, np.arange(count))
+def rng(count: int, seed: int = 0, epoch: int = 0) -> SampleRng:
+    return SampleRng(seed, epoch, np.arange(count))
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (24, 200)])
@@ -38,7 +38,7 @@ def test_boxes_are_distributed_like_timms(height: int, width: int) -> None:
     random.seed(0)
     for _ in range(COUNT):
         theirs._erase(Image(), 3, height, width, torch.float32)
-    ours = erased_boxes(height, width, 1.0, draws(COUNT))
+    ours = erased_boxes(height, width, 1.0, rng(COUNT))
     found = ours[:, HEIGHT] > 0
     assert found.mean() == pytest.approx(len(boxes) / COUNT, abs=0.01)
     for column in (TOP, LEFT, HEIGHT, WIDTH):
@@ -46,7 +46,7 @@ def test_boxes_are_distributed_like_timms(height: int, width: int) -> None:
 
 
 def test_boxes_are_of_the_areas_and_aspects_asked_for() -> None:
-    boxes = erased_boxes(224, 224, 1.0, draws(COUNT)).astype(float)
+    boxes = erased_boxes(224, 224, 1.0, rng(COUNT)).astype(float)
     areas, aspects = boxes[:, HEIGHT] * boxes[:, WIDTH] / 224**2, boxes[:, HEIGHT] / boxes[:, WIDTH]
     assert 0.019 < areas.min() < 0.03
     assert 0.3 < areas.max() < 0.34
@@ -58,16 +58,16 @@ def test_boxes_are_of_the_areas_and_aspects_asked_for() -> None:
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
 def test_as_many_are_erased_as_asked(probability: float) -> None:
-    share = (erased_boxes(224, 224, probability, draws(COUNT))[:, HEIGHT] > 0).mean()
+    share = (erased_boxes(224, 224, probability, rng(COUNT))[:, HEIGHT] > 0).mean()
     assert share == pytest.approx(probability, abs=0.03)
 
 
 def test_a_box_is_noise_and_the_rest_stays_as_it_was() -> None:
     images = batch(60)
     before = images.clone()
-    erased = erase(images, 0.5, draws(60))
+    erased = erase(images, 0.5, rng(60))
     assert torch.equal(images, before)
-    boxes = erased_boxes(40, 56, 0.5, draws(60))
+    boxes = erased_boxes(40, 56, 0.5, rng(60))
     assert 15 < (boxes[:, HEIGHT] > 0).sum() < 45
     expected = np.zeros((60, 40, 56), bool)
     for hit, (top, left, height, width) in zip(expected, boxes, strict=True):
@@ -78,8 +78,8 @@ def test_a_box_is_noise_and_the_rest_stays_as_it_was() -> None:
 
 def test_a_constant_fills_the_boxes_that_noise_would_with_zero() -> None:
     images = batch(60)
-    noisy, constant = (erase(images, 0.5, draws(60), fill=fill) for fill in FILLS)
-    assert torch.equal(noisy, erase(images, 0.5, draws(60))), "noise is the default"
+    noisy, constant = (erase(images, 0.5, rng(60), fill=fill) for fill in FILLS)
+    assert torch.equal(noisy, erase(images, 0.5, rng(60))), "noise is the default"
     erased = noisy != images
     assert erased.any()
     assert torch.equal(constant, images.masked_fill(erased, 0))
@@ -90,14 +90,14 @@ def test_boxes_are_nearly_torchvisions() -> None:
     torch.manual_seed(0)
     image = torch.ones(3, 64, 64)
     theirs = [TorchvisionsErasing.get_params(image, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=[0.0]) for _ in range(COUNT)]
-    ours = erased_boxes(64, 64, 1.0, draws(COUNT))
+    ours = erased_boxes(64, 64, 1.0, rng(COUNT))
     for column, drawn in zip((TOP, LEFT, HEIGHT, WIDTH), zip(*theirs, strict=True), strict=False):
         assert ks_2samp(ours[:, column], np.array(drawn), method="asymp").pvalue > 1e-3, column
 
 
 def test_noise_is_normal_and_new_for_every_sample_pixel_channel_epoch_and_seed() -> None:
     def noise(seed: int, epoch: int) -> torch.Tensor:
-        keys = torch.from_numpy(_keys(draws(40, seed, epoch)))
+        keys = torch.from_numpy(_keys(rng(40, seed, epoch)))
         return torch.stack([_normal(key.expand(2000), torch.arange(2000)) for key in keys])  # [sample pixel channel]
 
     values = noise(0, 0)
@@ -124,31 +124,31 @@ def test_noise_is_splitmix_as_numpy_computes_it() -> None:
 
 def test_what_is_erased_belongs_to_the_sample_alone() -> None:
     images, which = batch(24), np.arange(24)
-    whole = erase(images, 0.5, Draws(3, 1, which))
-    parts = [erase(images[part], 0.5, Draws(3, 1, which[part])) for part in (slice(5), slice(5, 24))]
+    whole = erase(images, 0.5, SampleRng(3, 1, which))
+    parts = [erase(images[part], 0.5, SampleRng(3, 1, which[part])) for part in (slice(5), slice(5, 24))]
     assert torch.equal(whole, torch.cat(parts))
-    back = erase(images.flip(0), 0.5, Draws(3, 1, which[::-1].copy())).flip(0)
+    back = erase(images.flip(0), 0.5, SampleRng(3, 1, which[::-1].copy())).flip(0)
     assert torch.equal(whole, back)
-    assert torch.equal(whole, erase(images, 0.5, Draws(3, 1, which)))
+    assert torch.equal(whole, erase(images, 0.5, SampleRng(3, 1, which)))
     for key in ((3, 2), (4, 1)):
-        assert not torch.equal(whole, erase(images, 0.5, Draws(*key, which)))
+        assert not torch.equal(whole, erase(images, 0.5, SampleRng(*key, which)))
 
 
 def test_memory_format_and_type_are_kept() -> None:
     images = batch(12)
-    expected = erase(images, 1.0, draws(12))
-    channels_last = erase(images.to(memory_format=torch.channels_last), 1.0, draws(12))
+    expected = erase(images, 1.0, rng(12))
+    channels_last = erase(images.to(memory_format=torch.channels_last), 1.0, rng(12))
     assert channels_last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(channels_last, expected)
     for fill in FILLS:
-        half = erase(images.bfloat16(), 1.0, draws(12), fill=fill)
+        half = erase(images.bfloat16(), 1.0, rng(12), fill=fill)
         assert half.dtype == torch.bfloat16
-        assert torch.equal(half, erase(images, 1.0, draws(12), fill=fill).bfloat16())
+        assert torch.equal(half, erase(images, 1.0, rng(12), fill=fill).bfloat16())
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (4, 3)])
 def test_a_small_image_is_no_special_case(height: int, width: int) -> None:
-    erased = erase(batch(50, height, width), 1.0, draws(50))
+    erased = erase(batch(50, height, width), 1.0, rng(50))
     assert erased.shape == (50, 3, height, width)
     assert erased.isfinite().all()
 
@@ -156,5 +156,5 @@ def test_a_small_image_is_no_special_case(height: int, width: int) -> None:
 @pytest.mark.parametrize("fill", FILLS)
 def test_no_value_is_read_back_from_the_device(fill: Fill) -> None:
     """Meta tensors have none."""
-    erased = erase(batch(12).to("meta"), 1.0, draws(12), fill=fill)
+    erased = erase(batch(12).to("meta"), 1.0, rng(12), fill=fill)
     assert erased.shape == (12, 3, 40, 56)

@@ -17,11 +17,11 @@ from samples import FFCV, jpeg, photograph, write_beton
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe.schema import ImageSection, Reencoded
+from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader
-from jpegcurr.training.data.sampling import Batch, Member, View
+from jpegcurr.training.data.sampling import Batch, EpochSampler, Variant
 
 pytestmark = list(FFCV)
 KINDS = ("ffcv", "plain")
@@ -35,8 +35,8 @@ def write(path: Path, payloads: Sequence[bytes], side: int = SIDE) -> Beton:
     return Beton(write_beton(path, [(payload, side, side, label) for label, payload in enumerate(payloads)]))
 
 
-def epoch(kind: str, view: View, cpu: Runtime, number: int = 0) -> Batch:
-    batches = list(open_loader(kind, view, cpu).at(number))
+def epoch(kind: str, sampler: EpochSampler, cpu: Runtime, number: int = 0) -> Batch:
+    batches = list(open_loader(kind, sampler, cpu).at(number))
     return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
@@ -63,7 +63,7 @@ def test_decoding_is_pillows_to_the_bit(tmp_path: Path, cpu: Runtime, kind: str)
     payloads = [jpeg(CAT, **options) for options in LAYOUTS.values()]
     payloads += [jpeg(CAT.convert("L")), jpeg(CAT) + b"trailing"]
     beton = write(tmp_path / "layouts.beton", payloads)
-    images, labels = epoch(kind, View.of(Member(beton), WHOLE, batch=4, workers=2), cpu)
+    images, labels = epoch(kind, EpochSampler.of(Variant(beton), WHOLE, batch=4, workers=2), cpu)
     assert labels.tolist() == list(range(len(payloads)))
     for name, picture, payload in zip([*LAYOUTS, "grey", "trailing"], pictures(images), payloads, strict=True):
         assert np.array_equal(picture, np.asarray(Image.open(BytesIO(payload)).convert("RGB"))), name
@@ -74,26 +74,26 @@ TREATMENTS = {
     "stored 50": {"quality": 50},
     "stored, a range": {"quality": [10, 95]},
     "stored, a ramp": {"quality": {"start": 90, "end": 10}},
-    "view 50": {"quality": 50, "where": "view"},
-    "view, a range": {"quality": [10, 95], "where": "view"},
+    "view 50": {"quality": 50, "stage": "after_resize"},
+    "view, a range": {"quality": [10, 95], "stage": "after_resize"},
 }
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
-@pytest.mark.parametrize("treatment", TREATMENTS)
-def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, treatment: str) -> None:
+@pytest.mark.parametrize("on_the_fly", TREATMENTS)
+def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, on_the_fly: str) -> None:
     """Area to within a level; a view by area that is encoded again differs more, where a level has tipped a coefficient."""
-    beton, options = Beton(betons / "train-source.beton"), TREATMENTS[treatment]
-    member = Member(beton, Reencoded.model_validate({"beton": beton.path, **options}) if options else None)
+    beton, options = Beton(betons / "train-source.beton"), TREATMENTS[on_the_fly]
+    variant = Variant(beton, OnTheFlyJpeg.model_validate({"beton": beton.path, **options}) if options else None)
     plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
     image = ImageSection(size=40, interpolation=interpolation)
-    view = View({"clean": member}, image, train=True, batch=10, workers=2, plans=plans)
-    (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
+    sampler = EpochSampler({"clean": variant}, image, train=True, batch=10, workers=2, plans=plans)
+    (ffcv, labels), (plain, expected) = (epoch(kind, sampler, cpu) for kind in KINDS)
     assert torch.equal(labels, expected)
     difference = (ffcv.int() - plain.int()).abs()
     if interpolation != "area":
         assert difference.max() == 0
-    elif treatment.startswith("view"):
+    elif on_the_fly.startswith("view"):
         assert difference.float().mean() < 1
     else:
         assert difference.max() <= 1
@@ -104,9 +104,9 @@ def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpola
 def test_quality_at_load_stored_is_the_pixels_of_the_stored_file(betons: Path, cpu: Runtime, kind: str, train: bool) -> None:
     image = ImageSection(size=40, interpolation="bicubic")
     source, half = (Beton(betons / f"train-{name}.beton") for name in ("source", "q50"))
-    made = Member(source, Reencoded(beton=source.path, quality=50))
-    views = [View({"": member}, image, train=train, batch=10, seed=4) for member in (made, Member(half))]
-    (at_load, _), (stored, _) = (epoch(kind, view, cpu) for view in views)
+    made = Variant(source, OnTheFlyJpeg(beton=source.path, quality=50))
+    samplers = [EpochSampler({"": variant}, image, train=train, batch=10, seed=4) for variant in (made, Variant(half))]
+    (at_load, _), (stored, _) = (epoch(kind, sampler, cpu) for sampler in samplers)
     assert torch.equal(at_load, stored)
 
 
@@ -115,8 +115,12 @@ def test_quality_of_the_view_is_that_of_what_the_model_sees(betons: Path, cpu: R
     """Resized, then encoded."""
     beton = Beton(betons / "val-source.beton")
     image = ImageSection(size=48, interpolation="area")
-    plain, _ = epoch(kind, View.of(Member(beton), image, batch=16), cpu)
-    seen, _ = epoch(kind, View.of(Member(beton, Reencoded(beton=beton.path, quality=20, where="view")), image, batch=16), cpu)
+    plain, _ = epoch(kind, EpochSampler.of(Variant(beton), image, batch=16), cpu)
+    seen, _ = epoch(
+        kind,
+        EpochSampler.of(Variant(beton, OnTheFlyJpeg(beton=beton.path, quality=20, stage="after_resize")), image, batch=16),
+        cpu,
+    )
     for picture, before in zip(pictures(seen), pictures(plain), strict=True):
         encoded = jpeg(Image.fromarray(before), quality=20)
         assert np.array_equal(picture, np.asarray(Image.open(BytesIO(encoded))))
@@ -124,33 +128,33 @@ def test_quality_of_the_view_is_that_of_what_the_model_sees(betons: Path, cpu: R
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_the_same_for_any_workers_and_on_replay(betons: Path, cpu: Runtime, kind: str) -> None:
-    members = {name: Member(Beton(betons / f"train-{file}.beton")) for name, file in (("clean", "source"), ("q50", "q50"))}
+    variants = {name: Variant(Beton(betons / f"train-{file}.beton")) for name, file in (("clean", "source"), ("q50", "q50"))}
     plans = (EpochPlan(0, 0, CLEAN, 0.0, 1), EpochPlan(1, 1, MIXED, 0.0, 2))
-    view = View(members, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
-    loader = open_loader(kind, replace(view, workers=1), cpu)
+    sampler = EpochSampler(variants, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
+    loader = open_loader(kind, replace(sampler, workers=1), cpu)
     first = [torch.cat([images for images, _ in loader.at(number)]) for number in (0, 1, 0, 1)]
     assert torch.equal(first[0], first[2])
     assert torch.equal(first[1], first[3])
     assert not torch.equal(first[0], first[1])
     for workers in (2, 5):
-        assert torch.equal(epoch(kind, replace(view, workers=workers), cpu, 1)[0], first[1])
+        assert torch.equal(epoch(kind, replace(sampler, workers=workers), cpu, 1)[0], first[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_loader_swaps_and_mixes_files_sample_by_sample(betons: Path, cpu: Runtime, kind: str) -> None:
     files = {"clean": "source", "q50": "q50"}
-    members = {name: Member(Beton(betons / f"train-{file}.beton")) for name, file in files.items()}
+    variants = {name: Variant(Beton(betons / f"train-{file}.beton")) for name, file in files.items()}
     shares = (CLEAN, (("q50", 1.0),), MIXED)
     plans = tuple(EpochPlan(number, 0, each, 0.0, 3) for number, each in enumerate(shares))
-    view = View(members, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
-    loader = open_loader(kind, view, cpu)
+    sampler = EpochSampler(variants, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
+    loader = open_loader(kind, sampler, cpu)
     alone = {
-        name: open_loader(kind, View({name: member}, view.image, train=True, batch=8, seed=3), cpu)
-        for name, member in members.items()
+        name: open_loader(kind, EpochSampler({name: variant}, sampler.image, train=True, batch=8, seed=3), cpu)
+        for name, variant in variants.items()
     }
     for number, names in enumerate((["clean"], ["q50"], ["clean", "q50"])):
-        order = view.order(number)
-        drawn = view.jobs(number, order)["member"]
+        order = sampler.order(number)
+        drawn = sampler.samples(number, order)["variant"]
         expected = {name: torch.cat([images for images, _ in alone[name].at(number)]) for name in names}
         mixed = torch.cat([images for images, _ in loader.at(number)])
         for position, image in enumerate(mixed):
@@ -163,8 +167,8 @@ def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path
     from jpegcurr.training.data.ffcv_kernel import make_batch
 
     plans = tuple(EpochPlan(number, 0, (("", 1.0),), 0.0, 3, size) for number, size in enumerate((40, 64, None)))
-    member = Member(Beton(betons / "train-q50.beton"))
-    loader = open_loader(kind, View({"": member}, ImageSection(size=32), train=True, batch=30, plans=plans), cpu)
+    variant = Variant(Beton(betons / "train-q50.beton"))
+    loader = open_loader(kind, EpochSampler({"": variant}, ImageSection(size=32), train=True, batch=30, plans=plans), cpu)
     compiled = len(make_batch.signatures)
     assert [[tuple(images.shape) for images, _ in loader.at(number)] for number in range(3)] == [
         [(30, 3, size, size), (18, 3, size, size)] for size in (40, 64, 32)
@@ -175,9 +179,9 @@ def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 5, 16])
 def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runtime, kind: str, batch: int) -> None:
-    view = View.of(Member(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
+    sampler = EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
     counts = []
-    for images, labels in open_loader(kind, view, cpu).at(0):
+    for images, labels in open_loader(kind, sampler, cpu).at(0):
         assert images.shape == (len(labels), 3, 40, 40)
         assert labels.shape == (len(labels),)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
@@ -197,11 +201,11 @@ def test_raw_images_of_a_file_that_ffcv_wrote(tmp_path: Path, cpu: Runtime, kind
         str(path), {"label": IntField(), "image": RGBImageField(write_mode="raw")}, num_workers=1
     ).from_indexed_dataset([row[::-1] for row in rows])
     beton = Beton(path)
-    images, labels = epoch(kind, View.of(Member(beton), WHOLE, batch=2), cpu)
+    images, labels = epoch(kind, EpochSampler.of(Variant(beton), WHOLE, batch=2), cpu)
     assert labels.tolist() == [3, 1]
     assert np.array_equal(pictures(images)[0], np.asarray(CAT))
-    again = Member(beton, Reencoded(beton=path, quality=30))
-    images, _ = epoch(kind, View.of(again, WHOLE, batch=2), cpu)
+    again = Variant(beton, OnTheFlyJpeg(beton=path, quality=30))
+    images, _ = epoch(kind, EpochSampler.of(again, WHOLE, batch=2), cpu)
     assert np.array_equal(pictures(images)[0], np.asarray(Image.open(BytesIO(jpeg(CAT, quality=30)))))
 
 
@@ -225,11 +229,11 @@ def test_a_sample_that_does_not_decode_is_an_error_by_name(
 ) -> None:
     """Stock FFCV gives another image's picture under this label, or a part of one, or one that is rescaled."""
     beton = write(tmp_path / "bad.beton", [jpeg(CAT), jpeg(CAT), BROKEN[what], jpeg(CAT)])
-    view = View({"": Member(beton)}, WHOLE, train=train, batch=2, workers=2)
+    sampler = EpochSampler({"": Variant(beton)}, WHOLE, train=train, batch=2, workers=2)
     before = threading.active_count()
     way_out = "on_error=skip" if train else "Make the file again"
     with pytest.raises(ImageError, match=rf"^sample 2 of .*bad\.beton: .*{way_out}\.$"):
-        epoch(kind, view, cpu)
+        epoch(kind, sampler, cpu)
     assert threading.active_count() == before
 
 
@@ -253,10 +257,10 @@ def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
     beton = write(tmp_path / "lies.beton", [jpeg(CAT), jpeg(CAT)])
     beton.widths[1], beton.heights[1] = SIZES[size]
     beton.modes[1] = mode
-    treatment = Reencoded(beton=beton.path, quality=50)
-    for member in (Member(beton), Member(beton, treatment)):
+    on_the_fly = OnTheFlyJpeg(beton=beton.path, quality=50)
+    for variant in (Variant(beton), Variant(beton, on_the_fly)):
         with pytest.raises(ImageError, match=r"^sample 1 of .*lies\.beton: "):
-            epoch(kind, View({"": member}, WHOLE, train=train, batch=2, workers=2), cpu)
+            epoch(kind, EpochSampler({"": variant}, WHOLE, train=train, batch=2, workers=2), cpu)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -265,8 +269,8 @@ def test_what_pillow_forgives_both_loaders_show_as_pillow_does(tmp_path: Path, c
     cmyk, png = jpeg(CAT.convert("CMYK"), quality=95), BytesIO()
     CAT.save(png, "PNG")
     beton = write(tmp_path / "odd.beton", [cmyk, jpeg(CAT), png.getvalue()])
-    view = View({"": Member(beton)}, WHOLE, train=train, batch=3)
-    (ffcv, labels), (plain, expected) = (epoch(kind, view, cpu) for kind in KINDS)
+    sampler = EpochSampler({"": Variant(beton)}, WHOLE, train=train, batch=3)
+    (ffcv, labels), (plain, expected) = (epoch(kind, sampler, cpu) for kind in KINDS)
     assert torch.equal(labels, expected)
     assert (ffcv.int() - plain.int()).abs().max() <= 1
     if not train:
@@ -278,10 +282,10 @@ def test_on_error_skip_both_loaders_put_the_same_sample_there_and_count_it(tmp_p
     payloads = [jpeg(Image.fromarray(each), quality=95) for each in rolled]
     payloads[3] = payloads[7] = bytes(700)
     beton = write(tmp_path / "bad.beton", payloads)
-    view = View({"": Member(beton)}, WHOLE, train=True, batch=5, skip_broken=True, seed=8)
+    sampler = EpochSampler({"": Variant(beton)}, WHOLE, train=True, batch=5, skip_broken=True, seed=8)
     seen = []
     for kind in KINDS:
-        loader = open_loader(kind, view, cpu)
+        loader = open_loader(kind, sampler, cpu)
         for number in (0, 1):
             batches = list(loader.at(number))
             assert loader.replaced == 2
@@ -297,20 +301,22 @@ def test_on_error_skip_both_loaders_put_the_same_sample_there_and_count_it(tmp_p
 def test_on_error_skip_does_not_replace_what_is_evaluated(tmp_path: Path, cpu: Runtime, kind: str) -> None:
     beton = write(tmp_path / "bad.beton", [jpeg(CAT), bytes(700)])
     with pytest.raises(ImageError, match="sample 1"):
-        epoch(kind, View({"": Member(beton)}, WHOLE, train=False, batch=2, skip_broken=True), cpu)
+        epoch(kind, EpochSampler({"": Variant(beton)}, WHOLE, train=False, batch=2, skip_broken=True), cpu)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_error_skip_gives_up_where_nothing_decodes(tmp_path: Path, cpu: Runtime, kind: str) -> None:
     beton = write(tmp_path / "bad.beton", [bytes(700)] * 3)
     with pytest.raises(ImageError, match="nor do 10 samples drawn to replace it"):
-        epoch(kind, View({"": Member(beton)}, WHOLE, train=True, batch=3, skip_broken=True), cpu)
+        epoch(kind, EpochSampler({"": Variant(beton)}, WHOLE, train=True, batch=3, skip_broken=True), cpu)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hundred_epochs_broken_off_leave_no_thread_and_no_memory(betons: Path, cpu: Runtime, kind: str) -> None:
-    view = View({"": Member(Beton(betons / "train-q50.beton"))}, ImageSection(size=128), train=True, batch=4, workers=2)
-    loader = open_loader(kind, view, cpu)
+    sampler = EpochSampler(
+        {"": Variant(Beton(betons / "train-q50.beton"))}, ImageSection(size=128), train=True, batch=4, workers=2
+    )
+    loader = open_loader(kind, sampler, cpu)
 
     def break_off(count: int) -> tuple[int, int]:
         for number in range(count):
@@ -330,8 +336,8 @@ def test_one_large_image_costs_its_own_size_and_no_more(tmp_path: Path, cpu: Run
     """Stock FFCV sets aside five batches of the largest width times the largest height: 92 GB for these 64 images."""
     large = Image.new("RGB", (6000, 4000), (10, 200, 30))
     samples = [(jpeg(large), 6000, 4000, 1), *[(jpeg(CAT), SIDE, SIDE, 0)] * 63]
-    view = View.of(Member(Beton(write_beton(tmp_path / "large.beton", samples))), WHOLE, batch=64, workers=2)
-    (images, _), (plain, _) = (epoch(kind, view, cpu) for kind in KINDS)
+    sampler = EpochSampler.of(Variant(Beton(write_beton(tmp_path / "large.beton", samples))), WHOLE, batch=64, workers=2)
+    (images, _), (plain, _) = (epoch(kind, sampler, cpu) for kind in KINDS)
     assert (images.int() - plain.int()).abs().max() <= 1
     assert abs(pictures(images)[0].astype(int) - (10, 200, 30)).max() <= 2
 
@@ -357,9 +363,9 @@ def test_stored_files_and_qualities_at_load_agree_with_the_encoder(tmp_path: Pat
     for quality in (1, 10, 50, 75, 95, 96, 100):
         (stored,) = reencode(source, [EncodeSpec(quality)])
         expected = np.asarray(Image.open(BytesIO(stored.data)))
-        member = Member(beton, Reencoded(beton=beton.path, quality=quality))
+        variant = Variant(beton, OnTheFlyJpeg(beton=beton.path, quality=quality))
         for kind in KINDS:
-            images, _ = epoch(kind, View.of(member, WHOLE, batch=1), cpu)
+            images, _ = epoch(kind, EpochSampler.of(variant, WHOLE, batch=1), cpu)
             assert np.array_equal(pictures(images)[0], expected)
 
 
@@ -374,14 +380,14 @@ def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime
     from jpegcurr.training.data.ffcv_loader import _kept
 
     path = betons / "val-q50.beton"
-    view = View.of(Member(Beton(path)), ImageSection(size=40), batch=4)
-    before, _ = epoch("ffcv", view, cpu)
+    sampler = EpochSampler.of(Variant(Beton(path)), ImageSection(size=40), batch=4)
+    before, _ = epoch("ffcv", sampler, cpu)
     marked = set()
     for os_cache in (True, False):
         stock = Loader(str(path), batch_size=4, num_workers=1, os_cache=os_cache, pipelines={"image": None})
         _kept.append(stock)
         marked |= {(each.dtype, each.ndim) for each in stock.memory_manager.state_type.types}
-    after, _ = epoch("ffcv", view, cpu)
+    after, _ = epoch("ffcv", sampler, cpu)
     assert torch.equal(before, after)
     compiled = [each for module in (ffcv_decode, resample) for each in vars(module).values() if isinstance(each, Dispatcher)]
     types = {part for each in compiled for signature in each.signatures for part in signature}

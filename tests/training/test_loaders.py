@@ -19,7 +19,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.data import loaders
 from jpegcurr.training.data.datasets import open_datasets
 from jpegcurr.training.data.loaders import choose_cache, choose_kind, open_loader, open_loaders
-from jpegcurr.training.data.sampling import Loader, Member, View
+from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
 from jpegcurr.training.data.transforms import centre_view, render
 
 IMAGE = ImageSection(size=40)
@@ -27,12 +27,12 @@ _open: dict[tuple[str, bool], Loader] = {}
 
 
 @pytest.fixture
-def view(betons: Path) -> View:
+def sampler(betons: Path) -> EpochSampler:
     return training(Beton(betons / "train-source.beton"))
 
 
-def training(beton: Beton, workers: int = 1) -> View:
-    return View({"clean": Member(beton)}, IMAGE, train=True, batch=8, step=20, seed=5, workers=workers)
+def training(beton: Beton, workers: int = 1) -> EpochSampler:
+    return EpochSampler({"clean": Variant(beton)}, IMAGE, train=True, batch=8, step=20, seed=5, workers=workers)
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def loader(request: pytest.FixtureRequest, betons: Path, cpu: Runtime) -> Loader
     kind, train = request.param
     if (kind, train) not in _open:
         if train:
-            view = training(Beton(betons / "train-source.beton"))
+            sampler = training(Beton(betons / "train-source.beton"))
         else:
-            view = View.of(Member(Beton(betons / "val-source.beton")), IMAGE, batch=7, workers=1)
-        _open[kind, train] = open_loader(kind, view, cpu)
+            sampler = EpochSampler.of(Variant(Beton(betons / "val-source.beton")), IMAGE, batch=7, workers=1)
+        _open[kind, train] = open_loader(kind, sampler, cpu)
     return _open[kind, train]
 
 
@@ -53,7 +53,7 @@ def params(train: bool) -> list[object]:
 
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
-def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: Loader, view: View) -> None:
+def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: Loader, sampler: EpochSampler) -> None:
     for epoch in (0, 3):
         batches = list(loader.at(epoch))
         assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
@@ -62,8 +62,8 @@ def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: 
             assert images.shape == (8, 3, 40, 40)
             assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
         seen = torch.cat([labels for _, labels in batches]).numpy()
-        assert (seen == view.beton.labels[view.order(epoch)]).all()
-    assert not np.array_equal(view.order(0), view.order(3))
+        assert (seen == sampler.beton.labels[sampler.order(epoch)]).all()
+    assert not np.array_equal(sampler.order(0), sampler.order(3))
 
 
 @pytest.mark.parametrize("loader", params(train=False), indirect=True)
@@ -113,14 +113,14 @@ def test_threads_of_torch_are_left_alone(loader: Loader) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_plain_pixels_depend_on_seed_epoch_and_sample_alone(view: View, cpu: Runtime, workers: int) -> None:
+def test_plain_pixels_depend_on_seed_epoch_and_sample_alone(sampler: EpochSampler, cpu: Runtime, workers: int) -> None:
     torch.manual_seed(workers)
     state = torch.get_rng_state()
-    batches = list(open_loader("plain", training(view.beton, workers), cpu).at(2))
+    batches = list(open_loader("plain", training(sampler.beton, workers), cpu).at(2))
     images = torch.cat([images for images, _ in batches])
-    for position, index in enumerate(view.order(2)):
-        (job,) = view.jobs(2, np.array([index]))
-        assert np.array_equal(images[position].permute(1, 2, 0).numpy(), render(view, job, 40))
+    for position, index in enumerate(sampler.order(2)):
+        (row,) = sampler.samples(2, np.array([index]))
+        assert np.array_equal(images[position].permute(1, 2, 0).numpy(), render(sampler, row, 40))
     assert torch.equal(torch.get_rng_state(), state), "the model's generator is not touched"
 
 
@@ -128,10 +128,11 @@ def test_crops_of_one_sample_differ_between_epochs_and_are_paired_between_qualit
     clean, half = (training(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50"))
     samples = np.arange(48)
     for name in ("top", "left", "height", "width", "flip"):
-        assert (clean.jobs(0, samples)[name] == half.jobs(0, samples)[name]).all()
-        assert (clean.jobs(0, samples)[name] != clean.jobs(1, samples)[name]).any()
+        assert (clean.samples(0, samples)[name] == half.samples(0, samples)[name]).all()
+        assert (clean.samples(0, samples)[name] != clean.samples(1, samples)[name]).any()
     first, again, paired = (
-        render(view, view.jobs(epoch, samples)[0], 40).astype(int) for view, epoch in ((clean, 0), (clean, 1), (half, 0))
+        render(sampler, sampler.samples(epoch, samples)[0], 40).astype(int)
+        for sampler, epoch in ((clean, 0), (clean, 1), (half, 0))
     )
     assert abs(first - paired).mean() < 8 < abs(first - again).mean()
 
@@ -142,9 +143,9 @@ def test_a_view_without_chance_is_the_whole_image_resized(tmp_path: Path) -> Non
     still = ImageSection(size=80, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, val_crop=1.0)
     mirrored = still.model_copy(update={"hflip": 1.0})
     for image, train, expected in ((still, True, pixels), (still, False, pixels), (mirrored, True, pixels[:, ::-1])):
-        view = View({"": Member(beton)}, image, train=train, batch=1)
-        (job,) = view.jobs(0, np.array([0]))
-        assert np.array_equal(render(view, job, 80), expected)
+        sampler = EpochSampler({"": Variant(beton)}, image, train=train, batch=1)
+        (row,) = sampler.samples(0, np.array([0]))
+        assert np.array_equal(render(sampler, row, 80), expected)
     assert np.array_equal(centre_view(pixels, still).permute(1, 2, 0).numpy(), pixels)
 
 
@@ -152,12 +153,12 @@ def test_a_view_without_chance_is_the_whole_image_resized(tmp_path: Path) -> Non
 def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -> None:
     pixels = np.asarray(photograph("cat"))
     image = ImageSection(size=64, interpolation=interpolation)
-    view = centre_view(pixels, image).float()
-    assert view.shape == (3, 64, 64)
+    sampler = centre_view(pixels, image).float()
+    assert sampler.shape == (3, 64, 64)
     others = [
         centre_view(pixels, ImageSection(size=64, interpolation=each)).float() for each in ("area", "bilinear", "bicubic")
     ]
-    assert sum(torch.equal(view, other) for other in others) == 1
+    assert sum(torch.equal(sampler, other) for other in others) == 1
 
 
 @pytest.mark.ffcv
@@ -177,9 +178,9 @@ def test_auto_takes_plain_where_ffcv_is_not_and_says_so(monkeypatch: pytest.Monk
 def test_a_sample_that_does_not_decode_is_named(cpu: Runtime, workers: int) -> None:
     good = jpeg(photograph("cat").resize((40, 40)))
     path = write_beton(Path("bad.beton"), [(good, 40, 40, 0), (b"\xff\xd8 no JPEG", 40, 40, 1)])
-    view = View.of(Member(Beton(path)), IMAGE, batch=2, workers=workers)
+    sampler = EpochSampler.of(Variant(Beton(path)), IMAGE, batch=2, workers=workers)
     with pytest.raises(ImageError, match=r"^sample 1 of bad\.beton: "):
-        list(open_loader("plain", view, cpu).at(0))
+        list(open_loader("plain", sampler, cpu).at(0))
 
 
 def test_a_recipe_opens_every_data_set_before_the_first_epoch(betons: Path, tmp_path: Path, cpu: Runtime) -> None:
@@ -197,8 +198,8 @@ def test_ffcv_stops_loading_when_an_epoch_is_left(betons: Path, cpu: Runtime, mo
     loaded = []
     run_pipeline = EpochIterator.run_pipeline
     monkeypatch.setattr(EpochIterator, "run_pipeline", lambda *args: loaded.append(1) or run_pipeline(*args))
-    view = View({"": Member(Beton(betons / "train-q50.beton"))}, IMAGE, train=True, batch=1, workers=1)
-    loader = open_loader("ffcv", view, cpu)
+    sampler = EpochSampler({"": Variant(Beton(betons / "train-q50.beton"))}, IMAGE, train=True, batch=1, workers=1)
+    loader = open_loader("ffcv", sampler, cpu)
     assert len(loader) == 48
     batches = loader.at(0)
     next(batches)
@@ -214,7 +215,7 @@ def test_an_error_in_ffcvs_thread_ends_the_epoch(betons: Path, cpu: Runtime, mon
     def fail(*_args: object) -> None:
         raise ValueError("a broken pipeline")
 
-    loader = open_loader("ffcv", View.of(Member(Beton(betons / "val-q50.beton")), IMAGE, batch=4, workers=1), cpu)
+    loader = open_loader("ffcv", EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), IMAGE, batch=4, workers=1), cpu)
     monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
     with pytest.raises(TrainingError, match=r"loading thread failed \(ValueError: a broken pipeline\)"):
         list(loader.at(0))
@@ -239,8 +240,8 @@ def test_ffcv_is_left_where_numbas_threads_are_not_safe(monkeypatch: pytest.Monk
 
 def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
     for kind in ("plain", "ffcv") if find_spec("ffcv") else ("plain",):
-        view = View.of(Member(Beton(betons / "train-q50.beton")), IMAGE, batch=4, workers=2)
-        first, second = (open_loader(kind, view, cpu).at(0) for _ in range(2))
+        sampler = EpochSampler.of(Variant(Beton(betons / "train-q50.beton")), IMAGE, batch=4, workers=2)
+        first, second = (open_loader(kind, sampler, cpu).at(0) for _ in range(2))
         for (images, labels), (images_too, labels_too) in zip(first, second, strict=True):
             assert torch.equal(images, images_too)
             assert torch.equal(labels, labels_too)
@@ -249,10 +250,10 @@ def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
 def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    members = {name: Member(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50")}
+    variants = {name: Variant(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50")}
 
     def choose(*overrides: str) -> tuple[bool, tuple[str, ...]]:
-        return choose_cache(tiny_recipe(betons, tmp_path, *overrides), members)
+        return choose_cache(tiny_recipe(betons, tmp_path, *overrides), variants)
 
     assert choose() == (True, ())
     assert choose("loader.os_cache=true") == (True, ())
@@ -261,7 +262,7 @@ def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
     off, (reason,) = choose("loader.os_cache=false", "batch.order=quasi_random")
     assert not off
     assert reason.startswith("files are read ahead and given back (")
-    monkeypatch.setattr(loaders, "available_memory", lambda: sum(each.beton.file_size for each in members.values()))
+    monkeypatch.setattr(loaders, "available_memory", lambda: sum(each.beton.file_size for each in variants.values()))
     kept, (advice,) = choose()
     assert kept
     assert "batch.order=quasi_random" in advice

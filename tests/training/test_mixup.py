@@ -57,8 +57,8 @@ def test_what_is_drawn_belongs_to_the_chunk_alone() -> None:
     whole, _ = mix(images, targets, section, 3, 1, 0)
     parts = [mix(images[start : start + 4], targets[start : start + 4], section, 3, 1, start // 4)[0] for start in (0, 4, 8)]
     assert torch.equal(whole, torch.cat(parts))
-    draws = [draw(BOTH, key, SIZE) for key in ((3, 1, 0), (3, 1, 1), (3, 2, 0), (4, 1, 0))]
-    assert len(set(draws)) == 4
+    rng = [draw(BOTH, key, SIZE) for key in ((3, 1, 0), (3, 1, 1), (3, 2, 0), (4, 1, 0))]
+    assert len(set(rng)) == 4
 
 
 def test_images_given_are_left_as_they_were() -> None:
@@ -84,9 +84,9 @@ def test_chunks_are_mixed_and_cut_as_often_as_asked(section: MixSection, mixed: 
         targets = soft_targets(labels, 5, 0.1)
         assert mix(images, targets, section, 0, 0, 0) == (images, targets)
         return
-    draws = [draw(section, (0, epoch, chunk), SIZE) for epoch in range(20) for chunk in range(100)]
-    assert np.mean([share < 1 or box is not None for share, box in draws]) == pytest.approx(mixed, abs=0.04)
-    assert np.mean([box is not None for _, box in draws]) == pytest.approx(cut, abs=0.04)
+    rng = [draw(section, (0, epoch, chunk), SIZE) for epoch in range(20) for chunk in range(100)]
+    assert np.mean([share < 1 or box is not None for share, box in rng]) == pytest.approx(mixed, abs=0.04)
+    assert np.mean([box is not None for _, box in rng]) == pytest.approx(cut, abs=0.04)
 
 
 def test_shares_are_of_the_beta_distribution() -> None:

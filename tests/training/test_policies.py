@@ -30,7 +30,7 @@ from jpegcurr.training.augment.policies import (
     color_jitter,
     parse_policy,
 )
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 FILL = (124, 116, 104)  # ImageNet's mean
 FILTERS: dict[Interpolation, Image.Resampling] = {
@@ -168,9 +168,9 @@ def drawn_by_timm(text: str, count: int, monkeypatch: pytest.MonkeyPatch) -> lis
     return images
 
 
-def drawn(policy: Policy, draws: Draws) -> list[list[tuple[str, float]]]:
-    images: list[list[tuple[str, float]]] = [[] for _ in range(len(draws))]
-    for layer in policy.draw(draws):
+def drawn(policy: Policy, rng: SampleRng) -> list[list[tuple[str, float]]]:
+    images: list[list[tuple[str, float]]] = [[] for _ in range(len(rng))]
+    for layer in policy.draw(rng):
         for image, which, amount in zip(images, layer.which.tolist(), layer.amounts.tolist(), strict=True):
             if which >= 0:
                 image.append((layer.names[which], amount))
@@ -198,8 +198,8 @@ def alike(first: list[Any], second: list[Any]) -> bool:
     return len(values) == 1 or bool(chi2_contingency(table).pvalue > 1e-3)
 
 
-def draws_of(count: int, seed: int = 0, epoch: int = 0) -> Draws:
-    return Draws(seed, epoch, np.arange(count))
+def draws_of(count: int, seed: int = 0, epoch: int = 0) -> SampleRng:
+    return SampleRng(seed, epoch, np.arange(count))
 
 
 def test_layers_operations_and_signs_are_independent() -> None:
@@ -214,9 +214,9 @@ def test_layers_operations_and_signs_are_independent() -> None:
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m5-mstd3-n3"])
 def test_a_batch_is_augmented_as_timm_augments_each_image(text: str) -> None:
     """One operation after another, as drawn; where pixels were moved, what follows may widen a difference."""
-    policy, images, draws = parse_policy(text), batch(40), draws_of(40)
+    policy, images, rng = parse_policy(text), batch(40), draws_of(40)
     exact = 0
-    for ours, before, operations in zip(augment(images, policy, draws, FILL), images, drawn(policy, draws), strict=True):
+    for ours, before, operations in zip(augment(images, policy, rng, FILL), images, drawn(policy, rng), strict=True):
         image = Image.fromarray(before.permute(1, 2, 0).numpy())
         for name, amount in operations:
             image = of_timm(name, image, *(() if name in ("AutoContrast", "Equalize", "Invert") else (amount,)))
@@ -254,7 +254,7 @@ def test_trivial_augment_draws_all_alike() -> None:
 
 def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the order and the factors that are drawn here."""
-    images, draws = batch(12), draws_of(12)
+    images, rng = batch(12), draws_of(12)
     factors: list[dict[str, float]] = [{} for _ in range(12)]
 
     def note(_images: torch.Tensor, layer: Layer, *_: object) -> None:
@@ -263,10 +263,10 @@ def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.training.augment.policies._apply", note)
-        color_jitter(images, 0.4, draws)
+        color_jitter(images, 0.4, rng)
     assert len({tuple(each) for each in factors}) > 3
     order = {"Brightness": 0, "Contrast": 1, "Color": 2}
-    for ours, before, factor in zip(color_jitter(images, 0.4, draws), images, factors, strict=True):
+    for ours, before, factor in zip(color_jitter(images, 0.4, rng), images, factors, strict=True):
         parameters = (torch.tensor([order[name] for name in factor]), *(factor[name] for name in order), None)
         monkeypatch.setattr(ColorJitter, "get_params", lambda *_, parameters=parameters: parameters)
         expected = ColorJitter(0.4, 0.4, 0.4)(Image.fromarray(before.permute(1, 2, 0).numpy()))
@@ -291,19 +291,19 @@ def test_factors_of_the_jitter_are_uniform(strength: float, low: float, monkeypa
 def test_what_is_done_belongs_to_the_sample_alone(policy: Policy) -> None:
     images, which = batch(30), np.arange(30)
     before = images.clone()
-    whole = augment(images, policy, Draws(3, 1, which), FILL)
+    whole = augment(images, policy, SampleRng(3, 1, which), FILL)
     assert torch.equal(images, before)
-    assert torch.equal(whole, augment(images, policy, Draws(3, 1, which), FILL))
+    assert torch.equal(whole, augment(images, policy, SampleRng(3, 1, which), FILL))
     parts = [
-        augment(images[part], policy, Draws(3, 1, which[part]), FILL) for part in (slice(11), slice(11, 12), slice(12, 30))
+        augment(images[part], policy, SampleRng(3, 1, which[part]), FILL) for part in (slice(11), slice(11, 12), slice(12, 30))
     ]
     assert torch.equal(whole, torch.cat(parts))
-    back = augment(images.flip(0), policy, Draws(3, 1, which[::-1].copy()), FILL).flip(0)
+    back = augment(images.flip(0), policy, SampleRng(3, 1, which[::-1].copy()), FILL).flip(0)
     assert torch.equal(whole, back)
     for key in ((3, 2), (4, 1)):
-        assert not torch.equal(whole, augment(images, policy, Draws(*key, which), FILL))
-    jittered = color_jitter(images, 0.4, Draws(3, 1, which))
-    assert torch.equal(jittered, torch.cat([color_jitter(images[[i]], 0.4, Draws(3, 1, which[[i]])) for i in which]))
+        assert not torch.equal(whole, augment(images, policy, SampleRng(*key, which), FILL))
+    jittered = color_jitter(images, 0.4, SampleRng(3, 1, which))
+    assert torch.equal(jittered, torch.cat([color_jitter(images[[i]], 0.4, SampleRng(3, 1, which[[i]])) for i in which]))
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)

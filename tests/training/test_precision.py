@@ -12,7 +12,7 @@ from samples import tiny_recipe
 
 from jpegcurr.errors import NotFiniteError, UsageError
 from jpegcurr.runtime import resolve_runtime
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.train import train
 
@@ -55,7 +55,7 @@ def test_float16_goes_on_with_the_scale_it_had(betons: Path, tmp_path: Path) -> 
     recipe, runtime = tiny_recipe(betons, tmp_path, *SHORT), resolve_runtime("cpu", precision="float16")
     train(recipe, Path("whole"), runtime=runtime)
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (2, 1):
             raise KeyboardInterrupt
 

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.train import train
@@ -172,7 +172,7 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(betons: Path, cpu
     rates = ("schedule.lr=1e-9", "schedule.min_lr=0", "schedule.warmup_epochs=0", "optim.weight_decay=0")
     recipe = tiny_recipe(betons, tmp_path, *still, *rates)
 
-    def stop(at: Progress) -> None:
+    def stop(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (1, 1):
             raise KeyboardInterrupt
 

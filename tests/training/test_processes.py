@@ -178,7 +178,7 @@ def test_alone_it_asks_nobody() -> None:
     assert world.gather(tensor) == [tensor]
     assert world.any(True)
     assert not world.any(False)
-    with world.first_alone():
+    with world.main_process_first():
         assert world.total(3) == 3
 
 

@@ -18,7 +18,7 @@ from jpegcurr.training.data import readahead
 from jpegcurr.training.data import sampling as contract
 from jpegcurr.training.data.loaders import open_loader
 from jpegcurr.training.data.readahead import AHEAD, Readahead
-from jpegcurr.training.data.sampling import Member, View
+from jpegcurr.training.data.sampling import EpochSampler, Variant
 
 PAGE = 2 << 20
 SAMPLES, SIZE = 120, 200_000
@@ -55,18 +55,18 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "WINDOW", 2)
 
 
-def view_of(*betons: Beton, **options: object) -> View:
-    members = {str(number): Member(beton) for number, beton in enumerate(betons)}
-    plans = (EpochPlan(0, 0, tuple((name, 1 / len(members)) for name in members), 0.0, 1),)
-    return View(members, IMAGE, train=True, batch=4, plans=plans, order_by="quasi_random", os_cache=False, **options)  # type: ignore[arg-type]
+def view_of(*betons: Beton, **options: object) -> EpochSampler:
+    variants = {str(number): Variant(beton) for number, beton in enumerate(betons)}
+    plans = (EpochPlan(0, 0, tuple((name, 1 / len(variants)) for name in variants), 0.0, 1),)
+    return EpochSampler(variants, IMAGE, train=True, batch=4, plans=plans, order_by="quasi_random", os_cache=False, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("small_windows")
 def test_every_page_is_fetched_before_its_first_use_and_released_after_its_last(path: Path) -> None:
     beton = Calls(path)
-    view = view_of(beton)
-    batches = view.batches(0)
-    ahead = Readahead(view, 0, batches)
+    sampler = view_of(beton)
+    batches = sampler.batches(0)
+    ahead = Readahead(sampler, 0, batches)
     pages = [set(beton.pointers[batch] // PAGE) for batch in batches]
     held: set[int] = set()
     largest = 0
@@ -89,14 +89,14 @@ def test_every_page_is_fetched_before_its_first_use_and_released_after_its_last(
 @pytest.mark.usefixtures("small_windows")
 def test_pages_of_a_mixture_are_those_of_the_files_drawn(path: Path) -> None:
     first, second = Calls(path), Calls(path)
-    view = view_of(first, second)
-    batches = view.batches(0)
-    ahead = Readahead(view, 0, batches)
+    sampler = view_of(first, second)
+    batches = sampler.batches(0)
+    ahead = Readahead(sampler, 0, batches)
     for number in range(len(batches)):
         ahead.start(number)
     ahead.close()
     order = np.concatenate(batches)
-    drawn = view.jobs(0, order)["member"]
+    drawn = sampler.samples(0, order)["variant"]
     for position, beton in enumerate((first, second)):
         expected = sorted(set(beton.pointers[order[drawn == position]] // PAGE))
         for what in ("fetch", "release"):
@@ -107,9 +107,9 @@ def test_pages_of_a_mixture_are_those_of_the_files_drawn(path: Path) -> None:
 def test_a_page_of_a_file_that_is_mixed_with_itself_is_held_until_both_have_used_it(path: Path) -> None:
     """One data set as it is, another the same file at a quality at load."""
     once, twice = Calls(path), Calls(path)
-    for view in (view_of(once), view_of(twice, twice)):
-        ahead = Readahead(view, 0, view.batches(0))
-        for number in range(len(view)):
+    for sampler in (view_of(once), view_of(twice, twice)):
+        ahead = Readahead(sampler, 0, sampler.batches(0))
+        for number in range(len(sampler)):
             ahead.start(number)
         ahead.close()
     assert twice.calls == once.calls
@@ -117,8 +117,8 @@ def test_a_page_of_a_file_that_is_mixed_with_itself_is_held_until_both_have_used
 
 def test_with_the_systems_cache_nothing_is_asked(path: Path) -> None:
     beton = Calls(path)
-    view = replace(view_of(beton), os_cache=True)
-    ahead = Readahead(view, 0, view.batches(0))
+    sampler = replace(view_of(beton), os_cache=True)
+    ahead = Readahead(sampler, 0, sampler.batches(0))
     ahead.start(0)
     ahead.close()
     assert beton.calls == []

@@ -12,7 +12,7 @@ from samples import tiny_recipe
 from jpegcurr.cli import terminal
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime, World, resolve_runtime
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.run_log import _shrunk, describe_change, describe_row, rate_warning, warn_of_loading
 from jpegcurr.training.train import train
@@ -85,7 +85,7 @@ def test_smaller_groups_on_many_devices_are_warned_of(
 def test_progress_is_told_step_by_step(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     seen: list[tuple[int, int, float, float]] = []
 
-    def follow(now: Progress) -> None:
+    def follow(now: StepInfo) -> None:
         assert 0 <= now.waited <= 1
         assert now.images_per_second > 0
         seen.append((now.plan.epoch, now.step, now.learning_rate, now.mean_loss()))
@@ -117,7 +117,7 @@ def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], caps
     plan = SimpleNamespace(epoch=7, data="q50")
     with terminal.step_bar() as bar:
         for step in range(1, 11):
-            bar.update(Progress(plan, step, 10, 1e-3, 5120.0, 0.02, loss))  # type: ignore[arg-type]
+            bar.update(StepInfo(plan, step, 10, 1e-3, 5120.0, 0.02, loss))  # type: ignore[arg-type]
     shown = capsys.readouterr().err
     for part in ("epoch 7 (q50)", "10/10", "loss 2.345", "lr 1.0e-03", "5,120 img/s", "2% waiting"):
         assert part in shown
@@ -126,5 +126,5 @@ def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], caps
 
 def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with terminal.step_bar(quiet=True) as bar:
-        bar.update(Progress(SimpleNamespace(epoch=0, data=""), 1, 2, 0.1, 1.0, 0.0, lambda: 0.0))  # type: ignore[arg-type]
+        bar.update(StepInfo(SimpleNamespace(epoch=0, data=""), 1, 2, 0.1, 1.0, 0.0, lambda: 0.0))  # type: ignore[arg-type]
     assert capsys.readouterr().err == ""

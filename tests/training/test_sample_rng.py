@@ -8,36 +8,39 @@ from torchvision.transforms import v2
 
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, centre_boxes, random_boxes
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 MANY = 20_000
 
 
 def test_a_draw_depends_on_seed_epoch_sample_and_stream_alone() -> None:
     samples = np.array([5, 3, 900])
-    draws = Draws(7, 2, samples)
-    assert (draws.uniform(4) == Draws(7, 2, samples).uniform(4)).all()
-    assert (Draws(7, 2, samples[::-1]).uniform(4) == draws.uniform(4)[::-1]).all()
-    assert (draws.take(np.array([2])).uniform(4) == draws.uniform(4)[2:]).all()
-    for other in (Draws(8, 2, samples).uniform(4), Draws(7, 3, samples).uniform(4), draws.uniform(5)):
-        assert (other != draws.uniform(4)).all()
+    rng = SampleRng(7, 2, samples)
+    assert (rng.uniform(4) == SampleRng(7, 2, samples).uniform(4)).all()
+    assert (SampleRng(7, 2, samples[::-1]).uniform(4) == rng.uniform(4)[::-1]).all()
+    assert (rng.take(np.array([2])).uniform(4) == rng.uniform(4)[2:]).all()
+    for other in (SampleRng(8, 2, samples).uniform(4), SampleRng(7, 3, samples).uniform(4), rng.uniform(5)):
+        assert (other != rng.uniform(4)).all()
 
 
 @pytest.mark.parametrize("stream", [0, 1, 42])
 def test_draws_are_uniform_and_streams_samples_epochs_and_seeds_independent(stream: int) -> None:
     samples = np.arange(MANY)
-    values = Draws(1, 0, samples).uniform(stream)
+    values = SampleRng(1, 0, samples).uniform(stream)
     assert 0 <= values.min() < values.max() < 1
     assert kstest(values, "uniform").pvalue > 1e-3
-    others = (Draws(1, 0, samples).uniform(stream + 1), *(Draws(*key, samples).uniform(stream) for key in ((1, 1), (2, 0))))
+    others = (
+        SampleRng(1, 0, samples).uniform(stream + 1),
+        *(SampleRng(*key, samples).uniform(stream) for key in ((1, 1), (2, 0))),
+    )
     for other in (*others, np.roll(values, 1)):
         assert abs(np.corrcoef(values, other)[0, 1]) < 4 / np.sqrt(MANY)
 
 
 def test_integers_are_uniform_with_both_ends() -> None:
-    draws = Draws(3, 0, np.arange(MANY))
+    rng = SampleRng(3, 0, np.arange(MANY))
     for low, high in ((30, 35), (-3, 2)):
-        counts = np.bincount(draws.integer(0, low, high) - low, minlength=6)
+        counts = np.bincount(rng.integer(0, low, high) - low, minlength=6)
         assert (len(counts), counts.sum()) == (6, MANY)
         assert chisquare(counts).pvalue > 1e-3
 
@@ -47,7 +50,7 @@ def test_random_boxes_are_distributed_like_torchvisions(height: int, width: int)
     """Also where most tries do not fit and the fallback is taken."""
     image = ImageSection()
     count = 3000
-    ours = random_boxes(np.full(count, height), np.full(count, width), image, Draws(0, 0, np.arange(count)), 3)
+    ours = random_boxes(np.full(count, height), np.full(count, width), image, SampleRng(0, 0, np.arange(count)), 3)
     torch.manual_seed(0)
     crop = v2.RandomResizedCrop(8, scale=image.scale, ratio=image.ratio)
     meta = torch.empty(3, height, width, device="meta")

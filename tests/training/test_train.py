@@ -22,7 +22,7 @@ from jpegcurr.recipe.schema import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training import loop as step_module
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.load import load_run
 from jpegcurr.training.run_log import describe_row
@@ -84,7 +84,7 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(
     """Stopped in the first phase, at the swap, and in the second."""
     recipe = tiny_recipe(betons, tmp_path)
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (stop, 2):
             raise KeyboardInterrupt
 
@@ -114,7 +114,7 @@ def test_a_resumed_run_ends_in_the_same_weights_whatever_the_recipe(
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", *options)
     train(recipe, Path("whole"), runtime=cpu)
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (2, 2):
             raise KeyboardInterrupt
 
@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_goes_on_after_the_step_that_was_saved(betons: Pat
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "batch.size=8")
     train(recipe, Path("whole"), runtime=cpu)
 
-    def killed(at: Progress) -> None:
+    def killed(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (1, 6):
             raise _Killed
 
@@ -285,7 +285,7 @@ def test_a_resume_that_would_not_continue_the_run_is_refused(
 def test_a_run_stopped_before_its_first_checkpoint_may_be_started_over(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     recipe = tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]")
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepInfo) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -338,7 +338,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
 ) -> None:
     """The rate is absurd from the second epoch on: the first is whole, and neither its weights nor its row are lost."""
 
-    def explode(at: Progress) -> None:
+    def explode(at: StepInfo) -> None:
         if at.plan.epoch == 1:
             monkeypatch.setattr("jpegcurr.training.loop.learning_rate", lambda *_: 1e30)
 
@@ -364,7 +364,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
         path.write_bytes(b"half")
         raise error
 
-    def fill(at: Progress) -> None:
+    def fill(at: StepInfo) -> None:
         if at.plan.epoch == 2:
             monkeypatch.setattr("jpegcurr.training.checkpoint.save_file", full)
 
@@ -382,7 +382,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(
 ) -> None:
     """The losses of the epoch were finite; the update after the last of them was not."""
 
-    def explode(at: Progress) -> None:
+    def explode(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (1, 2):
             monkeypatch.setattr("jpegcurr.training.loop.learning_rate", lambda *_: float("inf"))
 
@@ -394,7 +394,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(
 def test_a_moment_that_is_not_finite_is_not_saved_within_an_epoch(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(at: Progress) -> None:
+    def explode(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (1, 1):
             monkeypatch.setattr("jpegcurr.training.loop.learning_rate", lambda *_: float("inf"))
 
@@ -547,7 +547,7 @@ def test_a_gpu_trains_in_bfloat16_and_resumes(betons: Path, tmp_path: Path, kind
     assert runtime.dtype == torch.bfloat16
     recipe = tiny_recipe(betons, tmp_path, f"loader.kind={kind}", "curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12")
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (9, 2):
             raise KeyboardInterrupt
 
@@ -584,7 +584,7 @@ def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_sa
     def recipe(kind: str, workers: int) -> Recipe:
         return tiny_recipe(betons, tmp_path, *options, f"loader.kind={kind}", f"loader.workers={workers}")
 
-    def interrupt(at: Progress) -> None:
+    def interrupt(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (2, 1):
             raise KeyboardInterrupt
 
@@ -609,10 +609,10 @@ def test_the_log_names_mixtures_and_what_is_done_at_load(
             runtime=cpu,
         )
     source = betons / "train-source.beton"
-    files = f"{source}; {source}, quality 90 to 10 over the phase, at load, stored"
+    files = f"{source}; {source}, quality 90 to 10 over the phase, on the fly, before the crop"
     assert f"phase 0: start with 75% clean + 25% q50 ({files}) at 48 pixels, epochs 0 to 1" in caplog.messages
     head = json.loads(Path("run/run.json").read_text())
-    assert head["data"]["train/q50"]["at_load"] == {"quality": {"start": 90.0, "end": 10.0}, "where": "stored"}
+    assert head["data"]["train/q50"]["at_load"] == {"quality": {"start": 90.0, "end": 10.0}, "stage": "before_crop"}
     assert head["data"]["train/clean"]["at_load"] is None
 
 

@@ -54,7 +54,7 @@ from jpegcurr.runtime import resolve_runtime
 from jpegcurr.system import available_cpus, keep_freed_memory, library_versions
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader
-from jpegcurr.training.data.sampling import Batch, Loader, Member, View
+from jpegcurr.training.data.sampling import Batch, EpochSampler, Loader, Variant
 
 SOURCE, HALF = "source", "q50"
 OURS = {"FfcvLoader": "ffcv", "PlainLoader": "plain"}
@@ -115,18 +115,20 @@ class Swaps:
     between: list[float]
 
 
-def view_of(betons: Mapping[str, Beton], options: Options, interpolation: Interpolation = "area", epochs: int = 0) -> View:
+def view_of(
+    betons: Mapping[str, Beton], options: Options, interpolation: Interpolation = "area", epochs: int = 0
+) -> EpochSampler:
     """A training view of betons; with ``epochs`` these take turns, epoch by epoch, without there is one beton."""
     names = list(betons)
     plans = tuple(EpochPlan(epoch, epoch, ((names[epoch % len(names)], 1.0),), 0.0, epochs) for epoch in range(epochs))
-    members = {name: Member(beton) for name, beton in betons.items()}
+    variants = {name: Variant(beton) for name, beton in betons.items()}
     image = ImageSection(size=options.size, interpolation=interpolation)
-    return View(members, image, train=True, batch=options.batch, workers=options.workers, plans=plans)
+    return EpochSampler(variants, image, train=True, batch=options.batch, workers=options.workers, plans=plans)
 
 
-def open_ours(name: str, view: View) -> Loader:
+def open_ours(name: str, sampler: EpochSampler) -> Loader:
     """One of our loaders, for the CPU."""
-    return open_loader(OURS[name], view, resolve_runtime("cpu"))
+    return open_loader(OURS[name], sampler, resolve_runtime("cpu"))
 
 
 def open_stock(path: Path, options: Options) -> Any:
@@ -253,11 +255,11 @@ def open_contenders(
     data: str, beton: Beton, options: Options, process: ProcessPoolExecutor | None, stack: ExitStack
 ) -> list[Contender]:
     """All that can run here, on one beton; ``process`` is FFCV's, if there is one, ``stack`` ends their threads."""
-    views = {interpolation: view_of({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
+    samplers = {interpolation: view_of({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
     found = [
-        loading(f"{name}, {interpolation}", data, beton, open_ours(name, view).at)
+        loading(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at)
         for name in ours_here()
-        for interpolation, view in views.items()
+        for interpolation, sampler in samplers.items()
     ]
     if process is not None:
         stock = partial(process.submit, stock_epoch, beton.path, options)
@@ -308,9 +310,9 @@ def images_per_second(contender: Contender, epoch: int) -> float:
     return came / seconds
 
 
-def measure_swaps(view: View, count: int) -> dict[str, Swaps]:
+def measure_swaps(sampler: EpochSampler, count: int) -> dict[str, Swaps]:
     """Of ours."""
-    return {name: time_swaps(open_ours(name, view).at, count) for name in ours_here()}
+    return {name: time_swaps(open_ours(name, sampler).at, count) for name in ours_here()}
 
 
 def time_swaps(begin: Begin, count: int) -> Swaps:

@@ -26,7 +26,7 @@ from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, random_boxes
 from jpegcurr.training.data.ffcv_kernel import FILTERS
 from jpegcurr.training.data.resample_kernel import resample
 from jpegcurr.training.data.transforms import resized
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 Resize = Callable[[Pixels, tuple[int, int, int, int]], Pixels]
 
@@ -35,7 +35,7 @@ def crops_of(folder: Path, limit: int, size: int) -> list[tuple[Pixels, tuple[in
     """Decoded images, each with the top, left, height and width of a crop."""
     images = [decode_rgb(source.store.read(item)) for source in open_sources(folder, limit=limit) for item in source.items]
     heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
-    boxes = random_boxes(heights, widths, ImageSection(size=size), Draws(0, 0, np.arange(len(images))), 0)
+    boxes = random_boxes(heights, widths, ImageSection(size=size), SampleRng(0, 0, np.arange(len(images))), 0)
     return [(image, tuple(box[[TOP, LEFT, HEIGHT, WIDTH]].tolist())) for image, box in zip(images, boxes, strict=True)]
 
 

@@ -55,7 +55,7 @@ from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.system import keep_freed_memory, library_versions
 from jpegcurr.training.augment.policies import policy_of
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
-from jpegcurr.training.loop import Progress
+from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import check_model, create_model, normaliser
 from jpegcurr.training.optim import create_optimizer, parameter_groups, set_learning_rate
 from jpegcurr.training.train import train
@@ -250,7 +250,7 @@ def ours(recipe: Recipe, options: Options, runtime: Runtime) -> Lap:
     return clock.read()
 
 
-def seconds_waited(progress: Progress) -> float:
+def seconds_waited(progress: StepInfo) -> float:
     """In the epoch so far."""
     return progress.waited * progress.step * progress.plan.batch / progress.images_per_second
 

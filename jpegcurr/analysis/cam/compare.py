@@ -20,8 +20,8 @@ import numpy as np
 from jpegcurr.analysis.cam.example_selection import choose_examples
 from jpegcurr.analysis.cam.faithfulness import find_metrics
 from jpegcurr.analysis.cam.methods import OURS, find_method
-from jpegcurr.analysis.cam.pipeline import Cropped, Gathering, Look, Sight
-from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, Explains, Rule, Seen, ViewColumns
+from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
+from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Explains, Rule, ViewColumns
 from jpegcurr.analysis.layers import stages
 from jpegcurr.analysis.prediction.predict import find_images
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
@@ -42,7 +42,7 @@ def compare_cams(
     *,
     layer: str | None = None,
     method: str = OURS,
-    explains: Explains = "clean",
+    explains: Explains = "reference",
     limit: int | None = None,
     pictures: int = PICTURES,
     seed: int = 0,
@@ -82,10 +82,10 @@ def compare_cams(
         if run.classes != first.classes:
             raise UsageError(f"{run.path} and {first.path} have different classes, so their maps explain different things.")
     if explains not in get_args(Explains):
-        raise UsageError(f"--class {explains!r} is not known. Give {', '.join(get_args(Explains))}.")
+        raise UsageError(f"--target {explains!r} is not known. Give {', '.join(get_args(Explains))}.")
     near = NEAR if specs[0].quality == "source" else None
     measured = find_metrics(metrics)
-    look = Look(runs, specs, layer or _last_stage(first), find_method(method), explains, runtime, near, measured, seed)
+    look = ViewRunner(runs, specs, layer or _last_stage(first), find_method(method), explains, runtime, near, measured, seed)
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in _digests(runs) for spec in specs)
     found = find_images(folder)
     files = _evenly_spaced(found, limit)
@@ -150,9 +150,9 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file != folder else file.name
 
 
-def _gather(look: Look, files: Sequence[Path], threads: int | None, on_done: Callable[[int], None]) -> Gathering:
+def _gather(look: ViewRunner, files: Sequence[Path], threads: int | None, on_done: Callable[[int], None]) -> ResultCollector:
     """The first look, at all images."""
-    gathered = Gathering(look, files)
+    gathered = ResultCollector(look, files)
     done = 0
     with closing(look.batches(files, threads)) as batches:
         for batch in batches:
@@ -163,7 +163,7 @@ def _gather(look: Look, files: Sequence[Path], threads: int | None, on_done: Cal
 
 
 def _show(
-    look: Look,
+    look: ViewRunner,
     files: Sequence[Path],
     columns: Sequence[ViewColumns],
     chosen: Sequence[tuple[int, tuple[Rule, ...]]],
@@ -188,16 +188,18 @@ def _show(
     return examples, gone
 
 
-def _example(look: Look, number: int, index: int, rules: tuple[Rule, ...], cropped: Cropped, sights: list[Sight]) -> Example:
+def _example(
+    look: ViewRunner, number: int, index: int, rules: tuple[Rule, ...], cropped: PreparedImage, sights: list[ViewOutput]
+) -> Example:
     """Image ``number`` of a batch."""
     pictures = {spec.name: cropped.views[0, spec.name].permute(1, 2, 0).numpy() for spec in look.specs}
     return Example(index, rules, pictures, tuple(_seen(sight, number, look.runs[0].classes) for sight in sights))
 
 
-def _seen(sight: Sight, number: int, classes: Sequence[str]) -> Seen:
+def _seen(sight: ViewOutput, number: int, classes: Sequence[str]) -> ExamplePrediction:
     logits, target = sight.logits[number], int(sight.targets[number])
     likeliest = logits.softmax(dim=0).topk(min(SHOWN, len(classes)))
     top = tuple(
         (classes[label], share) for label, share in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
     )
-    return Seen(top, float(logits[target]), sight.maps[number].copy(), classes[target])
+    return ExamplePrediction(top, float(logits[target]), sight.maps[number].copy(), classes[target])

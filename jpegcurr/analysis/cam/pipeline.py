@@ -33,7 +33,7 @@ Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cropped:
+class PreparedImage:
     """One file: what the models see, uint8 [3 s s], by number in ``Look.sections`` and quality; or why it was not read."""
 
     file: Path
@@ -42,7 +42,7 @@ class Cropped:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sight:
+class ViewOutput:
     """A batch in one view: raw ``maps`` [b h w], ``logits`` float32 [b classes] on the host, and the ``targets`` explained.
 
     ``predicted`` are the likeliest classes, int32 [b] as the targets; ``faithfulness`` the figures asked for, by column.
@@ -56,7 +56,7 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Look:
+class ViewRunner:
     """How every image is looked at: in each run at each quality, in this order; and at ``near`` in the first run."""
 
     runs: Sequence[Run]
@@ -84,7 +84,7 @@ class Look:
         """The class that the file's folder is named after, -1 if it is none."""
         return self._labels.get(_folder(file), -1)
 
-    def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[Cropped], None, None]:
+    def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[PreparedImage], None, None]:
         """Yield all files in order, ``BATCH`` at a time; no more than ``AHEAD`` of the next ones are under way or waiting.
 
         ``threads`` are as many as there are processors if not given; they make no difference to the result.
@@ -96,21 +96,23 @@ class Look:
             while batch := list(islice(cropped, BATCH)):
                 yield batch
 
-    def _crop(self, file: Path) -> Cropped:
+    def _crop(self, file: Path) -> PreparedImage:
         """Read one file and make its crops at every quality, from the whole image encoded at it."""
         specs = {spec.name: spec for spec in [*([self.near] if self.near else []), *self.specs]}
         try:
             if self.explains == "label" and self.truth(file) < 0:
-                raise ImageError(f"its folder's name, {_folder(file)!r}, is no class of the run, which --class label needs")
+                raise ImageError(f"its folder's name, {_folder(file)!r}, is no class of the run, which --target label needs")
             views: dict[tuple[int, str], torch.Tensor] = {}
             for name, encoded in zip(specs, reencode(read_file(file), list(specs.values())), strict=True):
                 pixels = decode_rgb(encoded.data, scratch=True)
                 views |= {(number, name): centre_view(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
-            return Cropped(file, {}, str(error))
-        return Cropped(file, views)
+            return PreparedImage(file, {}, str(error))
+        return PreparedImage(file, views)
 
-    def see(self, batch: Sequence[Cropped], targets: Sequence[Labels] | None = None) -> tuple[list[Sight], Sight | None]:
+    def see(
+        self, batch: Sequence[PreparedImage], targets: Sequence[Labels] | None = None
+    ) -> tuple[list[ViewOutput], ViewOutput | None]:
         """What every view makes of a batch that was read, and what the first run makes of it at ``near``.
 
         ``targets`` are the classes to explain in each view, [views] of [b]; by the rule called ``explains`` if not given.
@@ -119,20 +121,20 @@ class Look:
             UsageError: the runs' grids differ.
         """
         shared = torch.tensor([self.truth(each.file) for each in batch]) if self.explains == "label" else None
-        sights: list[Sight] = []
+        sights: list[ViewOutput] = []
         for run in self.runs:
             for spec in self.specs:
                 given = shared if targets is None else torch.from_numpy(targets[len(sights)].astype(np.int64))
                 sights.append(self._through(run, batch, spec, given))
-                if self.explains == "clean" and shared is None:
+                if self.explains == "reference" and shared is None:
                     shared = torch.from_numpy(sights[0].targets.astype(np.int64))
         if len({sight.maps.shape for sight in sights}) > 1:
             raise UsageError(f"--layer {self.layer} has different grids in the runs, so their maps cannot be compared.")
         return sights, self._through(self.runs[0], batch, self.near, shared, measured=False) if self.near else None
 
     def _through(
-        self, run: Run, batch: Sequence[Cropped], spec: EncodeSpec, targets: torch.Tensor | None, *, measured: bool = True
-    ) -> Sight:
+        self, run: Run, batch: Sequence[PreparedImage], spec: EncodeSpec, targets: torch.Tensor | None, *, measured: bool = True
+    ) -> ViewOutput:
         """One view of a batch; without ``targets`` the likeliest class of each image is explained."""
         section = self.sections.index(run.image)
         images = torch.stack([each.views[section, spec.name] for each in batch])
@@ -144,7 +146,7 @@ class Look:
             chosen = predicted if targets is None else targets
             metrics = self.metrics if measured else {}
             faithfulness = {name: each(run.model, inputs, maps, chosen, self.seed) for name, each in metrics.items()}
-        return Sight(
+        return ViewOutput(
             maps=maps,
             logits=logits.detach().cpu(),
             predicted=predicted.numpy().astype(np.int32),
@@ -157,7 +159,7 @@ def _folder(file: Path) -> str:
     return file.absolute().parent.name
 
 
-class Gathering:
+class ResultCollector:
     """What is known of the images that were added, and of the ones that could not be read.
 
     Attributes:
@@ -165,7 +167,7 @@ class Gathering:
         grid: of the maps, (h, w); (0, 0) before there are any.
     """
 
-    def __init__(self, look: Look, expected: Sequence[Path]) -> None:
+    def __init__(self, look: ViewRunner, expected: Sequence[Path]) -> None:
         """``expected`` are the files to come, in order; their classes tell which null there can be."""
         self.skipped: list[tuple[str, str]] = []
         self.grid = (0, 0)
@@ -179,7 +181,7 @@ class Gathering:
         self._ceiling = np.full((len(expected), len(FIGURES)), nan, np.float32)
         self._null = open_null(self._truth)
 
-    def add(self, batch: Sequence[Cropped]) -> None:
+    def add(self, batch: Sequence[PreparedImage]) -> None:
         """Look at a batch and keep its figures; raises as ``Look.see``."""
         self.skipped += [(str(each.file), each.reason) for each in batch if not each.views]
         rows = self._added + np.flatnonzero([bool(each.views) for each in batch])
@@ -232,7 +234,7 @@ def _empty(images: int, metrics: Sequence[str]) -> ViewColumns:
     )
 
 
-def _fill(columns: ViewColumns, rows: NDArray[np.int64], sight: Sight, first: Sight | None) -> None:
+def _fill(columns: ViewColumns, rows: NDArray[np.int64], sight: ViewOutput, first: ViewOutput | None) -> None:
     """Write one batch in one view; ``first`` is None for the first view itself."""
     columns.predicted[rows] = sight.predicted
     columns.target[rows] = sight.targets
@@ -245,7 +247,7 @@ def _fill(columns: ViewColumns, rows: NDArray[np.int64], sight: Sight, first: Si
         columns.faithfulness[name][rows] = figures
 
 
-def _figures(first: Sight, second: Sight | None) -> Column:
+def _figures(first: ViewOutput, second: ViewOutput | None) -> Column:
     """Float32 [b FIGURES]; nan if there is nothing to compare with."""
     rows = np.full((len(first.maps), len(FIGURES)), nan, np.float32)
     if second is not None:
@@ -254,7 +256,7 @@ def _figures(first: Sight, second: Sight | None) -> Column:
     return rows
 
 
-def _explained(sight: Sight) -> Column:
+def _explained(sight: ViewOutput) -> Column:
     """The logit of the class explained, [b]."""
     targets = torch.from_numpy(sight.targets.astype(np.int64))
     logits: Column = sight.logits.gather(1, targets[:, None])[:, 0].numpy()

@@ -12,7 +12,7 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 Map = NDArray[np.float32]
 Column = NDArray[np.float32]
 # The class explained: that of the image's folder, the prediction in the first view, or each view's own prediction
-Explains = Literal["label", "clean", "own"]
+Explains = Literal["label", "reference", "own"]
 # Whose reference maps stand against each other in the nulls
 NullOf = Literal["same class", "half the list", ""]
 # Why a picture is shown. Lost is right in the first view alone, gained only in another; flipped stands for both without a truth
@@ -54,7 +54,7 @@ class ViewColumns:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class ExamplePrediction:
     """One image in one view.
 
     Attributes:
@@ -80,7 +80,7 @@ class Example:
     index: int
     rules: tuple[Rule, ...]
     pictures: dict[str, Pixels]
-    seen: tuple[Seen, ...]
+    seen: tuple[ExamplePrediction, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from scipy.special import rel_entr
 from scipy.stats import rankdata
 
 from jpegcurr.analysis.cam.results import FIGURES, CamStudy, ClassRow, Column, Map, NullOf
-from jpegcurr.analysis.stats import Estimate, compare_paired, estimate_means
+from jpegcurr.analysis.stats import MeanCI, compare_paired, estimate_means
 
 TOP_SHARE = 0.2
 
@@ -21,7 +21,7 @@ class Figure:
     """One figure of one view against the reference view, and what it is to be read against.
 
     Attributes:
-        mean, low, high, images: as in ``Estimate``, over the images where the figure is defined.
+        mean, low, high, images: as in ``MeanCI``, over the images where the figure is defined.
         null: what maps get that have nothing in common but, at most, a class (see ``Comparison.null_of``).
         ceiling: what the reference view gets against the same images at quality 95; undefined if it is not of the files.
         flipped, unflipped: over the images whose likeliest class differs from the reference's, and over the others.
@@ -31,10 +31,10 @@ class Figure:
     low: float
     high: float
     images: int
-    null: Estimate
-    ceiling: Estimate
-    flipped: Estimate
-    unflipped: Estimate
+    null: MeanCI
+    ceiling: MeanCI
+    flipped: MeanCI
+    unflipped: MeanCI
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def compare_views(study: CamStudy) -> list[Comparison]:
     return [_compare(study, view, [*means[3 * view - 1 : 3 * view + 2], *means[:2]]) for view in others]
 
 
-def _by_block(values: Rows) -> list[dict[str, Estimate]]:
+def _by_block(values: Rows) -> list[dict[str, MeanCI]]:
     """Each figure's estimate, for every block of so many columns."""
     log_of = FIGURES.index("magnitude")  # halved and doubled is no change
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -161,13 +161,13 @@ def _by_block(values: Rows) -> list[dict[str, Estimate]]:
     for column in range(log_of, len(found), len(FIGURES)):
         each = found[column]
         mean, low, high = np.exp([each.mean, each.low, each.high]).tolist()
-        found[column] = Estimate(mean, low, high, each.images)
+        found[column] = MeanCI(mean, low, high, each.images)
     return [
         dict(zip(FIGURES, found[start : start + len(FIGURES)], strict=True)) for start in range(0, len(found), len(FIGURES))
     ]
 
 
-def _compare(study: CamStudy, view: int, means: list[dict[str, Estimate]]) -> Comparison:
+def _compare(study: CamStudy, view: int, means: list[dict[str, MeanCI]]) -> Comparison:
     """``means`` are over all images, the flipped and the unflipped ones, the nulls and the ceilings."""
     whole, flipped, unflipped, null, ceiling = means
     labelled = study.truth >= 0

@@ -21,7 +21,7 @@ Columns = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class LayerSummary:
     """One layer's channels in b images, each [b c] on the host. Tokens before those of the patches are left out.
 
     Attributes:
@@ -50,13 +50,13 @@ def pick_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def watched(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[torch.Tensor], Mapping[str, Seen]]]:
+def watched(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[torch.Tensor], Mapping[str, LayerSummary]]]:
     """Yield a function that puts normalised images, float [b 3 s s], through the model and returns what each layer gave.
 
     Within the block the model evaluates and learns nothing; afterwards it is as it was found, whatever happens. The function
     raises UsageError for a layer that is not called once a pass, or in whose output no channels can be told.
     """
-    kept: dict[str, list[Seen]] = {layer: [] for layer in layers}
+    kept: dict[str, list[LayerSummary]] = {layer: [] for layer in layers}
     layouts: dict[str, Layout] = {}
     shape: list[int] = []
 
@@ -66,7 +66,7 @@ def watched(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[torch
         assert isinstance(output, torch.Tensor)  # noqa: S101  (what has a layout is one)
         kept[layer].append(_summary(layouts[layer], output))  # now: what comes next may work in place
 
-    def look(images: torch.Tensor) -> Mapping[str, Seen]:
+    def look(images: torch.Tensor) -> Mapping[str, LayerSummary]:
         shape[:] = images.shape
         for each in kept.values():
             each.clear()
@@ -136,12 +136,12 @@ def _multiplied(model: nn.Module, layer: str, layout: Layout, masks: torch.Tenso
         handle.remove()
 
 
-def _summary(layout: Layout, output: torch.Tensor) -> Seen:
+def _summary(layout: Layout, output: torch.Tensor) -> LayerSummary:
     values = layout.nchw(output).flatten(2).float()
     high, low = values.amax(dim=2), values.amin(dim=2)
     scale = values.square().mean(dim=(1, 2)).sqrt()
     dead = torch.maximum(high.abs(), low.abs()) <= DEAD * scale[:, None]
-    return Seen(layout, _host(values.mean(dim=2)), _host(high), _host(low), dead.cpu().numpy())
+    return LayerSummary(layout, _host(values.mean(dim=2)), _host(high), _host(low), dead.cpu().numpy())
 
 
 def _host(values: torch.Tensor) -> Columns:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from jpegcurr.analysis.channels.activations import Columns, Seen
+from jpegcurr.analysis.channels.activations import Columns, LayerSummary
 from jpegcurr.analysis.stats import LEVEL, Flags, holm
 
 ROUNDING = 1e-6  # a deviation below this share of the mean is float32's rounding, no spread
@@ -52,14 +52,14 @@ class Moments:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tally:
+class RunningStats:
     """What is known so far of one layer's channels at one quality, [c] each.
 
     Attributes:
         means: of the channels' spatial means, over images.
         changes: of what these are more than the same image's at the first quality.
         high, low: the largest and the smallest activation anywhere.
-        dead: the number of images in which the channel is dead (``Seen.dead``).
+        dead: the number of images in which the channel is dead (``LayerSummary.dead``).
     """
 
     means: Moments
@@ -69,7 +69,7 @@ class Tally:
     dead: NDArray[np.int64]
 
     @classmethod
-    def of(cls, seen: Seen, reference: Seen, rows: Flags) -> Self:
+    def of(cls, seen: LayerSummary, reference: LayerSummary, rows: Flags) -> Self:
         """Those of the images in ``rows``, of which there is at least one."""
         means = seen.mean[rows]
         changes = Moments.of(means - reference.mean[rows])
@@ -89,7 +89,7 @@ class Channels:
     Attributes:
         mean, deviation: of a channel's spatial mean, over images.
         high, low: its largest and smallest activation anywhere.
-        dead: the share of images in which it is dead, 0 to 1 (``activations.Seen``).
+        dead: the share of images in which it is dead, 0 to 1 (``activations.LayerSummary``).
         change: the mean of what its spatial mean is more than at the first quality, and ``error`` that mean's standard error;
             over the same images, so what they have in common does not count.
         shift: ``change`` in standard deviations over images at the first quality; nan where there is no such spread.
@@ -124,7 +124,7 @@ class Channels:
         return by_size(self.shift)
 
 
-def settle(tallies: Sequence[Sequence[Tally]]) -> list[tuple[Channels, ...]]:
+def settle(tallies: Sequence[Sequence[RunningStats]]) -> list[tuple[Channels, ...]]:
     """The figures of every layer (rows) at every quality (columns), each held against the first quality."""
     tests = [[paired_t(each.changes) for each in row[1:]] for row in tallies]
     looks = [p for row in tests for _, _, p in row]
@@ -152,7 +152,7 @@ def paired_t(changes: Moments) -> tuple[Columns, Columns, Columns]:
 
 
 def _settle_one(
-    tally: Tally, reference: Moments, test: tuple[Columns, Columns, Columns] | None = None, p_holm: Columns | None = None
+    tally: RunningStats, reference: Moments, test: tuple[Columns, Columns, Columns] | None = None, p_holm: Columns | None = None
 ) -> Channels:
     """Without a ``test`` it is the first quality, which nothing is held against."""
     none = np.full_like(tally.high, np.nan)

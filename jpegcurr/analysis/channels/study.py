@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jpegcurr.analysis.channels.activations import Seen, pick_layers, watched
-from jpegcurr.analysis.channels.statistics import Channels, Tally, settle
+from jpegcurr.analysis.channels.activations import LayerSummary, pick_layers, watched
+from jpegcurr.analysis.channels.statistics import Channels, RunningStats, settle
 from jpegcurr.analysis.evaluation.evaluate import tested_quality
 from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import Flags
@@ -23,7 +23,7 @@ from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.datasets import Dataset
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
-from jpegcurr.training.data.sampling import Loader, View
+from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.models.load import Run
 
 
@@ -40,7 +40,7 @@ class LayerStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class QualityColumn:
     """One quality. ``name`` tells it from the others; ``quality`` is the file's, ``tested`` what the model saw."""
 
     name: str
@@ -58,7 +58,7 @@ class ChannelStudy:
     weights: str
     loader: str
     images: int
-    arms: tuple[Arm, ...]
+    arms: tuple[QualityColumn, ...]
     layers: tuple[LayerStudy, ...]
     chosen: tuple[LayerStudy, ...] = ()
 
@@ -126,10 +126,10 @@ class _Growing:
     """The tallies of a pass under way: of each layer and arm two, over the images that are chosen and over the others."""
 
     def __init__(self, layers: Sequence[str]) -> None:
-        self._tallies: dict[str, list[dict[bool, Tally]]] = {layer: [] for layer in layers}
+        self._tallies: dict[str, list[dict[bool, RunningStats]]] = {layer: [] for layer in layers}
         self._layouts: dict[str, Layout] = {}
 
-    def include(self, seen: Sequence[Mapping[str, Seen]], chosen: Flags) -> None:
+    def include(self, seen: Sequence[Mapping[str, LayerSummary]], chosen: Flags) -> None:
         """One batch of images [b] at every quality; ``chosen`` are flags [b]."""
         for layer, arms in self._tallies.items():
             reference = seen[0][layer]
@@ -138,7 +138,7 @@ class _Growing:
             for tallies, each in zip(arms, seen, strict=True):
                 for part, rows in ((False, ~chosen), (True, chosen)):
                     if rows.any():
-                        more = Tally.of(each[layer], reference, rows)
+                        more = RunningStats.of(each[layer], reference, rows)
                         tallies[part] = tallies[part] + more if part in tallies else more
 
     def settled(self, parts: Sequence[bool]) -> tuple[LayerStudy, ...]:
@@ -153,7 +153,7 @@ class _Growing:
 def open_arm_loaders(run: Run, arms: Sequence[Dataset], runtime: Runtime, loader: str = "auto") -> tuple[str, list[Loader]]:
     """The kind of loader, and one for each arm; ``auto`` is as in training where it can be. Raises RecipeError."""
     kind, _ = choose_kind("plain" if loader == "auto" and run.loader == "plain" else loader)
-    views = [View.of(arm.member, run.image, batch=run.recipe.micro(), workers=loading_workers()) for arm in arms]
+    views = [EpochSampler.of(arm.variant, run.image, batch=run.recipe.micro(), workers=loading_workers()) for arm in arms]
     return kind, [open_loader(kind, view, runtime) for view in views]
 
 
@@ -173,9 +173,9 @@ def check_same_images(arms: Sequence[Dataset]) -> None:
 def arm_names(arms: Sequence[Dataset]) -> list[str]:
     """The quality that the model sees; where that does not tell them apart, the file and what is done to it."""
     short = [str(tested_quality(arm) or "?") for arm in arms]
-    return short if len(set(short)) == len(short) else [arm.described for arm in arms]
+    return short if len(set(short)) == len(short) else [arm.description for arm in arms]
 
 
-def _arm(name: str, dataset: Dataset) -> Arm:
-    at_load = dataset.treatment.describe() if dataset.treatment else None
-    return Arm(name, dataset.beton.path, dataset.quality, tested_quality(dataset), at_load)
+def _arm(name: str, dataset: Dataset) -> QualityColumn:
+    at_load = dataset.on_the_fly.describe() if dataset.on_the_fly else None
+    return QualityColumn(name, dataset.beton.path, dataset.quality, tested_quality(dataset), at_load)

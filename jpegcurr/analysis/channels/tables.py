@@ -11,7 +11,7 @@ import numpy as np
 
 from jpegcurr.analysis.channels.pruning import PruneStudy, Trial
 from jpegcurr.analysis.channels.statistics import Channels
-from jpegcurr.analysis.channels.study import Arm, ChannelStudy
+from jpegcurr.analysis.channels.study import ChannelStudy, QualityColumn
 from jpegcurr.analysis.evaluation.evaluate import described
 from jpegcurr.analysis.evaluation.tables import Table
 from jpegcurr.analysis.stats import LEVEL
@@ -154,7 +154,7 @@ def as_values(study: ChannelStudy, pruned: Sequence[PruneStudy], top: int) -> di
     return head | {"reference": study.arms[0].name, "layers": layers, "prune_study": [_pruned(each) for each in pruned]}
 
 
-def _quality(arm: Arm, each: Channels, top: int) -> dict[str, Any]:
+def _quality(arm: QualityColumn, each: Channels, top: int) -> dict[str, Any]:
     facts = {**asdict(arm), "data": str(arm.data)}
     channels = [{"channel": number, **_figures(each, number)} for number in range(len(each.mean))]
     summed: dict[str, Any] = json_values(summary(each))

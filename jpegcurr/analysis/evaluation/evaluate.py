@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from jpegcurr.encoding.beton.manifest import read_manifest
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
-from jpegcurr.recipe.schema import Reencoded, split_treatment
+from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.datasets import Dataset, open_dataset
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
-from jpegcurr.training.data.sampling import View
+from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.load import Run
 
@@ -71,12 +71,12 @@ class Evaluation:
         }
 
 
-def validation_sets(run: Run) -> dict[str, Path | Reencoded]:
+def validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
     """The betons on which the run was evaluated while it trained, by name; raises UsageError if there are none."""
     named = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
     if not named:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
-    missing = [path for val in named.values() if not (path := split_treatment(val)[0]).exists()]
+    missing = [path for val in named.values() if not (path := split_on_the_fly(val)[0]).exists()]
     if missing:
         where = "" if missing[0].is_absolute() else f" in {Path.cwd()}"
         raise UsageError(
@@ -88,7 +88,7 @@ def validation_sets(run: Run) -> dict[str, Path | Reencoded]:
 
 def source_sets(run: Run) -> list[Path]:
     """Those of the run's validation sets that hold the original images; raises UsageError if there are none."""
-    paths = dict.fromkeys(split_treatment(each)[0] for each in validation_sets(run).values())
+    paths = dict.fromkeys(split_on_the_fly(each)[0] for each in validation_sets(run).values())
     found = [path for path in paths if (manifest := read_manifest(path)) and manifest.quality == "source"]
     if not found:
         raise UsageError(f"{run.path} was evaluated on no source images. Name some: --data betons/val-source.beton.")
@@ -96,27 +96,27 @@ def source_sets(run: Run) -> list[Path]:
 
 
 def choose_sets(
-    run: Run, betons: Sequence[Path], qualities: Sequence[Quality] | None, where: Literal["stored", "view"] = "stored"
-) -> dict[str, Path | Reencoded]:
+    run: Run, betons: Sequence[Path], qualities: Sequence[Quality] | None, stage: Stage = "before_crop"
+) -> dict[str, Path | OnTheFlyJpeg]:
     """``betons``, or the run's own validation sets if there are none, by name: as they are, or at every one of ``qualities``.
 
     Raises as ``validation_sets``, ``source_sets`` and ``at_qualities`` do.
     """
     if qualities is not None:
-        return at_qualities(betons or source_sets(run), qualities, where)
+        return at_qualities(betons or source_sets(run), qualities, stage)
     return {str(path): path for path in betons} or validation_sets(run)
 
 
 def at_qualities(
-    betons: Sequence[Path], qualities: Sequence[Quality], where: Literal["stored", "view"] = "stored"
-) -> dict[str, Path | Reencoded]:
+    betons: Sequence[Path], qualities: Sequence[Quality], stage: Stage = "before_crop"
+) -> dict[str, Path | OnTheFlyJpeg]:
     """Every beton at every quality, by name: ``source`` is the file itself, the others are made of it as it is loaded.
 
     Raises:
         BetonError: a manifest cannot be read.
         UsageError: a manifest says another quality than source.
     """
-    arms: dict[str, Path | Reencoded] = {}
+    arms: dict[str, Path | OnTheFlyJpeg] = {}
     for path in betons:
         manifest = read_manifest(path)
         if manifest is not None and manifest.quality != "source":
@@ -125,28 +125,28 @@ def at_qualities(
                 "Give the beton of the source images, or leave --qualities away to evaluate the file as it is."
             )
         for quality in qualities:
-            encoded = None if quality == "source" else Reencoded(beton=path, quality=quality, where=where)
+            encoded = None if quality == "source" else OnTheFlyJpeg(beton=path, quality=quality, stage=stage)
             arms[f"{path}, {quality}"] = encoded or path
     return arms
 
 
-def open_arms(runs: Sequence[Run], betons: Mapping[str, Path | Reencoded]) -> list[Dataset]:
+def open_arms(runs: Sequence[Run], betons: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
     """Open every beton.
 
     Raises:
         BetonError: a beton is missing or damaged.
         UsageError: a beton has other classes than a run.
     """
-    opened = {path: open_dataset(path) for path in dict.fromkeys(split_treatment(each)[0] for each in betons.values())}
+    opened = {path: open_dataset(path) for path in dict.fromkeys(split_on_the_fly(each)[0] for each in betons.values())}
     for dataset in opened.values():
         for run in runs:
             _check_classes(run, dataset)
-    arms = (split_treatment(each) for each in betons.values())
-    return [Dataset(opened[path].where, opened[path].beton, opened[path].manifest, treatment) for path, treatment in arms]
+    arms = (split_on_the_fly(each) for each in betons.values())
+    return [Dataset(opened[path].where, opened[path].beton, opened[path].manifest, on_the_fly) for path, on_the_fly in arms]
 
 
 def evaluate_run(
-    run: Run, betons: Mapping[str, Path | Reencoded], runtime: Runtime, *, loader: str = "auto"
+    run: Run, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
 ) -> Iterator[Evaluation]:
     """Yield what ``run`` makes of each beton; see ``open_arms`` and ``evaluate_runs``."""
     return evaluate_runs([run], open_arms([run], betons), runtime, loader=loader)
@@ -172,7 +172,7 @@ def evaluate_runs(
         for place, arm in enumerate(arms):
             if (number, place) not in observed:
                 together = [each for each, other in enumerate(runs) if _sight(other) == _sight(run)]
-                view = View.of(arm.member, run.image, batch=run.recipe.micro(), workers=loading_workers())
+                view = EpochSampler.of(arm.variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
                 models = [(runs[each].model, runs[each].normalise) for each in together]
                 outcomes = observe(models, open_loader(kind, view, runtime), runtime, on_images)
                 observed |= {(each, place): one for each, one in zip(together, outcomes, strict=True)}
@@ -185,7 +185,7 @@ def _sight(run: Run) -> tuple[object, ...]:
 
 
 def _evaluation(run: Run, arm: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
-    at_load = arm.treatment.describe() if arm.treatment else None
+    at_load = arm.on_the_fly.describe() if arm.on_the_fly else None
     keys = arm.manifest.keys_sha256 if arm.manifest else None
     known = (arm.beton.path, arm.quality, tested_quality(arm), at_load, kind, run.classes, keys)
     return Evaluation(run.path, run.weights, *known, outcomes)
@@ -193,9 +193,9 @@ def _evaluation(run: Run, arm: Dataset, kind: str, outcomes: Outcomes) -> Evalua
 
 def tested_quality(arm: Dataset) -> Quality | None:
     """What a model sees of it; None where it is unknown, or not one number."""
-    if arm.treatment is None:
+    if arm.on_the_fly is None:
         return arm.quality
-    return arm.treatment.quality if isinstance(arm.treatment.quality, int) else None
+    return arm.on_the_fly.quality if isinstance(arm.on_the_fly.quality, int) else None
 
 
 def compare_evaluations(results: Sequence[Evaluation]) -> list[Paired | None]:

@@ -25,7 +25,7 @@ def quality_name(each: Evaluation) -> str:
     """``source``, ``50``, ``50, after the resize``, or what is done at loading, where that is not one quality."""
     if each.tested is None:
         return each.at_load or "not known"
-    return f"{each.tested}{AFTER_RESIZE if each.at_load and each.at_load.endswith('view') else ''}"
+    return f"{each.tested}{AFTER_RESIZE if each.at_load and each.at_load.endswith(AFTER_RESIZE) else ''}"
 
 
 def arm_name(each: Evaluation, results: Sequence[Evaluation]) -> str:

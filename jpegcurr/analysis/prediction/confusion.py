@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jpegcurr.analysis.prediction.predict import Seen
+from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.files import csv_writer
 
 BINS = 10
@@ -29,7 +29,7 @@ class Confusion:
         self._pairs: Counter[tuple[int, int]] = Counter()
         self._histograms: dict[int, list[int]] = {}
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: FilePrediction) -> None:
         """Count an image, if it was read and its truth is known."""
         if seen.truth is None or seen.probabilities is None:
             return

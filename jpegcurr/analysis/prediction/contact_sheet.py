@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jpegcurr.analysis.class_names import full_name
 from jpegcurr.analysis.html.page import template
 from jpegcurr.analysis.prediction.confusion import Confusion
-from jpegcurr.analysis.prediction.predict import Seen
+from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged, write_text
@@ -52,7 +52,7 @@ class ContactSheet:
         places = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int).tolist()
         self._chosen = {files[place] for place in places}
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: FilePrediction) -> None:
         """Take a file in, if it is one of the chosen or was not read."""
         if seen.probabilities is None or seen.view is None:
             self.unread.append((sanitize(seen.file), sanitize(seen.error)))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
-from jpegcurr.analysis.prediction.predict import Prediction, Seen, classify, count_labelled, summarise
+from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, count_labelled, summarise
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
 from jpegcurr.errors import UsageError
@@ -20,10 +20,10 @@ from jpegcurr.training.models.load import Classifier
 SHOWN = 40  # predictions that are kept to be printed
 
 
-class Taker(Protocol):
+class PredictionSink(Protocol):
     """What is made of files, one after the other."""
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: FilePrediction) -> None:
         """Take in a file."""
 
 
@@ -117,10 +117,12 @@ def classify_files(
 
 
 @contextmanager
-def _opened(run: Classifier, files: Sequence[Path], outputs: Outputs, confusion: Confusion | None) -> Iterator[list[Taker]]:
+def _opened(
+    run: Classifier, files: Sequence[Path], outputs: Outputs, confusion: Confusion | None
+) -> Iterator[list[PredictionSink]]:
     """Yield what takes in the files; what is only known at the end is written when the block is left."""
     with ExitStack() as stack:
-        takers: list[Taker] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
+        takers: list[PredictionSink] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
         if outputs.submission is not None:
             writer = stack.enter_context(csv_writer(outputs.submission))
             takers.append(Submission(writer, run.classes, outputs.identity))

@@ -22,7 +22,7 @@ TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FilePrediction:
     """One file while it is at hand.
 
     ``probabilities`` float32 [classes] and ``view``, what the model saw, uint8 [size size 3]; both None if there is an
@@ -76,7 +76,7 @@ def read_image(path: Path) -> Pixels:
     return decode_rgb(read_file(path))
 
 
-def classify(run: Classifier, files: Sequence[Path], runtime: Runtime) -> Iterator[Seen]:
+def classify(run: Classifier, files: Sequence[Path], runtime: Runtime) -> Iterator[FilePrediction]:
     """Yield what ``run`` makes of every file, in order."""
     labels = {name: label for label, name in enumerate(run.classes)}
     for start in range(0, len(files), BATCH):
@@ -84,20 +84,20 @@ def classify(run: Classifier, files: Sequence[Path], runtime: Runtime) -> Iterat
 
 
 @torch.inference_mode()
-def _classify_batch(run: Classifier, files: Sequence[Path], labels: dict[str, int], runtime: Runtime) -> list[Seen]:
+def _classify_batch(run: Classifier, files: Sequence[Path], labels: dict[str, int], runtime: Runtime) -> list[FilePrediction]:
     views: dict[Path, torch.Tensor] = {}
-    seen: dict[Path, Seen] = {}
+    seen: dict[Path, FilePrediction] = {}
     for file in files:
         try:
             views[file] = centre_view(read_image(file), run.image)
         except ImageError as error:
-            seen[file] = Seen(file, labels.get(_folder(file)), None, None, str(error))
+            seen[file] = FilePrediction(file, labels.get(_folder(file)), None, None, str(error))
     if views:
         batch = torch.stack(list(views.values())).to(runtime.device, memory_format=torch.channels_last)
         shares = run.model(run.normalise(batch)).float().softmax(dim=1).cpu().numpy()
         for file, each in zip(views, shares, strict=True):
             view = views[file].permute(1, 2, 0).numpy()
-            seen[file] = Seen(file, labels.get(_folder(file)), each, view)
+            seen[file] = FilePrediction(file, labels.get(_folder(file)), each, view)
     return [seen[file] for file in files]
 
 
@@ -111,7 +111,7 @@ def count_labelled(files: Sequence[Path], classes: Sequence[str]) -> int:
     return sum(_folder(file) in known for file in files)
 
 
-def summarise(seen: Seen, classes: Sequence[str], top: int = TOP) -> Prediction:
+def summarise(seen: FilePrediction, classes: Sequence[str], top: int = TOP) -> Prediction:
     """What is kept of a file: its ``top`` likeliest classes."""
     if seen.probabilities is None:
         return Prediction(str(seen.file), (), seen.error)

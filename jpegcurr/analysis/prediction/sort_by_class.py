@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jpegcurr.analysis.prediction.predict import Seen
+from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.errors import UsageError
 
 MARK = ".sorted-by-jpegcurr"  # what is replaced is only what this made
@@ -21,7 +21,7 @@ class SortedFolder:
         self._folder, self._classes, self._copy = folder, classes, copy
         self._taken: Counter[Path] = Counter()
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: FilePrediction) -> None:
         """Sort an image in, if it was read and its truth is known; a second one of a name gets a number."""
         if seen.truth is None or seen.probabilities is None:
             return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jpegcurr.analysis.class_names import have_readable_names, readable_name
-from jpegcurr.analysis.prediction.predict import TOP, Seen
+from jpegcurr.analysis.prediction.predict import TOP, FilePrediction
 from jpegcurr.errors import UsageError
 
 Identity = Literal["stem", "name", "path"]
@@ -22,7 +22,7 @@ class PredictionTable:
         self._width = len(what) * TOP
         writer.writerow(["file", *(f"{each}_{rank}" for rank in range(1, TOP + 1) for each in what), "error"])
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: FilePrediction) -> None:
         """Write a file's line."""
         cells: list[str] = []
         for label in seen.likeliest():
@@ -39,14 +39,14 @@ class Submission:
         self._writer, self._identity = writer, identity
         writer.writerow(["id", *classes])
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: FilePrediction) -> None:
         """Write a file's line, if it was read."""
         if seen.probabilities is not None:
             shares = (f"{share:.7g}" for share in seen.probabilities.tolist())
             self._writer.writerow([identify(seen.file, self._identity), *shares])
 
 
-def _share(seen: Seen, label: int) -> float:
+def _share(seen: FilePrediction, label: int) -> float:
     return 0.0 if seen.probabilities is None else float(seen.probabilities[label])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.analysis.cam.results import FIGURES, CamStudy, ClassRow, Example, Map, Seen, ViewColumns
+from jpegcurr.analysis.cam.results import FIGURES, CamStudy, ClassRow, Example, ExamplePrediction, Map, ViewColumns
 from jpegcurr.analysis.cam.similarity import Comparison
 from jpegcurr.analysis.report.text import provenance, runs_told, summary, verdict
 from jpegcurr.analysis.stats import accuracy_interval, mean_known
@@ -89,7 +89,7 @@ def _example(study: CamStudy, example: Example) -> dict[str, Any]:
     }
 
 
-def _seen(seen: Seen) -> dict[str, Any]:
+def _seen(seen: ExamplePrediction) -> dict[str, Any]:
     top = [[sanitize(name), share] for name, share in seen.top]
     return {"target": sanitize(seen.target), "top": top, "logit": seen.logit, "cam": _numbers(seen.cam)}
 

@@ -20,7 +20,7 @@ from jpegcurr.analysis.report.export import write_classes, write_figures, write_
 from jpegcurr.analysis.report.images import Pictures, embed_pictures, without_pictures
 from jpegcurr.analysis.report.text import FAITHFUL, NULLS, provenance, runs_told, summary, verdict, warnings
 from jpegcurr.analysis.report.views import arms, opening_view, qualities, view_names
-from jpegcurr.analysis.stats import Estimate, accuracy_interval, estimate_means
+from jpegcurr.analysis.stats import MeanCI, accuracy_interval, estimate_means
 from jpegcurr.files import write_text
 from jpegcurr.text import sanitize
 
@@ -123,7 +123,7 @@ def _chart(series: Sequence[Series], study: CamStudy, y_label: str) -> Markup:
     return drawn(line_chart(series, ticks=qualities(study), x_label="JPEG quality", y_label=y_label))
 
 
-def _anchors(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Estimate]]:
+def _anchors(comparisons: Sequence[Comparison]) -> dict[str, dict[str, MeanCI]]:
     """The rows that figures are read against: what hardly any change gives, and what maps of two images give."""
     if not comparisons:
         return {}
@@ -133,9 +133,9 @@ def _anchors(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Estimate]
     return {name: row for name, row in found.items() if any(each.images for each in row.values())}
 
 
-def _faithfulness(study: CamStudy, names: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+def _faithfulness(study: CamStudy, names: Sequence[str]) -> dict[str, dict[str, MeanCI]]:
     """Of every such figure its mean by view, where the view has it."""
-    found: dict[str, dict[str, Estimate]] = {}
+    found: dict[str, dict[str, MeanCI]] = {}
     for name, columns in zip(names, study.columns, strict=True):
         for figure, values in columns.faithfulness.items():
             (found.setdefault(figure, {})[name],) = estimate_means(values[:, None].astype(np.float64))

@@ -23,7 +23,7 @@ _TRIED = 16  # examples that stand for all where it is estimated what fits
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class CompressionLevel:
     """How pictures are stored: WebP qualities of the first and of the differences (None: lossless), at 1/shrink of the size."""
 
     picture: int
@@ -41,20 +41,20 @@ class Rung:
 
 # From the best to the smallest. Differences are mostly noise, which costs more than pictures do.
 LADDER = (
-    Rung(90, None),
-    Rung(90, 90),
-    Rung(90, 80),
-    Rung(85, 70),
-    Rung(80, 60),
-    Rung(80, 45),
-    Rung(75, 35),
-    Rung(75, 25),
-    Rung(70, 15),
-    Rung(60, 5),
-    Rung(75, 60, 2),
-    Rung(70, 40, 2),
-    Rung(60, 20, 2),
-    Rung(50, 10, 4),
+    CompressionLevel(90, None),
+    CompressionLevel(90, 90),
+    CompressionLevel(90, 80),
+    CompressionLevel(85, 70),
+    CompressionLevel(80, 60),
+    CompressionLevel(80, 45),
+    CompressionLevel(75, 35),
+    CompressionLevel(75, 25),
+    CompressionLevel(70, 15),
+    CompressionLevel(60, 5),
+    CompressionLevel(75, 60, 2),
+    CompressionLevel(70, 40, 2),
+    CompressionLevel(60, 20, 2),
+    CompressionLevel(50, 10, 4),
 )
 
 
@@ -83,7 +83,7 @@ class Picture:
 class Pictures:
     """Those of all examples, and how they are stored; ``fits``: they take no more than was allowed."""
 
-    rung: Rung
+    rung: CompressionLevel
     pictures: tuple[Picture, ...]
     fits: bool
 
@@ -98,7 +98,7 @@ def embed_pictures(examples: Sequence[Example], qualities: Sequence[str], room: 
     share = room * len(some) / max(1, len(examples))
     with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow lets go of the interpreter while it encodes
 
-        def embed(chosen: Sequence[Example], rung: Rung) -> tuple[Picture, ...]:
+        def embed(chosen: Sequence[Example], rung: CompressionLevel) -> tuple[Picture, ...]:
             return tuple(pool.map(lambda each: _embed(each, qualities, rung), chosen))
 
         start = bisect_left(LADDER, True, key=lambda rung: _size(embed(some, rung)) <= share)
@@ -127,7 +127,7 @@ def _size(pictures: Sequence[Picture]) -> int:
     return sum(each.size for each in pictures)
 
 
-def _embed(example: Example, qualities: Sequence[str], rung: Rung) -> Picture:
+def _embed(example: Example, qualities: Sequence[str], rung: CompressionLevel) -> Picture:
     first, *others = (_shrunk(example.pictures[quality], rung.shrink) for quality in qualities)
     differences = (_difference(other.astype(np.int16) - first, rung.difference) for other in others)
     return Picture(_webp(first, rung.picture), tuple(differences))

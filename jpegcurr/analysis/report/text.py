@@ -9,13 +9,13 @@ from math import isfinite
 from jpegcurr.analysis.cam.methods import OURS
 from jpegcurr.analysis.cam.results import CamStudy
 from jpegcurr.analysis.cam.similarity import Comparison
-from jpegcurr.analysis.report.views import Arm, arms, qualities, view_names
+from jpegcurr.analysis.report.views import RunRow, arms, qualities, view_names
 from jpegcurr.analysis.stats import LEVEL, Paired, compare_paired, holm
 from jpegcurr.system import library_versions
 from jpegcurr.text import listed, sanitize
 
 EXPLAINED = {
-    "clean": "each image's prediction in the first view, the same in all views",
+    "reference": "each image's prediction in the first view, the same in all views",
     "label": "each image's label, the same in all views",
     "own": "each view's own prediction",
 }
@@ -81,7 +81,7 @@ def warnings(study: CamStudy) -> list[str]:
 
 
 def provenance(study: CamStudy) -> dict[str, str]:
-    """What was done with what, by name; the checkpoints' hashes are apart (``Arm.sha256``)."""
+    """What was done with what, by name; the checkpoints' hashes are apart (``RunRow.sha256``)."""
     labelled = int((study.truth >= 0).sum())
     null = NULLS.get(study.null_of)
     return {
@@ -161,7 +161,7 @@ def summary(study: CamStudy, comparisons: Sequence[Comparison]) -> list[str]:
     return [*sentences, _maps(study, comparisons, several)]
 
 
-def _against(study: CamStudy, arm: Arm, other: Arm, quality: str | None = None) -> list[_Test]:
+def _against(study: CamStudy, arm: RunRow, other: RunRow, quality: str | None = None) -> list[_Test]:
     """``arm`` at every quality against ``other`` at ``quality``, or at the same quality where None."""
     labelled = study.truth >= 0
     tests = []
@@ -192,7 +192,7 @@ def _differences(tests: Sequence[_Test], p_values: Sequence[float]) -> str:
     return "; ".join(parts)
 
 
-def _maps(study: CamStudy, comparisons: Sequence[Comparison], several: Sequence[Arm]) -> str:
+def _maps(study: CamStudy, comparisons: Sequence[Comparison], several: Sequence[RunRow]) -> str:
     """Every run's mean correlations with the first view's maps, and what two images' maps have."""
     alike = [None, *(each.mean["pearson"] for each in comparisons)]
     told = []

@@ -8,7 +8,7 @@ from jpegcurr.files import short_names
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class RunRow:
     """One run with one set of weights: its name, and its view at each quality, by the quality's name."""
 
     name: str
@@ -18,7 +18,7 @@ class Arm:
     views: dict[str, int]
 
 
-def arms(study: CamStudy) -> tuple[Arm, ...]:
+def arms(study: CamStudy) -> tuple[RunRow, ...]:
     """The runs in the order of their views; the same run given twice is two of them."""
     found: list[tuple[CamView, dict[str, int]]] = []
     for index, view in enumerate(study.views):
@@ -29,7 +29,7 @@ def arms(study: CamStudy) -> tuple[Arm, ...]:
         places_of_view[view.quality] = index
     names = _names([view for view, _ in found])
     return tuple(
-        Arm(name, view.run, view.weights, view.sha256, views) for name, (view, views) in zip(names, found, strict=True)
+        RunRow(name, view.run, view.weights, view.sha256, views) for name, (view, views) in zip(names, found, strict=True)
     )
 
 

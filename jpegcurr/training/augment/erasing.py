@@ -1,6 +1,6 @@
 """Random erasing on the device, of a normalised batch: timm's ``RandomErasing(max_count=1)``, by noise or by 0.
 
-Boxes are drawn on the CPU from each sample's own ``Draws``. Noise in them is a function of (seed, epoch, sample, pixel)
+Boxes are drawn on the CPU from each sample's own ``SampleRng``. Noise in them is a function of (seed, epoch, sample, pixel)
 too, whatever the batch: SplitMix64, as in draws.py, run on the device, of which every pixel takes one number and every channel
 16 bits of it, to look a normal number up by. That is integer arithmetic, so it is the same noise on every device.
 """
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 AREA, ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # shares of the image; height by width
 TRIES = 10
 Fill = Literal["pixel", "const"]
 
-# Streams of random numbers, apart from those of contract.py and augment.py: whether, the noise's key, the boxes.
+# Streams of random numbers, apart from those of sampling.py and policies.py: whether, the noise's key, the boxes.
 _APPLIED, _KEY, _BOX = 2000, 2001, 2003
 
 # SplitMix64's constants as int64, whose products wrap as those of uint64 do.
 _GAMMA, _FIRST, _SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def erase(images: torch.Tensor, probability: float, draws: Draws, *, fill: Fill = "pixel") -> torch.Tensor:
+def erase(images: torch.Tensor, probability: float, rng: SampleRng, *, fill: Fill = "pixel") -> torch.Tensor:
     """Normalised float ``images`` [b 3 h w] -> the same with, at ``probability``, one box filled; ``images`` are kept.
 
     ``fill`` is timm's mode: ``pixel`` is normal noise, of mean 0 and deviation 1, for every pixel and channel anew; ``const``
@@ -36,41 +36,41 @@ def erase(images: torch.Tensor, probability: float, draws: Draws, *, fill: Fill 
     times their width (timm's at a third and at 3.33).
     """
     height, width = images.shape[2:]
-    boxes = erased_boxes(height, width, probability, draws)
+    boxes = erased_boxes(height, width, probability, rng)
     areas = boxes[:, HEIGHT] * boxes[:, WIDTH]
     erased = np.flatnonzero(areas)
     images = images.clone()
     if not len(erased):
         return images
     starts = np.cumsum(areas[erased]) - areas[erased]
-    columns = np.column_stack([starts, erased, boxes[erased], _keys(draws)[erased]])
+    columns = np.column_stack([starts, erased, boxes[erased], _keys(rng)[erased]])
     sample, row, column, key = _pixels(torch.from_numpy(columns).to(images.device, non_blocking=True), int(areas.sum()))
     images[sample, :, row, column] = 0 if fill == "const" else _normal(key, row * width + column).to(images.dtype)
     return images
 
 
-def erased_boxes(height: int, width: int, probability: float, draws: Draws) -> NDArray[np.int64]:
+def erased_boxes(height: int, width: int, probability: float, rng: SampleRng) -> NDArray[np.int64]:
     """Top, left, height and width of what is erased of each sample, int64 [n 4]; 0 all of it where nothing is.
 
     Of ten tries the first counts that is smaller than the image both ways.
     """
-    boxes = np.zeros((len(draws), 4), np.int64)
-    wanting = draws.uniform(_APPLIED) < probability
+    boxes = np.zeros((len(rng), 4), np.int64)
+    wanting = rng.uniform(_APPLIED) < probability
     for first in range(_BOX, _BOX + 4 * TRIES, 4):
-        area = (AREA[0] + (AREA[1] - AREA[0]) * draws.uniform(first)) * height * width
-        aspect = np.exp(log(ASPECT[0]) + (log(ASPECT[1]) - log(ASPECT[0])) * draws.uniform(first + 1))
+        area = (AREA[0] + (AREA[1] - AREA[0]) * rng.uniform(first)) * height * width
+        aspect = np.exp(log(ASPECT[0]) + (log(ASPECT[1]) - log(ASPECT[0])) * rng.uniform(first + 1))
         tall, wide = (np.rint(np.sqrt(square)).astype(np.int64) for square in (area * aspect, area / aspect))
         fits = wanting & (tall < height) & (wide < width)
-        top, left = draws.integer(first + 2, 0, height - tall), draws.integer(first + 3, 0, width - wide)
+        top, left = rng.integer(first + 2, 0, height - tall), rng.integer(first + 3, 0, width - wide)
         for name, number in ((TOP, top), (LEFT, left), (HEIGHT, tall), (WIDTH, wide)):
             boxes[fits, name] = number[fits]
         wanting &= ~fits
     return boxes
 
 
-def _keys(draws: Draws) -> NDArray[np.int64]:
+def _keys(rng: SampleRng) -> NDArray[np.int64]:
     """64 random bits for each sample."""
-    high, low = (draws.integer(_KEY + half, 0, 2**32 - 1) for half in range(2))
+    high, low = (rng.integer(_KEY + half, 0, 2**32 - 1) for half in range(2))
     return ((high - 2**31) << 32) + low
 
 

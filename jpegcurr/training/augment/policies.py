@@ -1,10 +1,10 @@
 """Augmentation of a batch on its device, after the loader: timm's RandAugment, torchvision's TrivialAugmentWide, colour jitter.
 
-Which operations a sample gets, and how much of each, is drawn on the CPU from its own ``Draws``: it depends on (seed, epoch,
-sample) alone, not on the batch, the workers or the rank. An operation is then carried out at once on all samples that drew it.
-Who they are is known on the host, so nothing waits for the device, and a layer of operations sends it two numbers a sample.
+Which operations a sample gets, and how much of each, is drawn on the CPU from its own ``SampleRng``: it depends on (seed,
+epoch, sample) alone, not on the batch, the workers or the rank. An operation is then applied at once to all samples that drew
+it. Which these are is known on the host, so nothing waits for the device, and a layer of operations sends two numbers a sample.
 
-The operations themselves stand in operations.py.
+The operations themselves are in ``pillow_ops``.
 """
 
 import re
@@ -21,14 +21,14 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import AugmentSection, Recipe
 from jpegcurr.recipe.schema import Interpolation as ImageInterpolation
 from jpegcurr.training.augment.pillow_ops import Interpolation, operate
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 Floats = NDArray[np.float64]
 
 MAX_LAYERS = 10
 BINS = 31  # torchvision's default number of magnitudes
 
-# Streams of random numbers, apart from those of contract.py: for each layer the operation, whether it is applied, how much of
+# Streams of random numbers, apart from those of sampling.py: for each layer the operation, whether it is applied, how much of
 # it and its sign; for the jitter the order and three factors.
 _FIRST, _PER_LAYER = 1000, 4
 _OPERATION, _APPLIED, _AMOUNT, _SIGN = range(_PER_LAYER)
@@ -61,19 +61,19 @@ class RandAugment:
     increasing: bool = False
     interpolation: Interpolation = "bicubic"
 
-    def draw(self, draws: Draws) -> Iterator[Layer]:
+    def draw(self, rng: SampleRng) -> Iterator[Layer]:
         """One layer of operations after the other."""
         amounts_of = _INCREASING if self.increasing else _PLAIN
         names = tuple(name.removesuffix("Increasing") for name in amounts_of)
         for first in range(_FIRST, _FIRST + self.layers * _PER_LAYER, _PER_LAYER):
-            which = draws.integer(first + _OPERATION, 0, len(names) - 1)
-            levels = np.full(len(draws), float(self.magnitude))
+            which = rng.integer(first + _OPERATION, 0, len(names) - 1)
+            levels = np.full(len(rng), float(self.magnitude))
             if self.deviation:
-                levels += self.deviation * ndtri(draws.uniform(first + _AMOUNT))
+                levels += self.deviation * ndtri(rng.uniform(first + _AMOUNT))
             levels = np.clip(levels, 0.0, 10.0)
-            signs = np.where(draws.uniform(first + _SIGN) < 0.5, 1.0, -1.0)
-            amounts = np.stack([amount(levels, signs) for amount in amounts_of.values()])[which, np.arange(len(draws))]
-            yield Layer(names, np.where(draws.uniform(first + _APPLIED) < self.prob, which, -1), amounts)
+            signs = np.where(rng.uniform(first + _SIGN) < 0.5, 1.0, -1.0)
+            amounts = np.stack([amount(levels, signs) for amount in amounts_of.values()])[which, np.arange(len(rng))]
+            yield Layer(names, np.where(rng.uniform(first + _APPLIED) < self.prob, which, -1), amounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class TrivialAugment:
 
     interpolation: Interpolation = "bicubic"
 
-    def draw(self, draws: Draws) -> Iterator[Layer]:
+    def draw(self, rng: SampleRng) -> Iterator[Layer]:
         """One layer of operations."""
-        which = draws.integer(_FIRST + _OPERATION, 0, len(_TRIVIAL)) - 1
-        bins = draws.integer(_FIRST + _AMOUNT, 0, BINS - 1)
-        negative = draws.integer(_FIRST + _SIGN, 0, 1)
+        which = rng.integer(_FIRST + _OPERATION, 0, len(_TRIVIAL)) - 1
+        bins = rng.integer(_FIRST + _AMOUNT, 0, BINS - 1)
+        negative = rng.integer(_FIRST + _SIGN, 0, 1)
         yield Layer(tuple(_TRIVIAL), which, np.stack(list(_TRIVIAL.values()))[which, negative, bins])
 
 
@@ -127,19 +127,19 @@ def parse_policy(text: str, interpolation: Interpolation = "bicubic") -> Policy:
     )
 
 
-def augment(images: torch.Tensor, policy: Policy, draws: Draws, fill: Sequence[int]) -> torch.Tensor:
+def augment(images: torch.Tensor, policy: Policy, rng: SampleRng, fill: Sequence[int]) -> torch.Tensor:
     """Uint8 ``images`` [b 3 h w], of which sample i is drawn for by the i-th of ``draws`` -> the same, augmented.
 
     ``fill`` is the RGB level, 0 to 255, of what comes in from outside an image: timm's is ``min(255, round(255 * mean))`` of
     the mean that the model is normalised by. The memory format is kept, and ``images`` themselves are.
     """
     images = images.clone()
-    for layer in policy.draw(draws):
+    for layer in policy.draw(rng):
         _apply(images, layer, fill, policy.interpolation)
     return images
 
 
-def color_jitter(images: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
+def color_jitter(images: torch.Tensor, strength: float, rng: SampleRng) -> torch.Tensor:
     """torchvision's ``ColorJitter(strength, strength, strength)`` of Pillow's images, for uint8 ``images`` [b 3 h w].
 
     Brightness, contrast and saturation, in an order drawn for each sample, by factors from 1 - ``strength``, or 0, to
@@ -147,9 +147,9 @@ def color_jitter(images: torch.Tensor, strength: float, draws: Draws) -> torch.T
     """
     images = images.clone()
     low = max(0.0, 1.0 - strength)
-    factors = np.stack([low + (1.0 + strength - low) * draws.uniform(_JITTER + 1 + number) for number in range(len(_JITTERED))])
-    for which in _ORDERS[draws.integer(_JITTER, 0, len(_ORDERS) - 1)].T:
-        _apply(images, Layer(_JITTERED, which, factors[which, np.arange(len(draws))]))
+    factors = np.stack([low + (1.0 + strength - low) * rng.uniform(_JITTER + 1 + number) for number in range(len(_JITTERED))])
+    for which in _ORDERS[rng.integer(_JITTER, 0, len(_ORDERS) - 1)].T:
+        _apply(images, Layer(_JITTERED, which, factors[which, np.arange(len(rng))]))
     return images
 
 

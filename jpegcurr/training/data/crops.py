@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.recipe.schema import ImageSection
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 Sizes = NDArray[np.int64]
 TRIES = 10
@@ -22,7 +22,7 @@ def centre_boxes(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
     return np.stack([(heights - sides) // 2, (widths - sides) // 2, sides, sides], axis=1)
 
 
-def random_boxes(heights: Sizes, widths: Sizes, image: ImageSection, draws: Draws, stream: int) -> Sizes:
+def random_boxes(heights: Sizes, widths: Sizes, image: ImageSection, rng: SampleRng, stream: int) -> Sizes:
     """torchvision's ``RandomResizedCrop.get_params`` for all images at once, int64 [n 4]: top, left, height, width.
 
     Ten times an area (``image.scale`` of the image's) and an aspect ratio (``image.ratio``, log-uniform) are drawn, and the
@@ -32,7 +32,7 @@ def random_boxes(heights: Sizes, widths: Sizes, image: ImageSection, draws: Draw
     boxes = _fallback_boxes(heights, widths, image.ratio)
     open_ = np.arange(len(heights))
     for first in range(stream, stream + 4 * TRIES, 4):
-        tried = _tried_boxes(heights[open_], widths[open_], image, draws.take(open_), first)
+        tried = _tried_boxes(heights[open_], widths[open_], image, rng.take(open_), first)
         fits = (tried[:, HEIGHT] > 0) & (tried[:, WIDTH] > 0)
         fits &= (tried[:, HEIGHT] <= heights[open_]) & (tried[:, WIDTH] <= widths[open_])
         boxes[open_[fits]] = tried[fits]
@@ -42,15 +42,15 @@ def random_boxes(heights: Sizes, widths: Sizes, image: ImageSection, draws: Draw
     return boxes
 
 
-def _tried_boxes(heights: Sizes, widths: Sizes, image: ImageSection, draws: Draws, stream: int) -> Sizes:
+def _tried_boxes(heights: Sizes, widths: Sizes, image: ImageSection, rng: SampleRng, stream: int) -> Sizes:
     low, high = image.scale
-    areas = heights * widths * (low + (high - low) * draws.uniform(stream))
+    areas = heights * widths * (low + (high - low) * rng.uniform(stream))
     low, high = np.log(image.ratio)
-    aspects = np.exp(low + (high - low) * draws.uniform(stream + 1))
+    aspects = np.exp(low + (high - low) * rng.uniform(stream + 1))
     wide = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
     high_ = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
-    tops = draws.integer(stream + 2, 0, heights - high_)
-    lefts = draws.integer(stream + 3, 0, widths - wide)
+    tops = rng.integer(stream + 2, 0, heights - high_)
+    lefts = rng.integer(stream + 3, 0, widths - wide)
     return np.stack([tops, lefts, high_, wide], axis=1)
 
 

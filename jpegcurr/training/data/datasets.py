@@ -15,8 +15,8 @@ from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import BetonError, RecipeError, SourceError
-from jpegcurr.recipe.schema import Recipe, Reencoded, split_treatment
-from jpegcurr.training.data.sampling import Member
+from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
+from jpegcurr.training.data.sampling import Variant
 
 log = logging.getLogger("jpegcurr")
 
@@ -31,7 +31,7 @@ class Dataset:
     where: str
     beton: Beton
     manifest: Manifest | None
-    treatment: Reencoded | None = None
+    on_the_fly: OnTheFlyJpeg | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -52,14 +52,14 @@ class Dataset:
         return self.manifest.quality if self.manifest else None
 
     @property
-    def member(self) -> Member:
+    def variant(self) -> Variant:
         """What a view takes of it."""
-        return Member(self.beton, self.treatment)
+        return Variant(self.beton, self.on_the_fly)
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """The file, and what is done to it."""
-        return f"{self.beton.path}{f', {self.treatment.describe()}' if self.treatment else ''}"
+        return f"{self.beton.path}{f', {self.on_the_fly.describe()}' if self.on_the_fly else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Datasets:
         return next(iter(self.train.values())).classes
 
 
-def open_dataset(path: Path, where: str = "", treatment: Reencoded | None = None) -> Dataset:
+def open_dataset(path: Path, where: str = "", on_the_fly: OnTheFlyJpeg | None = None) -> Dataset:
     """Open one beton and its manifest; ``where`` is the recipe field that names it. Raises BetonError."""
     try:
         beton, manifest = Beton(path), read_manifest(path)
@@ -87,7 +87,7 @@ def open_dataset(path: Path, where: str = "", treatment: Reencoded | None = None
         raise BetonError(f"{path} holds {len(beton)} images, its manifest says {manifest.images}. Make them again.")
     if manifest is not None and manifest.index_sha256 != beton.index_sha256():
         raise BetonError(f"{path} is not the file that its manifest describes: it is damaged or another's. Make it again.")
-    return Dataset(where or str(path), beton, manifest, treatment)
+    return Dataset(where or str(path), beton, manifest, on_the_fly)
 
 
 def open_datasets(recipe: Recipe) -> Datasets:
@@ -102,15 +102,15 @@ def open_datasets(recipe: Recipe) -> Datasets:
             missing for good.
         RecipeError: a training set is smaller than one batch; nothing was made.
     """
-    used = {f"data.{name}.train": split_treatment(recipe.data[name].train) for name in recipe.trained}
-    used |= {f"data.{name}.val": split_treatment(seen) for name in recipe.evaluate if (seen := recipe.data[name].val)}
+    used = {f"data.{name}.train": split_on_the_fly(recipe.data[name].train) for name in recipe.trained}
+    used |= {f"data.{name}.val": split_on_the_fly(seen) for name in recipe.evaluate if (seen := recipe.data[name].val)}
     places: dict[Path, list[str]] = {}  # a file of several data sets is opened, or made, once
     for where, (path, _) in used.items():
         places.setdefault(path, []).append(where)
     opened = _open_all(recipe, places)
     sets = {
-        where: replace(opened[path], where=where, treatment=treatment)
-        for where, (path, treatment) in used.items()
+        where: replace(opened[path], where=where, on_the_fly=on_the_fly)
+        for where, (path, on_the_fly) in used.items()
         if path in opened
     }
     for where, dataset in sets.items():
@@ -153,7 +153,7 @@ def count_images(recipe: Recipe) -> int:
         RecipeError: it is smaller than one batch.
     """
     where = f"data.{recipe.trained[0]}.train"
-    path, _ = split_treatment(recipe.data[recipe.trained[0]].train)
+    path, _ = split_on_the_fly(recipe.data[recipe.trained[0]].train)
     pattern = None if path.exists() else _pattern(recipe, path, [where])
     images = pattern.manifest.images if pattern else len(open_dataset(path, where).beton)
     _check_size(recipe, [where], images)
@@ -202,7 +202,7 @@ def _fellow(recipe: Recipe, role: str, quality: Quality) -> _Pattern | None:
     """Follow a file in the same role; for validation, else, a training file."""
     for data in recipe.data.values():
         used = data.train if role == "train" else data.val
-        path = split_treatment(used)[0] if used else None
+        path = split_on_the_fly(used)[0] if used else None
         if path and path.is_file() and (manifest := read_manifest(path)):
             try:
                 failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")

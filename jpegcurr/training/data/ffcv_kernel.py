@@ -25,20 +25,20 @@ from numpy.typing import NDArray
 
 from jpegcurr.training.data.resample_kernel import AREA, BICUBIC, BILINEAR, resample
 from jpegcurr.training.data.resample_kernel import __file__ as resample_source
-from jpegcurr.training.data.sampling import JOB
+from jpegcurr.training.data.sampling import SAMPLE
 
 FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
 
 # A job with all that compiled code has to know: where in memory the sample's bytes are, and what they claim to hold.
 TASK = np.dtype(
     [
-        *((name, JOB[name]) for name in JOB.names or ()),
+        *((name, SAMPLE[name]) for name in SAMPLE.names or ()),
         ("address", np.int64),
         ("size", np.int64),
         ("image_height", np.int32),
         ("image_width", np.int32),
         ("raw", np.bool_),
-        ("stored", np.bool_),
+        ("before_crop", np.bool_),
     ],
     align=True,
 )
@@ -75,7 +75,7 @@ _copy = _external(_library, "my_memcpy", types.void, *[_pointer] * 2, _long)
 _resize_area = _external(_library, "resize", types.void, *[_long] * 11)
 
 
-class JobDecoder(Operation):  # type: ignore[misc]
+class SampleDecoder(Operation):  # type: ignore[misc]
     """FFCV's extension point: carries out the tasks of a batch, which come with the memory for it as the storage state.
 
     That memory belongs to the batch: FFCV's own ring of buffers would have to be copied from, and would be as large as ever.
@@ -161,7 +161,7 @@ def _largest(tasks, mine):  # type: ignore[no-untyped-def]
 def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
     largest = 0
     for i in mine:
-        if tasks[i].quality and tasks[i].stored and _is_sound(tasks[i]):
+        if tasks[i].quality and tasks[i].before_crop and _is_sound(tasks[i]):
             largest = max(largest, _bound(tasks[i].image_width, tasks[i].image_height, _SAMP_420))
         elif tasks[i].quality:
             largest = max(largest, _bound(size, size, _SAMP_420))
@@ -180,10 +180,10 @@ def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore
         _copy(task.address, whole.ctypes.data, task.size)
     elif not _decode(decoder, task.address, task.size, whole):
         return BROKEN
-    if task.quality and task.stored and not _reencode(whole, task.quality, jpeg, decoder, encoder):
+    if task.quality and task.before_crop and not _reencode(whole, task.quality, jpeg, decoder, encoder):
         return BROKEN
     _resize(whole, task, image, filter_)
-    if task.quality and not task.stored and not _reencode(image, task.quality, jpeg, decoder, encoder):
+    if task.quality and not task.before_crop and not _reencode(image, task.quality, jpeg, decoder, encoder):
         return BROKEN
     if task.flip:
         _mirror(image)

@@ -28,9 +28,9 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import TrainingError
 from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.system import available_cpus
-from jpegcurr.training.data.ffcv_kernel import BYTE, GOOD, TASK, JobDecoder
+from jpegcurr.training.data.ffcv_kernel import BYTE, GOOD, TASK, SampleDecoder
 from jpegcurr.training.data.readahead import Readahead
-from jpegcurr.training.data.sampling import JOB, Batch, Indices, View
+from jpegcurr.training.data.sampling import SAMPLE, Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
 BATCHES_AHEAD = 3  # FFCV's default
@@ -44,54 +44,54 @@ class FfcvLoader:
     Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
     """
 
-    def __init__(self, view: View, runtime: Runtime) -> None:
-        self._view = view
+    def __init__(self, sampler: EpochSampler, runtime: Runtime) -> None:
+        self._sampler = sampler
         self._runtime = runtime
         self.replaced = 0
-        self._loader = _Loader(view)
+        self._loader = _Loader(sampler)
         self._loader.compile()
         _kept.append(self._loader)
 
     def __len__(self) -> int:
-        return len(self._view)
+        return len(self._sampler)
 
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """See ``contract.Loader``."""
         self.replaced = 0
-        thread = _Epoch(self._loader, self._view, epoch, first, self._runtime)
+        thread = _Epoch(self._loader, self._sampler, epoch, first, self._runtime)
         try:
             for indices in thread.batches:
                 with torch_threads_kept():  # FFCV's thread sets them when it begins
                     images, status = thread.take()
                 made = self._repaired(epoch, indices, images.numpy(), status)
-                yield self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(self._view.labels(made))
+                yield self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(self._sampler.labels(made))
         finally:
             thread.end()
 
     def _repaired(self, epoch: int, occurrences: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
         """Which samples stand in ``images`` after those that did not decode have had the reference's decision."""
-        samples = self._view.samples(occurrences)
+        indices = self._sampler.indices(occurrences)
         if (status == GOOD).all():
-            return samples
-        made = samples.copy()
+            return indices
+        made = indices.copy()
         for position in np.flatnonzero(status != GOOD):
-            job = self._view.jobs(epoch, occurrences[position : position + 1])[0]
-            made[position] = make_sample(self._view, epoch, job, images[position])
-        self.replaced += int((made != samples).sum())
+            sample = self._sampler.samples(epoch, occurrences[position : position + 1])[0]
+            made[position] = make_sample(self._sampler, epoch, sample, images[position])
+        self.replaced += int((made != indices).sum())
         return made
 
 
 class _Loader(StockLoader):  # type: ignore[misc]
     """FFCV's loader without what its constructor does: Python dictionaries of all samples, 714 MB for ImageNet's."""
 
-    def __init__(self, view: View) -> None:
-        self.batch_size = view.batch
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.batch_size = sampler.batch
         self.batches_ahead = BATCHES_AHEAD
-        self.num_workers = min(max(view.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self.num_workers = min(max(sampler.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self.memory_manager = _NoMemory()
         metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV passes it through; the tasks have all of it
         self.reader = SimpleNamespace(metadata=metadata)
-        spec = PipelineSpec("image", decoder=JobDecoder(view.image.interpolation))
+        spec = PipelineSpec("image", decoder=SampleDecoder(sampler.image.interpolation))
         self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
         self.generate_code()
 
@@ -124,12 +124,12 @@ class _NoMemory(AbstractContextManager[Any]):
 class _Epoch(EpochIterator):  # type: ignore[misc]
     """FFCV's epoch thread, on our tasks; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
 
-    def __init__(self, loader: _Loader, view: View, epoch: int, first: int, runtime: Runtime) -> None:
-        self.batches = view.batches(epoch)[first:]
-        self._view, self._epoch, self._runtime = view, epoch, runtime
+    def __init__(self, loader: _Loader, sampler: EpochSampler, epoch: int, first: int, runtime: Runtime) -> None:
+        self.batches = sampler.batches(epoch)[first:]
+        self._sampler, self._epoch, self._runtime = sampler, epoch, runtime
         self._lanes = loader.num_workers
-        self._jobs = view.jobs_of(epoch, self.batches)
-        self._readahead = Readahead(view, epoch, self.batches)
+        self._samples = sampler.samples_of(epoch, self.batches)
+        self._readahead = Readahead(sampler, epoch, self.batches)
         self._made: deque[torch.Tensor] = deque()
         self._failure: Exception | None = None
         super().__init__(loader, np.concatenate(self.batches) if self.batches else np.empty(0, np.int64))
@@ -145,8 +145,8 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
     def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
         """FFCV's, after settling what is to be decoded from where to where."""
         self._readahead.start(number)
-        tasks = _tasks(self._view, next(self._jobs))
-        size = self._view.size(self._epoch)
+        tasks = _tasks(self._sampler, next(self._samples))
+        size = self._sampler.size(self._epoch)
         images = self._runtime.memory(len(tasks), size, size, 3)
         self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
         result = super().run_pipeline(number, batch_indices, *others)
@@ -177,18 +177,18 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         self._readahead.close()
 
 
-def _tasks(view: View, jobs: np.ndarray) -> np.ndarray:
-    tasks = np.zeros(len(jobs), TASK)
-    for name in JOB.names or ():
-        tasks[name] = jobs[name]
-    for position, member in enumerate(view.members.values()):
-        mine = jobs["member"] == position
-        at, beton = jobs["index"][mine], member.beton
+def _tasks(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
+    tasks = np.zeros(len(samples), TASK)
+    for name in SAMPLE.names or ():
+        tasks[name] = samples[name]
+    for position, variant in enumerate(sampler.variants.values()):
+        mine = samples["variant"] == position
+        at, beton = samples["index"][mine], variant.beton
         tasks["address"][mine] = beton.address + beton.pointers[at]
         tasks["size"][mine] = beton.sizes[at]
         tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[at], beton.widths[at]
         tasks["raw"][mine] = beton.modes[at] != MODE_JPEG
-        tasks["stored"][mine] = member.stored
+        tasks["before_crop"][mine] = variant.before_crop
     return tasks
 
 

@@ -12,7 +12,7 @@ from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.system import available_cpus, available_memory
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.datasets import Datasets
-from jpegcurr.training.data.sampling import Indices, Loader, Member, View
+from jpegcurr.training.data.sampling import EpochSampler, Indices, Loader, Variant
 
 MOST_WORKERS = 16  # unless a recipe names more
 CACHE_SHARE = 0.8  # of the memory that is free, for the operating system to keep files in
@@ -42,10 +42,10 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     world = runtime.world
     workers = loading_workers(world.local_ranks) if recipe.loader.workers == "auto" else recipe.loader.workers
     kind, reason = choose_kind(recipe.loader.kind)
-    members = {name: each.member for name, each in datasets.train.items()}
-    os_cache, cache_reason = choose_cache(recipe, members)
-    train = View(
-        members,
+    variants = {name: each.variant for name, each in datasets.train.items()}
+    os_cache, cache_reason = choose_cache(recipe, variants)
+    train = EpochSampler(
+        variants,
         recipe.image,
         train=True,
         batch=recipe.micro(world.ranks),
@@ -60,18 +60,18 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
         rank=world.rank,
         ranks=world.ranks,
     )
-    seen = partial(View.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
+    seen = partial(EpochSampler.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
     val = {
-        name: open_loader(kind, replace(seen(each.member), rank=world.rank, ranks=world.ranks), runtime)
+        name: open_loader(kind, replace(seen(each.variant), rank=world.rank, ranks=world.ranks), runtime)
         for name, each in datasets.val.items()
     }
     return Loaders(open_loader(kind, train, runtime), train.batches, val, kind, (reason, *cache_reason))
 
 
-def open_loader(kind: str, view: View, runtime: Runtime) -> Loader:
+def open_loader(kind: str, sampler: EpochSampler, runtime: Runtime) -> Loader:
     """Open one loader of ``kind`` ``ffcv`` or ``plain``."""
-    opener: dict[str, Callable[[View, Runtime], Loader]] = {"ffcv": _open_ffcv, "plain": _open_plain}
-    return opener[kind](view, runtime)
+    opener: dict[str, Callable[[EpochSampler, Runtime], Loader]] = {"ffcv": _open_ffcv, "plain": _open_plain}
+    return opener[kind](sampler, runtime)
 
 
 def loading_workers(processes: int = 1) -> int:
@@ -119,7 +119,7 @@ def _imports(module: str) -> bool:
     return True
 
 
-def choose_cache(recipe: Recipe, members: Mapping[str, Member]) -> tuple[bool, tuple[str, ...]]:
+def choose_cache(recipe: Recipe, variants: Mapping[str, Variant]) -> tuple[bool, tuple[str, ...]]:
     """Whether the system's cache keeps what is read, and the sentence that says why if there is one.
 
     Raises:
@@ -130,7 +130,7 @@ def choose_cache(recipe: Recipe, members: Mapping[str, Member]) -> tuple[bool, t
         return True, ()
     if asked is False and not quasi:
         raise RecipeError("loader.os_cache: false needs batch.order: quasi_random; in random order every batch is everywhere.")
-    size, free = sum({each.beton.path: each.beton.file_size for each in members.values()}.values()), available_memory()
+    size, free = sum({each.beton.path: each.beton.file_size for each in variants.values()}.values()), available_memory()
     sizes = f"{size / 1e9:.0f} GB of training files, {free / 1e9:.0f} GB of free memory"
     if asked is False:
         return False, (f"files are read ahead and given back ({sizes})",)
@@ -141,14 +141,14 @@ def choose_cache(recipe: Recipe, members: Mapping[str, Member]) -> tuple[bool, t
     return True, (f"{sizes}: if reading is slow, batch.order=quasi_random reads in long pieces",)
 
 
-def _open_ffcv(view: View, runtime: Runtime) -> Loader:
+def _open_ffcv(sampler: EpochSampler, runtime: Runtime) -> Loader:
     with torch_threads_kept():
         from jpegcurr.training.data.ffcv_loader import FfcvLoader
 
-    return FfcvLoader(view, runtime)
+    return FfcvLoader(sampler, runtime)
 
 
-def _open_plain(view: View, runtime: Runtime) -> Loader:
+def _open_plain(sampler: EpochSampler, runtime: Runtime) -> Loader:
     from jpegcurr.training.data.thread_loader import PlainLoader
 
-    return PlainLoader(view, runtime)
+    return PlainLoader(sampler, runtime)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.training.data.sampling import Indices, View
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.data.sampling import EpochSampler, Indices
+from jpegcurr.training.sample_rng import SampleRng
 
 AHEAD = 3  # batches
 
@@ -20,12 +20,12 @@ AHEAD = 3  # batches
 class Readahead:
     """One epoch's pages; ``start`` is called before each batch is begun. Does nothing where ``view.os_cache`` is set."""
 
-    def __init__(self, view: View, epoch: int, batches: Sequence[Indices]) -> None:
-        self._files = list(dict.fromkeys(member.beton for member in view.members.values()))
+    def __init__(self, sampler: EpochSampler, epoch: int, batches: Sequence[Indices]) -> None:
+        self._files = list(dict.fromkeys(variant.beton for variant in sampler.variants.values()))
         self._wanted = self._left = np.empty((0, 3), np.int64)
         self._asked = self._given = 0
-        if not view.os_cache and len(batches):
-            self._wanted, self._left = _schedule(self._files, *_uses(view, self._files, epoch, batches))
+        if not sampler.os_cache and len(batches):
+            self._wanted, self._left = _schedule(self._files, *_uses(sampler, self._files, epoch, batches))
 
     def start(self, batch: int, kept: int = 1) -> None:
         """Ask for the pages of ``batch`` and the next few; give back what only the batches ``kept`` ago and before needed."""
@@ -46,13 +46,15 @@ class Readahead:
             self._given += 1
 
 
-def _uses(view: View, files: Sequence[Beton], epoch: int, batches: Sequence[Indices]) -> tuple[Indices, Indices, Indices]:
+def _uses(
+    sampler: EpochSampler, files: Sequence[Beton], epoch: int, batches: Sequence[Indices]
+) -> tuple[Indices, Indices, Indices]:
     """Of every sample in order: its batch, file and index. Several members may be of one file."""
     occurrences = np.concatenate(batches)
     numbers = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
-    file_of = np.array([files.index(member.beton) for member in view.members.values()])
-    drawn = view.drawn_members(epoch, Draws(view.seed, epoch, occurrences))
-    return numbers, file_of[drawn], view.samples(occurrences)
+    file_of = np.array([files.index(variant.beton) for variant in sampler.variants.values()])
+    drawn = sampler.drawn_variants(epoch, SampleRng(sampler.seed, epoch, occurrences))
+    return numbers, file_of[drawn], sampler.indices(occurrences)
 
 
 def _schedule(

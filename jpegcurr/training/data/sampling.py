@@ -3,7 +3,7 @@
 A loader yields ``(uint8 [b 3 h w], int64 [b])`` on the runtime's device, has ``len()`` in batches, and ``at(epoch)``. Which
 samples come and in which order is a function of (seed, epoch); which data set, quality, crop and flip a sample gets, of
 (seed, epoch, sample). So the number of workers changes nothing, a resumed run sees what an unbroken one would have, and two
-data sets that differ in quality alone show the same crops of the same images. All of it is settled here, in a ``JOB`` for
+data sets that differ in quality alone show the same crops of the same images. All of it is settled here, in a ``SAMPLE`` for
 every sample; the loaders only carry jobs out.
 """
 
@@ -17,23 +17,23 @@ import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema import ImageSection, Order, Ramp, Reencoded
+from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg, Order, Ramp
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
-from jpegcurr.training.sample_rng import Draws
+from jpegcurr.training.sample_rng import SampleRng
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Indices = NDArray[np.int64]
 
-# One sample to be made: ``member`` is the position in ``View.members``, ``quality`` 0 where nothing is encoded again.
-JOB = np.dtype(
+# One sample to be made: ``variant`` is the position in ``EpochSampler.variants``, ``quality`` 0 where nothing is encoded again.
+SAMPLE = np.dtype(
     [
         ("index", np.int64),
         ("top", np.int32),
         ("left", np.int32),
         ("height", np.int32),
         ("width", np.int32),
-        ("member", np.uint8),
+        ("variant", np.uint8),
         ("quality", np.uint8),
         ("flip", np.bool_),
     ],
@@ -49,20 +49,20 @@ TOGETHER = 2048  # samples whose jobs are drawn at once
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Variant:
     """A beton and what is done to its images when they are loaded, if anything."""
 
     beton: Beton
-    treatment: Reencoded | None = None
+    on_the_fly: OnTheFlyJpeg | None = None
 
     @property
-    def stored(self) -> bool:
+    def before_crop(self) -> bool:
         """Whether whole images are encoded again, before the crop."""
-        return self.treatment is not None and self.treatment.where == "stored"
+        return self.on_the_fly is not None and self.on_the_fly.stage == "before_crop"
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class EpochSampler:
     """How betons are seen: in batches of ``batch``, shuffled and cropped at random if ``train``.
 
     ``members`` hold the same images at different qualities; ``plans`` say which of them an epoch draws from (without plans
@@ -74,7 +74,7 @@ class View:
     stands in the order as ``i + n * len(beton)``, and is another crop.
     """
 
-    members: Mapping[str, Member]
+    variants: Mapping[str, Variant]
     image: ImageSection
     train: bool
     batch: int
@@ -90,14 +90,16 @@ class View:
     ranks: int = 1
 
     @classmethod
-    def of(cls, member: Member, image: ImageSection, *, batch: int, workers: int = 0, os_cache: bool = True) -> "View":
+    def of(
+        cls, variant: Variant, image: ImageSection, *, batch: int, workers: int = 0, os_cache: bool = True
+    ) -> "EpochSampler":
         """One beton as validation sees it."""
-        return cls({"": member}, image, train=False, batch=batch, workers=workers, os_cache=os_cache)
+        return cls({"": variant}, image, train=False, batch=batch, workers=workers, os_cache=os_cache)
 
     @property
     def beton(self) -> Beton:
         """The first of the betons; labels and number of samples are the same in all."""
-        return next(iter(self.members.values())).beton
+        return next(iter(self.variants.values())).beton
 
     def order(self, epoch: int) -> Indices:
         """The occurrences of samples in ``epoch`` that this rank sees, in order."""
@@ -131,7 +133,7 @@ class View:
         order = self.order(epoch)
         return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
 
-    def samples(self, occurrences: Indices) -> Indices:
+    def indices(self, occurrences: Indices) -> Indices:
         """Which samples those are."""
         return occurrences % len(self.beton)
 
@@ -139,66 +141,66 @@ class View:
         """Int64 [n]."""
         return torch.from_numpy(self.beton.labels[indices])
 
-    def jobs(self, epoch: int, indices: Indices) -> np.ndarray:
-        """What is to be made of the occurrences ``indices`` of samples in ``epoch``: a ``JOB`` each."""
-        draws = Draws(self.seed, epoch, indices)
-        jobs = np.zeros(len(indices), JOB)
-        jobs["index"] = self.samples(indices)
-        jobs["member"] = self.drawn_members(epoch, draws)
-        jobs["quality"] = self._qualities(epoch, jobs["member"], draws)
-        heights, widths = self._sizes(jobs)
+    def samples(self, epoch: int, indices: Indices) -> np.ndarray:
+        """What is to be made of the occurrences ``indices`` of samples in ``epoch``: a ``SAMPLE`` each."""
+        rng = SampleRng(self.seed, epoch, indices)
+        samples = np.zeros(len(indices), SAMPLE)
+        samples["index"] = self.indices(indices)
+        samples["variant"] = self.drawn_variants(epoch, rng)
+        samples["quality"] = self._qualities(epoch, samples["variant"], rng)
+        heights, widths = self._sizes(samples)
         if self.train:
-            boxes = random_boxes(heights, widths, self.image, draws, _BOX)
-            jobs["flip"] = draws.uniform(_FLIP) < self.image.hflip
+            boxes = random_boxes(heights, widths, self.image, rng, _BOX)
+            samples["flip"] = rng.uniform(_FLIP) < self.image.hflip
         else:
             boxes = centre_boxes(heights, widths, self.image)
         for name, column in (("top", TOP), ("left", LEFT), ("height", HEIGHT), ("width", WIDTH)):
-            jobs[name] = boxes[:, column]
-        return jobs
+            samples[name] = boxes[:, column]
+        return samples
 
-    def jobs_of(self, epoch: int, batches: Sequence[Indices]) -> Iterator[np.ndarray]:
+    def samples_of(self, epoch: int, batches: Sequence[Indices]) -> Iterator[np.ndarray]:
         """The ``jobs`` of each batch in turn; many are drawn at once, which takes a sixth of the time."""
         together = max(1, TOGETHER // self.batch)
         for first in range(0, len(batches), together):
             some = batches[first : first + together]
-            yield from np.split(self.jobs(epoch, np.concatenate(some)), np.cumsum([len(batch) for batch in some])[:-1])
+            yield from np.split(self.samples(epoch, np.concatenate(some)), np.cumsum([len(batch) for batch in some])[:-1])
 
-    def drawn_members(self, epoch: int, draws: Draws) -> NDArray[np.int64]:
+    def drawn_variants(self, epoch: int, rng: SampleRng) -> NDArray[np.int64]:
         """Which member each sample is taken from in ``epoch``."""
         if not self.plans:
-            return np.zeros(len(draws), np.int64)
+            return np.zeros(len(rng), np.int64)
         shares = self.plans[epoch].shares
-        positions = np.array([list(self.members).index(name) for name, _ in shares])
+        positions = np.array([list(self.variants).index(name) for name, _ in shares])
         bounds = np.cumsum([share for _, share in shares])[:-1]
-        return positions[np.searchsorted(bounds, draws.uniform(_MEMBER), side="right")]
+        return positions[np.searchsorted(bounds, rng.uniform(_MEMBER), side="right")]
 
     def replacement(self, epoch: int, index: int, attempt: int) -> int:
         """The sample that stands in for one that does not decode, at the ``attempt``-th attempt."""
-        draws = Draws(self.seed, epoch, np.array([index]))
-        return int(draws.integer(_REPLACEMENT + attempt, 0, len(self.beton) - 1)[0])
+        rng = SampleRng(self.seed, epoch, np.array([index]))
+        return int(rng.integer(_REPLACEMENT + attempt, 0, len(self.beton) - 1)[0])
 
-    def _qualities(self, epoch: int, members: Indices, draws: Draws) -> Indices:
-        qualities = np.zeros(len(members), np.int64)
-        for position, member in enumerate(self.members.values()):
-            if member.treatment is not None:
-                mine = members == position
-                qualities[mine] = self._quality(member.treatment, epoch, draws)[mine]
+    def _qualities(self, epoch: int, variants: Indices, rng: SampleRng) -> Indices:
+        qualities = np.zeros(len(variants), np.int64)
+        for position, variant in enumerate(self.variants.values()):
+            if variant.on_the_fly is not None:
+                mine = variants == position
+                qualities[mine] = self._quality(variant.on_the_fly, epoch, rng)[mine]
         return qualities
 
-    def _quality(self, treatment: Reencoded, epoch: int, draws: Draws) -> Indices:
-        quality = treatment.quality
+    def _quality(self, on_the_fly: OnTheFlyJpeg, epoch: int, rng: SampleRng) -> Indices:
+        quality = on_the_fly.quality
         if isinstance(quality, tuple):
-            return draws.integer(_QUALITY, *quality)
+            return rng.integer(_QUALITY, *quality)
         if isinstance(quality, Ramp):
             quality = round(quality.at(self.plans[epoch].progress))
-        return np.full(len(draws), quality)
+        return np.full(len(rng), quality)
 
-    def _sizes(self, jobs: np.ndarray) -> tuple[Indices, Indices]:
-        heights, widths = np.empty(len(jobs), np.int64), np.empty(len(jobs), np.int64)
-        for position, member in enumerate(self.members.values()):
-            mine = jobs["member"] == position
-            indices = jobs["index"][mine]
-            heights[mine], widths[mine] = member.beton.heights[indices], member.beton.widths[indices]
+    def _sizes(self, samples: np.ndarray) -> tuple[Indices, Indices]:
+        heights, widths = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
+        for position, variant in enumerate(self.variants.values()):
+            mine = samples["variant"] == position
+            indices = samples["index"][mine]
+            heights[mine], widths[mine] = variant.beton.heights[indices], variant.beton.widths[indices]
         return np.maximum(heights, 1), np.maximum(widths, 1)  # damaged metadata, which decoders refuse
 
 
@@ -217,10 +219,10 @@ class Loader(Protocol):
         ...
 
 
-def _repeated(samples: Indices, times: int) -> Indices:
+def _repeated(indices: Indices, times: int) -> Indices:
     """Each of the first so many samples ``times`` over, as many in all: the n-th time as ``sample + n * len(samples)``."""
-    count = len(samples)
-    distinct = samples[: ceil(count / times), None] + count * np.arange(times)
+    count = len(indices)
+    distinct = indices[: ceil(count / times), None] + count * np.arange(times)
     return distinct.reshape(-1)[:count]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.readahead import Readahead
-from jpegcurr.training.data.sampling import Batch, Indices, View
+from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
 AHEAD = 3  # batches under way, the one that is waited for included
@@ -28,33 +28,33 @@ class PlainLoader:
     Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
     """
 
-    def __init__(self, view: View, runtime: Runtime) -> None:
-        self._view = view
+    def __init__(self, sampler: EpochSampler, runtime: Runtime) -> None:
+        self._sampler = sampler
         self._runtime = runtime
         self.replaced = 0
 
     def __len__(self) -> int:
-        return len(self._view)
+        return len(self._sampler)
 
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """See ``contract.Loader``."""
         self.replaced = 0
-        if not self._view.workers:
+        if not self._sampler.workers:
             yield from self._batches(epoch, first, lambda task: task)
             return
-        pool = ThreadPoolExecutor(self._view.workers, thread_name_prefix="load")
+        pool = ThreadPoolExecutor(self._sampler.workers, thread_name_prefix="load")
         try:
             yield from self._batches(epoch, first, lambda task: pool.submit(task).result)
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _batches(self, epoch: int, first: int, begin: "Callable[[_Task], _Task]") -> Iterator[Batch]:
-        batches = self._view.batches(epoch)[first:]
+        batches = self._sampler.batches(epoch)[first:]
         pending: deque[_Pending] = deque()
-        with closing(Readahead(self._view, epoch, batches)) as readahead:
-            for number, jobs in enumerate(self._view.jobs_of(epoch, batches)):
+        with closing(Readahead(self._sampler, epoch, batches)) as readahead:
+            for number, samples in enumerate(self._sampler.samples_of(epoch, batches)):
                 readahead.start(number, kept=AHEAD)
-                pending.append(_Pending(self._view, epoch, jobs, self._runtime, begin))
+                pending.append(_Pending(self._sampler, epoch, samples, self._runtime, begin))
                 if len(pending) == AHEAD:
                     yield self._finished(pending.popleft())
             while pending:
@@ -64,7 +64,7 @@ class PlainLoader:
         made = pending.made()
         self.replaced += int((made != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
-        return images, self._runtime.upload(self._view.labels(made))
+        return images, self._runtime.upload(self._sampler.labels(made))
 
 
 _Task = Callable[[], list[int]]
@@ -73,18 +73,20 @@ _Task = Callable[[], list[int]]
 class _Pending:
     """A batch whose pieces are begun."""
 
-    def __init__(self, view: View, epoch: int, jobs: np.ndarray, runtime: Runtime, begin: Callable[[_Task], _Task]) -> None:
-        self.indices: Indices = jobs["index"]
-        size = view.size(epoch)
-        self.images = runtime.memory(len(jobs), size, size, 3)
+    def __init__(
+        self, sampler: EpochSampler, epoch: int, samples: np.ndarray, runtime: Runtime, begin: Callable[[_Task], _Task]
+    ) -> None:
+        self.indices: Indices = samples["index"]
+        size = sampler.size(epoch)
+        self.images = runtime.memory(len(samples), size, size, 3)
         out = self.images.numpy()
-        pieces = [slice(start, start + PIECE) for start in range(0, len(jobs), PIECE)]
-        self._tasks = [begin(partial(_make, view, epoch, jobs[piece], out[piece])) for piece in pieces]
+        pieces = [slice(start, start + PIECE) for start in range(0, len(samples), PIECE)]
+        self._tasks = [begin(partial(_make, sampler, epoch, samples[piece], out[piece])) for piece in pieces]
 
     def made(self) -> Indices:
         """Wait; returns the indices of the samples that stand in ``images``."""
         return np.array([index for task in self._tasks for index in task()], np.int64)
 
 
-def _make(view: View, epoch: int, jobs: np.ndarray, out: Pixels) -> list[int]:
-    return [make_sample(view, epoch, job, image) for job, image in zip(jobs, out, strict=True)]
+def _make(sampler: EpochSampler, epoch: int, samples: np.ndarray, out: Pixels) -> list[int]:
+    return [make_sample(sampler, epoch, sample, image) for sample, image in zip(samples, out, strict=True)]

@@ -15,7 +15,7 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, centre_boxes
-from jpegcurr.training.data.sampling import Member, View
+from jpegcurr.training.data.sampling import EpochSampler, Variant
 
 
 def centre_view(pixels: Pixels, image: ImageSection) -> torch.Tensor:
@@ -26,23 +26,23 @@ def centre_view(pixels: Pixels, image: ImageSection) -> torch.Tensor:
     return torch.from_numpy(resized(part, image.size, image.interpolation)).permute(2, 0, 1)
 
 
-def render(view: View, job: np.void, size: int) -> Pixels:
+def render(sampler: EpochSampler, sample: np.void, size: int) -> Pixels:
     """Make one sample, RGB uint8 [size size 3]; raises ImageError, with its name, if it does not decode."""
-    member = list(view.members.values())[job["member"]]
-    quality = int(job["quality"])
-    stored = quality > 0 and member.stored
-    index = int(job["index"])
-    pixels = _read_at(member, index, quality) if stored else read_pixels(member.beton, index, scratch=True)
-    part = pixels[job["top"] : job["top"] + job["height"], job["left"] : job["left"] + job["width"]]
-    seen = resized(part, size, view.image.interpolation)
+    variant = list(sampler.variants.values())[sample["variant"]]
+    quality = int(sample["quality"])
+    stored = quality > 0 and variant.before_crop
+    index = int(sample["index"])
+    pixels = _read_at(variant, index, quality) if stored else read_pixels(variant.beton, index, scratch=True)
+    part = pixels[sample["top"] : sample["top"] + sample["height"], sample["left"] : sample["left"] + sample["width"]]
+    seen = resized(part, size, sampler.image.interpolation)
     if quality and not stored:
         seen = decode_rgb(encode_rgb(seen, quality))
-    return np.asarray(cv2.flip(seen, 1), np.uint8) if job["flip"] else seen  # a third of what NumPy takes
+    return np.asarray(cv2.flip(seen, 1), np.uint8) if sample["flip"] else seen  # a third of what NumPy takes
 
 
-def _read_at(member: Member, index: int, quality: int) -> Pixels:
+def _read_at(variant: Variant, index: int, quality: int) -> Pixels:
     """The pixels of a beton encoded at ``quality`` from this one."""
-    beton = member.beton
+    beton = variant.beton
     try:
         if beton.modes[index] != MODE_JPEG:
             return decode_rgb(encode_rgb(read_pixels(beton, index), quality))
@@ -74,7 +74,7 @@ def resized(part: Pixels, size: int, interpolation: Interpolation) -> Pixels:
 ATTEMPTS = 10
 
 
-def make_sample(view: View, epoch: int, job: np.void, out: Pixels) -> int:
+def make_sample(sampler: EpochSampler, epoch: int, sample: np.void, out: Pixels) -> int:
     """Make one sample into ``out``, uint8 [size size 3]; returns the index of the sample that stands there.
 
     That is another than ``job``'s where its own does not decode and ``view.skip_broken`` is set: which one is a function of
@@ -84,21 +84,21 @@ def make_sample(view: View, epoch: int, job: np.void, out: Pixels) -> int:
         ImageError: the sample does not decode, nor, where they were allowed, do ten others drawn for it.
     """
     try:
-        out[:] = render(view, job, len(out))
-        return int(job["index"])
+        out[:] = render(sampler, sample, len(out))
+        return int(sample["index"])
     except ImageError as error:
-        if not view.train:
+        if not sampler.train:
             raise ImageError(f"{error}. Make the file again.") from None
-        if not view.skip_broken:
+        if not sampler.skip_broken:
             raise ImageError(f"{error}. Make the file again, or replace what is broken: --set loader.on_error=skip.") from None
-        return _replaced(view, epoch, int(job["index"]), out, error)
+        return _replaced(sampler, epoch, int(sample["index"]), out, error)
 
 
-def _replaced(view: View, epoch: int, index: int, out: Pixels, first: ImageError) -> int:
+def _replaced(sampler: EpochSampler, epoch: int, index: int, out: Pixels, first: ImageError) -> int:
     for attempt in range(ATTEMPTS):
-        other = view.replacement(epoch, index, attempt)
+        other = sampler.replacement(epoch, index, attempt)
         try:
-            out[:] = render(view, view.jobs(epoch, np.array([other]))[0], len(out))
+            out[:] = render(sampler, sampler.samples(epoch, np.array([other]))[0], len(out))
         except ImageError:
             continue
         return other
