@@ -1,17 +1,28 @@
 """Fixtures: the data set and a run, made once, and an empty folder for every test."""
 
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from forked import python_at
 from samples import encode_all, tiny_recipe, write_photos
 
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.train import train
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Provide ``forked.PYTHON``, one for all processes of pytest-xdist."""
+    if "JPEGCURR_FORKED_PYTHON" not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        os.environ["JPEGCURR_FORKED_PYTHON"] = str(python_at(folder))
+        config.add_cleanup(lambda: shutil.rmtree(folder))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

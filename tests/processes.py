@@ -1,74 +1,66 @@
-"""Processes that train together, forked from one that has torch imported: each is there in a tenth of a second."""
+"""Processes that train together, and signals sent to them."""
 
-import multiprocessing
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from forked import PYTHON
 
 
 class Group:
-    """``jpegcurr`` with ``words``, in as many processes, as torchrun would start them; what they say is in ``said``."""
+    """``jpegcurr`` with the arguments ``words``, in as many processes as torchrun would start; ``said`` is their output."""
 
     def __init__(self, words: list[str], ranks: int = 2) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["jpegcurr.training.train", "jpegcurr.training.data.thread_loader", "jpegcurr.cli.train"]
-        )
         port = _free_port()
         self._files = [Path(f"said{rank}.txt").absolute() for rank in range(ranks)]
-        self._processes = [
-            context.Process(target=_work, args=(rank, ranks, port, file, words)) for rank, file in enumerate(self._files)
-        ]
-        for process in self._processes:
-            process.start()
+        self._processes = []
+        for rank, file in enumerate(self._files):
+            group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+            variables = {name: str(number) for name, number in group.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            variables |= {"OMP_NUM_THREADS": "1"} if ranks > 1 else {}
+            with file.open("w") as said:
+                command = [PYTHON, "-m", "jpegcurr", *words]
+                process = subprocess.Popen(command, env=os.environ | variables, stdout=said, stderr=said)
+            self._processes.append(process)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         for process in self._processes:
             process.kill()
 
     def terminate(self) -> None:
-        """SIGTERM, as torchrun passes it on."""
+        """Send SIGTERM, as torchrun passes it on."""
         for process in self._processes:
             process.terminate()
 
     def ended(self, seconds: float = 120) -> list[int | None]:
-        """Wait for all; their exit codes, None for one that is still there."""
-        for process in self._processes:
-            process.join(seconds)
-        codes = [process.exitcode for process in self._processes]
-        for process in self._processes:
-            process.kill()
+        """Wait for all; return their exit codes, None for one that is still there."""
+        end = time.monotonic() + seconds
+        codes = [_exit_code(process, end - time.monotonic()) for process in self._processes]
+        self.kill()
         return codes
 
     @property
     def said(self) -> list[str]:
-        """Lines, by whoever."""
+        """Lines of output, process by process."""
         return [line for file in self._files if file.exists() for line in file.read_text().splitlines()]
 
 
+def _exit_code(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(max(seconds, 0))
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _work(rank: int, ranks: int, port: int, file: Path, words: list[str]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with file.open("w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    if ranks > 1:
-        torch.set_num_threads(1)
-    from jpegcurr.cli import main
-
-    main(words)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def soon(there: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
