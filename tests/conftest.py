@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -18,7 +19,12 @@ from jpegcurr.training.train import train
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Provide ``forked.PYTHON``, one for all processes of pytest-xdist."""
+    """Provide ``forked.PYTHON``, one for all processes of pytest-xdist; let Ctrl-C reach the processes that tests start.
+
+    A shell has the commands that it starts in the background ignore SIGINT, and their children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "JPEGCURR_FORKED_PYTHON" not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="forked-"))
         os.environ["JPEGCURR_FORKED_PYTHON"] = str(python_at(folder))

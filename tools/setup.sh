@@ -1,5 +1,6 @@
-# Sourced by tools/demo and tools/test: makes .venv with the locked packages and puts it on PATH. Quick when nothing changed.
-# Installs what is missing: uv with pip, and, as root or with sudo, the headers from which FFCV is built (Debian, Ubuntu).
+# Sourced by tools/demo and tools/test: creates .venv with the locked packages and puts it on PATH. Quick when nothing changed.
+# Installs what is missing: uv with pip, and, as root or with sudo, Debian's or Ubuntu's packages: the headers from which FFCV is
+# built and, where need_browser is called, Chromium for the tests of pages.
 
 say() { if [ -t 2 ]; then printf '\033[1m%s\033[0m\n' "$*" >&2; else printf '%s\n' "$*" >&2; fi; }
 
@@ -10,7 +11,9 @@ as_root() {
 install_packages() {
     command -v apt-get >/dev/null || return 1
     say "Installing $*"
-    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    local wait=(-o DPkg::Lock::Timeout=300)  # another apt may be at work on a new machine
+    as_root apt-get update -qq "${wait[@]}" &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${wait[@]}" --no-install-recommends "$@" >/dev/null
 }
 
 python_fits() { python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -45,21 +48,27 @@ without_ffcv() { awk '/^[^ ]/ { skip = /^ffcv==/ } !skip' tools/requirements.loc
 sync() { VIRTUAL_ENV="$PWD/.venv" uv pip sync -q --require-hashes "$1"; }
 
 need_environment() {
-    local reduced
+    local reduced=""
     if [ -f .venv/.complete ] && [ .venv/.complete -nt tools/requirements.lock ] && [ .venv/.complete -nt pyproject.toml ]; then
-        return
+        if ! grep -q "without ffcv" .venv/.complete || ! can_build_ffcv; then return; fi  # else its headers have come since
     fi
     say "Installing the locked packages into .venv (some gigabytes: torch brings CUDA)"
     uv venv -q --allow-existing --python "$(command -v python3)" .venv
     if ! need_headers || ! sync tools/requirements.lock; then
-        say "FFCV is left out and the plain loader used: FFCV needs g++, pkg-config, and OpenCV 4's, libturbojpeg's and Python's headers."
+        say "FFCV is not installed, so the plain loader is used: FFCV needs g++, pkg-config, and the headers of OpenCV 4, libturbojpeg and Python."
         reduced=$(mktemp --suffix .txt)
         without_ffcv >"$reduced"
         sync "$reduced"
         rm "$reduced"
     fi
     VIRTUAL_ENV="$PWD/.venv" uv pip install -q --no-deps -e .
-    touch .venv/.complete
+    echo "complete${reduced:+, without ffcv}" >.venv/.complete
+}
+
+# Where none can be installed, the tests that need one are skipped, and say so.
+need_browser() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+        install_packages chromium || say "There is no Chromium, and it cannot be installed: the tests of pages are skipped."
 }
 
 need_python
