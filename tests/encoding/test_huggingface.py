@@ -52,7 +52,7 @@ def test_splits_keys_and_the_data_sets_own_classes() -> None:
     assert contents(val) == {"0-0.jpg": ("akita", image(0))}
     assert all(train.store.read(item) == image(row) for row, item in enumerate(train.items))
     assert train.items.sizes.tolist() == [len(image(row)) for row in range(11)]
-    assert train.store.where(train.items[10]) == "hf:d, split train, row 10"
+    assert train.store.locate(train.items[10]) == "hf:d, split train, row 10"
 
 
 def test_a_data_set_without_splits_is_one() -> None:

@@ -356,8 +356,8 @@ def test_the_store_goes_to_other_processes_and_says_where_an_image_lies() -> Non
     for source in (train, val):
         store = pickle.loads(pickle.dumps(source.store))  # noqa: S301
         assert [store.read(item) for item in source.items] == list(contents(source).values())
-    assert train.store.where(train.items[0]) == f"d/{TRAIN}: n01440764/n01440764_0.JPEG"
-    assert val.store.where(val.items[0]) == f"d/{VAL}: {Path(val.items[0].key).name}", "which lies in no folder there"
+    assert train.store.locate(train.items[0]) == f"d/{TRAIN}: n01440764/n01440764_0.JPEG"
+    assert val.store.locate(val.items[0]) == f"d/{VAL}: {Path(val.items[0].key).name}", "which lies in no folder there"
 
 
 def test_an_archive_that_shrinks_or_goes_stops_the_run() -> None:

@@ -8,7 +8,7 @@ import pytest
 from imagenet import tar
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.sources.tar_index import BLOCK, Member, members
+from jpegcurr.encoding.sources.tar_index import BLOCK, Member, read_members
 from jpegcurr.errors import SourceError
 
 
@@ -23,7 +23,7 @@ def contents() -> dict[str, bytes]:
 
 
 def index(data: bytes, start: int = 0, end: int | None = None) -> list[Member]:
-    return list(members(io.BytesIO(data), "x.tar", start, end))
+    return list(read_members(io.BytesIO(data), "x.tar", start, end))
 
 
 def unpacked(data: bytes, start: int = 0, end: int | None = None) -> dict[str, bytes]:
@@ -52,7 +52,7 @@ def test_the_file_may_be_moved_between_members() -> None:
     data = tar(contents())
     file = io.BytesIO(data)
     found = {}
-    for each in members(file, "x.tar"):
+    for each in read_members(file, "x.tar"):
         file.seek(each.offset)
         found[each.name] = file.read(each.size)
         file.seek(0)
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_members() -> None:
     def peak(count: int) -> int:
         file = io.BytesIO(tar({f"{number:06}.jpg": b"" for number in range(count)}, tarfile.USTAR_FORMAT))
         tracemalloc.start()
-        assert sum(1 for _ in members(file, "x.tar")) == count
+        assert sum(1 for _ in read_members(file, "x.tar")) == count
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most

@@ -43,7 +43,7 @@ def test_a_shard_is_read_in_place() -> None:
         "dogs-000/b/2.jpg": ("pug", image(0)),
     }
     assert source.items.sizes.tolist() == [len(image(number)) for number in (1, 2, 0)]
-    assert source.store.where(source.items[0]) == "dogs-000.tar: a/1.jpg"
+    assert source.store.locate(source.items[0]) == "dogs-000.tar: a/1.jpg"
     again = pickle.loads(pickle.dumps(source.store))  # noqa: S301
     assert again.read(source.items[2]) == image(0)
 

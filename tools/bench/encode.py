@@ -258,7 +258,7 @@ class PillowDataset:
 
 def open_contenders(folder: Path, workers: int, stack: ExitStack) -> list[Contender]:
     """All contenders that can run here; ``stack`` closes their processes and threads."""
-    files = [(Path(source.store.where(item)), item.label) for source in open_sources(folder) for item in source.items]
+    files = [(Path(source.store.locate(item)), item.label) for source in open_sources(folder) for item in source.items]
     paths = [path for path, _ in files]
     jpegs, largest = load_jpegs(paths)
     half, ladder = EncodeSpec(QUALITY), [EncodeSpec(quality) for quality in LADDER]
