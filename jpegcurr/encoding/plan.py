@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jpegcurr.encoding.beton.format import page_size_for
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec
 from jpegcurr.encoding.resume import create_partial_files, output_files, refuse_interrupted, resolve_output
 from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.errors import SourceError, UsageError
@@ -44,7 +44,7 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         classes=source.classes,
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
-        versions=library_versions(),
+        versions=library_versions(LIBRARIES),
     )
 
 

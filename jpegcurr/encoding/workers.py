@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.jpeg.codec import Encoded, EncodeSpec, reencode
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.sources.base import Item, Store
 from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, UsageError
 from jpegcurr.system import available_cpus, library_versions
@@ -141,10 +141,10 @@ def _check_dask_workers(client: Any, address: str) -> None:
     except TimeoutError:
         raise UsageError(f"The Dask cluster at {address} has no workers. Start some: dask worker {address}.") from None
     try:
-        versions_by_worker = client.run(library_versions)
+        versions_by_worker = client.run(library_versions, LIBRARIES)
     except Exception as error:  # a missing package surfaces as many kinds of exception, of distributed and of the worker
         raise UsageError(f"The workers at {address} cannot run jpegcurr: {error}. Install the same version there.") from None
-    ours = library_versions()
+    ours = library_versions(LIBRARIES)
     for worker, theirs in versions_by_worker.items():
         name = next((name for name in ours if theirs[name] != ours[name]), None)
         if name is not None:

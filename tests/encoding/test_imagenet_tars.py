@@ -202,7 +202,7 @@ def test_positions_are_those_of_the_sorted_classes_of_train() -> None:
     put("d/val.txt", positions())
     assert keys(open_imagenet(ROOT, Path("d/val.txt"))[1]) == VAL_KEYS
     Path(f"d/{TRAIN}").unlink()
-    with pytest.raises(SourceError, match=rf"d/val.txt gives classes as positions .* {TRAIN} is needed beside"):
+    with pytest.raises(SourceError, match=rf"d/val.txt gives classes as positions .* {TRAIN}, beside"):
         open_imagenet(ROOT, Path("d/val.txt"))
 
 
@@ -283,7 +283,7 @@ def test_a_devkit_that_cannot_be_read_is_reported() -> None:
         ({TRAIN: tar({"a.tar": gzip.compress(tar(val_files()))})}, f"d/{TRAIN}: a.tar is compressed .gzip."),
         ({TRAIN: b"x" * 2048}, f"d/{TRAIN} is not a tar archive"),
         ({TRAIN: b""}, f"d/{TRAIN} is empty"),
-        ({VAL: tar(val_files())}, f"Nothing tells the classes of the images in d/{VAL}. Put {DEVKIT}.tar.gz or"),
+        ({VAL: tar(val_files())}, f"The classes of the images in d/{VAL} are unknown. Put {DEVKIT}.tar.gz or"),
         ({VAL: tar({}), "val.txt": b"a.jpg n1"}, f"d/{VAL} holds no images"),
         (
             {VAL: tar({"a/1.jpg": b"1", "b/1.jpg": b"1"}), "val.txt": b"1.jpg n1"},

@@ -22,6 +22,9 @@ from jpegcurr.encoding.jpeg.header import JpegHeader, read_jpeg_header
 from jpegcurr.encoding.jpeg.pillow import PillowImage, Pixels, max_pixels, open_with_pillow, read_orientation
 from jpegcurr.errors import ImageError, UsageError
 
+# The packages that decide the bytes of an output; their versions are recorded and compared by --resume and with Dask.
+LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+
 Quality = int | Literal["source"]
 Subsampling = Literal["420", "422", "444", "keep"]
 Filter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]

@@ -207,7 +207,7 @@ def _labels(where: str, dataset: Any, column: str, numbers: ClassNumbers) -> NDA
     largest = 0 if _is_text(feature) else max(value or 0 for value in values)
     if largest >= MOST_CLASSES:
         raise SourceError(
-            f"{where}: {column} has values up to {largest}, which are ids and not labels. Rename the column of labels to label."
+            f"{where}: {column} has values up to {largest}, which are ids, not labels. Labels must be below {MOST_CLASSES}."
         )
     if (labels >= 0).any() and (labels < 0).any():
         raise SourceError(f"{where}, row {np.argmin(labels)} has no label in {column}, but other rows have. Add it.")
