@@ -64,9 +64,7 @@ def _memory_left() -> int:
     return 1 << 62
 
 
-def library_versions(
-    names: Iterable[str] = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
-) -> dict[str, str]:
+def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Installed versions by distribution name; ``absent`` where there is none."""
     return {name: _version(name) for name in names}
 

@@ -1,4 +1,4 @@
-"""What the tests are made of: real photographs that scikit-image ships, as JPEGs of the layouts found in the wild."""
+"""Samples for the tests: real photographs that scikit-image ships, as JPEGs of the layouts that are in use."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ from jpegcurr.recipe.schema import Recipe
 TOOLS = Path(__file__).parent.parent / "tools"
 PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "grass": "grass.png"}
 CROPS = {"train": 12, "val": 4}
-# What Pillow is told for the JPEGs of the data set, in turn.
+# Pillow's options for the JPEGs of the data set, in turn.
 LAYOUTS: tuple[dict[str, object], ...] = (
     {"quality": 96, "subsampling": "4:4:4"},
     {"quality": 92, "subsampling": "4:2:0"},
@@ -59,18 +59,18 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
 
 
 def scan(data: bytes) -> bytes:
-    """The entropy-coded data: what follows the start-of-scan header of a baseline JPEG."""
+    """Return the entropy-coded data behind the start-of-scan header of a baseline JPEG."""
     start = data.index(b"\xff\xda")
     return data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
 
 
 def image(number: int) -> bytes:
-    """A JPEG of 40 by 30 pixels, another for each number."""
+    """Return a JPEG of 40 by 30 pixels, a different one for every number."""
     return jpeg(photograph("coffee").crop((number, 0, number + 40, 30)))
 
 
 class Photographs:
-    """Five images with labels, as FFCV's writer takes them."""
+    """Five labelled images, in the form that FFCV's writer takes."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return np.asarray(photograph("cat").crop((index, 0, index + 80, 60 + index))), index * 3
@@ -79,7 +79,7 @@ class Photographs:
         return 5
 
 
-# Either loader; FFCV and numba warn, of what is not ours.
+# Both loaders; FFCV and numba emit warnings about their own code.
 FFCV = (pytest.mark.ffcv, pytest.mark.filterwarnings("ignore"))
 LOADERS = ("plain", pytest.param("ffcv", marks=FFCV))
 
@@ -87,7 +87,7 @@ LOADERS = ("plain", pytest.param("ffcv", marks=FFCV))
 def write_beton(
     path: Path, samples: Sequence[tuple[Any, ...]], capacity: int | None = None, page_size: int = DEFAULT_PAGE_SIZE
 ) -> Path:
-    """``samples`` are what ``BetonWriter.append`` takes."""
+    """Write a beton; ``samples`` are the arguments of ``BetonWriter.append``."""
     with BetonWriter(path, capacity or len(samples), page_size) as writer:
         for sample in samples:
             writer.append(*sample)
@@ -96,7 +96,7 @@ def write_beton(
 
 
 def write_photos(root: Path) -> None:
-    """``root/{train,val}/<class>/NN.jpg``: crops of 64 to 160 pixels a side; the last of each class is grey."""
+    """Write ``root/{train,val}/<class>/NN.jpg``: crops with sides of 64 to 160 pixels; the last of every class is grey."""
     random = np.random.default_rng(0)
     for label in PHOTOGRAPHS:
         whole = photograph(label)
@@ -119,17 +119,17 @@ def encode_all(root: str | Path, out: Path, qualities: Sequence[Quality], thread
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of the bytes of every file."""
+    """Return the SHA-256 of every file, by name."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def contents(source: Source) -> dict[str, tuple[str, bytes]]:
-    """Class and bytes of every key."""
+    """Return class and bytes of every key."""
     return {item.key: (source.classes[item.label], source.store.read(item)) for item in source.items}
 
 
 def tiny_tree(betons: Path) -> dict[str, Any]:
-    """A recipe that trains the smallest ConvNeXt for four epochs, two on clean and two on q50."""
+    """Return a recipe that trains the smallest ConvNeXt for four epochs, two on clean and two on q50."""
 
     def data(file: str, quality: Quality) -> dict[str, object]:
         paths = {split: str(betons / f"{split}-{file}.beton") for split in ("train", "val")}
@@ -149,7 +149,7 @@ def tiny_tree(betons: Path) -> dict[str, Any]:
 
 
 def tiny_recipe(betons: Path, folder: Path, *overrides: str) -> Recipe:
-    """``tiny_tree`` as a recipe, with overrides as after ``--set``; without a data set that they leave unused."""
+    """Load ``tiny_tree`` as a recipe, with overrides as after ``--set``, without the data set that these leave unused."""
     path, tree = folder / "tiny.yaml", tiny_tree(betons)
     path.write_text(json.dumps(tree))  # JSON is YAML
     try:
@@ -164,7 +164,7 @@ def tiny_recipe(betons: Path, folder: Path, *overrides: str) -> Recipe:
 
 
 def tool_module(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
-    """A script of ``tools/``, as a module of which things can be replaced."""
+    """Import a script of ``tools/`` as a module, whose names can be patched."""
     patch.setattr(sys, "dont_write_bytecode", True)
     patch.syspath_prepend(str((TOOLS / name).parent))
     name, path = Path(name).stem, str(TOOLS / name)
@@ -172,6 +172,6 @@ def tool_module(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    patch.setitem(sys.modules, name, module)  # dataclasses ask for it
+    patch.setitem(sys.modules, name, module)  # dataclasses look it up
     spec.loader.exec_module(module)
     return module

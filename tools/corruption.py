@@ -1,4 +1,4 @@
-"""Small valid images and betons of every kind, and what can happen to them on the way."""
+"""Corrupted inputs for tools/fuzz: small valid images and betons of every kind, and mutations of them."""
 
 import re
 import struct
@@ -25,20 +25,20 @@ from jpegcurr.encoding.workers import open_executor
 
 Kind = Literal["image", "beton", "verify"]
 SHARES: dict[Kind, float] = {"image": 0.8, "beton": 0.15, "verify": 0.05}
-# One too many for something.
+# Values beyond the limit of some integer type or size.
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFDC, 0xFFFF)
 NUMBERS += (0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**63, 2**64 - 24)
 
 
 def picture() -> Image.Image:
-    """37x29 pixels: a slope and some noise, so that coefficients of all sizes occur."""
+    """Return 37x29 pixels of a slope with some noise, so that coefficients of all sizes occur."""
     down, across = np.mgrid[0:29, 0:37]
     slope = np.stack([down * 8, across * 6, (down + across) * 3], 2)
     return Image.fromarray((slope + np.random.default_rng(0).integers(0, 24, slope.shape)).astype(np.uint8))
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """A file's bytes, by Pillow."""
+    """Return a file's bytes, written by Pillow."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -46,7 +46,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 @cache
 def images() -> dict[str, bytes]:
-    """Small valid images of the kinds that Pillow reads, by name."""
+    """Return small valid images of the kinds that Pillow reads, by name."""
     whole = picture()
     palette, alpha = whole.quantize(32), whole.convert("RGBA")
     alpha.putalpha(whole.getchannel(0))
@@ -55,8 +55,8 @@ def images() -> dict[str, bytes]:
     layouts = {name: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("411", "420", "422", "440", "444")}
     deep = (np.asarray(whole).astype(np.uint16) << 8) + 7
     factor = cv2.IMWRITE_JPEG_SAMPLING_FACTOR
-    found = {f"jpeg {name}": by_opencv(np.asarray(whole), ".jpg", factor, code) for name, code in layouts.items()}
-    found |= {
+    corpus = {f"jpeg {name}": by_opencv(np.asarray(whole), ".jpg", factor, code) for name, code in layouts.items()}
+    corpus |= {
         "jpeg progressive": saved(whole, "JPEG", progressive=True, quality=80),
         "jpeg restarts": by_opencv(np.asarray(whole), ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
         "jpeg grey": saved(whole.convert("L"), "JPEG"),
@@ -88,18 +88,18 @@ def images() -> dict[str, bytes]:
     }
     for kind, feature in (("AVIF", "avif"), ("JPEG2000", "jpg_2000")):
         if features.check(feature):
-            found[kind.lower()] = saved(whole, kind, exif=exif)
-    return found
+            corpus[kind.lower()] = saved(whole, kind, exif=exif)
+    return corpus
 
 
 def by_opencv(pixels: np.ndarray, suffix: str, *options: int) -> bytes:
-    """A file's bytes, of a kind that Pillow cannot write."""
+    """Return a file's bytes, written by OpenCV, in a format that Pillow cannot write."""
     return cv2.imencode(suffix, pixels, options)[1].tobytes()
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A beton of ours, and what stands beside it."""
+    """A beton that jpegcurr wrote, with its manifest and its items."""
 
     beton: bytes
     manifest: bytes
@@ -108,7 +108,7 @@ class Encoded:
 
 @cache
 def encoded() -> Encoded:
-    """Five small images, one of which fails, by the encoder itself."""
+    """Encode five small images, one of which fails."""
     with TemporaryDirectory(prefix="fuzz-") as folder:
         root = Path(folder)
         for number, name in enumerate(("jpeg 420", "jpeg grey", "png", "jpeg EXIF", "jpeg 444")):
@@ -125,7 +125,7 @@ def encoded() -> Encoded:
 
 @cache
 def betons() -> dict[str, bytes]:
-    """Small valid betons by name: ours, and some as FFCV might write them."""
+    """Return small valid betons by name: jpegcurr's, and some as FFCV might write them."""
     raw, jpeg = (1, np.asarray(picture()).tobytes()), (0, images()["jpeg 420"])
     return {
         "ours": encoded().beton,
@@ -136,7 +136,7 @@ def betons() -> dict[str, bytes]:
 
 
 def by_hand(kinds: Sequence[int], samples: Sequence[tuple[int, bytes]]) -> bytes:
-    """A beton of fields of FFCV's types 0 (float), 1 (int) and 2 (image) that holds (mode, payload) samples of 37x29."""
+    """Build a beton with fields of FFCV's types 0 (float), 1 (int) and 2 (image) from (mode, payload) samples of 37x29."""
     image = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "<u8")])
     types = {0: np.dtype("<f8"), 1: np.dtype("<i8"), 2: image}
     records = np.zeros(len(samples), np.dtype([(f"f{i}", types[kind]) for i, kind in enumerate(kinds)], align=True))
@@ -155,43 +155,43 @@ Mutator = Callable[[bytearray, Random, Sequence[bytes]], bytearray]
 
 
 def flip_bits(data: bytearray, random: Random, _others: Sequence[bytes]) -> bytearray:
-    """One to eight of them."""
+    """Flip one to eight bits."""
     for _ in range(random.randint(1, 8)):
         data[random.randrange(len(data))] ^= 1 << random.randrange(8)
     return data
 
 
 def overwrite(data: bytearray, random: Random, _others: Sequence[bytes]) -> bytearray:
-    """1, 2, 4 or 8 bytes anywhere, by a number that is one too many for something."""
+    """Overwrite 1, 2, 4 or 8 bytes anywhere with an extreme or a neighbouring number."""
     return put(data, random.randrange(len(data)), random.choice(("B", ">H", "<H", ">I", "<I", "<Q")), random)
 
 
 def edit_length(data: bytearray, random: Random, _others: Sequence[bytes]) -> bytearray:
-    """One field that says how long, wide or where something is."""
+    """Change one field that holds a length, a size or a position."""
     fields = length_fields(bytes(data))
     return put(data, *random.choice(fields), random) if fields else data
 
 
 def truncate(data: bytearray, random: Random, _others: Sequence[bytes]) -> bytearray:
-    """Anywhere."""
+    """Cut the file off at any byte."""
     return data[: random.randrange(len(data))]
 
 
 def duplicate(data: bytearray, random: Random, _others: Sequence[bytes]) -> bytearray:
-    """Some bytes, to somewhere."""
+    """Insert copies of some bytes anywhere."""
     start, to = random.randrange(len(data)), random.randrange(len(data))
     part = data[start : start + random.randint(1, 256)]
     return data[:to] + part * random.randint(1, 3) + data[to:]
 
 
 def take_out(data: bytearray, random: Random, _others: Sequence[bytes]) -> bytearray:
-    """Some bytes."""
+    """Remove some bytes."""
     start = random.randrange(len(data))
     return data[:start] + data[start + random.randint(1, 64) :]
 
 
 def splice(data: bytearray, random: Random, others: Sequence[bytes]) -> bytearray:
-    """The head of one file and the tail of another."""
+    """Join the head of one file and the tail of another."""
     other = random.choice(others)
     return data[: random.randrange(len(data))] + other[random.randrange(len(other)) :]
 
@@ -200,18 +200,18 @@ MUTATORS: dict[Mutator, int] = {flip_bits: 4, overwrite: 4, edit_length: 4, trun
 
 
 def put(data: bytearray, position: int, form: str, random: Random) -> bytearray:
-    """Write one of ``NUMBERS``, or one near to what is there, in ``struct``'s format ``form``."""
+    """Write one of ``NUMBERS``, or a neighbour of the present value, in the ``struct`` format ``form``."""
     size = struct.calcsize(form)
     if position + size > len(data):
         return data
-    (there,) = struct.unpack_from(form, data, position)
-    number = random.choice((*NUMBERS, there + 1, there - 1, there * 2, there // 2, random.randrange(1 << 16)))
+    (value,) = struct.unpack_from(form, data, position)
+    number = random.choice((*NUMBERS, value + 1, value - 1, value * 2, value // 2, random.randrange(1 << 16)))
     struct.pack_into(form, data, position, number % (1 << 8 * size))
     return data
 
 
 def length_fields(data: bytes) -> list[tuple[int, str]]:
-    """Where a file of a kind that we know has its sizes, and their formats."""
+    """Return positions and ``struct`` formats of the lengths and sizes in a file of a known format."""
     if data[:2] == b"\xff\xd8":
         segments = [match.end() for match in re.finditer(rb"\xff[\xc0-\xc2\xc4\xda-\xef]", data)]
         frames = [match.end() + more for match in re.finditer(rb"\xff[\xc0-\xc2]", data) for more in (3, 5)]
@@ -234,7 +234,7 @@ def length_fields(data: bytes) -> list[tuple[int, str]]:
 
 
 def beton_fields(data: bytes) -> list[tuple[int, str]]:
-    """Header, metadata and allocation table of a beton of ours."""
+    """Return the fields of the header, metadata and allocation table of a beton of jpegcurr's."""
     fields, samples, table = struct.unpack_from("<2xH4xQQ", data.ljust(24, b"\0"))
     records = range(24 + 1041 * min(fields, 64), len(data), 24)[: min(samples, 8)]
     inside = [(record + more, form) for record in records for more, form in ((1, "<H"), (3, "<H"), (5, "<Q"), (16, "<Q"))]
@@ -243,19 +243,19 @@ def beton_fields(data: bytes) -> list[tuple[int, str]]:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """A PNG of which every whole chunk has the checksum that it should have, so that the pixels are looked at."""
-    mended, position = bytearray(data), 8
+    """Return a PNG with the right checksum in every whole chunk, so that decoders reach the pixels."""
+    repaired, position = bytearray(data), 8
     while position + 12 <= len(data):
         end = position + 8 + int.from_bytes(data[position : position + 4], "big")
         if end + 4 <= len(data):
-            mended[end : end + 4] = zlib.crc32(data[position + 4 : end]).to_bytes(4, "big")
+            repaired[end : end + 4] = zlib.crc32(data[position + 4 : end]).to_bytes(4, "big")
         position = end + 4
-    return bytes(mended)
+    return bytes(repaired)
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One damaged file; ``beside`` is which file of an encode it is (beton, manifest or items), for the kind ``verify``."""
+    """One damaged file; for the kind ``verify``, ``beside`` names it: beton, manifest or items."""
 
     kind: Kind
     origin: str
@@ -264,7 +264,7 @@ class Input:
 
 
 def make_input(seed: int, index: int) -> Input:
-    """The same for the same seed, index and library versions."""
+    """Build an input, the same for the same seed, index and library versions."""
     random = Random(f"{seed} {index}")  # noqa: S311
     (kind,) = random.choices(list(SHARES), list(SHARES.values()))
     if kind == "verify":

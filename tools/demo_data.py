@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A small labelled image folder of real photographs that scikit-image and scikit-learn ship.
+"""Demo data: a small labelled image folder of real photographs that scikit-image and scikit-learn ship.
 
-A class is one photograph or texture. Each is cut into a 4x4 grid of tiles: twelve are for training, four, one in every
-row and column, for validation, so that no validation pixel was ever trained on. Crops are random squares within a tile.
+A class is one photograph or texture, cut into a 4x4 grid of tiles: twelve are for training and four, one in every row and
+column, for validation, so that no pixel is in both. Crops are random squares within a tile.
 
-    demo_data.py FOLDER     writes FOLDER/{train,val}/<class>/*.jpg; does nothing if FOLDER is there
+    demo_data.py FOLDER     writes FOLDER/{train,val}/<class>/*.jpg; does nothing if FOLDER exists
 """
 
 import argparse
@@ -34,7 +34,7 @@ PHOTOGRAPHS = {
     "tissue": "skimage/data/ihc.png",
 }
 GRID = 4
-VALIDATION_COLUMN = (1, 3, 0, 2)  # of each row
+VALIDATION_COLUMN = (1, 3, 0, 2)  # of every row
 SIDE = 128
 CROPS = {"train": 96, "val": 24}
 
@@ -51,12 +51,12 @@ def main() -> None:
         for number, (name, path) in enumerate(PHOTOGRAPHS.items()):
             package, _, inside = path.partition("/")
             with Image.open(str(files(package).joinpath(inside))) as photograph:
-                cut(photograph.convert("RGB"), name, Path(temporary), np.random.default_rng(number))
+                write_crops(photograph.convert("RGB"), name, Path(temporary), np.random.default_rng(number))
         Path(temporary).rename(folder)
         Path(temporary).mkdir()  # for TemporaryDirectory to remove
 
 
-def cut(photograph: Image.Image, name: str, folder: Path, random: np.random.Generator) -> None:
+def write_crops(photograph: Image.Image, name: str, folder: Path, random: np.random.Generator) -> None:
     """Write the crops of one class, JPEG quality 95, ``SIDE`` pixels square."""
     for split, count in CROPS.items():
         (folder / split / name).mkdir(parents=True)
@@ -72,7 +72,7 @@ def cut(photograph: Image.Image, name: str, folder: Path, random: np.random.Gene
 
 
 def random_square(size: tuple[int, int], tile: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
-    """A square of 70 to 100 % of a tile's shorter side, anywhere in the tile: (left, top, right, bottom), pixels."""
+    """Return (left, top, right, bottom) in pixels of a square in a tile, 70 to 100 % of its shorter side."""
     width, height = size[0] // GRID, size[1] // GRID
     side = int(random.uniform(0.7, 1.0) * min(width, height))
     left = tile[1] * width + int(random.integers(0, width - side + 1))

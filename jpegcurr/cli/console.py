@@ -51,7 +51,7 @@ class EncodeBar:
             if outcome.reason:
                 self._failed += 1
                 if self._failed <= SHOWN_FAILURES:
-                    err.print(f"not encoded: {source.store.where(outcome.item)}: {outcome.reason}", markup=False)
+                    err.print(f"not encoded: {source.store.locate(outcome.item)}: {outcome.reason}", markup=False)
                 elif self._failed == SHOWN_FAILURES + 1:
                     err.print("not encoded: more, which are in the outputs' .items.jsonl", markup=False)
 

@@ -1,1 +1,1 @@
-"""Room 1: images in, ``.beton`` files out. Nothing here imports torch."""
+"""Encoding of labelled images into ``.beton`` files; README.md in this folder is the map. Nothing here imports torch."""

@@ -1,7 +1,7 @@
-"""One pass over a labelled data set that writes a ``.beton`` for every quality asked for.
+"""Encoding of a labelled data set: one pass over the images writes a ``.beton`` for every requested quality.
 
 Workers read and encode chunks of images; one writer takes the chunks in order. The look-ahead is bounded, so memory does
-not grow with the data set, and the files are the same bytes for any number of workers and any number of stops.
+not grow with the data set, and the files have the same bytes for any number of workers and of interruptions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,26 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
-from jpegcurr.encoding.output import Output, item_row
-from jpegcurr.encoding.plan import Outputs, plan_output, settled
+from jpegcurr.encoding.output import Output, make_item_row
+from jpegcurr.encoding.plan import Outputs, plan_output, prepare_outputs
 from jpegcurr.encoding.resume import lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
-from jpegcurr.encoding.workers import Outcome, cut, encode_chunk, in_order
+from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
 from jpegcurr.errors import EncodeError
 from jpegcurr.files import locked, refuse_unwritable
 
-AHEAD = 4  # chunks under way for each worker
+AHEAD = 4  # chunks submitted for each worker
 NAMED_FAILURES = 5
 
 
 class Watcher(Protocol):
-    """Hears how an encode goes."""
+    """A receiver of an encode's progress."""
 
     def begin(self, source: Source, done: int) -> None:
-        """A split begins, ``done`` of whose images need not be encoded again."""
+        """Note that a split begins; ``done`` of its images were encoded by an earlier run."""
 
     def done(self, source: Source, outcomes: Sequence[Outcome]) -> None:
-        """Some more images of the split are encoded, or have failed."""
+        """Note that more images of the split were encoded, or failed."""
 
 
 def encode_dataset(
@@ -53,21 +53,26 @@ def encode_dataset(
     force: bool = False,
     watcher: Watcher | None = None,
 ) -> dict[Path, Manifest]:
-    """Encode every split once for all of its outputs: ``{split: {path of the beton: spec}}``, each with its manifest beside it.
+    """Encode every split once for all of its ``outputs`` (``{split: {path of the beton: spec}}``); return their manifests.
 
-    Sample i is the same image in every output of a split: one that fails at one quality is left out of all. ``order`` is
-    ``shuffle`` for the split called train and ``folder`` for any other unless given. ``executor`` runs
-    ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as a thread pool.
+    Sample i is the same image in every output of a split: an image that fails at one quality is left out of all.
 
-    ``max_failures`` images of a split may be left out, or that share of them if it is a ``Fraction``.
-
-    Whatever ends the run, what is encoded stays in hidden files beside the outputs, and the same call with ``resume``
-    goes on from there; it keeps outputs that are finished. With both ``resume`` and ``force`` only what was made or begun
-    otherwise is replaced. ``watcher`` hears how it goes.
+    Args:
+        sources: the splits, as ``open_sources`` returns them.
+        outputs: the betons to write, as ``plan_outputs`` names them; a manifest appears beside each.
+        executor: runs ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as threads.
+        workers: how many chunks the executor works on at once.
+        order: ``shuffle`` or ``folder``; by default ``shuffle`` for the split called train and ``folder`` for others.
+        seed: of the shuffle.
+        max_failures: how many images of a split may fail, or which share of them if it is a ``Fraction``.
+        resume: continue an interrupted encode and keep finished outputs. Encoded images survive any stop, in hidden files
+            beside the outputs.
+        force: replace existing outputs; with ``resume``, only those that were written with other options.
+        watcher: receives the progress.
 
     Raises:
-        UsageError: another process is writing one of the outputs; or one exists or was begun, and neither ``force`` nor
-            ``resume`` is set; or it was made or begun otherwise. Nothing was changed.
+        UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
+            ``force`` nor ``resume`` is set; or it was written with other options. Nothing was changed.
         SourceError: a class or the source has a name that is not UTF-8.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
@@ -75,20 +80,20 @@ def encode_dataset(
         source.split: {path: plan_output(source, spec, order, seed) for path, spec in outputs[source.split].items()}
         for source in sources
     }
-    paths = [path for each in plans.values() for path in each]
+    paths = [path for split_plans in plans.values() for path in split_plans]
     refuse_unwritable(path.parent for path in paths)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
-        done = settled(plans, resume=resume, force=force)
+        manifests = prepare_outputs(plans, resume=resume, force=force)
         for source in sources:
-            left = {path: plan for path, plan in plans[source.split].items() if path not in done}
-            if left:
-                done |= _encode_split(source, left, executor, workers, max_failures, watcher)
+            unfinished = {path: plan for path, plan in plans[source.split].items() if path not in manifests}
+            if unfinished:
+                manifests |= _encode_split(source, unfinished, executor, workers, max_failures, watcher)
             elif watcher:
                 watcher.begin(source, len(source.items))
-            _check_paired({path: done[path] for path in plans[source.split]})
-    return {path: done[path] for path in paths}
+            _check_paired({path: manifests[path] for path in plans[source.split]})
+    return {path: manifests[path] for path in paths}
 
 
 def _encode_split(
@@ -99,111 +104,111 @@ def _encode_split(
     max_failures: int | Fraction,
     watcher: Watcher | None,
 ) -> dict[Path, Manifest]:
-    """Encode what is left of one split, all of whose outputs have one order and seed."""
-    plan = next(iter(plans.values()))
-    specs = [each.spec for each in plans.values()]
+    """Encode the unfinished outputs of one split, which share their order and seed."""
+    first_plan = next(iter(plans.values()))
+    specs = [plan.spec for plan in plans.values()]
     images = len(source.items)
     allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
-    with _saying_how_to_go_on(), ExitStack() as stack:
-        begun = [stack.enter_context(Output.opened(path, each)) for path, each in plans.items()]
-        run = _Run(source, source.ordered(plan.order, plan.seed), begun, allowed)
+    with _explain_resume(), ExitStack() as stack:
+        outputs = [stack.enter_context(Output.open(path, plan)) for path, plan in plans.items()]
+        writer = _SplitWriter(source, source.ordered(first_plan.order, first_plan.seed), outputs, allowed)
         if watcher:
-            watcher.begin(source, run.start)
+            watcher.begin(source, writer.start)
         encode = partial(encode_chunk, source.store, specs=specs)
-        with closing(in_order(encode, run.chunks(), executor, AHEAD * workers)) as chunks:
+        with closing(map_in_order(encode, writer.remaining_chunks(), executor, AHEAD * workers)) as chunks:
             for outcomes in chunks:
-                run.write(outcomes)
+                writer.write(outcomes)
                 if watcher:
                     watcher.done(source, outcomes)
-        return dict(zip(plans, run.finish(), strict=True))
+        return dict(zip(plans, writer.finish(), strict=True))
 
 
-def _check_paired(made: Mapping[Path, Manifest]) -> None:
-    """Outputs that were begun one by one may have left out different images."""
-    for (one, first), (other, second) in pairwise(made.items()):
+def _check_paired(manifests: Mapping[Path, Manifest]) -> None:
+    """Raise EncodeError if outputs, some of which an earlier run has written, hold different images."""
+    for (one, first), (other, second) in pairwise(manifests.items()):
         if first.keys_sha256 != second.keys_sha256:
             raise EncodeError(
-                f"{one} holds {first.images} images and {other} {second.images}: some could not be encoded at every quality, "
-                "so sample i is not one image in both. Encode all qualities anew in one run, with --force."
+                f"{one} holds {first.images} images and {other} holds {second.images}: some images could not be encoded at "
+                "every quality, so sample i is not the same image in both. Encode all qualities again in one run with --force."
             )
 
 
-class _Run:
-    """The writing side of one pass: ``start`` items are there, the others follow in order."""
+class _SplitWriter:
+    """The ordered writer of one split's outputs; ``start`` items were recovered, the others follow in order."""
 
     def __init__(self, source: Source, order: NDArray[np.int64], outputs: Sequence[Output], max_failures: int) -> None:
         self._source, self._order, self._outputs, self._max_failures = source, order, outputs, max_failures
-        self._named: list[str] = []
-        self._more = 0  # failures behind the one at which the run stopped, that one included
-        self.start = min(output.recovered(source, order) for output in outputs)
+        self._examples: list[str] = []
+        self._late_failures = 0  # failures from the one at which the run stopped
+        self.start = min(output.count_recovered(source, order) for output in outputs)
         for output in outputs:
             output.rewind(self.start, source, order)
         self._stopped = self._failures > max_failures
 
     @property
     def _failures(self) -> int:
-        return self._outputs[0].failures + self._more
+        return self._outputs[0].failures + self._late_failures
 
-    def chunks(self) -> Iterator[list[Item]]:
-        """What is left to encode, until too many have failed."""
-        return takewhile(lambda _: not self._stopped, cut(self._source.items, self._order[self.start :]))
+    def remaining_chunks(self) -> Iterator[list[Item]]:
+        """Yield the items still to encode, in chunks, until too many have failed."""
+        return takewhile(lambda _: not self._stopped, split_into_chunks(self._source.items, self._order[self.start :]))
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
-        """Add a chunk to all outputs; from the first failure too many on, only listen to which others fail."""
-        for outcome in map(self._checked, outcomes):
+        """Add a chunk to all outputs; once too many images have failed, only count and name further failures."""
+        for outcome in map(self._check_page, outcomes):
             if outcome.reason:
-                self._name(outcome)
+                self._note_example(outcome)
                 self._stopped |= self._failures >= self._max_failures
-                self._more += self._stopped
+                self._late_failures += self._stopped
             if not self._stopped:
                 for position, output in enumerate(self._outputs):
                     encoded = outcome.encoded[position] if outcome.encoded else None
-                    output.add(item_row(outcome.item, outcome.bytes_in, encoded, outcome.reason), encoded)
+                    output.add(make_item_row(outcome.item, outcome.bytes_in, encoded, outcome.reason), encoded)
         for output in self._outputs:
             output.flush()
 
     def finish(self) -> list[Manifest]:
-        """Complete all outputs; raises EncodeError if too many images failed, or all."""
+        """Complete all outputs; raises EncodeError if too many images failed, or all of them."""
         if self._stopped:
-            raise EncodeError(self._complaint())
+            raise EncodeError(self._describe_failures())
         if self._failures == len(self._source.items):
             raise EncodeError(
                 f"None of the {len(self._source.items)} files in {self._source.root} is an image that can be read."
             )
         for output in self._outputs:
-            output.sync()  # none gets its name before all can: they are a pair
+            output.sync()  # before any gets its name: the outputs of a split belong together
         return [output.finish(self._source) for output in self._outputs]
 
-    def _checked(self, outcome: Outcome) -> Outcome:
-        """Turn an image that some page cannot hold into a failure, for all outputs alike."""
+    def _check_page(self, outcome: Outcome) -> Outcome:
+        """Turn an image that is too large for a page of one output into a failure, for all outputs alike."""
         for output, encoded in zip(self._outputs, outcome.encoded, strict=False):
             if len(encoded.data) > output.plan.page_size:
                 reason = f"{len(encoded.data)} bytes do not fit into a page of the beton"
                 return Outcome(outcome.item, outcome.item.size, (), reason)
         return outcome
 
-    def _name(self, outcome: Outcome) -> None:
-        if len(self._named) < NAMED_FAILURES:
-            self._named.append(f"  {self._source.store.where(outcome.item)}: {outcome.reason}")
+    def _note_example(self, outcome: Outcome) -> None:
+        if len(self._examples) < NAMED_FAILURES:
+            self._examples.append(f"  {self._source.store.locate(outcome.item)}: {outcome.reason}")
 
-    def _complaint(self) -> str:
+    def _describe_failures(self) -> str:
         images = "1 image" if self._failures == 1 else f"{self._failures} images"
-        others = self._failures - len(self._named)
-        named = [*self._named, *([f"  and {others} more, in the items"] if others else [])]
+        others = self._failures - len(self._examples)
+        examples = [*self._examples, *([f"  and {others} more, in the items"] if others else [])]
         return (
-            f"{images} could not be encoded, {self._max_failures} may fail: stopped there.\n"
-            + "\n".join(named)
-            + "\nMend them, or leave up to N such images out with --max-failures N."
+            f"{images} could not be encoded and {self._max_failures} may fail, so the encode stopped.\n"
+            + "\n".join(examples)
+            + "\nRepair them, or skip up to N such images with --max-failures N."
         )
 
 
 @contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    """What is encoded is on the disk whatever went wrong."""
-    kept = "What is encoded is kept: the same command with --resume goes on."
+def _explain_resume() -> Iterator[None]:
+    """Add to every EncodeError and OSError how to continue: encoded images are on the disk whatever went wrong."""
+    advice = "The encoded images are kept: continue with the same command and --resume."
     try:
         yield
     except EncodeError as error:
-        raise EncodeError(f"{error} {kept}") from error.__cause__
+        raise EncodeError(f"{error} {advice}") from error.__cause__
     except OSError as error:
-        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {kept}") from error
+        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {advice}") from error

@@ -1,4 +1,4 @@
-"""What an encode would make, told from a sample of it."""
+"""Estimates of an encode from a sample of its images: sizes, time and failures."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,19 @@ import numpy as np
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import Outputs
 from jpegcurr.encoding.sources.base import Item, Source, Store
-from jpegcurr.encoding.workers import cut, encode_chunk, in_order
+from jpegcurr.encoding.workers import encode_chunk, map_in_order, split_into_chunks
 
 SAMPLE = 512  # images
-OVERHEAD = 48  # bytes a sample in a beton beside its JPEG
+OVERHEAD = 48  # bytes of a sample in a beton beside its JPEG
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeEstimate:
-    """Of one split.
+    """The estimate of one split.
 
-    ``bytes_in`` is what the listing says, or the sample scaled up where it cannot tell; ``bytes_out`` and ``seconds`` are
-    the sample's scaled up. ``sampled`` images were encoded, those in ``failed`` (where and why) could not be.
+    ``bytes_in`` is the listing's total, or the sample's scaled up where the listing has no sizes; ``bytes_out`` and
+    ``seconds`` are the sample's scaled up. ``sampled`` images were encoded; ``failed`` names those that could not be, each
+    with its reason.
     """
 
     split: str
@@ -37,11 +38,11 @@ class EncodeEstimate:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """One image of the sample: ``sizes`` by output, in bytes, or what is wrong with it."""
+    """One image of the sample: ``sizes`` by output, in bytes, or the description of its ``failure``."""
 
     bytes_in: int
     sizes: tuple[int, ...]
-    wrong: str
+    failure: str
 
 
 def estimate_splits(sources: Sequence[Source], outputs: Outputs, executor: Executor, *, seed: int = 0) -> list[EncodeEstimate]:
@@ -51,27 +52,27 @@ def estimate_splits(sources: Sequence[Source], outputs: Outputs, executor: Execu
 
 def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int) -> EncodeEstimate:
     specs = list(outputs.values())
-    chunks = list(cut(source.items, source.items.shuffled(seed)[:SAMPLE]))
+    chunks = list(split_into_chunks(source.items, source.items.shuffled(seed)[:SAMPLE]))
     _encode(source.store, chunks[0][:4], specs)  # first calls are slow
-    began = time.perf_counter()
+    start = time.perf_counter()
     encode = partial(_encode, source.store, specs=specs)
-    samples = [sample for some in in_order(encode, chunks, executor, ahead=len(chunks)) for sample in some]
-    share = len(source.items) / len(samples)
-    seconds = (time.perf_counter() - began) * share
-    totals = np.array([each.sizes for each in samples if not each.wrong]).reshape(-1, len(specs)).sum(axis=0) * share
-    known = bool((source.items.sizes >= 0).all())
-    bytes_in = int(source.items.sizes.sum()) if known else round(share * sum(each.bytes_in for each in samples))
+    samples = [sample for chunk in map_in_order(encode, chunks, executor, ahead=len(chunks)) for sample in chunk]
+    scale = len(source.items) / len(samples)
+    seconds = (time.perf_counter() - start) * scale
+    totals = np.array([sample.sizes for sample in samples if not sample.failure]).reshape(-1, len(specs)).sum(axis=0) * scale
+    sizes_known = bool((source.items.sizes >= 0).all())
+    bytes_in = int(source.items.sizes.sum()) if sizes_known else round(scale * sum(sample.bytes_in for sample in samples))
     bytes_out = {path: round(total) for path, total in zip(outputs, totals.tolist(), strict=True)}
-    failed = tuple(each.wrong for each in samples if each.wrong)
+    failed = tuple(sample.failure for sample in samples if sample.failure)
     return EncodeEstimate(source.split, len(source.items), bytes_in, bytes_out, seconds, len(samples), failed)
 
 
 def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[_Sample]:
-    """Encode a few images, one after the other, and keep what is asked of them: not the JPEGs."""
+    """Encode images one by one and keep their sizes alone, so that a sample of large images fits into memory."""
     samples = []
     for item in items:
         (outcome,) = encode_chunk(store, [item], specs)
-        sizes = tuple(len(each.data) + OVERHEAD for each in outcome.encoded)
-        wrong = f"{store.where(item)}: {outcome.reason}" if outcome.reason else ""
-        samples.append(_Sample(outcome.bytes_in, sizes, wrong))
+        sizes = tuple(len(encoded.data) + OVERHEAD for encoded in outcome.encoded)
+        failure = f"{store.locate(item)}: {outcome.reason}" if outcome.reason else ""
+        samples.append(_Sample(outcome.bytes_in, sizes, failure))
     return samples

@@ -1,16 +1,16 @@
-"""One output under way: a beton and its items, which a run that was stopped at any moment can go on with.
+"""One output while it is written: a beton and its items, which can be continued after a stop at any moment.
 
-While it is written an output is three hidden files beside its place: ``.train-q50.beton.partial`` (records, no header),
-``.train-q50.items.jsonl.partial`` (a row an image) and ``.train-q50.plan`` (what decides the bytes). The life of an output:
+Until it is finished, an output is three hidden files beside its final place: ``.train-q50.beton.partial`` (records, no
+header), ``.train-q50.items.jsonl.partial`` (a row per image) and ``.train-q50.plan`` (what decides the bytes). Its life:
 
-    opened      the partial files are made and then the plan, or a stopped run's are found
-    recovered   counts the images that are on the disk whole: every row whose record is there, up to a failure that was mended
-    rewind      lays those out again and takes whatever follows out of the files
-    add, flush  a chunk's records reach the operating system before its rows do
-    finish      the items, the manifest and the beton get their names in this order, and the plan goes
+    open             create the partial files and then the plan, or open those of an interrupted run
+    count_recovered  count the images that are whole on the disk: rows with their records, up to a failure repaired since
+    rewind           lay out those records again and remove everything behind them from the files
+    add, flush       hand a chunk's records to the operating system before its rows
+    finish           give the items, the manifest and the beton their names, in this order, and delete the plan
 
-So after a ``kill -9`` every whole row has its record: the rows are the journal. After a crash of the whole machine, or an
-error of the disk, some may be on it and not others: then records are read back and held against their checksums.
+So after a ``kill -9`` every whole row has its record: the rows are the journal. After a crash of the machine, or an error of
+the disk, a row may be on the disk without its record: then records are read back and compared with their checksums.
 """
 
 import json
@@ -29,18 +29,25 @@ from jpegcurr.encoding.beton.format import BetonIndex
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path
 from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
-from jpegcurr.encoding.resume import InterruptedEncode, begin, boot_id, partial_files, stamp, take_back
+from jpegcurr.encoding.resume import (
+    InterruptedEncode,
+    create_partial_files,
+    partial_files,
+    read_boot_id,
+    undo_renaming,
+    write_boot_id,
+)
 from jpegcurr.encoding.sources.base import MISSING, Item, Source
 from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import sync_folder, write_json
 
 log = logging.getLogger("jpegcurr")
 
-_FAILED = b'"status": "failed"'  # in such a row and, with its quotes, in no other
+_FAILED = b'"status": "failed"'  # with its quotes, these bytes are in no other row
 
 
-def item_row(item: Item, bytes_in: int, encoded: Encoded | None, reason: str = "") -> dict[str, Any]:
-    """One image's fate, as ``read_items`` gives it back."""
+def make_item_row(item: Item, bytes_in: int, encoded: Encoded | None, reason: str = "") -> dict[str, Any]:
+    """Return one image's row of ``items.jsonl``; see ``read_items``."""
     row: dict[str, Any] = {"key": item.key, "label": item.label, "source_bytes": bytes_in}
     if encoded is None:
         return row | {"status": "failed", "reason": reason}
@@ -52,60 +59,60 @@ def item_row(item: Item, bytes_in: int, encoded: Encoded | None, reason: str = "
 
 
 class Output:
-    """One beton under way; see the head of this file. Its ``lock_file`` must be held."""
+    """One beton while it is written; see the head of this file. The caller must hold its ``lock_file``."""
 
     def __init__(self, path: Path, plan: Plan, writer: BetonWriter, rows: int, *, crashed: bool) -> None:
         self.path, self.plan = path, plan
         self._writer, self._rows, self._crashed = writer, rows, crashed
-        self._totals, self._held = Totals(), bytearray()
+        self._totals, self._pending_rows = Totals(), bytearray()
 
     @classmethod
     @contextmanager
-    def opened(cls, path: Path, plan: Plan) -> Iterator[Self]:
-        """Go on where a stopped encode was, or begin; call ``rewind`` before anything is added."""
-        begun = InterruptedEncode.find(path)
-        if begun is None:
-            begin(path, plan)
-        take_back(path)
+    def open(cls, path: Path, plan: Plan) -> Iterator[Self]:
+        """Open an interrupted encode or create a new one; call ``rewind`` before the first ``add``."""
+        interrupted = InterruptedEncode.find(path)
+        if interrupted is None:
+            create_partial_files(path, plan)
+        undo_renaming(path)
         plan_file, partial, items = partial_files(path)
         rows = os.open(items, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             with BetonWriter(partial, plan.items, plan.page_size) as writer:
                 try:
-                    yield cls(path, plan, writer, rows, crashed=begun is not None and begun.crashed)
+                    yield cls(path, plan, writer, rows, crashed=interrupted is not None and interrupted.crashed)
                 except BaseException as error:
                     if isinstance(error, OSError) or writer.sync_failed():
-                        stamp(plan_file, "")  # what the system took may not be on the disk
+                        write_boot_id(plan_file, "")  # the disk may not have all that the system accepted
                     raise
         finally:
             os.close(rows)
 
-    def recovered(self, source: Source, order: NDArray[np.int64]) -> int:
-        """How many items are on the disk, whole; an image that failed and was mended since is not, nor what follows it."""
-        if self._crashed and os.fstat(self._rows).st_size:  # a system without an id of its start calls every plan another's
-            log.info("%s: the machine or the disk has failed since it was stopped; reading back what is there", self.path)
+    def count_recovered(self, source: Source, order: NDArray[np.int64]) -> int:
+        """Count the items that are whole on the disk, up to the first failed image that was repaired since."""
+        if self._crashed and os.fstat(self._rows).st_size:  # on systems without a boot id, empty new outputs count as crashed
+            log.info("%s: the machine or the disk failed after the encode was interrupted; reading its records back", self.path)
             self._writer.drop_cache()
             drop_cache(self._rows)
         index = BetonIndex(self.plan.items, self.plan.page_size)
         count = 0
-        with closing(self._lines()) as lines:
+        with closing(self._read_lines()) as lines:
             for position, line in zip(order, lines, strict=False):
                 if self._crashed and not self._is_stored(line, index):
                     break
-                if _FAILED in line and _is_mended(json.loads(line), source.items[int(position)]):
+                if _FAILED in line and _is_repaired(json.loads(line), source.items[int(position)]):
                     break
                 count += 1
         return count
 
     def rewind(self, count: int, source: Source, order: NDArray[np.int64]) -> None:
-        """Go on behind the first ``count`` items of ``source`` in file order.
+        """Continue behind the first ``count`` items of ``source`` in file order.
 
         Raises:
-            UsageError: one of them is not the image that it was when it was encoded.
+            UsageError: one of them has changed since it was encoded.
         """
         index = BetonIndex(self.plan.items, self.plan.page_size)
         length = 0
-        with closing(self._lines()) as lines:
+        with closing(self._read_lines()) as lines:
             for position, line in zip(order[:count], lines, strict=False):
                 row = json.loads(line)
                 _check_same(row, source.items[int(position)], source)
@@ -118,45 +125,43 @@ class Output:
         if self._crashed:
             self._writer.sync()
             os.fsync(self._rows)
-            stamp(partial_files(self.path)[0], boot_id())
+            write_boot_id(partial_files(self.path)[0], read_boot_id())
 
     def add(self, row: dict[str, Any], encoded: Encoded | None) -> None:
-        """Append one image and its row, or the row that says why it is missing."""
+        """Append one image and its row, or only the row of an image that failed."""
         if encoded is not None:
             self._writer.append(encoded.data, encoded.width, encoded.height, row["label"])
         self._totals.add(row)
-        self._held += json.dumps(row).encode() + b"\n"
+        self._pending_rows += json.dumps(row).encode() + b"\n"
 
     def flush(self) -> None:
-        """Hand what was added to the operating system: records first, then the rows that speak of them."""
+        """Hand all additions to the operating system: records first, then the rows that refer to them."""
         self._writer.flush()
-        with _naming(partial_files(self.path)[2]):
-            while self._held:
-                del self._held[: os.write(self._rows, self._held)]
+        with _name_in_errors(partial_files(self.path)[2]):
+            while self._pending_rows:
+                del self._pending_rows[: os.write(self._rows, self._pending_rows)]
 
     def sync(self) -> None:
-        """Wait until all that was added is on the disk."""
+        """Wait until all additions are on the disk."""
         self.flush()
         self._writer.sync()
-        with _naming(partial_files(self.path)[2]):
+        with _name_in_errors(partial_files(self.path)[2]):
             os.fsync(self._rows)
 
     @property
     def failures(self) -> int:
-        """Items that were left out so far."""
+        """The number of failed items so far."""
         return self._totals.failures
 
     def finish(self, source: Source) -> Manifest:
-        """Complete the beton's bytes and give all files their names, the beton last, so that it always has its manifest."""
+        """Complete the beton and give all files their names, the beton last, so that it always has its manifest."""
         self.sync()
         for label in sorted({*np.unique(source.items.labels).tolist()} - self._totals.labels):
             log.warning("%s: none of the images of the class %s could be encoded", self.path, source.classes[label])
         self._writer.finish()
         plan_file, partial, items = partial_files(self.path)
         if not self._writer.is_at(partial) or not items.exists() or not os.path.samestat(os.fstat(self._rows), items.stat()):
-            raise EncodeError(
-                f"{partial} is not the file that was written: somebody has replaced {self.path.parent} meanwhile."
-            )
+            raise EncodeError(f"{partial} is not the file that this encode wrote: {self.path.parent} was replaced meanwhile.")
         manifest = self._manifest(source.ignored, partial.stat().st_size)
         self.path.unlink(missing_ok=True)
         items.replace(items_path(self.path))
@@ -175,41 +180,41 @@ class Output:
             **self._totals.as_dict(),
         )
 
-    def _lines(self) -> Generator[bytes, None, None]:
-        """The whole rows on the disk."""
+    def _read_lines(self) -> Generator[bytes, None, None]:
+        """Yield the whole rows on the disk."""
         with partial_files(self.path)[2].open("rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))
 
     def _is_stored(self, line: bytes, index: BetonIndex) -> bool:
-        """Whether a row is whole, and its record in the file as its checksum says."""
+        """Return whether a row is whole and its record has the row's checksum."""
         try:
             row = json.loads(line)
             if row["status"] == "failed":
                 return True
             pointer = index.place(row["bytes"], row["width"], row["height"], row["label"])
-            return bool(zlib.crc32(self._writer.stored(pointer, row["bytes"])) == row["crc32"])
+            return bool(zlib.crc32(self._writer.read_stored(pointer, row["bytes"])) == row["crc32"])
         except (ValueError, KeyError, TypeError, OverflowError):
             return False
 
 
-def _is_mended(row: dict[str, Any], item: Item) -> bool:
-    """Whether the image of a ``failed`` row is now another file, as far as its size tells."""
+def _is_repaired(row: dict[str, Any], item: Item) -> bool:
+    """Return whether the image of a ``failed`` row has another size now."""
     return bool(row["key"] == item.key and row["source_bytes"] != item.size)
 
 
 def _check_same(row: dict[str, Any], item: Item, source: Source) -> None:
-    """The image that was encoded must be the one that is there now, as far as its name, label and size tell."""
+    """Raise UsageError if an encoded image has another key, label or size now."""
     changed = (row["key"], row["label"]) != (item.key, item.label)
     if changed or (item.size != MISSING and row["source_bytes"] != item.size):
         raise UsageError(
-            f"{source.store.where(item)} is not what it was when its encode was stopped: the source has changed since. "
+            f"{source.store.locate(item)} has changed since the encode was interrupted, so it cannot be resumed. "
             "Start over with --force."
         )
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name into an OSError of a call that has only its number."""
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Name the file in an OSError of a call that knows only its descriptor."""
     try:
         yield
     except OSError as error:

@@ -1,12 +1,12 @@
-"""What is to be made, and whether it may be."""
+"""Plans of the outputs of an encode: their paths, everything that decides their bytes, and checks before the first byte."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jpegcurr.encoding.beton.format import page_size_for
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
-from jpegcurr.encoding.resume import begin, output_files, refuse_begun, to_resume
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec
+from jpegcurr.encoding.resume import create_partial_files, output_files, refuse_interrupted, resolve_output
 from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.errors import SourceError, UsageError
 from jpegcurr.files import refuse_existing, refuse_unwritable
@@ -21,13 +21,13 @@ def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder:
 
 
 def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int) -> Plan:
-    """Everything that decides the bytes of one output; ``order`` is the split's usual one if it is None.
+    """Return everything that decides the bytes of one output; an ``order`` of None means the split's default.
 
     Raises:
-        SourceError: a class or the source has a name that no manifest can hold.
+        SourceError: the source or one of its classes has a name that a manifest cannot hold.
     """
     _check_names(source)
-    order = order or _usual(source)
+    order = order or _default_order(source)
     sizes = source.items.sizes
     return Plan(
         split=source.split,
@@ -40,33 +40,33 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         short_side=spec.resize.pixels if spec.resize and spec.resize.side == "short" else None,
         filter=spec.resize.filter if spec.resize else None,
         order=order,
-        seed=seed if order == "shuffle" or source.limit is not None else 0,  # where it decides nothing, any will do
+        seed=seed if order == "shuffle" or source.limit is not None else 0,  # an unused seed must not block --resume
         classes=source.classes,
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
-        versions=library_versions(),
+        versions=library_versions(LIBRARIES),
     )
 
 
-def _usual(source: Source) -> Order:
+def _default_order(source: Source) -> Order:
     return "shuffle" if source.split == "train" else "folder"
 
 
 def _check_names(source: Source) -> None:
-    """An image may be called anything, but what a manifest names must be UTF-8, which JSON is."""
+    """Raise SourceError for a name that is not UTF-8, as JSON must be; the names of images are exempt."""
     for name in (source.root, source.labels or "", source.split, *source.classes):
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise SourceError(f"{name} is not UTF-8, so no manifest can name it. Rename it.") from None
+            raise SourceError(f"The name {name} is not UTF-8, so it cannot be written to a manifest. Rename it.") from None
 
 
 def refusal(outputs: Outputs, *, replacing: bool = False) -> str:
-    """Why these outputs could not be made as things are; empty if they could. For a dry run: nothing is locked or changed.
+    """Return why these outputs could not be written now; empty if they could. Locks and changes nothing, for a dry run.
 
-    With ``replacing`` what is there does not stand against it.
+    With ``replacing``, existing files are no reason.
     """
-    paths = [path for each in outputs.values() for path in each]
+    paths = [path for specs in outputs.values() for path in specs]
     try:
         refuse_unwritable(path.parent for path in paths)
         _refuse([] if replacing else paths)
@@ -76,18 +76,24 @@ def refusal(outputs: Outputs, *, replacing: bool = False) -> str:
 
 
 def _refuse(paths: Sequence[Path]) -> None:
+    """Raise UsageError if an output exists, finished or interrupted."""
     for path in paths:
-        refuse_begun(path)
+        refuse_interrupted(path)
     refuse_existing([file for path in paths for file in output_files(path)], force=False, or_else="keep it with --resume")
 
 
-def settled(plans: Mapping[str, Mapping[Path, Plan]], *, resume: bool, force: bool) -> dict[Path, Manifest]:
-    """The outputs that are finished and kept; raises UsageError for what may be neither gone on with nor replaced."""
-    every = {path: plan for each in plans.values() for path, plan in each.items()}
+def prepare_outputs(plans: Mapping[str, Mapping[Path, Plan]], *, resume: bool, force: bool) -> dict[Path, Manifest]:
+    """Return the finished outputs that are kept, and make all others ready to be written.
+
+    Raises:
+        UsageError: an output exists and may be neither resumed nor replaced.
+    """
+    plan_by_path = {path: plan for split_plans in plans.values() for path, plan in split_plans.items()}
     if resume:
-        return {path: made for path, plan in every.items() if (made := to_resume(path, plan, force=force))}
+        resolved = {path: resolve_output(path, plan, force=force) for path, plan in plan_by_path.items()}
+        return {path: manifest for path, manifest in resolved.items() if manifest}
     if not force:
-        _refuse(list(every))
-    for path, plan in every.items():
-        begin(path, plan)  # all at once, so that a run that is stopped in the first split is gone on with in every one
+        _refuse(list(plan_by_path))
+    for path, plan in plan_by_path.items():
+        create_partial_files(path, plan)  # of all splits now, so that --resume continues all of them after any stop
     return {}

@@ -1,4 +1,4 @@
-"""The working side: what an executor's workers do with a few images at a time, and how it is handed back in order."""
+"""Workers that read and encode chunks of images: what they do, on threads or on Dask, and their results in order."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -10,76 +10,22 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.jpeg.codec import Encoded, EncodeSpec, reencode
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.sources.base import Item, Store
 from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, UsageError
 from jpegcurr.system import available_cpus, library_versions
 
-
-@contextmanager
-def open_executor(threads: int | None = None, dask: str | None = None) -> Iterator[tuple[Executor, int]]:
-    """Yield an executor and how many workers it has.
-
-    Threads suffice on one machine: decoding and encoding run outside the interpreter lock. With ``dask``, a scheduler's
-    address, the workers must see the images under the same paths.
-
-    Raises:
-        UsageError: both are given, the extra ``dask`` is not installed, or no scheduler or no worker answers as it should.
-    """
-    if dask is not None:
-        if threads is not None:
-            raise UsageError(f"--threads {threads} does nothing with --dask, whose workers have theirs. Leave it away.")
-        with _dask_executor(dask) as found:
-            yield found
-        return
-    workers = threads or available_cpus()
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as executor:
-        yield executor, workers
-
-
-@contextmanager
-def _dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UsageError("--dask needs the package distributed: pip install 'jpegcurr[dask]'.") from None
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"No Dask scheduler answers at {address}: {error}") from None
-    with client:
-        _check_workers(client, address)
-        yield client.get_executor(), sum(client.nthreads().values())
-
-
-def _check_workers(client: Any, address: str) -> None:
-    """Raise UsageError if nobody works there, or with other libraries than ours, which would make other bytes."""
-    try:
-        client.wait_for_workers(1, timeout=30)
-    except TimeoutError:
-        raise UsageError(f"The Dask cluster at {address} has no workers. Start some: dask worker {address}.") from None
-    try:
-        found = client.run(library_versions)
-    except Exception as error:  # whatever a worker or distributed makes of a package that is not there
-        raise UsageError(f"The workers at {address} cannot run jpegcurr: {error}. Install the same version there.") from None
-    ours = library_versions()
-    for worker, theirs in found.items():
-        other = next((name for name in ours if theirs[name] != ours[name]), None)
-        if other is not None:
-            raise UsageError(f"{worker} has {other} {theirs[other]}, here it is {ours[other]}. Give all the same packages.")
-
+CHUNK = 16  # images
+CHUNK_BYTES = 1 << 22
+LARGEST_FILE = 1 << 30  # bytes; a larger file is no photograph, and would be read into memory whole
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-CHUNK = 16  # images
-CHUNK_BYTES = 1 << 22
-LARGEST_FILE = 1 << 30  # bytes; what is larger is no photograph, and would be read into memory whole
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One image's fate: ``encoded`` in the order of the specs, or empty with the ``reason`` it failed."""
+    """The result of one image: ``encoded`` in the order of the specs, or empty with the ``reason`` of the failure."""
 
     item: Item
     bytes_in: int
@@ -87,8 +33,8 @@ class Outcome:
     reason: str = ""
 
 
-def cut(items: Sequence[Item], positions: NDArray[np.int64]) -> Iterator[list[Item]]:
-    """Yield the items at ``positions`` in that order, a few images and a few megabytes at a time."""
+def split_into_chunks(items: Sequence[Item], positions: NDArray[np.int64]) -> Iterator[list[Item]]:
+    """Yield the items at ``positions`` in that order, in lists of a few images and a few megabytes."""
     chunk: list[Item] = []
     size = 0
     for position in positions:
@@ -102,7 +48,7 @@ def cut(items: Sequence[Item], positions: NDArray[np.int64]) -> Iterator[list[It
 
 
 def encode_chunk(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[Outcome]:
-    """Read and encode a few images; an image's failure is an outcome, the source's (EncodeError) is not."""
+    """Read and encode a few images; a bad image becomes an outcome with a reason, a failing source raises EncodeError."""
     return [_encode_item(store, item, specs) for item in items]
 
 
@@ -116,36 +62,93 @@ def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec]) -> Outco
         return Outcome(item, item.size, (), str(error))
     except EncodeError:
         raise
-    except Exception as error:  # memory that is short, a hub's file that is damaged: not to be taken for a bad image
-        raise EncodeError(f"{store.where(item)}: {type(error).__name__}: {error}.") from error
+    except Exception as error:  # too little memory or a damaged file of the hub must not count as a bad image
+        raise EncodeError(f"{store.locate(item)}: {type(error).__name__}: {error}.") from error
 
 
-def in_order(
-    do: Callable[[Part], Result], parts: Iterable[Part], executor: Executor, ahead: int
+def map_in_order(
+    function: Callable[[Part], Result], parts: Iterable[Part], executor: Executor, ahead: int
 ) -> Generator[Result, None, None]:
-    """Map ``do`` over ``parts`` in order with at most ``ahead`` of them under way.
+    """Yield ``function(part)`` for every part, in order, with at most ``ahead`` calls submitted at a time.
 
     Raises:
-        JpegcurrError: what ``do`` raises; an EncodeError for whatever else it or the executor does.
+        JpegcurrError: raised by ``function``; any other exception of it or of the executor becomes an EncodeError.
     """
     pending: deque[Future[Result]] = deque()
     try:
         for part in parts:
-            pending.append(executor.submit(do, part))
+            pending.append(executor.submit(function, part))
             if len(pending) >= ahead:
-                yield _result(pending.popleft())
+                yield _wait(pending.popleft())
         while pending:
-            yield _result(pending.popleft())
+            yield _wait(pending.popleft())
     finally:
         for future in pending:
             future.cancel()
 
 
-def _result(future: Future[Result]) -> Result:
+def _wait(future: Future[Result]) -> Result:
     try:
         return future.result()
     except JpegcurrError:
         raise
-    except Exception as error:  # of the executor's: a cluster that is gone, workers that were killed, memory that is short
-        what = str(error) or type(error).__name__
-        raise EncodeError(f"The workers failed ({type(error).__name__}): {what.splitlines()[0]}.") from error
+    except Exception as error:  # of the executor: a lost cluster, killed workers, too little memory
+        reason = str(error) or type(error).__name__
+        raise EncodeError(f"The workers failed ({type(error).__name__}): {reason.splitlines()[0]}.") from error
+
+
+@contextmanager
+def open_executor(threads: int | None = None, dask: str | None = None) -> Iterator[tuple[Executor, int]]:
+    """Yield an executor and its number of workers: ``threads`` of this process, or the Dask cluster at the address ``dask``.
+
+    Threads suffice on one machine, because decoding and encoding release the interpreter lock. Dask workers must see the
+    images under the same paths as this process.
+
+    Raises:
+        UsageError: both arguments are given, the extra ``dask`` is not installed, no scheduler or no worker answers, or the
+            workers have other versions of the libraries.
+    """
+    if dask is not None:
+        if threads is not None:
+            raise UsageError(f"--threads {threads} has no effect with --dask, whose workers have their own threads. Omit it.")
+        with _open_dask_executor(dask) as executor_and_workers:
+            yield executor_and_workers
+        return
+    workers = threads or available_cpus()
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as executor:
+        yield executor, workers
+
+
+@contextmanager
+def _open_dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UsageError("--dask needs the package distributed: pip install 'jpegcurr[dask]'.") from None
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"No Dask scheduler answers at {address}: {error}") from None
+    with client:
+        _check_dask_workers(client, address)
+        yield client.get_executor(), sum(client.nthreads().values())
+
+
+def _check_dask_workers(client: Any, address: str) -> None:
+    """Raise UsageError if the cluster has no workers, or workers whose libraries would write other bytes than ours."""
+    try:
+        client.wait_for_workers(1, timeout=30)
+    except TimeoutError:
+        raise UsageError(f"The Dask cluster at {address} has no workers. Start some: dask worker {address}.") from None
+    try:
+        versions_by_worker = client.run(library_versions, LIBRARIES)
+    except Exception as error:  # a missing package surfaces as many kinds of exception, of distributed and of the worker
+        raise UsageError(f"The workers at {address} cannot run jpegcurr: {error}. Install the same version there.") from None
+    ours = library_versions(LIBRARIES)
+    for worker, theirs in versions_by_worker.items():
+        name = next((name for name in ours if theirs[name] != ours[name]), None)
+        if name is not None:
+            raise UsageError(
+                f"The worker {worker} has {name} {theirs[name]}, this machine has {ours[name]}. "
+                "Install the same versions on both."
+            )

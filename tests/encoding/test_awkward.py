@@ -1,4 +1,4 @@
-"""Every image there is: it becomes the pixels that Pillow gives, or a row that says why not."""
+"""Images of every kind: they become the pixels that Pillow gives, or a row with the reason."""
 
 import os
 import re
@@ -180,14 +180,14 @@ CONVERTED: dict[str, Make] = {
     "alpha.webp": lambda: saved(alpha(), "WEBP", lossless=True),
     "lossy alpha.webp": lambda: saved(alpha(), "WEBP"),
     "one.gif": lambda: saved(palette(), "GIF"),
-    "several.gif": lambda: saved(palette(), "GIF", save_all=True, append_images=[palette().rotate(180)] * 2),
+    "animated.gif": lambda: saved(palette(), "GIF", save_all=True, append_images=[palette().rotate(180)] * 2),
     "transparent.gif": lambda: saved(palette(), "GIF", transparency=5),
     "24-bit.bmp": lambda: saved(picture(), "BMP"),
     "palette.bmp": lambda: saved(palette(), "BMP"),
     "raw.tif": lambda: saved(picture(), "TIFF"),
     "LZW.tiff": lambda: saved(alpha(), "TIFF", compression="tiff_lzw"),
     "CMYK.tif": lambda: saved(picture().convert("CMYK"), "TIFF"),
-    "several.tif": lambda: saved(picture(), "TIFF", save_all=True, append_images=[picture().rotate(180)]),
+    "animated.tif": lambda: saved(picture(), "TIFF", save_all=True, append_images=[picture().rotate(180)]),
     "colour.ppm": lambda: saved(picture(), "PPM"),
     "grey.pgm": lambda: saved(picture().convert("L"), "PPM"),
     "16-bit.ppm": lambda: opencv(deep(), ".ppm"),
@@ -233,7 +233,7 @@ def one_bit_wrong() -> bytes:
     return png(81, 67, bytes(pixels))
 
 
-# What cannot be read, and what is said of it.
+# Images that cannot be read, and the reason given.
 BAD: dict[str, tuple[Make, str]] = {
     "empty.jpg": (lambda: b"", "empty"),
     "text.jpg": (lambda: b"no image at all", "not an image that Pillow can read"),
@@ -315,13 +315,13 @@ def test_an_image_made_smaller_is_upright_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_read_is_an_image_error(name: str) -> None:
-    make, said = BAD[name]
+    make, reason = BAD[name]
     data = make()
     for spec in (HALF, SOURCE, EncodeSpec(50, resize=Resize("max", 70_000))):
-        with pytest.raises(ImageError, match=said):
+        with pytest.raises(ImageError, match=reason):
             reencode(data, [spec])
     if "too " not in name:
-        with pytest.raises(ImageError, match=said):
+        with pytest.raises(ImageError, match=reason):
             decode_rgb(data)
 
 
@@ -330,7 +330,7 @@ def test_a_giant_that_is_made_smaller_fits() -> None:
     assert (small.width, small.height) == (500, 1)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="nobody says how much memory is in use")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory in use is unknown here")
 @pytest.mark.parametrize("name", ["bomb.jpg", "bomb.png"])
 def test_a_decompression_bomb_is_refused_before_it_goes_off(name: str) -> None:
     """With a quarter of a gigabyte left, and at once."""
@@ -391,7 +391,7 @@ NAMES = (
 
 
 def fill(root: Path) -> dict[str, str]:
-    """Write ``root/{bad,good,names}/*`` and return what is said of those in ``bad``, by key."""
+    """Write ``root/{bad,good,names}/*`` and return the reasons for those in ``bad``, by key."""
     for folder in ("bad", "good", "names"):
         (root / folder).mkdir(parents=True)
     for name, make in GOOD.items():
@@ -400,8 +400,8 @@ def fill(root: Path) -> dict[str, str]:
         (root / "names" / name).write_bytes(jpeg(picture()))
     for name, (make, _) in BAD.items():
         (root / "bad" / name).write_bytes(make())
-    said = {f"bad/{name}": said for name, (_, said) in BAD.items()}
-    return said | {f"bad/{name}": said for name, said in fill_with_what_is_no_file(root / "bad").items()}
+    reasons = {f"bad/{name}": reason for name, (_, reason) in BAD.items()}
+    return reasons | {f"bad/{name}": reason for name, reason in fill_with_what_is_no_file(root / "bad").items()}
 
 
 def fill_with_what_is_no_file(folder: Path) -> dict[str, str]:
@@ -415,28 +415,28 @@ def fill_with_what_is_no_file(folder: Path) -> dict[str, str]:
     (folder / "above").symlink_to("../bad")
     with (folder / "sparse.jpg").open("wb") as file:
         file.truncate(LARGEST_FILE + 1)
-    said = {"folder.jpg": "a folder", "pipe.jpg": "not a regular file", "device.jpg": "not a regular file"}
-    said |= {"dangling.jpg": "No such file", "itself.jpg": "symbolic links", "sparse.jpg": "more than an image file"}
+    reasons = {"folder.jpg": "a folder", "pipe.jpg": "not a regular file", "device.jpg": "not a regular file"}
+    reasons |= {"dangling.jpg": "No such file", "itself.jpg": "symbolic links", "sparse.jpg": "more than an image file"}
     if os.geteuid() != 0:
         (folder / "forbidden.jpg").write_bytes(jpeg(picture()))
         (folder / "forbidden.jpg").chmod(0)
-        said["forbidden.jpg"] = "Permission denied"
-    return said
+        reasons["forbidden.jpg"] = "Permission denied"
+    return reasons
 
 
 def test_a_folder_of_everything() -> None:
-    said = fill(Path("d"))
-    encode_all(Path("d"), Path("out"), [50, "source"], max_failures=len(said))
+    reasons = fill(Path("d"))
+    encode_all(Path("d"), Path("out"), [50, "source"], max_failures=len(reasons))
     for spec in (HALF, SOURCE):
         path = Path(f"out/d-{spec.name}.beton")
         beton, manifest, rows = Beton(path), read_manifest(path), list(read_items(path))
         assert manifest is not None
-        assert (manifest.images, manifest.failures) == (len(GOOD) + len(NAMES), len(said))
+        assert (manifest.images, manifest.failures) == (len(GOOD) + len(NAMES), len(reasons))
         assert len(beton) == manifest.images
         failed = {row["key"]: row["reason"] for row in rows if row["status"] == "failed"}
-        assert failed.keys() == said.keys()
+        assert failed.keys() == reasons.keys()
         for key, reason in failed.items():
-            assert re.search(said[key], reason), key
+            assert re.search(reasons[key], reason), key
         for index, row in enumerate(row for row in rows if row["status"] != "failed"):
             data = Path("d", row["key"]).read_bytes()
             (expected,) = reencode(data, [spec])
@@ -553,7 +553,7 @@ def test_a_scaled_decode_is_close_to_a_full_one(name: Filter, times: int) -> Non
         opened = codec._open(data)
         resize = Resize("max", max(opened.width, opened.height) // times, name)
         size = resize.target(opened.width, opened.height)
-        pixels, scaled = codec._resized(opened, resize, size)
+        pixels, scaled = codec._resize(opened, resize, size)
         full = np.asarray(pillow(data).resize(size, Image.Resampling[name.upper()]))[:, :, ::-1]
         error = pixels.astype(int) - full
         if times != 6:  # where a side's rounding decides

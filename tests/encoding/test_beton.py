@@ -29,7 +29,7 @@ write = partial(write_beton, page_size=PAGE)
 
 samples_strategy = st.lists(
     st.tuples(
-        st.binary(min_size=1, max_size=64).map(lambda seed: seed * 9001),  # up to 576 kB: several pages a file
+        st.binary(min_size=1, max_size=64).map(lambda seed: seed * 9001),  # up to 576 kB: more than one page per file
         st.integers(1, 65535),
         st.integers(1, 65535),
         st.integers(-(2**62), 2**62),
@@ -168,7 +168,7 @@ def _cut(size: int) -> Callable[[bytes], bytes]:
     return lambda data: data[:size]
 
 
-# What is done to a file, what is said when it is opened, and what stock FFCV raises then; None where it opens the file. What
+# A change to a file, the error when it is opened, and the error of stock FFCV; None where it opens the file. What
 # its loader comes to after that, with the system's cache and without, stands behind.
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str, type[Exception] | None]] = {
     "empty": (lambda data: b"", "it is empty", IndexError),

@@ -44,7 +44,7 @@ def test_entropy_coded_bytes_are_those_of_pillow(
 def test_one_decode_gives_what_separate_passes_give() -> None:
     data = jpeg(photograph("cat"), quality=95)
     specs = [EncodeSpec(75), EncodeSpec("source"), EncodeSpec(10)]
-    assert [each.data for each in reencode(data, specs)] == [reencode(data, [spec])[0].data for spec in specs]
+    assert [encoded.data for encoded in reencode(data, specs)] == [reencode(data, [spec])[0].data for spec in specs]
 
 
 def test_outputs_of_several_sizes_do_not_disturb_each_other() -> None:
@@ -55,7 +55,7 @@ def test_outputs_of_several_sizes_do_not_disturb_each_other() -> None:
         EncodeSpec(30),
         EncodeSpec(30, resize=Resize("short", 60)),
     ]
-    assert [each.data for each in reencode(data, specs)] == [reencode(data, [spec])[0].data for spec in specs]
+    assert [encoded.data for encoded in reencode(data, specs)] == [reencode(data, [spec])[0].data for spec in specs]
 
 
 def test_decoded_pixels_are_the_callers_own() -> None:

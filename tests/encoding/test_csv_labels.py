@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.sources import csv_labels as tables
+from jpegcurr.encoding.sources import csv_labels
 from jpegcurr.encoding.sources.base import MISSING, Source
 from jpegcurr.encoding.sources.csv_labels import open_table
 from jpegcurr.errors import ImageError, SourceError
@@ -69,7 +69,7 @@ def test_headers_delimiters_and_columns(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("id,breed\na,cat\n", {"id.jpg": "breed", "a.jpg": "cat"}),  # there is an image called so
         ("gone.jpg,cat\na.jpg,cat\n", {"gone.jpg": "cat", "a.jpg": "cat"}),
@@ -78,9 +78,9 @@ def test_headers_delimiters_and_columns(text: str, name: str) -> None:
         ("a.jpg,name\nid.jpg,species\n", {"a.jpg": "name", "id.jpg": "species"}),
     ],
 )
-def test_a_first_row_that_is_an_image_is_no_header(text: str, found: dict[str, str]) -> None:
+def test_a_first_row_that_is_an_image_is_no_header(text: str, expected: dict[str, str]) -> None:
     put("a.jpg", "id.jpg")
-    assert rows(text) == found
+    assert rows(text) == expected
 
 
 def test_odd_names_are_kept() -> None:
@@ -102,16 +102,16 @@ def test_absolute_paths_below_the_root_are_paths_from_it() -> None:
     assert source.split == "pictures"
 
 
-def test_endings_are_found_by_one_look_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suffixes_cost_one_check_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{number:03}" for number in range(50)]
     put(*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp")
     Path("pictures/000").mkdir()
-    looks: list[str] = []
-    look = tables._Finder._size
-    monkeypatch.setattr(tables._Finder, "_size", lambda self, key: looks.append(key) or look(self, key))
-    found = rows("".join(f"{name},cat\n" for name in [*names, "v1.2", "bare", "b"]))
-    assert set(found) == {*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp"}
-    assert len(looks) < 50 + 5 * 25
+    checked: list[str] = []
+    size = csv_labels._Finder._size
+    monkeypatch.setattr(csv_labels._Finder, "_size", lambda self, key: checked.append(key) or size(self, key))
+    labels = rows("".join(f"{name},cat\n" for name in [*names, "v1.2", "bare", "b"]))
+    assert set(labels) == {*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp"}
+    assert len(checked) < 50 + 5 * 25
 
 
 def test_an_image_that_is_not_there_is_an_item_all_the_same() -> None:
@@ -142,52 +142,52 @@ def test_a_column_of_splits_makes_sources() -> None:
     assert [(item.key, item.label) for item in val.items] == [("3.jpg", 1)]
     (val,) = opened(head + "3.jpg,b,val\n")
     assert (val.split, val.classes) == ("val", ("b",))
-    with pytest.raises(SourceError, match=r"4\.jpg of the split val is of the class 'zebra', which train does not have"):
+    with pytest.raises(SourceError, match=r"4\.jpg of the split val has the class 'zebra', which train lacks"):
         opened(head + "0.jpg,b,train\n4.jpg,zebra,val\n")
-    with pytest.raises(SourceError, match=r"line 2: the split is 'dev'\. It can be train, val or test"):
+    with pytest.raises(SourceError, match=r"line 2: the split is 'dev'\. It must be train, val or test"):
         opened(head + "0.jpg,b,dev\n")
     with pytest.raises(SourceError, match=r"labels\.csv: 0\.jpg is listed twice"):
         opened(head + "0.jpg,b,train\n0.jpg,b,val\n")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "labels.csv is empty"),
         ("\n\n", "labels.csv is empty"),
         ("path,label\n", "labels.csv names no images"),
-        ("a.jpg\nb.jpg\n", "line 1, is one cell. Put a tab, a comma or a semicolon between path and label"),
+        ("a.jpg\nb.jpg\n", "line 1, has one cell. Put a tab, a comma or a semicolon between path and label"),
         (
             "a.jpg,cat,3\n",
-            r"line 1: which of 'a.jpg', 'cat', '3' are paths and labels\? Name one of them path, .* one label,",
+            r"line 1: it is unclear which of 'a.jpg', 'cat', '3' are paths and labels\. Name one of them path, .* one label,",
         ),
-        ("path,width,height\na.jpg,3,4\n", "line 1: which of 'path', 'width', 'height' are paths and labels"),
+        ("path,width,height\na.jpg,3,4\n", "line 1: it is unclear which of 'path', 'width', 'height' are paths and labels"),
         ("id,breed\na,cat\nb,\n", "line 3: 'b' has no label"),
-        ("id,breed\na,cat\n\nb\n", "line 4: 1 cells where 2 should be"),
-        ("a.jpg,cat\nb,c.jpg,cat\n", "line 2: 3 cells where 2 should be. Quote names"),
+        ("id,breed\na,cat\n\nb\n", "line 4: 1 cells instead of 2"),
+        ("a.jpg,cat\nb,c.jpg,cat\n", "line 2: 3 cells instead of 2. Quote names"),
         ('a.jpg,cat\n"b\nb.jpg",\n', r"line 3: 'b\\nb.jpg' has no label"),
         ("a.jpg,cat\na.jpg,dog\n", "labels.csv: a.jpg is listed twice. Name every image once"),
         ("a.jpg,cat\na,dog\n", "labels.csv: a.jpg is listed twice"),
-        ("a.jpg,cat\n../a.jpg,cat\n", "line 2: '../a.jpg' is no path below pictures"),
-        ("a.jpg,cat\n/etc/a.jpg,cat\n", "line 2: '/etc/a.jpg' is no path below pictures"),
-        ("a.jpg,cat\n,cat\n", "line 2: '' is no path below pictures"),
-        ("a.jpg,cat\nb\0.jpg,cat\n", "line 2: .* is no path below pictures"),
+        ("a.jpg,cat\n../a.jpg,cat\n", "line 2: '../a.jpg' is not a path below pictures"),
+        ("a.jpg,cat\n/etc/a.jpg,cat\n", "line 2: '/etc/a.jpg' is not a path below pictures"),
+        ("a.jpg,cat\n,cat\n", "line 2: '' is not a path below pictures"),
+        ("a.jpg,cat\nb\0.jpg,cat\n", "line 2: .* is not a path below pictures"),
         (
             "path,label\nx/a.jpg,cat\nx/b.jpg,cat\n",
-            "line 2 names 'x/a.jpg', and it is not in pictures, .* nor is any other",
+            "line 2 names 'x/a.jpg', which is not in pictures, .* no other image of the table is",
         ),
-        ('a.jpg,cat\n"b.jpg,cat\nc.jpg,cat\n', "labels.csv, line 3: unexpected end of data. See that every quote is closed"),
+        ('a.jpg,cat\n"b.jpg,cat\nc.jpg,cat\n', "labels.csv, line 3: unexpected end of data. Check that every quote is closed"),
         (b"a.jpg,caf\xe9\n", "line 1: the label .* is not UTF-8. Save the table in UTF-8"),
-        ("a.jpg,cat\n".encode("utf-16"), "labels.csv is no table of text. Save it as CSV in UTF-8"),
+        ("a.jpg,cat\n".encode("utf-16"), "labels.csv is not a text table. Save it as CSV in UTF-8"),
     ],
 )
-def test_what_is_wrong_is_told_by_line(text: str | bytes, said: str) -> None:
+def test_what_is_wrong_is_reported_by_line(text: str | bytes, message: str) -> None:
     put("a.jpg", "b.jpg")
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         opened(text)
 
 
-def test_a_table_that_cannot_be_read_is_told() -> None:
+def test_a_table_that_cannot_be_read_is_reported() -> None:
     put("a.jpg")
     with pytest.raises(SourceError, match=r"gone\.csv cannot be read: No such file"):
         open_table(Path("pictures"), Path("gone.csv"))

@@ -97,11 +97,11 @@ def spoil(root: Path) -> Path:
 def test_too_many_failures_end_the_run_by_name_and_keep_what_is_done() -> None:
     spoil(Path("d"))
     with pytest.raises(
-        EncodeError, match=r"2 images could not be encoded, 0 may fail: stopped there\.\n  d/[ab]/[12]\.jpg: "
-    ) as said:
+        EncodeError, match=r"2 images could not be encoded and 0 may fail, so the encode stopped\.\n  d/[ab]/[12]\.jpg: "
+    ) as caught:
         encode_all(Path("d"), Path("out"), [50, "source"])
-    assert "--max-failures" in str(said.value)
-    assert "--resume" in str(said.value)
+    assert "--max-failures" in str(caught.value)
+    assert "--resume" in str(caught.value)
     assert not [path for path in Path("out").iterdir() if not path.name.startswith(".")]
     encode_all(Path("d"), Path("out"), [50, "source"], max_failures=2, resume=True)
     encode_all(Path("d"), Path("straight"), [50, "source"], max_failures=2)
@@ -207,41 +207,41 @@ def test_workers_that_are_lost_end_the_run_with_a_sentence(photos: Path) -> None
     sources = open_sources(photos)
     outputs = plan_outputs(sources, [EncodeSpec(50)], Path())
     with Lost() as executor:
-        with pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): .*--resume goes on"):
+        with pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): .*and --resume"):
             encode_dataset(sources, outputs, executor=executor, workers=1)
         with pytest.raises(EncodeError, match=r"The workers failed \(MemoryError\): MemoryError\."):
             estimate_splits(sources, outputs, executor)
 
 
-def test_a_dask_scheduler_that_does_not_answer_is_told() -> None:
+def test_a_dask_scheduler_that_does_not_answer_is_reported() -> None:
     pytest.importorskip("distributed")
     with pytest.raises(UsageError, match="No Dask scheduler answers"), open_executor(dask="nonsense://here"):
         pass
 
 
-def test_dask_workers_without_jpegcurr_are_told() -> None:
+def test_dask_workers_without_jpegcurr_are_reported() -> None:
     distributed = pytest.importorskip("distributed")
     hidden = "import sys; sys.modules['jpegcurr'] = None; from distributed.cli.dask_worker import main; main()"
     with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
         command = [sys.executable, "-c", hidden, cluster.scheduler_address, "--no-nanny", "--no-dashboard"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
-            told = r"The workers at tcp:.* cannot run jpegcurr: .*Install the same version"
+            message = r"The workers at tcp:.* cannot run jpegcurr: .*Install the same version"
             try:
-                with pytest.raises(UsageError, match=told), open_executor(dask=cluster.scheduler_address):
+                with pytest.raises(UsageError, match=message), open_executor(dask=cluster.scheduler_address):
                     pass
             finally:
                 worker.terminate()
 
 
 def test_inspection_reads_every_header(betons: Path) -> None:
-    found = inspect_beton(betons / "train-source.beton")
-    assert found.samples == TRAIN
-    assert found.labels == 4
-    assert sum(found.subsampling.values()) == TRAIN
-    assert found.subsampling["grey"] == 4
-    assert {"4:4:4", "4:2:0", "4:2:2"} < set(found.subsampling)
-    assert found.widths[0] >= 64
-    assert found.widths[2] <= 160
+    inspection = inspect_beton(betons / "train-source.beton")
+    assert inspection.samples == TRAIN
+    assert inspection.labels == 4
+    assert sum(inspection.subsampling.values()) == TRAIN
+    assert inspection.subsampling["grey"] == 4
+    assert {"4:4:4", "4:2:0", "4:2:2"} < set(inspection.subsampling)
+    assert inspection.widths[0] >= 64
+    assert inspection.widths[2] <= 160
     assert inspect_beton(betons / "train-q50.beton").subsampling == {"4:2:0": TRAIN}
 
 

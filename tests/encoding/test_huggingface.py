@@ -52,7 +52,7 @@ def test_splits_keys_and_the_data_sets_own_classes() -> None:
     assert contents(val) == {"0-0.jpg": ("akita", image(0))}
     assert all(train.store.read(item) == image(row) for row, item in enumerate(train.items))
     assert train.items.sizes.tolist() == [len(image(row)) for row in range(11)]
-    assert train.store.where(train.items[10]) == "hf:d, split train, row 10"
+    assert train.store.locate(train.items[10]) == "hf:d, split train, row 10"
 
 
 def test_a_data_set_without_splits_is_one() -> None:
@@ -113,8 +113,13 @@ def test_rows_without_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     (source,) = open_hub("hf:dogs")
     assert [item.key for item in source.items] == ["0", "1", "2-gone.jpg", "3-a.jpg", "4", "5-é.jpg"]
     assert source.items.sizes.tolist() == [MISSING, MISSING, MISSING, MISSING, 0, 2]
-    said = ["the row has no image", "the row has no image", "No such file", "not in the data set but at https://x.org/a.jpg"]
-    for item, reason in zip(source.items, said, strict=False):
+    reasons = [
+        "the row has no image",
+        "the row has no image",
+        "No such file",
+        "not in the data set, but at https://x.org/a.jpg",
+    ]
+    for item, reason in zip(source.items, reasons, strict=False):
         with pytest.raises(ImageError, match=reason):
             source.store.read(item)
     assert [source.store.read(source.items[row]) for row in (4, 5)] == [b"", b"xy"]
@@ -132,17 +137,17 @@ def test_the_store_is_read_by_threads_and_from_another_process_in_another_folder
 
 
 @pytest.mark.parametrize(
-    ("labels", "kind", "classes", "found"),
+    ("labels", "kind", "classes", "expected"),
     [
         ([3, 1, 1], "int32", "0123", [3, 1, 1]),
         (["b", "a", "b"], "string", "ab", [1, 0, 1]),
         (["10", "9", "10"], "large_string", ("9", "10"), [1, 0, 1]),
     ],
 )
-def test_labels_of_other_kinds(labels: list[object], kind: str, classes: Sequence[str], found: list[int]) -> None:
+def test_labels_of_other_kinds(labels: list[object], kind: str, classes: Sequence[str], expected: list[int]) -> None:
     train, val = opened(train=rows(labels, Value(kind)), validation=rows(labels[:1], Value(kind)))
-    assert (train.classes, train.items.labels.tolist()) == (tuple(classes), found)
-    assert (val.classes, val.items.labels.tolist()) == (tuple(classes), found[:1])
+    assert (train.classes, train.items.labels.tolist()) == (tuple(classes), expected)
+    assert (val.classes, val.items.labels.tolist()) == (tuple(classes), expected[:1])
 
 
 def test_a_column_of_classes_comes_before_other_labels_and_a_known_name_before_others() -> None:
@@ -153,16 +158,16 @@ def test_a_column_of_classes_comes_before_other_labels_and_a_known_name_before_o
     assert source.items.labels.tolist() == [0, 1]
 
 
-def test_splits_without_labels_are_left_out_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_splits_without_labels_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     (train,) = opened(test=rows([-1, -1]), train=rows([0, 1]), more=rows([None]), other=rows([0]).remove_columns("label"))
     assert train.split == "train"
-    assert [line.getMessage().partition(" has ")[0] for line in caplog.records if line.name == "jpegcurr"] == [
+    assert [line.getMessage().partition(" is ignored")[0] for line in caplog.records if line.name == "jpegcurr"] == [
         f"hf:d: the split {name}" for name in ("test", "more", "other")
     ]
 
 
-def refused(said: str, **splits: Any) -> None:
-    with pytest.raises(SourceError, match=said):
+def refused(message: str, **splits: Any) -> None:
+    with pytest.raises(SourceError, match=message):
         opened(**splits)
 
 
@@ -170,39 +175,37 @@ def test_columns_that_cannot_be_told_apart_are_listed() -> None:
     two = Dataset.from_dict(
         {"a": [image(0)], "b": [image(0)], "label": [0]}, features=Features({"a": Image(), "b": Image(), "label": BREEDS})
     )
-    refused(r"hf:d must have one column of images, and has 2: a \(Image\), b \(Image\), label \(ClassLabel\)", train=two)
-    refused("one column of images, and has 0: label", train=two.remove_columns(["a", "b"]))
+    refused(r"hf:d must have one column of images, but has 2: a \(Image\), b \(Image\), label \(ClassLabel\)", train=two)
+    refused("one column of images, but has 0: label", train=two.remove_columns(["a", "b"]))
     refused(r"must have one column of labels, .* It has image \(Image\)\.", train=rows([0]).remove_columns("label"))
     refused(r"one column of labels, .* breed \(float32\)", train=rows([0.5], Value("float32")).rename_column("label", "breed"))
     refused("one column of labels", train=rows([0.5], Value("float32")))
     refused("one column of labels", train=rows(["a"], Value("string"), target=["b"]))
 
 
-def test_what_is_wrong_with_labels_is_told() -> None:
+def test_what_is_wrong_with_labels_is_reported() -> None:
     text, number, others = Value("string"), Value("int64"), ClassLabel(names=["b", "a"])
     refused("hf:d has no labels in the column label", train=rows([-1]), test=rows([None]))
     refused("hf:d, split train, row 1 has no label in label", train=rows([0, -1, 1]))
     refused("hf:d, split train, row 2 has no label", train=rows(["a", "b", ""], text))
-    refused("label goes up to 5000000000. Those are ids", train=rows([1, 5_000_000_000], number))
-    refused("label of the split val are not what they are in the first split", train=rows([0]), val=rows([0], others))
-    refused(
-        "0-0.jpg of the split val is of the class 'c', which train does not", train=rows(["a"], text), val=rows(["c"], text)
-    )
+    refused("label has values up to 5000000000, which are ids", train=rows([1, 5_000_000_000], number))
+    refused("label of the split val differs from the first split", train=rows([0]), val=rows([0], others))
+    refused("0-0.jpg of the split val has the class 'c', which train lacks", train=rows(["a"], text), val=rows(["c"], text))
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("hf:", "hf: names no data set. Give hf:NAME"),
         ("hf:nobody/nothing", "hf:nobody/nothing cannot be opened: Couldn't reach 'nobody/nothing' on the Hub .*hf auth login"),
         ("hf:./gone", "hf:./gone: there is no folder ./gone"),
-        ("hf:files:other", "hf:files:other cannot be opened: BuilderConfig 'other' not found. Available: .'default'.. See"),
+        ("hf:files:other", "hf:files:other cannot be opened: BuilderConfig 'other' not found. Available: .'default'.. Check"),
     ],
 )
-def test_what_cannot_be_opened_is_one_sentence(where: str, said: str) -> None:
+def test_what_cannot_be_opened_is_one_sentence(where: str, message: str) -> None:
     Path("files/a").mkdir(parents=True)
     Path("files/a/1.jpg").write_bytes(image(0))
-    with pytest.raises(SourceError, match=said) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         open_hub(where)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -56,7 +56,7 @@ def only(root: Path, labels: Path | None = None) -> Source:
 
 
 def refusal(root: Path) -> str | None:
-    """What is said against an archive; None if nothing is."""
+    """Return the error of an archive; None if it opens."""
     try:
         open_imagenet(root, None)
     except SourceError as error:
@@ -94,9 +94,9 @@ def positions() -> str:
 
 
 def valprep() -> str:
-    made = "".join(f"mkdir -p {wnid}\n" for wnid in CLASSES)
+    folders = "".join(f"mkdir -p {wnid}\n" for wnid in CLASSES)
     moved = "".join(f"mv {val_name(number)} {wnid}/\n" for number, wnid in enumerate(TRUTH, 1))
-    return f"#!/bin/bash\n# makes folders\n\n{made}{moved}echo done\n"
+    return f"#!/bin/bash\n# makes folders\n\n{folders}{moved}echo done\n"
 
 
 def test_both_splits_are_read_in_place_with_the_keys_of_the_unpacked_folders() -> None:
@@ -202,7 +202,7 @@ def test_positions_are_those_of_the_sorted_classes_of_train() -> None:
     put("d/val.txt", positions())
     assert keys(open_imagenet(ROOT, Path("d/val.txt"))[1]) == VAL_KEYS
     Path(f"d/{TRAIN}").unlink()
-    with pytest.raises(SourceError, match=rf"d/val.txt gives classes as positions .* {TRAIN} is needed beside"):
+    with pytest.raises(SourceError, match=rf"d/val.txt gives classes as positions .* {TRAIN}, beside"):
         open_imagenet(ROOT, Path("d/val.txt"))
 
 
@@ -213,57 +213,57 @@ def test_classes_that_are_called_by_numbers_are_meant_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("", "d/t is empty"),
         ("ImageId,PredictionString\n", "d/t is empty"),
-        ("\n".join(TRUTH[1:]), f"d/t tells 4 classes, but d/{VAL} holds 5 images"),
-        ("\n".join("12345"), f"d/t holds ILSVRC ids, whose meaning is in the devkit. Give {DEVKIT}.tar.gz"),
-        (kaggle_table().replace("0002,", "0009,"), f"no class of {val_name(2)}, which d/{VAL} holds"),
+        ("\n".join(TRUTH[1:]), f"d/t holds 4 classes, but d/{VAL} holds 5 images"),
+        ("\n".join("12345"), f"d/t holds ILSVRC ids, whose classes only the devkit names. Give {DEVKIT}.tar.gz"),
+        (kaggle_table().replace("0002,", "0009,"), f"lacks {val_name(2)}, which d/{VAL} holds"),
         (f"{kaggle_table()}ILSVRC2012_val_00000009,n1 ", f"names ILSVRC2012_val_00000009, which d/{VAL} does not hold"),
         (f"{kaggle_table()}{val_name(2)} n1\n", f"d/t gives {val_name(2)} two classes, n01440764 and n1"),
-        (f"{kaggle_table()}{val_name(2)}\n", f"names no class in the line '{val_name(2)}'"),
-        (kaggle_table().replace("n02123045", "n99"), f"gives {val_name(5)} the class n99, which the train split does not have"),
+        (f"{kaggle_table()}{val_name(2)}\n", f"has a line without a class, '{val_name(2)}'"),
+        (kaggle_table().replace("n02123045", "n99"), f"gives {val_name(5)} the class n99, which the train split lacks"),
         ("\n".join([*TRUTH[1:], "n99"]), f"gives {val_name(5)} the class n99, which the train"),
-        (positions().replace(" 3", " 4"), "d/t has the class 4, but train has 4, so positions end at 3"),
-        (f"mv {val_name(1)}\n", f"names no class in the line '{val_name(1)}'"),
-        ("mv\n", "names no class in the line ''"),
+        (positions().replace(" 3", " 4"), "d/t has the class 4, but train has 4 classes, 0 to 3"),
+        (f"mv {val_name(1)}\n", f"has a line without a class, '{val_name(1)}'"),
+        ("mv\n", "has a line without a class, ''"),
         (b"\xff\xfe\x00", "d/t cannot be read as a table of labels"),
         (None, "d/t cannot be read as a table of labels"),
     ],
 )
-def test_a_table_that_does_not_belong_to_the_archive_is_told_by_name(table: str | bytes | None, said: str) -> None:
+def test_a_table_that_does_not_belong_to_the_archive_is_reported_by_name(table: str | bytes | None, message: str) -> None:
     write_archives(ROOT)
     if table is not None:
         put("d/t", table)
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         open_imagenet(ROOT, Path("d/t"))
 
 
 @pytest.mark.parametrize("evil", ["../../evil", "/evil", "..", ".hidden"])
 def test_a_table_cannot_name_a_class_outside(evil: str) -> None:
     write_archives(ROOT, "val")
-    with pytest.raises(SourceError, match="cannot be a folder's name"):
+    with pytest.raises(SourceError, match="cannot be the name of a folder"):
         open_imagenet(ROOT, put("t", kaggle_table().replace("n07920052", evil)))
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
-        ({}, "has no data/meta.mat"),
+        ({}, "lacks data/meta.mat"),
         ({**devkit_files("1 2 3 4 5"), f"{DEVKIT}/data/meta.mat": b"no matrix"}, "is damaged: data/meta.mat or"),
         (devkit_files("1 2 3 4 5"), "gives an image the id 5, which is no class in its data/meta.mat"),
         (devkit_files("1 2 3 4 x"), "is damaged"),
-        (devkit_files("1 2 3 4"), "tells 4 classes, but"),
+        (devkit_files("1 2 3 4"), "holds 4 classes, but"),
     ],
 )
-def test_a_devkit_that_cannot_be_right_is_told(files: dict[str, bytes], said: str) -> None:
+def test_a_devkit_that_cannot_be_right_is_reported(files: dict[str, bytes], message: str) -> None:
     write_archives(ROOT, "val")
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         open_imagenet(ROOT, put(f"{DEVKIT}.tar.gz", gzip.compress(tar(files))))
 
 
-def test_a_devkit_that_cannot_be_read_is_told() -> None:
+def test_a_devkit_that_cannot_be_read_is_reported() -> None:
     write_archives(ROOT, "val")
     Path(DEVKIT).mkdir()
     whole = gzip.compress(tar(devkit_files()))
@@ -273,7 +273,7 @@ def test_a_devkit_that_cannot_be_read_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({TRAIN: tar({})}, f"d/{TRAIN} holds no class archives"),
         ({TRAIN: tar(val_files())}, f"d/{TRAIN} holds no class archives"),
@@ -283,7 +283,7 @@ def test_a_devkit_that_cannot_be_read_is_told() -> None:
         ({TRAIN: tar({"a.tar": gzip.compress(tar(val_files()))})}, f"d/{TRAIN}: a.tar is compressed .gzip."),
         ({TRAIN: b"x" * 2048}, f"d/{TRAIN} is not a tar archive"),
         ({TRAIN: b""}, f"d/{TRAIN} is empty"),
-        ({VAL: tar(val_files())}, f"Nothing tells the classes of the images in d/{VAL}. Put {DEVKIT}.tar.gz or"),
+        ({VAL: tar(val_files())}, f"The classes of the images in d/{VAL} are unknown. Put {DEVKIT}.tar.gz or"),
         ({VAL: tar({}), "val.txt": b"a.jpg n1"}, f"d/{VAL} holds no images"),
         (
             {VAL: tar({"a/1.jpg": b"1", "b/1.jpg": b"1"}), "val.txt": b"1.jpg n1"},
@@ -295,14 +295,14 @@ def test_a_devkit_that_cannot_be_read_is_told() -> None:
         ({TRAIN: nested(train_files(1)), "val/a/1.jpg": b"1"}, f"d holds the folder val and the archive d/{TRAIN}"),
     ],
 )
-def test_what_is_no_imagenet_is_told_by_name(files: dict[str, bytes], said: str) -> None:
+def test_what_is_no_imagenet_is_reported_by_name(files: dict[str, bytes], message: str) -> None:
     for name, data in files.items():
         put(f"d/{name}", data)
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         open_imagenet(ROOT, None)
 
 
-def test_a_lone_archive_that_is_neither_is_told() -> None:
+def test_a_lone_archive_that_is_neither_is_reported() -> None:
     for files in ({}, {"notes.txt": b"1"}):
         with pytest.raises(SourceError, match=r"x\.tar holds neither class archives nor images"):
             open_imagenet(put("x.tar", tar(files)), None)
@@ -314,7 +314,7 @@ def test_labels_are_for_validation_images() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no /proc here")
-def test_an_archive_that_cannot_be_read_is_told() -> None:
+def test_an_archive_that_cannot_be_read_is_reported() -> None:
     Path("d").mkdir()
     Path(f"d/{TRAIN}").symlink_to("/proc/self/mem")  # a file that opens, and whose first byte cannot be read
     with pytest.raises(SourceError, match=f"d/{TRAIN} "):
@@ -342,13 +342,13 @@ def test_an_archive_that_is_cut_short_is_refused_or_has_lost_nothing(split: str)
     expected = contents(only(ROOT))
     for size in [*range(0, len(whole), 512), *range(511, len(whole), 512)]:
         put(archive, whole[:size])
-        if (said := refusal(ROOT)) is None:
+        if (message := refusal(ROOT)) is None:
             assert contents(only(ROOT)) == expected
             assert not whole[size:].strip(b"\0")
         else:
-            assert archive in said
-            assert "again" in said
-        assert said is not None or size > len(whole.rstrip(b"\0"))
+            assert archive in message
+            assert "again" in message
+        assert message is not None or size > len(whole.rstrip(b"\0"))
 
 
 def test_the_store_goes_to_other_processes_and_says_where_an_image_lies() -> None:
@@ -356,8 +356,8 @@ def test_the_store_goes_to_other_processes_and_says_where_an_image_lies() -> Non
     for source in (train, val):
         store = pickle.loads(pickle.dumps(source.store))  # noqa: S301
         assert [store.read(item) for item in source.items] == list(contents(source).values())
-    assert train.store.where(train.items[0]) == f"d/{TRAIN}: n01440764/n01440764_0.JPEG"
-    assert val.store.where(val.items[0]) == f"d/{VAL}: {Path(val.items[0].key).name}", "which lies in no folder there"
+    assert train.store.locate(train.items[0]) == f"d/{TRAIN}: n01440764/n01440764_0.JPEG"
+    assert val.store.locate(val.items[0]) == f"d/{VAL}: {Path(val.items[0].key).name}", "which lies in no folder there"
 
 
 def test_an_archive_that_shrinks_or_goes_stops_the_run() -> None:

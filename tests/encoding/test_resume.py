@@ -1,4 +1,4 @@
-"""Nothing is lost: a stopped encode goes on where it was and ends in the same bytes."""
+"""Interrupted encodes continue where they stopped and end in the same bytes."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ real_write = os.write
 def killing(name, call):
     def wrapped(*arguments, **options):
         global left
-        inside = any(str(each).find("betons") >= 0 for each in arguments) or isinstance(arguments[0], int)
+        inside = any(str(argument).find("betons") >= 0 for argument in arguments) or isinstance(arguments[0], int)
         left -= inside
         if inside and left == 0:
             if name in ("write", "pwrite", "pwritev"):  # torn in the middle
@@ -126,7 +126,7 @@ def test_kills_of_resumed_runs_and_crashes_of_the_machine_between_them(
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.97])
 def test_a_kill_while_files_are_replaced(photos: Path, betons: Path, calls: int, share: float) -> None:
-    """What was there is damaged, and made again with --force."""
+    """A damaged output is written again with --force."""
     shutil.copytree(betons, "betons")
     for path in Path("betons").glob("*.beton"):
         data = bytearray(path.read_bytes())
@@ -171,7 +171,7 @@ def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_b
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.beton.writer._SYNC_EVERY", 1)
         patch.setattr("jpegcurr.encoding.beton.writer._sync", failing_sync)
-        with pytest.raises(EncodeError, match=r"\.train-source\.beton\.partial: Input/output error.*--resume goes on"):
+        with pytest.raises(EncodeError, match=r"\.train-source\.beton\.partial: Input/output error.*and --resume"):
             encode_all(photos, Path("betons"), ["source", 50])
     assert not list(Path("betons").glob("[!.]*"))
     assert json.loads(Path("betons/.train-source.plan").read_text())["boot"].strip() == ""
@@ -195,7 +195,7 @@ def test_a_folder_that_is_replaced_under_an_encode_gets_nothing_from_it(photos: 
                 shutil.copytree("gone", "betons")
             self.encoded += len(outcomes)
 
-    with pytest.raises(EncodeError, match="somebody has replaced betons meanwhile"):
+    with pytest.raises(EncodeError, match="betons was replaced meanwhile"):
         encode_all(photos, Path("betons"), [50], watcher=Replace())
     assert not list(Path("betons").glob("[!.]*"))
 
@@ -204,7 +204,7 @@ def test_a_plan_that_cannot_be_read_is_not_taken_for_none(photos: Path) -> None:
     stop(photos)
     Path("betons/.train-q50.plan").write_text("{")
     for options in ({}, {"resume": True}):
-        with pytest.raises(UsageError, match=r"train-q50\.plan, of a stopped encode, cannot be read.*--force"):
+        with pytest.raises(UsageError, match=r"train-q50\.plan, of an interrupted encode, cannot be read.*--force"):
             encode_all(photos, Path("betons"), [50], **options)
     encode_all(photos, Path("betons"), [50], force=True)
 
@@ -256,12 +256,12 @@ def test_a_lower_limit_of_failures_holds_for_what_is_done() -> None:
         Path(f"d/a/{number:02}.jpg").write_bytes(jpeg(photograph("cat").resize((40, 30))) if number > 9 else b"text")
     with pytest.raises(KeyboardInterrupt):
         encode_all(Path("d"), Path("betons"), [50], max_failures=10, watcher=Watch(16))
-    with pytest.raises(EncodeError, match="10 images could not be encoded, 0 may fail"):
+    with pytest.raises(EncodeError, match="10 images could not be encoded and 0 may fail"):
         encode_all(Path("d"), Path("betons"), [50], resume=True)
     encode_all(Path("d"), Path("betons"), [50], resume=True, max_failures=10)
 
 
-def test_outputs_that_do_not_pair_are_told_at_once(photos: Path) -> None:
+def test_outputs_that_do_not_pair_are_reported_at_once(photos: Path) -> None:
     """A scan that is damaged can be copied, but not encoded."""
     shutil.copytree(photos, "d")
     broken = Path("d/train/cat/03.jpg")
@@ -269,11 +269,11 @@ def test_outputs_that_do_not_pair_are_told_at_once(photos: Path) -> None:
     table = data.index(b"\xff\xc4")
     broken.write_bytes(data[: table + 5] + bytes([255] * 8) + data[table + 13 :])
     encode_all(Path("d"), Path("betons"), ["source"])
-    with pytest.raises(EncodeError, match=r"train-source\.beton holds 48 images and betons/train-q50\.beton 47"):
+    with pytest.raises(EncodeError, match=r"train-source\.beton holds 48 images and betons/train-q50\.beton holds 47"):
         encode_all(Path("d"), Path("betons"), ["source", 50], resume=True, max_failures=1)
 
 
-def test_with_resume_force_replaces_only_what_was_made_otherwise(photos: Path, betons: Path) -> None:
+def test_with_resume_force_replaces_only_outputs_of_other_options(photos: Path, betons: Path) -> None:
     encode_all(photos, Path("betons"), ["source", 50], seed=7)
     encode_all(photos, Path("betons"), ["source"], force=True)
     watch = Watch()
@@ -288,20 +288,20 @@ def test_work_that_is_done_is_not_done_again(photos: Path, betons: Path) -> None
     assert finish(photos, betons).there == 64, "what is finished is kept"
 
 
-def test_a_stopped_encode_is_neither_replaced_nor_gone_on_with_unasked(photos: Path, betons: Path) -> None:
+def test_a_stopped_encode_is_neither_replaced_nor_resumed_unasked(photos: Path, betons: Path) -> None:
     stop(photos)
-    with pytest.raises(UsageError, match=r"An encode of betons/train-source\.beton was stopped.*--resume.*--force"):
+    with pytest.raises(UsageError, match=r"An encode of betons/train-source\.beton was interrupted.*--resume.*--force"):
         encode_all(photos, Path("betons"), ["source", 50])
     encode_all(photos, Path("betons"), ["source", 50], force=True)
     assert digests(Path("betons")) == digests(betons)
 
 
-def test_other_options_do_not_go_on_with_it(photos: Path) -> None:
+def test_other_options_do_not_resume_it(photos: Path) -> None:
     stop(photos)
-    with pytest.raises(UsageError, match=r"stopped encode of betons/train-source\.beton has seed 0, this one 7"):
+    with pytest.raises(UsageError, match=r"interrupted encode of betons/train-source\.beton has seed 0, this encode 7"):
         encode_all(photos, Path("betons"), ["source", 50], resume=True, seed=7)
     encode_all(photos, Path("betons"), ["source", 50], resume=True)
-    with pytest.raises(UsageError, match=r"betons/train-source\.beton has order shuffle, this one folder"):
+    with pytest.raises(UsageError, match=r"betons/train-source\.beton has order shuffle, this encode folder"):
         encode_all(photos, Path("betons"), ["source", 50], resume=True, order="folder")
 
 
@@ -314,19 +314,19 @@ def test_a_seed_that_decides_nothing_may_be_another(photos: Path) -> None:
     assert (one.order, one.seed, one.keys_sha256) == ("folder", 0, other.keys_sha256)
 
 
-def test_another_source_does_not_go_on_with_it(photos: Path) -> None:
+def test_another_source_does_not_resume_it(photos: Path) -> None:
     shutil.copytree(photos, "d")
     stop(Path("d"), after=48)
     image = json.loads(Path("betons/.train-q50.items.jsonl.partial").read_text().splitlines()[0])["key"]
     Path("d/train", image).write_bytes(jpeg(photograph("cat")))
-    with pytest.raises(UsageError, match=rf"d/train/{image} is not what it was.*--force"):
+    with pytest.raises(UsageError, match=rf"d/train/{image} has changed since.*--force"):
         encode_all(Path("d"), Path("betons"), ["source", 50], resume=True)
     Path("d/train", image).unlink()
-    with pytest.raises(UsageError, match="was made of 48 images and the source has 47 now"):
+    with pytest.raises(UsageError, match="was encoded from 48 images, but the source has 47 now"):
         encode_all(Path("d"), Path("betons"), ["source", 50], resume=True)
 
 
-def test_one_of_the_outputs_can_go_on_alone(photos: Path, betons: Path) -> None:
+def test_one_of_the_outputs_can_be_resumed_alone(photos: Path, betons: Path) -> None:
     stop(photos)
     encode_all(photos, Path("betons"), [50], resume=True)
     finish(photos, betons)
@@ -339,17 +339,17 @@ def test_after_a_crash_of_the_machine_the_records_are_read_back(photos: Path, be
     assert 5 < finish(photos, betons).there < 40
 
 
-def test_without_an_id_of_the_machines_start_only_what_was_begun_is_read_back(
+def test_without_an_id_of_the_machines_start_only_interrupted_outputs_are_read_back(
     photos: Path, betons: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on macOS, or where /proc is masked."""
     caplog.set_level("INFO")
     for module in ("resume", "output"):
-        monkeypatch.setattr(f"jpegcurr.encoding.{module}.boot_id", lambda: " " * 36)
+        monkeypatch.setattr(f"jpegcurr.encoding.{module}.read_boot_id", lambda: " " * 36)
     stop(photos, after=48)
-    assert "reading back" not in caplog.text
+    assert "reading its records back" not in caplog.text
     assert finish(photos, betons).there == 48
-    assert caplog.text.count("reading back") == 2, "the training set's two"
+    assert caplog.text.count("reading its records back") == 2, "the training set's two"
 
 
 def test_a_mended_image_is_read_again() -> None:
@@ -376,7 +376,7 @@ def test_a_mended_image_whose_failure_was_allowed_is_read_again() -> None:
     whole = {path: path.read_bytes() for path in (Path("d/a/15.jpg"), Path("d/a/50.jpg"))}
     for path in whole:
         path.write_bytes(b"a text file")
-    with pytest.raises(EncodeError, match=r"2 images could not be encoded, 1 may fail"):
+    with pytest.raises(EncodeError, match=r"2 images could not be encoded and 1 may fail"):
         encode_all(Path("d"), Path("betons"), ["source", 50], max_failures=1)
     Path("d/a/50.jpg").write_bytes(whole[Path("d/a/50.jpg")])
     watch = Watch(1)
@@ -411,7 +411,7 @@ def test_a_source_that_vanishes_ends_the_run_and_is_no_bad_image(photos: Path, b
     shutil.copytree(photos, "d")
     sources = open_sources("d")
     outputs = plan_outputs(sources, [EncodeSpec("source"), EncodeSpec(50)], Path("betons"))
-    with open_executor(1) as (executor, _), pytest.raises(EncodeError, match=r"The source failed.*--resume goes on"):
+    with open_executor(1) as (executor, _), pytest.raises(EncodeError, match=r"The source failed.*and --resume"):
         encode_dataset(sources, outputs, executor=executor, workers=1, max_failures=1000, watcher=Vanish())
     Path("gone").rename("d")
     encode_all(Path("d"), Path("betons"), ["source", 50], resume=True)
@@ -431,7 +431,7 @@ def test_a_read_error_ends_the_run(photos: Path, monkeypatch: pytest.MonkeyPatch
     pread = os.pread
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", failing)
-        with pytest.raises(EncodeError, match=r"03\.jpg: Input/output error\. The source failed.*--resume goes on"):
+        with pytest.raises(EncodeError, match=r"03\.jpg: Input/output error\. The source failed.*and --resume"):
             encode_all(photos, Path("betons"), [50], max_failures=1000)
     encode_all(photos, Path("betons"), [50], resume=True)
 
@@ -450,7 +450,7 @@ def limited(photos: Path, size: int, *options: str) -> subprocess.CompletedProce
 def test_a_full_disk_is_a_sentence_and_the_encode_goes_on_when_there_is_room(photos: Path, betons: Path) -> None:
     done = limited(photos, 200_000)
     assert done.returncode == 1
-    assert "betons/.train-source.beton.partial: File too large. What is encoded is kept" in done.stderr
+    assert "betons/.train-source.beton.partial: File too large. The encoded images are kept" in done.stderr
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(Path("betons").glob("[!.]*"))
@@ -460,7 +460,7 @@ def test_a_full_disk_is_a_sentence_and_the_encode_goes_on_when_there_is_room(pho
     assert digests(Path("betons")) == digests(betons)
 
 
-def test_ctrl_c_stops_and_says_how_to_go_on(photos: Path, betons: Path) -> None:
+def test_ctrl_c_stops_and_says_how_to_resume(photos: Path, betons: Path) -> None:
     slow = (
         "import time, jpegcurr.encoding.workers as encode; plain = encode._encode_item\n"
         "def slowly(*arguments):\n    time.sleep(0.1)\n    return plain(*arguments)\n"
@@ -473,8 +473,8 @@ def test_ctrl_c_stops_and_says_how_to_go_on(photos: Path, betons: Path) -> None:
         while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume" in said
-    assert "Traceback" not in said
+    assert "--resume" in message
+    assert "Traceback" not in message
     assert finish(photos, betons).there > 0

@@ -35,7 +35,7 @@ def test_other_names_of_splits_and_what_lies_beside_them(caplog: pytest.LogCaptu
         ("val", ("a", "b"), 1),
         ("test", ("a", "b"), 1),
     ]
-    assert "d: left out, since they are no splits with class folders: extra" in caplog.text
+    assert "d: ignored, because they are not splits with class folders: extra" in caplog.text
     put("d/Testing/a/6.jpg")
     with pytest.raises(SourceError, match=r"for the split test\. Keep one"):
         open_sources(Path("d"))
@@ -45,10 +45,10 @@ def test_other_names_of_splits_and_what_lies_beside_them(caplog: pytest.LogCaptu
         open_sources(Path("d"))
 
 
-def test_a_test_folder_without_labels_is_left_out_and_one_class_is_remarked(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_test_folder_without_labels_is_ignored_and_one_class_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     put("d/train/a/1.jpg", "d/train/b/1.jpg", "d/test/1.jpg")
     assert [source.split for source in open_sources(Path("d"))] == ["train"]
-    assert "left out" in caplog.text
+    assert "ignored" in caplog.text
     put("dogs/images/1.jpg", "dogs/labels.csv")
     assert open_sources(Path("dogs"))[0].ignored == 1
     assert "dogs has a single class, 'images'" in caplog.text
@@ -83,25 +83,25 @@ def test_the_shuffle_depends_on_the_seed_and_is_stable_when_images_come_and_go()
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ([], "d does not exist"),
-        (["d"], "d is not a folder"),
+        (["d"], "d is neither a folder nor a known archive"),
         (["d/readme.txt"], "no class folders"),
         (["d/1.jpg"], "no class folders"),
         (["d/train/1.jpg"], "d/train has no class folders"),
         (["d/train/a/1.jpg", "d/train/b/notes.txt"], "d/train/b holds no images"),
-        (["d/train/a/1.jpg", "d/val/zebra/1.jpg"], "zebra is a class that the train split does not have"),
+        (["d/train/a/1.jpg", "d/val/zebra/1.jpg"], "zebra is a class that the train split lacks"),
         (["d/train/a/1.jpg", "d/val/a/notes.txt"], "no images"),
     ],
 )
-def test_what_is_no_data_set_is_told_by_name(files: list[str], said: str) -> None:
+def test_what_is_no_data_set_is_reported_by_name(files: list[str], message: str) -> None:
     put(*files)
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         open_sources(Path("d"))
 
 
-def test_a_split_that_is_not_there_is_told() -> None:
+def test_a_split_that_is_not_there_is_reported() -> None:
     put("d/train/a/1.jpg")
     with pytest.raises(SourceError, match="no split 'val', only train"):
         open_sources(Path("d"), splits=["val"])

@@ -8,7 +8,7 @@ import pytest
 from imagenet import tar
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.sources.tar_index import BLOCK, Member, members
+from jpegcurr.encoding.sources.tar_index import BLOCK, Member, read_members
 from jpegcurr.errors import SourceError
 
 
@@ -23,27 +23,27 @@ def contents() -> dict[str, bytes]:
 
 
 def index(data: bytes, start: int = 0, end: int | None = None) -> list[Member]:
-    return list(members(io.BytesIO(data), "x.tar", start, end))
+    return list(read_members(io.BytesIO(data), "x.tar", start, end))
 
 
 def unpacked(data: bytes, start: int = 0, end: int | None = None) -> dict[str, bytes]:
-    return {each.name: data[each.offset : each.offset + each.size] for each in index(data, start, end)}
+    return {member.name: data[member.offset : member.offset + member.size] for member in index(data, start, end)}
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_are_where_they_are_said_to_be(format: int) -> None:
+def test_members_are_at_their_offsets(format: int) -> None:
     files = contents() | {"long/" + "x" * 90 + "/" + "y" * 80 + ".jpg": b"long name", "two\nlines, ünï \udcff.jpg": b"odd name"}
     data = tar(files, format)
     assert unpacked(data) == unpacked(bytes(77) + data, 77) == files
-    assert [each.name for each in index(data)] == list(files), "in the archive's order"
+    assert [member.name for member in index(data)] == list(files), "in the archive's order"
 
 
 def test_a_tar_in_a_tar_has_offsets_in_the_outer_file() -> None:
     inner = tar(contents())
     outer = tar({"n01.tar": inner, "n02.tar": inner, "more": b"x" * 2000})
     first, second, _ = index(outer)
-    for each in (first, second):
-        assert unpacked(outer, each.offset, each.offset + each.size) == contents()
+    for member in (first, second):
+        assert unpacked(outer, member.offset, member.offset + member.size) == contents()
     with pytest.raises(SourceError, match=r"x\.tar is cut short"):  # and does not run on into what follows
         index(outer, first.offset, first.offset + len(inner.rstrip(b"\0")) // BLOCK * BLOCK)
 
@@ -51,12 +51,12 @@ def test_a_tar_in_a_tar_has_offsets_in_the_outer_file() -> None:
 def test_the_file_may_be_moved_between_members() -> None:
     data = tar(contents())
     file = io.BytesIO(data)
-    found = {}
-    for each in members(file, "x.tar"):
-        file.seek(each.offset)
-        found[each.name] = file.read(each.size)
+    files = {}
+    for member in read_members(file, "x.tar"):
+        file.seek(member.offset)
+        files[member.name] = file.read(member.size)
         file.seek(0)
-    assert found == contents()
+    assert files == contents()
 
 
 def test_folders_and_hidden_names_are_passed_over_and_names_tidied() -> None:
@@ -66,7 +66,7 @@ def test_folders_and_hidden_names_are_passed_over_and_names_tidied() -> None:
         Path(name).write_bytes(b"x")
     with tarfile.open("x.tar", "w") as archive:
         archive.add("t", "./")
-    assert [each.name for each in index(Path("x.tar").read_bytes())] == ["deep/1.jpg"]
+    assert [member.name for member in index(Path("x.tar").read_bytes())] == ["deep/1.jpg"]
     assert unpacked(tar({"./a//b.jpg": b"1", ".hidden.jpg": b"2"})) == {"a/b.jpg": b"1"}
 
 
@@ -86,12 +86,12 @@ def test_a_truncated_archive_is_an_error_or_loses_nothing() -> None:
 
 
 def tells_the_truth(data: bytes, files: Mapping[str, bytes]) -> bool:
-    """Whether the archive is whole; if it is not, that is said, also where it lies inside of another."""
+    """Return whether the archive is whole; check that damage is reported, also inside of another archive."""
     outer = b"#" * 1000 + data + tar({"next.jpg": b"next"})
-    said, said_inside = refusal(data, 0, len(data)), refusal(outer, 1000, 1000 + len(data))
-    assert (said is None) == (said_inside is None)
-    if said is not None:
-        assert said.startswith("x.tar is ")
+    message, message_inside = refusal(data, 0, len(data)), refusal(outer, 1000, 1000 + len(data))
+    assert (message is None) == (message_inside is None)
+    if message is not None:
+        assert message.startswith("x.tar is ")
         return False
     assert unpacked(data) == unpacked(outer, 1000, 1000 + len(data)) == files
     return True
@@ -107,28 +107,30 @@ def refusal(data: bytes, start: int, end: int) -> str | None:
 
 def test_a_header_that_is_damaged_or_gone_is_no_end() -> None:
     data = tar(contents())
-    for start in [each.offset - BLOCK for each in index(data)]:
+    for start in [member.offset - BLOCK for member in index(data)]:
         damaged = data[: start + 3] + bytes([data[start + 3] ^ 1]) + data[start + 4 :]
         hole = data[:start] + bytes(BLOCK) + data[start + BLOCK :]
         for before in (0, 1000):
-            no_header = f"x.tar is damaged at byte {before + start}: no header" if start else "its beginning is damaged"
-            for changed, said in ((damaged, no_header), (hole, "goes on after its end mark")):
-                with pytest.raises(SourceError, match=said):
+            no_header = (
+                f"x.tar is damaged at byte {before + start}: there is no header" if start else "its beginning is damaged"
+            )
+            for changed, message in ((damaged, no_header), (hole, "has data after its end mark")):
+                with pytest.raises(SourceError, match=message):
                     index(bytes(before) + changed, before)
 
 
-def test_archives_that_were_joined_are_told() -> None:
-    with pytest.raises(SourceError, match="goes on after its end mark"):
+def test_archives_that_were_joined_are_reported() -> None:
+    with pytest.raises(SourceError, match="has data after its end mark"):
         index(tar(contents()) + tar({"e.jpg": b"5"}))
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "x.tar is empty"),
         (b"x" * 100, "x.tar is cut short"),
         (b"x" * 5000, "x.tar is not a tar archive"),
-        (b"\x1f\x8b\x08" + b"x" * 5000, r"x.tar is compressed \(gzip\), and images are read in place. Decompress it"),
+        (b"\x1f\x8b\x08" + b"x" * 5000, r"x.tar is compressed \(gzip\), but images are read in place. Decompress it"),
         (b"BZh91AY" + b"x" * 5000, "bzip2"),
         (b"\xfd7zXZ\0" + b"x" * 5000, "xz"),
         (b"\x28\xb5\x2f\xfd" + b"x" * 5000, "zstd"),
@@ -144,11 +146,11 @@ def test_archives_that_were_joined_are_told() -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_in_place_is_told(data: bytes, said: str) -> None:
-    with pytest.raises(SourceError, match=said):
+def test_what_cannot_be_read_in_place_is_reported(data: bytes, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
         index(data)
     if len(data) > BLOCK:
-        with pytest.raises(SourceError, match=said):
+        with pytest.raises(SourceError, match=message):
             index(b"#" * 77 + data, 77)
 
 
@@ -156,7 +158,7 @@ def test_memory_does_not_grow_with_the_members() -> None:
     def peak(count: int) -> int:
         file = io.BytesIO(tar({f"{number:06}.jpg": b"" for number in range(count)}, tarfile.USTAR_FORMAT))
         tracemalloc.start()
-        assert sum(1 for _ in members(file, "x.tar")) == count
+        assert sum(1 for _ in read_members(file, "x.tar")) == count
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most

@@ -1,4 +1,4 @@
-"""A beton of which anything at all is not as it was written is told."""
+"""Verification reports every change of a beton since it was written."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ HEADER, FIELD, RECORD, ROW = 24, 1041, 24, 24
 PREFIX = HEADER + 2 * FIELD
 
 
-def told(path: Path) -> list[str]:
+def problems_of(path: Path) -> list[str]:
     try:
         return list(verify_beton(path))
     except BetonError as error:
@@ -46,13 +46,13 @@ class Copy:
         self.records = [(int(start), int(start + size)) for start, size in zip(whole.pointers, whole.sizes, strict=True)]
         self.table = len(self.whole) - ROW * len(self.keys)
 
-    def told(self, position: int, bit: int) -> list[str]:
-        """What is said when that bit is flipped; it is flipped back."""
+    def problems_with_flip(self, position: int, bit: int) -> list[str]:
+        """Return the problems while that bit is flipped; it is flipped back."""
         with self.path.open("rb+") as file:
             file.seek(position)
             file.write(bytes([self.whole[position] ^ 1 << bit]))
         try:
-            return told(self.path)
+            return problems_of(self.path)
         finally:
             with self.path.open("rb+") as file:
                 file.seek(position)
@@ -106,52 +106,52 @@ def random() -> Random:
     return Random(0)  # noqa: S311
 
 
-def check_told(copy: Copy, position: int, bit: int) -> None:
-    told = copy.told(position, bit)
-    assert told, f"bit {bit} of byte {position}"
+def check_reported(copy: Copy, position: int, bit: int) -> None:
+    problems = copy.problems_with_flip(position, bit)
+    assert problems, f"bit {bit} of byte {position}"
     sample = copy.sample_at(position)
-    if sample is not None and not names(told, sample, copy.keys[sample]):
-        raised = [said for said in told if said.startswith(f"{copy.path} is damaged")]  # it cannot be opened
-        assert raised, f"bit {bit} of byte {position}: {told}"
+    if sample is not None and not names(problems, sample, copy.keys[sample]):
+        raised = [problem for problem in problems if problem.startswith(f"{copy.path} is damaged")]  # it cannot be opened
+        assert raised, f"bit {bit} of byte {position}: {problems}"
 
 
-def names(told: list[str], sample: int, key: str) -> bool:
-    return any(f"sample {sample} ({key})" in said for said in told)
+def names(problems: list[str], sample: int, key: str) -> bool:
+    return any(f"sample {sample} ({key})" in problem for problem in problems)
 
 
-def test_any_bit_of_the_header_is_told(small: Copy) -> None:
+def test_any_bit_of_the_header_is_reported(small: Copy) -> None:
     for position in small.places()["header"]:
         for bit in range(8):
-            check_told(small, position, bit)
+            check_reported(small, position, bit)
 
 
 @pytest.mark.parametrize("place", ["metadata", "spare metadata", "table"])
 def test_a_bit_of_any_byte_is_told_where_the_file_says_what_is_where(small: Copy, place: str, random: Random) -> None:
     for position in small.places()[place]:
         for bit in random.sample(range(8), 2):
-            check_told(small, position, bit)
+            check_reported(small, position, bit)
 
 
 @pytest.mark.parametrize("place", ["descriptors", "records and gaps"])
 def test_a_bit_of_some_bytes_is_told_in_what_is_large(small: Copy, place: str, random: Random) -> None:
     positions = small.places()[place]
     for position in [*positions[:40], *positions[-40:], *random.sample(positions, 150)]:
-        check_told(small, position, random.randrange(8))
+        check_reported(small, position, random.randrange(8))
 
 
 def test_a_bit_anywhere_in_a_larger_file_is_told_with_its_image(val: Copy, random: Random) -> None:
     for position in random.sample(range(len(val.whole)), 60):
-        check_told(val, position, random.randrange(8))
+        check_reported(val, position, random.randrange(8))
 
 
 def test_a_bit_of_metadata_names_the_image_though_its_pixels_are_right(small: Copy) -> None:
     label = PREFIX + 2 * RECORD + 16
-    told = small.told(label, 0)
-    assert [said.removeprefix(f"{small.path}: ") for said in told] == [
-        f"the metadata of sample 2 ({small.keys[2]}) is not what was written"
+    problems = small.problems_with_flip(label, 0)
+    assert [problem.removeprefix(f"{small.path}: ") for problem in problems] == [
+        f"the metadata of sample 2 ({small.keys[2]}) has changed since it was written"
     ]
-    assert names(small.told(label - 15, 0), 2, small.keys[2]), "its width"
-    assert "sample 2" in small.told(label - 11, 0)[0], "its pointer"
+    assert names(small.problems_with_flip(label - 15, 0), 2, small.keys[2]), "its width"
+    assert "sample 2" in small.problems_with_flip(label - 11, 0)[0], "its pointer"
 
 
 def test_a_gap_between_records_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +164,8 @@ def test_a_gap_between_records_is_looked_at(tmp_path: Path, monkeypatch: pytest.
     assert gaps
     for start, stop in gaps:
         for position in (start, stop - 1, (start + stop) // 2):
-            (said,) = copy.told(position, 3)
-            assert f"bytes {start} to {stop}, which belong to no sample" in said
+            (problem,) = copy.problems_with_flip(position, 3)
+            assert f"bytes {start} to {stop}, which belong to no sample" in problem
 
 
 # What stands beside it.
@@ -175,17 +175,17 @@ FIELDS = ("images", "failures", "copied", "scaled", "bytes_in", "bytes_out", "it
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "keys_sha256", "index_sha256", "schema_version", "quality"])
-def test_a_manifest_that_says_something_else_is_told(small: Copy, tmp_path: Path, name: str) -> None:
+def test_a_manifest_that_says_something_else_is_reported(small: Copy, tmp_path: Path, name: str) -> None:
     copy = Copy(small.path, tmp_path)
     manifest = json.loads(manifest_path(copy.path).read_bytes())
     for other in ([0] * 64, "f" * 64) if name.endswith("256") else (0, manifest[name] + 1, -5, None):
         manifest_path(copy.path).write_text(json.dumps(manifest | {name: other}))
         if other == manifest[name] or (name == "quality" and isinstance(other, int)):
             continue  # nobody can tell one quality from another
-        assert told(copy.path), other
+        assert problems_of(copy.path), other
 
 
-def test_a_manifest_that_is_none_is_told(small: Copy, tmp_path: Path) -> None:
+def test_a_manifest_that_is_none_is_reported(small: Copy, tmp_path: Path) -> None:
     copy = Copy(small.path, tmp_path)
     text = manifest_path(copy.path).read_text()
     for other in ("", "{}", "[]", text[:-20], text.replace('"seed"', '"sead"'), "\0" + text, text * 2):
@@ -210,42 +210,42 @@ STORED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "another fate": lambda row: row | {"status": "copied"},
     "a failure": lambda row: row | {"status": "failed", "reason": "it looked at me"},
     "no fate": lambda row: {name: value for name, value in row.items() if name != "status"},
-    "made smaller": lambda row: row | {"scaled": True},
+    "resized": lambda row: row | {"scaled": True},
 }
 
 
 @pytest.mark.parametrize("change", STORED)
-def test_items_that_say_something_else_are_told(small: Copy, tmp_path: Path, change: str) -> None:
+def test_items_that_say_something_else_are_reported(small: Copy, tmp_path: Path, change: str) -> None:
     copy = Copy(small.path, tmp_path)
     rows = list(read_items(copy.path))
     number = next(n for n, row in enumerate(rows) if row["status"] != "failed")
     changed = [*rows[:number], STORED[change](rows[number]), *rows[number + 1 :]]
     items_path(copy.path).write_text("".join(json.dumps(row) + "\n" for row in changed))
-    assert told(copy.path)
+    assert problems_of(copy.path)
 
 
-def test_items_that_are_missing_doubled_or_in_another_order_are_told(small: Copy, tmp_path: Path) -> None:
+def test_items_that_are_missing_doubled_or_in_another_order_are_reported(small: Copy, tmp_path: Path) -> None:
     copy = Copy(small.path, tmp_path)
     lines = items_path(copy.path).read_text().splitlines(keepends=True)
-    assert told(copy.path) == []
+    assert problems_of(copy.path) == []
     for other in (lines[1:], lines[:-1], [*lines, lines[-1]], lines[::-1], ["\n"], ["[]\n"], ["nonsense\n"], ["5\n"], []):
         items_path(copy.path).write_text("".join(other))
-        assert told(copy.path), other
+        assert problems_of(copy.path), other
     items_path(copy.path).write_bytes(b"\xff\xfe")
-    assert told(copy.path)
+    assert problems_of(copy.path)
     items_path(copy.path).unlink()
-    assert "cannot be read" in told(copy.path)[0]
+    assert "cannot be read" in problems_of(copy.path)[0]
 
 
 def test_bits_flipped_in_the_items_are_told_if_they_change_anything(small: Copy, tmp_path: Path, random: Random) -> None:
-    """But for what is said of images that are not there."""
+    """Except in the reasons for missing images."""
     copy = Copy(small.path, tmp_path)
     whole = items_path(copy.path).read_bytes()
     for position in random.sample(range(len(whole)), 150):
         changed = bytearray(whole)
         changed[position] ^= 1 << random.randrange(8)
         items_path(copy.path).write_bytes(changed)
-        if not told(copy.path):
+        if not problems_of(copy.path):
             assert stored(copy.path, bytes(changed)) == stored(copy.path, whole), changed[position - 20 : position + 20]
 
 
@@ -271,17 +271,17 @@ def test_what_ffcv_wrote_is_decoded() -> None:
     data = bytearray(path.read_bytes())
     data[start : start + size] = bytes(size)
     path.write_bytes(data)
-    (said,) = verify_beton(path)
-    assert said.startswith("sample 3 of theirs.beton: ")
+    (problem,) = verify_beton(path)
+    assert problem.startswith("sample 3 of theirs.beton: ")
 
 
 def test_without_a_manifest_every_sample_is_decoded(small: Copy, tmp_path: Path) -> None:
     copy = Copy(small.path, tmp_path)
     manifest_path(copy.path).unlink()
-    assert told(copy.path) == []
+    assert problems_of(copy.path) == []
     start, _ = copy.records[1]
-    (said,) = copy.told(start, 0)
-    assert said.startswith(f"sample 1 of {copy.path}: ")
+    (problem,) = copy.problems_with_flip(start, 0)
+    assert problem.startswith(f"sample 1 of {copy.path}: ")
 
 
 def lengths(copy: Copy) -> Iterator[int]:

@@ -37,9 +37,9 @@ def test_what_is_damaged_is_read_or_refused(
     fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    seen = Counter((given.kind, fuzz.is_read(given, tmp_path)) for given in (fuzz.make_input(seed, i) for i in range(300)))
-    assert {kind for kind, _ in seen} == {"image", "beton", "verify"}
-    assert min(seen["image", True], seen["image", False]) > 40
+    counts = Counter((given.kind, fuzz.is_read(given, tmp_path)) for given in (fuzz.make_input(seed, i) for i in range(300)))
+    assert {kind for kind, _ in counts} == {"image", "beton", "verify"}
+    assert min(counts["image", True], counts["image", False]) > 40
 
 
 def test_what_is_whole_is_read(fuzz: ModuleType, damage: ModuleType, tmp_path: Path) -> None:
@@ -144,6 +144,6 @@ def test_a_finding_is_saved_and_told(
     given = fuzz.make_input(9, 1)
     assert Path(f"fuzz-findings/9-1.{given.beside or given.kind}").read_bytes() == given.data
     assert Path("fuzz-findings/9-1.txt").read_text() == "the process ended with -11"
-    said = capsys.readouterr().out
-    assert "--only 9 1" in said
-    assert "2 inputs, 1 read, 0 refused, 1 findings" in said
+    output = capsys.readouterr().out
+    assert "--only 9 1" in output
+    assert "2 inputs, 1 read, 0 refused, 1 findings" in output

@@ -36,8 +36,8 @@ def run(tool: ModuleType, *arguments: str) -> int:
 
 def files(root: Path) -> Files:
     """Everything below a folder: bytes, and when they were written."""
-    found = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def broken_rows() -> list[list[str]]:
@@ -111,10 +111,10 @@ def test_an_empty_image_is_listed_and_not_unpacked(tool: ModuleType, capsys: pyt
     put_broken("empty.JPEG", b"")
     assert run(tool) == 1
     assert broken_rows() == [["split", "path", "reason"], ["train", "n01440764/empty.JPEG", "the file is empty"]]
-    said = capsys.readouterr()
-    assert said.out.splitlines()[0] == "train: 13 images: 12 written, 0 kept, 1 broken"
-    assert "broken: train/n01440764/empty.JPEG: the file is empty" in said.err
-    assert "1 images are broken and were not unpacked: out/broken.tsv lists them" in said.err
+    output = capsys.readouterr()
+    assert output.out.splitlines()[0] == "train: 13 images: 12 written, 0 kept, 1 broken"
+    assert "broken: train/n01440764/empty.JPEG: the file is empty" in output.err
+    assert "1 images are broken and were not unpacked: out/broken.tsv lists them" in output.err
     assert len(files(OUT / "train")) == IMAGES["train"]
 
 
@@ -217,7 +217,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_files() -> None:
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: out/train/n01440764/")
-    assert "cannot be written: File too large. What is unpacked is kept" in last
+    assert "cannot be written: File too large. The unpacked images are kept" in last
     assert "Traceback" not in done.stderr
     assert all(len(data) <= limit for data, _ in files(OUT).values())
     assert not list(OUT.rglob(".*"))
@@ -250,7 +250,7 @@ def test_an_archive_that_fails_while_it_is_read_stops_the_run(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["absent", "out"], "absent does not exist"),
         (["src", "out", "--split", "val"], f"src/{VAL} does not exist"),
@@ -262,7 +262,7 @@ def test_an_archive_that_fails_while_it_is_read_stops_the_run(
     ],
 )
 def test_wrong_use_is_told_and_makes_nothing(
-    tool: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     write_archives(SRC, "train")
     Path("images").mkdir()
@@ -271,7 +271,7 @@ def test_wrong_use_is_told_and_makes_nothing(
     except SystemExit as left:
         code = left.code
     assert code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not OUT.exists()
 
 

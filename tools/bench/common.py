@@ -1,4 +1,4 @@
-"""What measurements share: their options, what it takes to run one again, and where its figures are kept."""
+"""Shared parts of the benchmarks: their options, their circumstances, and the file that collects their metrics."""
 
 import json
 import platform
@@ -17,27 +17,29 @@ LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "opencv-python", "pi
 
 
 def bench_parser(about: str | None, *, folder: bool = False, workers: int = 0, runs: int = 0) -> ArgumentParser:
-    """A parser with ``--json``, and with the others that are given, these being their defaults."""
+    """Return a parser with ``--json`` and with the options that are given, whose values are their defaults."""
     parser = ArgumentParser(description=(about or "").partition("\n")[0])
     if folder:
         parser.add_argument("folder", type=Path, help="labelled images: <class>/*, or {train,val}/<class>/*")
     if workers:
-        parser.add_argument("--workers", type=positive, default=workers, help=f"threads or processes of each ({workers})")
+        parser.add_argument(
+            "--workers", type=positive, default=workers, help=f"threads or processes of every contender ({workers})"
+        )
     if runs:
         parser.add_argument("--runs", type=positive, default=runs, help=f"timed rounds ({runs})")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
+    parser.add_argument("--json", type=Path, help="append the metrics to this file, as a line of JSON")
     return parser
 
 
 def positive(text: str) -> int:
-    """An option that counts something."""
+    """Parse an option that must be 1 or more."""
     if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text} is not a number from 1 on")
+        raise ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def circumstances() -> dict[str, str]:
-    """Machine, versions, commit and command line, by name; the command without the folders of this machine."""
+    """Return machine, versions, commit and command line, by name; the command omits this machine's folders."""
     versions = [f"{name} {version}" for name, version in library_versions(LIBRARIES).items() if version != "absent"]
     command = [Path(word).name if Path(word).is_dir() or Path(word).is_absolute() else word for word in sys.orig_argv]
     return {
@@ -48,26 +50,26 @@ def circumstances() -> dict[str, str]:
     }
 
 
-def record(file: Path | None, kind: str, figures: dict[str, Any]) -> None:
-    """Append one line of JSON to ``file``, if there is one."""
+def record(file: Path | None, kind: str, metrics: dict[str, Any]) -> None:
+    """Append one line of JSON to ``file``, unless that is None."""
     if file is not None:
-        line = {"kind": kind, "date": datetime.now(UTC).date().isoformat(), **circumstances(), "figures": figures}
+        line = {"kind": kind, "date": datetime.now(UTC).date().isoformat(), **circumstances(), "figures": metrics}
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def commit() -> str:
-    """The checkout's, with a plus if it was changed since."""
+    """Return the checkout's commit, with a plus if the checkout has changed since."""
     root = Path(__file__).parent.parent.parent
     try:
-        say = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
-        return subprocess.run(say, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def cpu_model() -> str:
-    """The processor's name, from /proc/cpuinfo where there is one."""
+    """Return the processor's name, from /proc/cpuinfo if it exists."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

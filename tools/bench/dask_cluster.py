@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Images/s of encoding through a Dask cluster of worker processes on this machine, and with as many threads, turn by turn.
+"""Images/s of encoding on a local Dask cluster of worker processes, and with as many threads, in turns.
 
-What Dask costs is the way of every image's result through the scheduler to the one writer.
+The cost of Dask is the transfer of every result through the scheduler to the one writer.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from jpegcurr.encoding.workers import open_executor
 
 
 def images_per_second(folder: Path, spec: EncodeSpec, executor: Executor, workers: int) -> float:
-    """By the wall clock, over one run."""
+    """Encode once; return images per second of wall-clock time."""
     with TemporaryDirectory(prefix="bench-dask-") as out:
         start = time.perf_counter()
         sources = open_sources(folder)
@@ -30,7 +30,7 @@ def images_per_second(folder: Path, spec: EncodeSpec, executor: Executor, worker
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both and print the medians."""
     parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
     arguments = parser.parse_args()
     rates: dict[str, list[float]] = {}

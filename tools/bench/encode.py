@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Images/s of every way to make a JPEG quality 50 data set, side by side on one folder and one machine.
+"""Images/s of every way to write a JPEG quality 50 data set, compared on one folder and one machine.
 
-All contenders take the same files with as many workers, in chunks of 16, turn by turn: A B C D, A B C D, after one
-round that does not count and leaves the files in the page cache. Give a folder that fits into memory, since one
-contender holds it all, and leave the machine to the benchmark: a load that comes and goes moves the ratios too. Each
-run writes into a fresh temporary folder (TMPDIR says where), made and removed while the clock stands.
+All contenders encode the same files with the same number of workers, in chunks of 16 and in turns: A B C D, A B C D, after
+one warm-up round, which also fills the page cache. Give a folder that fits into memory, since one contender holds all of it,
+and run nothing else: other load changes the ratios too. Every run writes into a fresh temporary folder (below TMPDIR), which
+is created and removed outside of the measured time.
 
-What the clock sees differs. Against jpegcurr: its time includes listing the folder, reading the files and flushing to disk
-(fsync); the floor has everything in memory and drops what it makes, the others get a ready list of files and do not flush
-(but for the bare loop, which is the floor with files: it reads, writes and flushes, and checks and records nothing).
-Against FFCV: the fork of its workers and the 0.1 s between two looks at their progress weigh on a small folder, so give
-2000 images or more to compare with it. Against Pillow: it alone makes a file for each image, which costs what the disk
-makes it cost; with TMPDIR in memory it is nearly free.
+The measured times differ in what they include. jpegcurr lists the folder, reads the files and flushes to disk (fsync). The
+floor has everything in memory and drops its results; the bare loop is the floor with files: it reads, writes and flushes, but
+checks and records nothing. The others get a list of files and do not flush. FFCV forks its workers and polls their progress
+every 0.1 s, which costs much on a small folder, so give at least 2000 images to compare with it. Pillow alone writes a file
+per image, whose cost depends on the disk; with TMPDIR in memory it is nearly free.
 """
 
 import os
@@ -52,7 +51,7 @@ BARE = "bare loop: the floor, file to file"
 WRITER = "jpegcurr's writer alone, q50"
 PILLOW, FFCV = "Pillow open + save, q50", "FFCV DatasetWriter, q50"
 OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-# What is asked of an encoder for a million images: the ratio of two medians of images/s, at least.
+# Requirements of an encoder for a million images: (one, other, minimum of the ratio of their medians of images/s).
 TARGETS = {
     "of the floor": (OURS, FLOOR, 0.95),
     "of the bare loop": (OURS, BARE, None),
@@ -65,13 +64,13 @@ TARGETS = {
     "source against q50": (COPY, OURS, 5.0),
     "threads that the one writer keeps up with": (WRITER, ALONE, None),
 }
-# The other libraries' processes start afresh: a fork of this one would inherit the locks that its threads hold.
+# Spawn the other libraries' processes: a fork of this one would inherit the locks that its threads hold.
 spawn = get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to encode: ``run`` does ``images`` images and writes into the empty folder that it is given."""
+    """One way to encode: ``run`` encodes ``images`` images into the empty folder that is its argument."""
 
     name: str
     images: int
@@ -79,7 +78,7 @@ class Contender:
 
 
 def jpegcurr(name: str, folder: Path, images: int, workers: int, *passes: Sequence[EncodeSpec]) -> Contender:
-    """Folder to betons and their manifests, one for each split and quality; pass by pass."""
+    """Return the contender that writes betons and manifests, one per split and quality, in one or more passes."""
 
     def run(out: Path) -> None:
         for specs in passes:
@@ -91,25 +90,25 @@ def jpegcurr(name: str, folder: Path, images: int, workers: int, *passes: Sequen
 
 
 class Ready(Executor):
-    """Hands out what was encoded beforehand, at once: workers without number and without cost."""
+    """An executor that returns prepared outcomes at once, like infinitely many workers at no cost."""
 
     def __init__(self, outcomes: dict[str, Outcome]) -> None:
         self.outcomes = outcomes
 
     def submit(self, _encode, items):
-        """See ``Executor``; what is asked for is always ``encode_chunk`` of some items."""
+        """Return the outcomes of ``items``; see ``Executor``. The call is always ``encode_chunk``."""
         future = Future()
         future.set_result([self.outcomes[item.key] for item in items])
         return future
 
 
 def writer_alone(name: str, folder: Path) -> Contender:
-    """What jpegcurr's one ordered writer can take from any number of workers; its outcomes are held in memory."""
+    """Return jpegcurr's one ordered writer, fed from memory: its limit for any number of workers."""
     sources, specs = open_sources(folder), [EncodeSpec(QUALITY)]
     outcomes = {}
     with open_executor() as (executor, _):
         for source in sources:
-            outcomes |= {each.item.key: each for each in executor.map(partial(encode_one, source.store, specs), source.items)}
+            outcomes |= {done.item.key: done for done in executor.map(partial(encode_one, source.store, specs), source.items)}
     ready = Ready(outcomes)
 
     def run(out: Path) -> None:
@@ -124,7 +123,7 @@ def encode_one(store: Store, specs: Sequence[EncodeSpec], item: Item) -> Outcome
 
 
 def floor(name: str, jpegs: Sequence[bytes], largest: int, workers: int, stack: ExitStack) -> Contender:
-    """What jpegcurr cannot beat: its codec's C calls in as many threads, from memory, with the results dropped."""
+    """Return the bound that jpegcurr cannot beat: its codec's C calls in as many threads, in memory, results dropped."""
     threads, scratch = scratch_threads(largest, workers, stack)
 
     def encode(chunk: Sequence[bytes]) -> None:
@@ -135,7 +134,7 @@ def floor(name: str, jpegs: Sequence[bytes], largest: int, workers: int, stack: 
 
 
 def bare_loop(paths: Sequence[Path], largest: int, workers: int, stack: ExitStack) -> Contender:
-    """The floor with its files: the least that reads them, writes what comes of them to one file and flushes it."""
+    """Return the floor with files: the least code that reads them, writes one file and flushes it."""
     threads, scratch = scratch_threads(largest, workers, stack)
 
     def encode(descriptor: int, chunk: Sequence[Path]) -> None:
@@ -154,7 +153,7 @@ def bare_loop(paths: Sequence[Path], largest: int, workers: int, stack: ExitStac
 
 
 def scratch_threads(largest: int, workers: int, stack: ExitStack) -> tuple[ThreadPoolExecutor, threading.local]:
-    """Threads that each have a ``buffer`` for the pixels of the largest image."""
+    """Return threads, each with a ``buffer`` for the pixels of the largest image."""
     scratch = threading.local()
 
     def prepare() -> None:
@@ -163,13 +162,13 @@ def scratch_threads(largest: int, workers: int, stack: ExitStack) -> tuple[Threa
     return stack.enter_context(ThreadPoolExecutor(workers, initializer=prepare)), scratch
 
 
-def chunked(things: Sequence) -> list[Sequence]:
-    """Chunks as large as jpegcurr's."""
-    return [things[start : start + CHUNK] for start in range(0, len(things), CHUNK)]
+def chunked(values: Sequence) -> list[Sequence]:
+    """Split values into chunks of jpegcurr's size."""
+    return [values[start : start + CHUNK] for start in range(0, len(values), CHUNK)]
 
 
 def load_jpegs(paths: Sequence[Path]) -> tuple[list[bytes], int]:
-    """The files that simplejpeg decodes to BGR, and the bytes of pixels in the largest one."""
+    """Return the files that simplejpeg decodes to BGR, and the bytes of pixels of the largest one."""
     jpegs, largest = [], 0
     for path in paths:
         data = path.read_bytes()
@@ -177,12 +176,12 @@ def load_jpegs(paths: Sequence[Path]) -> tuple[list[bytes], int]:
             largest = max(largest, simplejpeg.decode_jpeg(data, "BGR").nbytes)
             jpegs.append(data)
     if not jpegs:
-        raise JpegcurrError("The folder holds no JPEG, so there is nothing to compare.")
+        raise JpegcurrError("The folder holds no JPEG to compare. Give one that does.")
     return jpegs, largest
 
 
 def pillow(paths: Sequence[Path], workers: int, stack: ExitStack) -> Contender:
-    """The loop that people write, file to file, in processes that are there before the clock starts."""
+    """Return the usual Pillow loop, file to file, in processes that are started before the measurement."""
     pool = stack.enter_context(spawn.Pool(workers))
 
     def run(out: Path) -> None:
@@ -197,20 +196,20 @@ def save_with_pillow(source: Path, target: Path) -> None:
 
 
 def ffcv(files: Sequence[tuple[Path, int]], workers: int, stack: ExitStack) -> list[Contender]:
-    """FFCV's own writer, in a process of its own; none where ffcv cannot be imported."""
+    """Return FFCV's writer in a process of its own; nothing if ffcv cannot be imported."""
     process = ProcessPoolExecutor(1, mp_context=spawn)
     stack.callback(process.shutdown, wait=False)
     try:
         group = process.submit(start_ffcv).result()
     except ImportError as error:
-        print(f"{FFCV} is left out: {error}.")
+        print(f"{FFCV} is skipped: {error}.")
         return []
     stack.callback(kill_group, group)
 
     def run(out: Path) -> None:
         try:
             process.submit(write_ffcv, out / "ffcv.beton", files, workers).result(60 + len(files) / 10)
-        except TimeoutError:  # FFCV waits for ever if one of its workers dies, and the others spin
+        except TimeoutError:  # FFCV waits forever if one of its workers dies
             kill_group(group)
             raise
 
@@ -218,9 +217,9 @@ def ffcv(files: Sequence[tuple[Path, int]], workers: int, stack: ExitStack) -> l
 
 
 def start_ffcv() -> int:
-    """Import FFCV, and make this process the head of a group of its own; returns the group's id."""
+    """Import FFCV and make this process the leader of a new process group; return the group's id."""
     os.setsid()
-    os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+    os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it on import
     set_start_method("fork", force=True)  # Linux's default up to Python 3.13; any other imports torch in every worker
     import ffcv.writer  # noqa: F401
 
@@ -234,7 +233,7 @@ def kill_group(group: int) -> None:
 
 
 def write_ffcv(path: Path, files: Sequence[tuple[Path, int]], workers: int) -> None:
-    """Write one beton as FFCV's documentation shows, but in smaller chunks, which share a small folder out evenly."""
+    """Write one beton as FFCV's documentation shows, but in smaller chunks, which balance a small folder better."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -257,8 +256,8 @@ class PillowDataset:
 
 
 def open_contenders(folder: Path, workers: int, stack: ExitStack) -> list[Contender]:
-    """All contenders that can run here; ``stack`` closes their processes and threads."""
-    files = [(Path(source.store.where(item)), item.label) for source in open_sources(folder) for item in source.items]
+    """Return all contenders that can run here; ``stack`` closes their processes and threads."""
+    files = [(Path(source.store.locate(item)), item.label) for source in open_sources(folder) for item in source.items]
     paths = [path for path, _ in files]
     jpegs, largest = load_jpegs(paths)
     half, ladder = EncodeSpec(QUALITY), [EncodeSpec(quality) for quality in LADDER]
@@ -278,7 +277,7 @@ def open_contenders(folder: Path, workers: int, stack: ExitStack) -> list[Conten
 
 
 def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
-    """Images/s of ``runs`` rounds by contender; one that does not finish is left out."""
+    """Return images/s of ``runs`` rounds by contender, without contenders that do not finish."""
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for turn in range(runs + 1):
         print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
@@ -286,7 +285,7 @@ def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]
             try:
                 rate = images_per_second(contender)
             except TimeoutError:
-                print(f"{contender.name} is left out: it did not finish.")
+                print(f"{contender.name} is skipped: it did not finish.")
                 del rates[contender.name]
             else:
                 rates[contender.name] += [rate] if turn else []
@@ -294,7 +293,7 @@ def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]
 
 
 def images_per_second(contender: Contender) -> float:
-    """By the wall clock, over one run."""
+    """Run a contender once; return images per second of wall-clock time."""
     with TemporaryDirectory(prefix="bench-encode-") as out:
         start = time.perf_counter()
         contender.run(Path(out))
@@ -302,7 +301,7 @@ def images_per_second(contender: Contender) -> float:
 
 
 def table(rates: dict[str, list[float]]) -> list[str]:
-    """Images/s; ``ratio`` is of medians, to jpegcurr's."""
+    """Format images/s by contender; ``ratio`` is that of its median to jpegcurr's."""
     ours = statistics.median(rates[OURS])
     lines = [f"{'images/s':<38}{'median':>8}{'min':>8}{'max':>8}{'ratio':>8}"]
     for name, values in rates.items():
@@ -312,18 +311,18 @@ def table(rates: dict[str, list[float]]) -> list[str]:
 
 
 def ratios(rates: dict[str, list[float]]) -> list[tuple[str, float, str]]:
-    """Of medians; what is asked of them is named, and whether it is met."""
-    found = []
+    """Return (name, ratio of medians, requirement and whether it is missed)."""
+    rows = []
     for name, (one, other, least) in TARGETS.items():
         if one in rates and other in rates:
             ratio = statistics.median(rates[one]) / statistics.median(rates[other])
-            wanted = f"   asked: {least}{'' if ratio >= least else ', missed'}" if least else ""
-            found.append((name, ratio, wanted))
-    return found
+            wanted = f"   required: {least}{'' if ratio >= least else ', missed'}" if least else ""
+            rows.append((name, ratio, wanted))
+    return rows
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all contenders and print their rates and ratios."""
     parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -336,8 +335,8 @@ def main() -> None:
     counts = f"{contenders[0].images} images, {arguments.workers} workers, {arguments.runs} runs after one warm-up"
     print("\n".join([*table(rates), counts, *(f"{name}: {value}" for name, value in circumstances().items())]))
     medians = {name: round(statistics.median(values)) for name, values in rates.items()}
-    found = {name: round(ratio, 3) for name, ratio, _ in ratios(rates)}
-    record(arguments.json, "encode", {"counts": counts, "images_per_second": medians, "ratios": found})
+    ratio_by_name = {name: round(ratio, 3) for name, ratio, _ in ratios(rates)}
+    record(arguments.json, "encode", {"counts": counts, "images_per_second": medians, "ratios": ratio_by_name})
 
 
 if __name__ == "__main__":

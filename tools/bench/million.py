@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Peak memory and time of encoding a folder of a million items, being killed half way, and opening the result for training.
+"""Peak memory and time of encoding a million items, of resuming after a kill halfway, and of opening the result for training.
 
-The folder is made of hard links to a few tiny JPEGs in a temporary folder (TMPDIR says where; a million names need some
-minutes and half a gigabyte). Every step is a process of its own, whose peak resident memory the system tells.
+The items are hard links to a few tiny JPEGs in a temporary folder (below TMPDIR; a million names take some minutes and half
+a gigabyte). Every step is a process of its own, whose peak resident memory the system reports.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ print(len(dataset.beton), time.perf_counter() - start, resource.getrusage(resour
 
 
 def make_folder(root: Path, items: int) -> None:
-    """``root/<class>/<number>.jpg``: links to small photographs of noise."""
+    """Write ``root/<class>/<number>.jpg``: links to small JPEGs of noise."""
     random = np.random.default_rng(0)
     pictures = []
     for number in range(-(-items // LINKS)):
@@ -48,7 +48,7 @@ def make_folder(root: Path, items: int) -> None:
 
 
 def run(command: list[str], folder: Path, kill_after: float | None = None) -> tuple[float, float]:
-    """Seconds and peak resident megabytes of one process, which is killed after ``kill_after`` seconds if that is given."""
+    """Run a command, killed after ``kill_after`` seconds if given; return its seconds and peak resident megabytes."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder)
     if kill_after is not None:
@@ -61,15 +61,15 @@ def run(command: list[str], folder: Path, kill_after: float | None = None) -> tu
 
 
 def sha256(path: Path) -> str:
-    """Of a file. It is not read whole: a process begins with its parent's memory in its peak."""
+    """Hash a file piece by piece: a child process would start with the memory of a whole read in its peak."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all steps and print their metrics."""
     parser = bench_parser(__doc__)
-    parser.add_argument("--items", type=int, default=1_000_000, help="how many (1000000)")
+    parser.add_argument("--items", type=int, default=1_000_000, help="number of items (1000000)")
     arguments = parser.parse_args()
     if arguments.items < CLASSES:
         parser.error(f"--items is {CLASSES} or more")
@@ -86,7 +86,7 @@ def main() -> None:
         run([*ENCODE, "--force"], root, kill_after=seconds / 2)
         resume_seconds, resume_megabytes = run([*ENCODE, "--resume"], root)
         same = sha256(beton) == whole
-    figures = {
+    metrics = {
         "items": int(count),
         "encode_seconds": round(seconds, 1),
         "encode_peak_mb": round(megabytes),
@@ -97,9 +97,9 @@ def main() -> None:
         "resume_peak_mb": round(resume_megabytes),
         "resumed_file_is_the_same": same,
     }
-    for name, value in (figures | circumstances()).items():
+    for name, value in (metrics | circumstances()).items():
         print(f"{name}: {value}")
-    record(arguments.json, "million", figures)
+    record(arguments.json, "million", metrics)
 
 
 if __name__ == "__main__":

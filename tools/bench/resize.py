@@ -52,7 +52,7 @@ def measure(jpegs: Sequence[bytes], factor: int, name: str) -> Row | None:
         for headroom in times:
             codec.HEADROOM = headroom
             start = time.perf_counter()
-            pixels[headroom] = codec._resized(opened, resize, size)[0]
+            pixels[headroom] = codec._resize(opened, resize, size)[0]
             times[headroom].append(time.perf_counter() - start)
             codec.HEADROOM = usual
         apart.append(psnr(pixels[math.inf], pixels[usual]))

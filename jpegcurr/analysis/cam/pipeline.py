@@ -19,7 +19,7 @@ from jpegcurr.analysis.cam.results import FIGURES, Column, Explains, Map, NullOf
 from jpegcurr.analysis.cam.similarity import similarities
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
-from jpegcurr.encoding.workers import in_order, open_executor
+from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, whole_float32
@@ -91,7 +91,7 @@ class ViewRunner:
         """
         with (
             open_executor(threads) as (executor, _workers),
-            closing(in_order(self._crop, files, executor, AHEAD)) as cropped,
+            closing(map_in_order(self._crop, files, executor, AHEAD)) as cropped,
         ):
             while batch := list(islice(cropped, BATCH)):
                 yield batch

@@ -1,15 +1,15 @@
-"""FFCV's ``.beton`` format, version 2: what stands where, and where the next record goes.
+"""FFCV's ``.beton`` format, version 2: its parts, and the position of every record.
 
     header                24 bytes
-    field descriptors     1041 bytes a field
-    metadata              one fixed record a sample, no padding before it
+    field descriptors     1041 bytes per field
+    metadata              one fixed record per sample, no padding before it
     pages                 addresses from n * page_size to (n + 1) * page_size; a stored record never crosses into the next
-    allocation table      to the end of the file: one row of (sample, pointer, size) a stored record
+    allocation table      to the end of the file: one row (sample, pointer, size) per stored record
 
 All numbers are little-endian and pointers are absolute. Source: ffcv 1.0.2, ``ffcv/types.py``, ``ffcv/reader.py`` and
-``ffcv/memory_managers``. FFCV's own writer gives the metadata and the last record whole pages to themselves, which no
-reader asks for; here they share theirs, so a small file is as small as its images. Its rows come in the order in which
-its workers finished, it hangs when one of them dies, and it cannot store a JPEG's original bytes.
+``ffcv/memory_managers``. FFCV's own writer gives the metadata and the last record pages of their own, which no reader
+needs; here they share pages, so a small file is as small as its images. FFCV's writer also orders its rows as its workers
+finish, hangs when one of them dies, and cannot store a JPEG's original bytes.
 """
 
 import hashlib
@@ -35,25 +35,25 @@ PREFIX = HEADER.itemsize + 2 * FIELD.itemsize
 def page_size_for(largest: int, mean: int = 0) -> int:
     """Return the smallest power of two from 8 to 64 MiB that holds ``largest`` bytes, and 24 records of ``mean`` bytes.
 
-    With fewer, the holes at the pages' ends are more than a hundredth of the file.
+    With fewer records in a page, the holes at the pages' ends are more than a hundredth of the file.
     """
     wanted = max(largest, 24 * mean)
     return min(max(DEFAULT_PAGE_SIZE, 1 << max(wanted - 1, 0).bit_length()), MAX_PAGE_SIZE)
 
 
 class BetonIndex:
-    """Where every record of a beton lies, and all its bytes that are not records.
+    """The position of every record of a beton, and all bytes of the file that are not records.
 
-    A function of the records' sizes and order, of ``capacity`` and of ``page_size`` alone, so that a stopped writer can go
-    on and a finished file can be checked. A record goes to the end of the last page but one if that still has room for it,
-    which leaves a fifth of the holes that filling page after page does. Memory is 28 bytes a sample.
+    It depends on the records' sizes and order, ``capacity`` and ``page_size`` alone, so that an interrupted writer can
+    continue and a finished file can be verified. A record goes to the end of the last page but one if it fits there, which
+    leaves a fifth of the holes that filling page after page leaves. Memory is 28 bytes per sample.
     """
 
     def __init__(self, capacity: int, page_size: int) -> None:
         self._page_size = page_size
         self._labels, self._ptrs, self._sizes = array("q"), array("Q"), array("Q")
         self._widths, self._heights = array("H"), array("H")
-        self._earlier = self._earlier_end = 0  # what is left of the page before
+        self._earlier = self._earlier_end = 0  # the free rest of the page before
         self.start = self.end = PREFIX + capacity * RECORD.itemsize
         self._page_end = _round_up(self.end + 1, page_size)
 
@@ -62,11 +62,11 @@ class BetonIndex:
 
     @property
     def hole(self) -> tuple[int, int]:
-        """From where to where the last page but one is free: in a file that goes on, the one place that may hold old bytes."""
+        """The free range (start, stop) of the last page but one; in a resumed file, only it may hold stale bytes."""
         return self._earlier, self._earlier_end
 
     def place(self, size: int, width: int, height: int, label: int) -> int:
-        """Add a sample, of no more bytes than a page has, and return where its bytes go."""
+        """Add a sample, not larger than a page, and return the position of its bytes."""
         if size <= self._earlier_end - self._earlier:
             pointer = self._earlier
             self._earlier += size
@@ -84,7 +84,7 @@ class BetonIndex:
         return pointer
 
     def prefix(self) -> bytes:
-        """Header, field descriptors and metadata, from byte 0 on."""
+        """Return the header, the field descriptors and the metadata, which start at byte 0."""
         records = np.zeros(len(self), RECORD)
         records["image"]["width"], records["image"]["height"] = self._widths, self._heights
         records["image"]["ptr"], records["label"] = self._ptrs, self._labels
@@ -93,18 +93,18 @@ class BetonIndex:
         return header.tobytes() + fields.tobytes() + records.tobytes()
 
     def gaps(self) -> list[tuple[int, int]]:
-        """From where to where bytes belong to nothing, and are zero: before, between and behind the records."""
+        """Return the ranges (start, stop) of zeros that belong to no record: before, between and behind the records."""
         starts, sizes = np.array(self._ptrs, np.int64), np.array(self._sizes, np.int64)
         order = np.argsort(starts)
         edges = [PREFIX + len(self) * RECORD.itemsize, *(starts + sizes)[order].tolist()]
         return [(edge, start) for edge, start in zip(edges, [*starts[order].tolist(), self.end], strict=True) if edge < start]
 
     def sha256(self) -> str:
-        """Of prefix and table; ``Beton.index_sha256`` of the finished file."""
+        """Hash the prefix and the table; equals ``Beton.index_sha256`` of the finished file."""
         return hashlib.sha256(self.prefix() + self.table()).hexdigest()
 
     def describe(self, position: int) -> tuple[str, int | None]:
-        """What stands at a byte of the prefix or of the table, and of which sample."""
+        """Name the part of the prefix or of the table at a byte; return the name and the sample that it is of."""
         if position >= self.end:
             sample = (position - self.end) // ROW.itemsize
             return f"the allocation table's row of sample {sample}", sample
@@ -114,7 +114,7 @@ class BetonIndex:
         return "the header", None
 
     def table(self) -> bytes:
-        """The allocation table, from byte ``end`` on."""
+        """Return the allocation table, which starts at byte ``end``."""
         rows = np.zeros(len(self), ROW)
         rows["sample"] = np.arange(len(self))
         rows["ptr"], rows["size"] = self._ptrs, self._sizes

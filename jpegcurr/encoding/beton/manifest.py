@@ -1,4 +1,4 @@
-"""What a ``.beton`` cannot say of itself: ``<stem>.json`` beside it, and every image's fate in ``<stem>.items.jsonl``."""
+"""The manifest of a ``.beton``, ``<stem>.json``, and a row for every image of its source, in ``<stem>.items.jsonl``."""
 
 import hashlib
 import json
@@ -15,17 +15,20 @@ from jpegcurr.errors import BetonError
 
 
 class Plan(BaseModel):
-    """What decides every byte of an output, known before its first.
+    """Everything that decides the bytes of an output, known before the first is written.
 
     Attributes:
-        source: what was encoded, as it was typed; ``split`` is the part of it that this file holds.
-        labels: the file that labels were read from, as it was typed.
-        limit: images at most, chosen by ``seed``.
+        split: the split of the data set that this file holds.
+        source: the data set, as typed on the command line.
+        labels: the file that the labels were read from, as typed on the command line.
+        limit: maximum number of images, chosen by ``seed``.
+        quality: the JPEG quality, 1 to 100, or ``source``.
+        subsampling: chroma layout of re-encoded images: 420, 422, 444 or keep. It has no effect at the quality ``source``.
+        max_side, short_side: pixels; at most one is set, where larger images were resized with ``filter``.
+        order: of the samples: ``shuffle`` or ``folder``.
         seed: of the shuffle and of the limit; 0 where there is neither.
-        subsampling: chroma layout of what is encoded anew: 420, 422, 444 or keep. It says nothing of the quality ``source``.
-        max_side, short_side: pixels; one of the two where images were made smaller, by ``filter``.
         classes: names by label.
-        items: images that the source lists for this split.
+        items: number of images that the source lists for this split.
         page_size: of the beton, bytes.
         versions: of the libraries that decide the bytes.
     """
@@ -51,7 +54,7 @@ class Plan(BaseModel):
 
     @property
     def spec(self) -> EncodeSpec:
-        """What every image was asked to become."""
+        """The encoding that was requested for every image."""
         resize = None
         if self.filter is not None and (pixels := self.max_side or self.short_side):
             resize = Resize("max" if self.max_side else "short", pixels, self.filter)
@@ -59,17 +62,18 @@ class Plan(BaseModel):
 
 
 class Manifest(Plan):
-    """The header of one finished output.
+    """The manifest of one finished output.
 
     Attributes:
-        images: samples in the beton. ``failures`` more were read and could not be stored.
-        ignored: files in the source that do not have an image's suffix.
-        copied: samples whose original bytes were kept. At the quality ``source`` the others are of quality 95, 4:4:4.
-        scaled: samples that were decoded at a half, a quarter or an eighth, because they are resized to a third of that
-            or less.
-        bytes_in, bytes_out: of the stored images, before and after.
-        keys_sha256: of the keys in file order, each followed by a newline; equal for betons that are paired.
-        index_sha256: of the header, metadata and allocation table. Samples have their own checksums in the items.
+        images: samples in the beton.
+        failures: images of the source that could not be encoded.
+        ignored: files in the source without the suffix of an image.
+        copied: samples whose original bytes were kept. At the quality ``source`` all others have quality 95, 4:4:4.
+        scaled: samples that were decoded at 1/2, 1/4 or 1/8 of their size, because they are then resized to a third of
+            that or less.
+        bytes_in, bytes_out: bytes of the stored images, before and after.
+        keys_sha256: of the keys in file order, each followed by a newline; equal for betons of the same images.
+        index_sha256: of the header, metadata and allocation table. The items have a checksum for every sample.
         beton_bytes: the size of the whole ``.beton`` file.
     """
 
@@ -86,20 +90,20 @@ class Manifest(Plan):
 
 
 def manifest_path(beton: Path) -> Path:
-    """``betons/train-q50.beton`` -> ``betons/train-q50.json``."""
+    """Return the path of the manifest: ``betons/train-q50.beton`` -> ``betons/train-q50.json``."""
     return beton.with_suffix(".json")
 
 
 def items_path(beton: Path) -> Path:
-    """``betons/train-q50.beton`` -> ``betons/train-q50.items.jsonl``."""
+    """Return the path of the items: ``betons/train-q50.beton`` -> ``betons/train-q50.items.jsonl``."""
     return beton.with_suffix(".items.jsonl")
 
 
 def read_manifest(beton: Path) -> Manifest | None:
-    """Read the manifest beside ``beton``; None if there is none, as beside a file that FFCV wrote.
+    """Read the manifest beside ``beton``; None if there is none, as for files that FFCV wrote.
 
     Raises:
-        BetonError: the manifest is not one of ours, or speaks of a file of another size.
+        BetonError: the manifest is not jpegcurr's, or ``beton`` does not have the size that it states.
     """
     path = manifest_path(beton)
     if not path.is_file():
@@ -109,21 +113,22 @@ def read_manifest(beton: Path) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the file"
-        raise BetonError(f"{path} is not a jpegcurr manifest: {field}: {first['msg']}. Make the beton again.") from None
+        raise BetonError(f"{path} is not a jpegcurr manifest: {field}: {first['msg']}. Encode again with --force.") from None
     if beton.is_file() and beton.stat().st_size != manifest.beton_bytes:
         raise BetonError(
-            f"{beton} has {beton.stat().st_size} bytes, but its manifest says {manifest.beton_bytes}. "
-            "One of the two is from another run: make them again with --force."
+            f"{beton} has {beton.stat().st_size} bytes, but its manifest says {manifest.beton_bytes}: "
+            "one of the two is from another run. Encode again with --force."
         )
     return manifest
 
 
 def read_items(beton: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of ``items.jsonl``, one an image that the source lists, in file order.
+    """Yield the rows of ``items.jsonl``, one per image that the source lists, in file order.
 
-    Every row has key, label, source_bytes (-1 if nobody could tell) and status. A stored image (``copied`` or ``encoded``)
-    has width, height, bytes and crc32 of what is stored, a ``failed`` one its reason. One whose original bytes could not
-    be kept at the quality ``source`` has the quality and subsampling that it was given instead.
+    Every row has key, label, source_bytes (-1 if unknown) and status. A stored image (``copied`` or ``encoded``) also has
+    width, height, bytes and crc32 as stored, and a ``failed`` one the reason. An image whose original bytes could not be
+    kept at the quality ``source`` has the quality and subsampling that it got instead; one that was decoded at a smaller
+    scale has ``scaled``.
     """
     with items_path(beton).open(encoding="utf-8") as rows:
         for row in rows:
@@ -131,7 +136,7 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
 
 
 class Totals:
-    """What a manifest says of all items together."""
+    """The sums over all items that a manifest states."""
 
     def __init__(self) -> None:
         self.images = self.failures = self.copied = self.scaled = self.bytes_in = self.bytes_out = 0
@@ -139,7 +144,7 @@ class Totals:
         self._labels: set[int] = set()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Count one row of the items."""
+        """Add one row of the items."""
         if row["status"] == "failed":
             self.failures += 1
             return
@@ -153,10 +158,10 @@ class Totals:
 
     @property
     def labels(self) -> set[int]:
-        """Of the stored images."""
+        """The labels of the stored images."""
         return self._labels
 
     def as_dict(self) -> dict[str, Any]:
-        """The manifest's fields."""
+        """Return the manifest's fields."""
         counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return counts | {"keys_sha256": self._keys.hexdigest()}

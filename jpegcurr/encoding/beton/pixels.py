@@ -10,9 +10,9 @@ from jpegcurr.errors import ImageError
 
 
 def read_pixels(beton: Beton, index: int, *, scratch: bool = False) -> Pixels:
-    """Decode sample ``index`` to RGB, uint8 [h w 3]; raises ImageError if it is not the picture its metadata promise.
+    """Decode sample ``index`` to RGB, uint8 [h w 3]; raises ImageError if it is not the image that its metadata describe.
 
-    ``scratch`` is ``decode_rgb``'s.
+    ``scratch`` is passed to ``decode_rgb``.
     """
     payload = beton.payload(index)
     height, width = int(beton.heights[index]), int(beton.widths[index])
@@ -21,7 +21,7 @@ def read_pixels(beton: Beton, index: int, *, scratch: bool = False) -> Pixels:
             return np.frombuffer(payload, np.uint8).reshape(height, width, 3)
         pixels = decode_rgb(payload, scratch=scratch)
         if pixels.shape[:2] != (height, width):
-            raise ImageError(f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, its metadata say {width}x{height}")
+            raise ImageError(f"decodes to {pixels.shape[1]}x{pixels.shape[0]} pixels, but its metadata say {width}x{height}")
     except (ImageError, ValueError) as error:
         raise ImageError(f"sample {index} of {beton.path}: {error}") from None
     return pixels

@@ -1,4 +1,4 @@
-"""Reading a ``.beton``, which nothing here trusts to be whole."""
+"""Reader of ``.beton`` files, which checks every offset before it uses it."""
 
 import hashlib
 import mmap
@@ -15,14 +15,14 @@ from jpegcurr.errors import BetonError
 
 
 class Beton:
-    """A whole ``.beton`` of images and integer labels, memory-mapped: ours or one that FFCV wrote.
+    """A whole, memory-mapped ``.beton`` of images and integer labels, written by jpegcurr or by FFCV.
 
     Attributes:
         labels: int64 [n].
         widths, heights: uint16 [n], pixels.
         modes: uint8 [n], 0 for a JPEG, 1 for raw RGB.
-        pointers: int64 [n], where in the file each sample's bytes begin.
-        sizes: int64 [n], how many they are.
+        pointers: int64 [n], position of each sample's bytes in the file.
+        sizes: int64 [n], bytes of each sample.
 
     Raises:
         BetonError: the file is missing, is not a version-2 beton, is cut short, or has other fields.
@@ -47,7 +47,7 @@ class Beton:
 
     @property
     def file_size(self) -> int:
-        """Bytes."""
+        """The size of the file, bytes."""
         return len(self._map)
 
     def __len__(self) -> int:
@@ -63,33 +63,33 @@ class Beton:
 
     @property
     def address(self) -> int:
-        """Where the file begins in this process's memory; it stays there as long as this object lives."""
+        """The file's address in this process's memory, valid as long as this object lives."""
         return int(self._map.ctypes.data)
 
     def fetch_page(self, page: int) -> None:
-        """Have the system begin to read a page of ``page_size`` bytes."""
+        """Ask the system to start reading a page of ``page_size`` bytes."""
         self._advise(page, "WILLNEED")
 
     def release_page(self, page: int) -> None:
-        """Let the system forget a page; it is read again when it is asked for."""
+        """Let the system drop a page from memory; it is read again when it is needed."""
         self._advise(page, "DONTNEED")
 
     def index_sha256(self) -> str:
-        """Of everything before and behind the samples: header, field descriptors, metadata and allocation table."""
+        """Hash everything before and behind the samples: header, field descriptors, metadata and allocation table."""
         return hashlib.sha256(self._map[: self._prefix].tobytes() + self._map[self._table :].tobytes()).hexdigest()
 
     def read(self, start: int, size: int) -> bytes:
         """Return bytes of the file itself; fewer where it ends before."""
         return self._map[start : start + size].tobytes()
 
-    def _advise(self, page: int, what: str) -> None:
-        """To the map and to the file: what is mapped is not forgotten. Does nothing where there is no such call."""
+    def _advise(self, page: int, advice: str) -> None:
+        """Advise the map and then the file, since the system keeps mapped pages. Do nothing on systems without the call."""
         start = page * self.page_size
         size = min(self.page_size, len(self._map) - start)
-        if size > 0 and hasattr(mmap, f"MADV_{what}") and hasattr(os, "posix_fadvise"):
-            self._mmap.madvise(getattr(mmap, f"MADV_{what}"), start, size)
-            with suppress(OSError), self.path.open("rb") as file:  # the map is there, whatever has become of the name
-                os.posix_fadvise(file.fileno(), start, size, getattr(os, f"POSIX_FADV_{what}"))
+        if size > 0 and hasattr(mmap, f"MADV_{advice}") and hasattr(os, "posix_fadvise"):
+            self._mmap.madvise(getattr(mmap, f"MADV_{advice}"), start, size)
+            with suppress(OSError), self.path.open("rb") as file:  # the map outlives the file's name
+                os.posix_fadvise(file.fileno(), start, size, getattr(os, f"POSIX_FADV_{advice}"))
 
     def _header(self) -> np.void:
         if len(self._map) < HEADER.itemsize:
@@ -97,19 +97,21 @@ class Beton:
         header: np.void = self._map[: HEADER.itemsize].view(HEADER)[0]
         size = int(header["page_size"])
         if header["version"] != VERSION or size.bit_count() != 1 or not 1 <= header["fields"] <= 64:
-            raise BetonError(f"{self.path} is not a version-{VERSION} .beton. `jpegcurr encode` makes one.")
+            raise BetonError(f"{self.path} is not a version-{VERSION} .beton. Write one with jpegcurr encode.")
         table, length = int(header["table"]), len(self._map)
         if table == 0 or table > length or (length - table) % ROW.itemsize or (header["samples"] and table == length):
-            raise BetonError(f"{self.path} is cut short, or its writer did not finish. Make it again with --force.")
+            raise BetonError(f"{self.path} is cut short, or its writer did not finish. Encode it again with --force.")
         return header
 
     def _read_records(self, fields: int, samples: int) -> np.ndarray:
         start = HEADER.itemsize + fields * FIELD.itemsize
         descriptors = self._slice(HEADER.itemsize, FIELD, fields)
         kinds = [int(kind) for kind in descriptors["type"]]
-        strange = [kind for kind in kinds if kind not in FIELD_DTYPES]
-        if strange:
-            raise BetonError(f"{self.path} has a field of FFCV type {strange[0]}; only image, int and float are read.")
+        unknown = [kind for kind in kinds if kind not in FIELD_DTYPES]
+        if unknown:
+            raise BetonError(
+                f"{self.path} has a field of FFCV type {unknown[0]}. Only image, int and float fields can be read."
+            )
         dtype = np.dtype([(f"f{i}", FIELD_DTYPES[kind]) for i, kind in enumerate(kinds)], align=True)
         self._kinds = kinds
         self._prefix = start + samples * dtype.itemsize
@@ -117,28 +119,32 @@ class Beton:
 
     def _columns(self) -> tuple[str, str]:
         if self._kinds.count(RGB) != 1 or self._kinds.count(INT) != 1:
-            raise BetonError(f"{self.path} must have one image field and one integer field (the label).")
+            raise BetonError(
+                f"{self.path} must have one image field and one integer field (the label). Write one with jpegcurr encode."
+            )
         return f"f{self._kinds.index(RGB)}", f"f{self._kinds.index(INT)}"
 
     def _read_sizes(self, table: int) -> NDArray[np.int64]:
-        """The stored size of every sample, through the allocation table; checks that every record has its row."""
+        """Return the stored size of every sample from the allocation table; check that every record has its row."""
         rows = self._map[table:].view(ROW)
         rows = rows[np.argsort(rows["ptr"], kind="stable")]
         pointers = self.pointers.view(np.uint64)
         position = np.searchsorted(rows["ptr"], pointers)
-        found = position < len(rows)
-        found[found] = rows["ptr"][position[found]] == pointers[found]
-        if not found.all():
-            first = int(np.argmin(found))
-            raise BetonError(f"{self.path} is damaged: its allocation table does not have sample {first}. Make it again.")
+        listed = position < len(rows)
+        listed[listed] = rows["ptr"][position[listed]] == pointers[listed]
+        if not listed.all():
+            first = int(np.argmin(listed))
+            raise BetonError(
+                f"{self.path} is damaged: its allocation table lacks sample {first}. Encode it again with --force."
+            )
         if (rows["ptr"] > table).any() or (rows["size"] > table - rows["ptr"]).any():
-            raise BetonError(f"{self.path} is damaged: its allocation table points behind the samples. Make it again.")
+            raise BetonError(f"{self.path} is damaged: its allocation table points behind the samples. Encode it again.")
         return rows["size"][position].astype(np.int64)
 
     def _slice(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
         stop = start + dtype.itemsize * count
         if stop > len(self._map):
-            raise BetonError(f"{self.path} is cut short: its metadata ends at byte {stop} of {len(self._map)}.")
+            raise BetonError(f"{self.path} is cut short: its metadata end at byte {stop} of {len(self._map)}. Encode it again.")
         return self._map[start:stop].view(dtype)
 
 
@@ -146,11 +152,11 @@ def _open(path: Path) -> BinaryIO:
     if path.is_dir():
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():
-        stopped = path.with_name(f".{path.stem}.beton.partial").exists()
-        hint = "Its encode was stopped: --resume goes on." if stopped else "Make it with jpegcurr encode."
+        interrupted = path.with_name(f".{path.stem}.beton.partial").exists()
+        hint = "Its encode was interrupted: continue it with --resume." if interrupted else "Write it with jpegcurr encode."
         raise BetonError(f"{path} does not exist. {hint}")
     if not os.access(path, os.R_OK):
-        raise BetonError(f"{path} cannot be read: no permission.")
+        raise BetonError(f"{path} cannot be read: no permission. Change its permissions.")
     if path.stat().st_size == 0:
         raise BetonError(f"{path} is not a .beton: it is empty.")
     return path.open("rb")

@@ -1,4 +1,4 @@
-"""Whether a ``.beton`` is, to the bit, what was written."""
+"""Inspection of a ``.beton`` (its facts, without decoding) and verification (every byte, and every sample decoded)."""
 
 import zlib
 from collections import Counter
@@ -19,14 +19,16 @@ from jpegcurr.encoding.jpeg.header import read_jpeg_header
 from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.system import available_cpus
 
+_BLOCK = 512  # samples submitted at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A beton's facts.
+    """The facts of a beton.
 
     ``subsampling`` counts samples by chroma layout, read from every JPEG's own header: J:a:b notation, ``grey``, ``raw``
     for uncompressed samples, ``other`` for a layout without a name, ``unreadable``.
-    Sizes are (smallest, median, largest), pixels a side and bytes a sample.
+    Sizes are (smallest, median, largest): widths and heights in pixels, samples in bytes.
     """
 
     path: Path
@@ -41,7 +43,7 @@ class Inspection:
 
 
 def inspect_beton(path: Path) -> Inspection:
-    """Read what is in a beton without decoding it; raises BetonError."""
+    """Read the facts of a beton without decoding it; raises BetonError."""
     beton = Beton(path)
     layouts = Counter(_layout(beton, index) for index in range(len(beton)))
     return Inspection(
@@ -70,44 +72,42 @@ def _spread(values: np.ndarray) -> tuple[int, int, int]:
     return int(values.min()), int(np.median(values)), int(values.max())
 
 
-_BLOCK = 512  # samples under way
-
-
 def verify_beton(path: Path, on_sample: Callable[[int, int], None] = lambda _done, _total: None) -> Iterator[str]:
-    """Yield a sentence for every sample, and every place between samples, that is not right.
+    """Yield a sentence for every sample, and every place between samples, that is wrong.
 
-    Each sample is decoded. With its manifest and items, which FFCV's files do not have, each is also held against its
-    checksum, and every other byte of the file against what they imply.
+    Every sample is decoded. With a manifest and items, which FFCV's files do not have, every sample is also compared with
+    its checksum, and every other byte of the file with the one that they imply. ``on_sample(done, total)`` is called after
+    every sample.
 
     Raises:
-        BetonError: the file is not a whole beton, or its items are not those of its manifest.
+        BetonError: the file is not a whole beton, or its items do not match its manifest.
     """
     beton, manifest = Beton(path), read_manifest(path)
     if manifest is None:
         samples: Iterator[tuple[int, str, int | None]] = ((index, "", None) for index in range(len(beton)))
     else:
-        index = _index_of(path, manifest)
-        yield from (f"{path}: {wrong}" for wrong in _beside_samples(beton, index, path))
+        index = _rebuild_index(path, manifest)
+        yield from (f"{path}: {problem}" for problem in _check_between_samples(beton, index, path))
         samples = ((n, row["key"], row["crc32"]) for n, row in enumerate(_stored_rows(path)))
     with ThreadPoolExecutor(available_cpus()) as pool:
         done = 0
         while block := list(islice(samples, _BLOCK)):
-            for complaint in pool.map(lambda sample: _check(beton, *sample), block):
+            for problem in pool.map(lambda sample: _check_sample(beton, *sample), block):
                 done += 1
                 on_sample(done, len(beton))
-                if complaint:
-                    yield complaint
+                if problem:
+                    yield problem
 
 
-def _check(beton: Beton, index: int, key: str, crc32: int | None) -> str:
-    """What is wrong with one sample, if anything."""
-    called = f" ({key})" if key else ""
+def _check_sample(beton: Beton, index: int, key: str, crc32: int | None) -> str:
+    """Return what is wrong with one sample; empty if nothing is."""
+    name = f" ({key})" if key else ""
     if crc32 is not None and (index >= len(beton) or zlib.crc32(beton.payload(index)) != crc32):
-        return f"sample {index}{called} of {beton.path}: its bytes are not those that were written"
+        return f"sample {index}{name} of {beton.path}: its bytes have changed since they were written"
     try:
         read_pixels(beton, index)
     except ImageError as error:
-        return f"{error}{called}"
+        return f"{error}{name}"
     return ""
 
 
@@ -115,8 +115,8 @@ def _stored_rows(path: Path) -> Iterator[dict[str, Any]]:
     return (row for row in read_items(path) if row["status"] != "failed")
 
 
-def _index_of(path: Path, manifest: Manifest) -> BetonIndex:
-    """Lay the items out again, as they were when the file was written."""
+def _rebuild_index(path: Path, manifest: Manifest) -> BetonIndex:
+    """Lay out the items again, as the writer did; raises BetonError if they do not match the manifest."""
     try:
         index, totals = BetonIndex(manifest.items, manifest.page_size), Totals()
         for row in read_items(path):
@@ -128,28 +128,32 @@ def _index_of(path: Path, manifest: Manifest) -> BetonIndex:
                 raise ValueError(f"status {row['status']}")
         same = index.sha256() == manifest.index_sha256 and totals.as_dict().items() <= manifest.model_dump().items()
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
-        raise BetonError(f"{items_path(path)} cannot be read ({error}), so {path} cannot be checked. Make it again.") from None
+        raise BetonError(
+            f"{items_path(path)} cannot be read ({error}), so {path} cannot be verified. Encode it again with --force."
+        ) from None
     if not same:
-        raise BetonError(f"{items_path(path)} is not what its manifest describes, so {path} cannot be checked. Make it again.")
+        raise BetonError(
+            f"{items_path(path)} does not match its manifest, so {path} cannot be verified. Encode it again with --force."
+        )
     return index
 
 
-def _beside_samples(beton: Beton, index: BetonIndex, path: Path) -> Iterator[str]:
-    """Where header, metadata, allocation table or the zeros between records are not as written."""
+def _check_between_samples(beton: Beton, index: BetonIndex, path: Path) -> Iterator[str]:
+    """Yield where the header, the metadata, the allocation table or the zeros between records have changed."""
     for start, expected in ((0, index.prefix()), (index.end, index.table())):
-        there = np.frombuffer(beton.read(start, len(expected)), np.uint8)
-        wrong = np.flatnonzero(there != np.frombuffer(expected, np.uint8)[: len(there)])
-        if len(there) < len(expected):
-            yield "it is shorter than what was written"
+        actual = np.frombuffer(beton.read(start, len(expected)), np.uint8)
+        wrong = np.flatnonzero(actual != np.frombuffer(expected, np.uint8)[: len(actual)])
+        if len(actual) < len(expected):
+            yield "it is shorter than when it was written"
         elif len(wrong):
-            yield f"{_described(index, start + int(wrong[0]), path)} is not what was written"
+            yield f"{_describe_position(index, start + int(wrong[0]), path)} has changed since it was written"
     for start, stop in index.gaps():
         if beton.read(start, stop - start).strip(b"\0"):
             yield f"bytes {start} to {stop}, which belong to no sample, are not zero"
 
 
-def _described(index: BetonIndex, position: int, path: Path) -> str:
-    """What stands at a byte of the prefix or of the table, and of which image."""
-    what, sample = index.describe(position)
+def _describe_position(index: BetonIndex, position: int, path: Path) -> str:
+    """Name the part of the prefix or of the table at a byte, with the image that it is of."""
+    part, sample = index.describe(position)
     rows = islice(_stored_rows(path), sample, None) if sample is not None else iter(())
-    return next((f"{what} ({row['key']})" for row in rows), what)
+    return next((f"{part} ({row['key']})" for row in rows), part)

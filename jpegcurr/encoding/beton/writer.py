@@ -1,4 +1,4 @@
-"""The ordered writer of a ``.beton``, which is none until it is finished."""
+"""Ordered writer of a ``.beton``, which gets its header last, so that an unfinished file is not taken for one."""
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,25 +9,25 @@ from typing import Self
 
 from jpegcurr.encoding.beton.format import DEFAULT_PAGE_SIZE, HEADER, ROW, BetonIndex
 
-_BUFFERED = 1 << 22  # bytes that a writer holds back at most
+_BUFFERED = 1 << 22  # maximum bytes that a writer holds back
 _SYNC_EVERY = 1 << 24  # bytes
-_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _VECTORS = 512  # buffers in one system call; Linux takes 1024
 
 
 class BetonWriter:
     """Append (JPEG, label) samples in order, then ``finish``; a context manager that closes the file.
 
-    ``capacity`` is the largest number of samples that will be appended; fewer leave zeros behind the metadata. Until
-    ``finish`` the file has no header, so nothing takes it for a beton.
+    ``capacity`` is the maximum number of samples; if fewer are appended, zeros follow the metadata. The file has no header
+    before ``finish``.
     """
 
     def __init__(self, path: Path, capacity: int, page_size: int = DEFAULT_PAGE_SIZE) -> None:
         self.path = path
         self.index = BetonIndex(capacity, page_size)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._held: list[bytes] = []
-        self._held_at = self._held_bytes = 0
+        self._pending: list[bytes] = []
+        self._pending_at = self._pending_bytes = 0
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._syncing: Future[None] | None = None
         self._unsynced = 0
@@ -40,61 +40,65 @@ class BetonWriter:
         os.close(self._file)
 
     def append(self, jpeg: bytes, width: int, height: int, label: int) -> None:
-        """Store one sample, of no more bytes than a page has."""
+        """Store one sample, not larger than a page."""
         pointer = self.index.place(len(jpeg), width, height, label)
-        if pointer != self._held_at + self._held_bytes or self._held_bytes >= _BUFFERED or len(self._held) == _VECTORS:
+        if (
+            pointer != self._pending_at + self._pending_bytes
+            or self._pending_bytes >= _BUFFERED
+            or len(self._pending) == _VECTORS
+        ):
             self.flush()
-            self._held_at = pointer
-        self._held.append(jpeg)
-        self._held_bytes += len(jpeg)
+            self._pending_at = pointer
+        self._pending.append(jpeg)
+        self._pending_bytes += len(jpeg)
 
     def flush(self) -> None:
-        """Hand everything appended to the operating system; it then outlives this process."""
-        if self._held:
-            self._write(self._held, self._held_at)
-            self._unsynced += self._held_bytes
-            self._held, self._held_bytes = [], 0
-            self._sync_behind()
+        """Hand all appended samples to the operating system, so that they outlive this process."""
+        if self._pending:
+            self._write(self._pending, self._pending_at)
+            self._unsynced += self._pending_bytes
+            self._pending, self._pending_bytes = [], 0
+            self._sync_in_background()
 
-    def stored(self, pointer: int, size: int) -> bytes:
-        """Read back what was flushed; fewer bytes where the file ends before."""
+    def read_stored(self, pointer: int, size: int) -> bytes:
+        """Return flushed bytes; fewer than ``size`` where the file ends before."""
         return os.pread(self._file, size, pointer)
 
     def drop_cache(self) -> None:
-        """Have ``stored`` read the disk, and not what the system still holds of a write that failed."""
+        """Make ``read_stored`` read the disk, not the system's copy of a failed write."""
         drop_cache(self._file)
 
     def sync_failed(self) -> bool:
-        """Whether a sync behind the writer has failed; the system says so only once. Nothing more can be appended."""
+        """Return whether a background sync has failed, which the system reports only once. Ends the appending."""
         self._syncer.shutdown()
         return self._syncing is not None and self._syncing.exception() is not None
 
     def is_at(self, path: Path) -> bool:
-        """Whether ``path`` is still the file that is written."""
+        """Return whether ``path`` is still the file that is being written."""
         return path.exists() and os.path.samestat(os.fstat(self._file), path.stat())
 
     def restart(self, index: BetonIndex) -> None:
-        """Go on behind the samples of ``index``, whose bytes are in the file; whatever else it holds is taken out."""
+        """Continue behind the samples of ``index``, whose bytes are in the file; remove all other bytes."""
         self.index = index
         os.ftruncate(self._file, index.end)
         places = [index.hole]
-        if any(os.pread(self._file, HEADER.itemsize, 0)):  # a finish was cut off
+        if any(os.pread(self._file, HEADER.itemsize, 0)):  # a finish was interrupted
             places.append((0, index.start))
         for start, stop in places:
             if stop > start:
                 self._write([bytes(stop - start)], start)
 
     def finish(self) -> None:
-        """Write the allocation table, the metadata and the header, and wait until all is on the disk."""
+        """Write the allocation table, the metadata and the header, and wait until they are on the disk."""
         self.flush()
         self._write([self.index.table()], self.index.end)
         os.ftruncate(self._file, self.index.end + len(self.index) * ROW.itemsize)
-        self.sync()  # a header never stands before what it speaks of
+        self.sync()  # the header must not be on the disk before the bytes that it refers to
         self._write([self.index.prefix()], 0)
         self.sync()
 
     def sync(self) -> None:
-        """Wait until everything that was flushed is on the disk; raises what the disk says, also to a sync before."""
+        """Wait until all flushed bytes are on the disk; raises the OSError of this sync or of an earlier one."""
         try:
             if self._syncing:
                 self._syncing.result()
@@ -102,8 +106,8 @@ class BetonWriter:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
-    def _sync_behind(self) -> None:
-        """Keep the disk at work beside the encoding, so that neither ``finish`` nor the page cache has it all to do."""
+    def _sync_in_background(self) -> None:
+        """Keep the disk busy during the encoding, so that ``finish`` does not have to write everything."""
         if self._unsynced < _SYNC_EVERY or (self._syncing and not self._syncing.done()):
             return
         if self._syncing and self._syncing.exception():
@@ -112,7 +116,7 @@ class BetonWriter:
         self._syncing = self._syncer.submit(_sync, self._file)
 
     def _write(self, parts: list[bytes], position: int) -> None:
-        """Write ``parts`` one behind the other; the system may take fewer bytes at a time."""
+        """Write ``parts`` one after the other; the system may accept fewer bytes per call."""
         total = sum(map(len, parts))
         try:
             written = os.pwritev(self._file, parts, position)
@@ -125,7 +129,7 @@ class BetonWriter:
 
 
 def drop_cache(file: int) -> None:
-    """Write what can be written, and forget what the system holds of an open file."""
+    """Write out and drop the system's cached pages of an open file."""
     with suppress(OSError):
         os.fsync(file)
     if hasattr(os, "posix_fadvise"):

@@ -1,19 +1,19 @@
-"""What a JPEG says of itself before its first scan, in a few microseconds and without decoding.
+"""Header of a JPEG, everything before its first scan, read in a few microseconds and without decoding.
 
-Source: ITU-T T.81, annex B. Pillow reads the same and costs ten times as much, which at a thousand images a second a
-core is a tenth of the whole encode.
+Source: ITU-T T.81, annex B. Pillow reads the same at ten times the cost, which at a thousand images per second and core
+is a tenth of the whole encode.
 """
 
 from dataclasses import dataclass
 
-# Start of frame, Huffman-coded: baseline, extended, progressive. libjpeg reads them at 8 bits a sample.
+# Start of frame, Huffman-coded: baseline, extended, progressive. libjpeg reads them with 8 bits per sample.
 _FRAMES = {0xC0, 0xC1, 0xC2}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
-_STRANGE = _OTHER_FRAMES | _WITHOUT_LENGTH
+_UNSUPPORTED = _OTHER_FRAMES | _WITHOUT_LENGTH
 _APP1, _SCAN = 0xE1, 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
-# By the sampling factors of luma and chroma: those that libturbojpeg knows, which FFCV decodes with (its getSubsamp).
+# By the sampling factors of luma and chroma: the layouts of libturbojpeg (its getSubsamp), which FFCV decodes with.
 _LAYOUTS = {
     ((1, 1), (1, 1)): "4:4:4",
     ((2, 1), (1, 1)): "4:2:2",
@@ -29,10 +29,10 @@ _LAYOUTS = {
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """Of an 8-bit Huffman-coded JPEG.
+    """The header of an 8-bit Huffman-coded JPEG.
 
-    ``layout`` is J:a:b notation, ``grey``, or ``other``; ``app1`` are the APP1 segments, where EXIF and XMP blocks stand;
-    ``ended`` says that an end-of-image marker follows the first scan's header.
+    ``layout`` is the chroma layout in J:a:b notation, ``grey``, or ``other``; ``app1`` are the APP1 segments, which hold EXIF
+    and XMP blocks; ``ended`` says that an end-of-image marker follows the first scan's header.
     """
 
     width: int
@@ -44,7 +44,7 @@ class JpegHeader:
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
-    """Walk the markers up to the first scan; None if ``data`` is no such JPEG or breaks off before it."""
+    """Read the markers up to the first scan; None if ``data`` is no such JPEG or ends before it."""
     if data[:2] != b"\xff\xd8":
         return None
     position, frame = 2, b""
@@ -55,7 +55,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             position += 1
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if length < 2 or marker in _STRANGE or (frame and marker in _FRAMES):
+        if length < 2 or marker in _UNSUPPORTED or (frame and marker in _FRAMES):
             return None
         if marker in _FRAMES:
             frame = data[position + 4 : position + 2 + length]
@@ -68,7 +68,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def _header(frame: bytes, app1: tuple[bytes, ...], ended: bool) -> JpegHeader | None:
-    """Read a frame segment: precision, height, width, then (id, sampling, table) a component."""
+    """Read a frame segment: precision, height, width, then (id, sampling, table) per component."""
     if len(frame) < 6 or frame[0] != 8 or len(frame) < 6 + 3 * frame[5]:
         return None
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")

@@ -1,4 +1,4 @@
-"""Any image that Pillow reads, as upright RGB: what is not a plain JPEG comes through here."""
+"""Decoding with Pillow, as upright RGB, of every image that is not a plain JPEG."""
 
 import re
 import warnings
@@ -18,61 +18,61 @@ _PILLOW = re.compile(r"PIL\.")
 
 
 def max_pixels() -> int | None:
-    """How many pixels an image may have: where Pillow speaks of a decompression bomb; None if that check is off."""
+    """Return the maximum pixels of an image, Pillow's limit for a decompression bomb; None if that check is off."""
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else None
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An image whose header is read. ``width`` and ``height`` are upright; ``rotated``: its EXIF block turns or mirrors it."""
+class PillowImage:
+    """An image whose header is read. ``width`` and ``height`` are those of the upright image."""
 
     image: Image.Image
     orientation: int
 
     @property
     def rotated(self) -> bool:
-        """Whether it is turned or mirrored."""
+        """Whether EXIF turns or mirrors the image."""
         return self.orientation > 1
 
     @property
     def width(self) -> int:
-        """Upright, pixels."""
+        """Pixels, upright."""
         return self.image.height if self.orientation > 4 else self.image.width
 
     @property
     def height(self) -> int:
-        """Upright, pixels."""
+        """Pixels, upright."""
         return self.image.width if self.orientation > 4 else self.image.height
 
-    def bgr(self) -> Pixels:
-        """Decode to upright BGR, uint8 [h w 3]: what ``convert("RGB")`` gives, and 16-bit grey by its upper byte.
+    def decode_bgr(self) -> Pixels:
+        """Decode to upright BGR, uint8 [h w 3], like Pillow's ``convert("RGB")``; 16-bit grey becomes its upper byte.
 
         Raises:
-            ImageError: the data are damaged, or have no 8-bit meaning (floating point, 32-bit integers).
+            ImageError: the data are damaged, or have no fixed range (floating point, 32-bit integers).
         """
         try:
-            upright = _eight_bit(ImageOps.exif_transpose(self.image) if self.rotated else self.image)
-            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # which copies an RGB image too
+            upright = _convert_to_8_bit(ImageOps.exif_transpose(self.image) if self.rotated else self.image)
+            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # convert would copy an RGB image
             return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])
         except ImageError:
             raise
-        except Exception as error:  # of Pillow's plugins: OSError, SyntaxError, ValueError, EOFError, struct.error, ...
+        except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
             raise ImageError(_reason(error)) from None
 
 
-def open_picture(data: bytes) -> Picture:
-    """Read an image's header; raises ImageError if it is empty, none, or larger than Pillow allows.
+def open_with_pillow(data: bytes) -> PillowImage:
+    """Read an image's header; raises ImageError if ``data`` is empty, no image, or larger than Pillow allows.
 
-    Only of a JPEG is it the header alone: a PNG may have its EXIF block behind the pixels, Pillow turns a TIFF upright when
-    it loads it, and an ICO may then have another size. What fails to load says so only once, so it is not left to ``getexif``.
+    Other formats than JPEG are loaded whole: a PNG may have its EXIF block behind the pixels, Pillow turns a TIFF upright
+    when it loads it, and an ICO may then have another size. A failed load raises only once, so ``getexif`` must not be first.
     """
     if not data:
         raise ImageError("the file is empty")
-    _hush_pillow()
+    _silence_pillow()
     try:
         image = Image.open(BytesIO(data))
         if image.format == "EPS":
-            raise ImageError("PostScript is a program, which Pillow would have Ghostscript run, and no image")
+            raise ImageError("PostScript is a program that Pillow would run in Ghostscript, not an image")
         if image.format not in ("JPEG", "MPO"):
             image.load()
     except ImageError:
@@ -81,33 +81,33 @@ def open_picture(data: bytes) -> Picture:
         raise ImageError("not an image that Pillow can read") from None
     except Exception as error:
         raise ImageError(_reason(error)) from None
-    return Picture(image, _orientation(image))
+    return PillowImage(image, _orientation(image))
 
 
-def _hush_pillow() -> None:
-    """Ignore what Pillow warns of and reads all the same: a broken EXIF block, 90 megapixels, transparency that is dropped.
+def _silence_pillow() -> None:
+    """Ignore Pillow's warnings about images that it reads: a broken EXIF block, 90 megapixels, dropped transparency.
 
-    The filter is the process's and stays there, in front of all others: ``warnings.catch_warnings`` is not for threads, one
-    of which would put back what another has set.
+    The filter applies to the whole process and stays, in front of all others: ``warnings.catch_warnings`` is not safe in
+    threads, where one would restore the filters that another has changed.
     """
     if not warnings.filters or warnings.filters[0][3] != _PILLOW:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Pillow clips 16-bit grey at 255 when it converts; the upper byte is what PNG decoders with 8-bit output give."""
+def _convert_to_8_bit(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey as its upper byte, like 8-bit PNG decoders; Pillow's own conversion would clip it at 255."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ImageError(f"pixels of mode {image.mode} have no fixed range, so no 8-bit meaning")
+        raise ImageError(f"pixels of mode {image.mode} have no fixed range, so they cannot become 8-bit")
     return image
 
 
-def orientation_of(app1: Sequence[bytes]) -> int | None:
-    """What a JPEG's APP1 segments say, 1 to 8; None if they are more than one plain EXIF block, and Pillow should judge."""
+def read_orientation(app1: Sequence[bytes]) -> int | None:
+    """Return the orientation in a JPEG's APP1 segments, 1 to 8; None unless they are one plain EXIF block."""
     if len(app1) != 1 or not app1[0].startswith(b"Exif\0\0"):
         return None
-    _hush_pillow()
+    _silence_pillow()
     exif = Image.Exif()
     try:
         exif.load(app1[0])
@@ -117,7 +117,7 @@ def orientation_of(app1: Sequence[bytes]) -> int | None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, as the EXIF or XMP block says; one that cannot be read says nothing."""
+    """Return the orientation in the EXIF or XMP block, 1 to 8; 1 if the block cannot be read."""
     try:
         return _checked(image.getexif())
     except Exception:

@@ -1,1 +1,1 @@
-"""Labelled data sets that can be encoded: one module for each kind."""
+"""Labelled data sets that can be encoded: a module for every layout, and ``open``, which lists them."""

@@ -1,6 +1,6 @@
-"""The images of one split: a listing in columns, and a store that hands out their bytes.
+"""One split of a data set: a listing of its images in columns, and a store that reads their bytes.
 
-A listing of a million items takes about 60 MB, because an item becomes an object only while it is under way.
+A listing of a million items takes about 60 MB, because an item is an object only while it is being encoded.
 """
 
 import errno
@@ -20,7 +20,7 @@ from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]
 SPLITS = ("train", "val", "test")
-# What folders, shards, tables and hubs call them, in lower case.
+# The names of splits in folders, shards, tables and hubs, in lower case.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -30,20 +30,20 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-MISSING = -1  # the size of what a listing names and nobody could find, and the offset of what is a file of its own
+MISSING = -1  # the size of a listed file that does not exist, and the offset of an image that is a file of its own
 
-# Of one file, not of the disk or network below it: the image is left out and the run goes on.
-_OF_THE_FILE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR}
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
+# Errors of one file, not of its disk or network: the image fails and the run continues.
+_FILE_ERRORS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR}
+_MISSING_FILE = {errno.ENOENT, errno.ENOTDIR}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image.
 
-    ``key`` names it within its split, with ``/``: its path below the split's folder, or below where its archive would
-    be unpacked. ``size`` is in bytes, ``MISSING`` if the listing could not tell. ``container`` and ``offset`` are for
-    its store: which file it lies in and where.
+    ``key`` names it within its split, with ``/``: its path below the split's folder, or below the folder that its archive
+    would be unpacked to. ``size`` is in bytes, ``MISSING`` if unknown. ``container`` and ``offset`` tell its store which
+    file it lies in and at which position.
     """
 
     key: str
@@ -54,18 +54,18 @@ class Item:
 
 
 class Store(Protocol):
-    """Where the bytes are. Stores are picklable, and reading is safe from many threads and processes."""
+    """A reader of images' bytes. Stores are picklable, and threads and processes may read at the same time."""
 
     def read(self, item: Item) -> bytes:
         """Return the image file's bytes.
 
         Raises:
-            ImageError: this image cannot be read (missing since it was listed as such, no permission, a folder).
-            EncodeError: the source itself is failing (a read error, a file that was there a moment ago).
+            ImageError: this image cannot be read (listed as missing, no permission, a folder).
+            EncodeError: the source itself fails (a read error, or a file that has vanished since it was listed).
         """
 
-    def where(self, item: Item) -> str:
-        """Say where an image lies, as a person would look for it."""
+    def locate(self, item: Item) -> str:
+        """Return where an image lies, in words that help a person to find it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +75,21 @@ class FolderStore:
     root: Path
 
     def read(self, item: Item) -> bytes:
-        """See ``Store``."""
+        """Read an image file; see ``Store``."""
         return read_bytes(os.path.join(self.root, item.key), 0, MISSING, listed=item.size >= 0)  # noqa: PTH118
 
-    def where(self, item: Item) -> str:
-        """The file's path."""
+    def locate(self, item: Item) -> str:
+        """Return the file's path."""
         return str(self.root / item.key)
 
 
 def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> bytes:
-    """Read ``size`` bytes from ``offset``, or a whole regular file with ``MISSING``; raises as ``Store.read`` does.
+    """Read ``size`` bytes from ``offset``, or a whole regular file with ``MISSING``; raises like ``Store.read``.
 
-    ``listed`` says that the file was seen when the source was listed, so that its absence means a vanished source.
+    ``listed`` says that the file existed when the source was listed, so that its absence means a vanished source.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang the run
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # so that a pipe cannot hang the run
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -99,13 +99,13 @@ def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> byt
             os.close(descriptor)
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _OF_THE_FILE or (error.errno in _NOT_THERE and not listed):
+        if error.errno in _FILE_ERRORS or (error.errno in _MISSING_FILE and not listed):
             raise ImageError(reason) from None
-        raise EncodeError(f"{path}: {reason}. The source failed, not this image: see that it can be read.") from None
+        raise EncodeError(f"{path}: {reason}. The source failed, not this image. Check that the source can be read.") from None
 
 
 def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
-    """``os.pread`` gives at most 2 GiB at once, and less near a file's end."""
+    """Call ``os.pread`` until all is read: it returns at most 2 GiB at once, and less near a file's end."""
     data = os.pread(descriptor, size, offset)
     if len(data) == size:
         return data
@@ -116,7 +116,7 @@ def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
 
 
 class Listing(Sequence[Item]):
-    """Items in the order of their keys' bytes, column by column."""
+    """Items in the order of their keys' bytes, stored in columns."""
 
     def __init__(self, keys: bytes, ends: NDArray[np.int64], columns: dict[str, NDArray[np.int64]]) -> None:
         self._keys, self._ends, self._columns = keys, ends, columns
@@ -133,21 +133,21 @@ class Listing(Sequence[Item]):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """int64 [n]."""
+        """The label of every item, int64 [n]."""
         return self._columns["label"]
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes, int64 [n]; ``MISSING`` where unknown."""
+        """The size of every item in bytes, int64 [n]; ``MISSING`` where unknown."""
         return self._columns["size"]
 
     def key_bytes(self, index: int) -> bytes:
-        """One key as the file system has it."""
+        """Return one key as the file system's bytes."""
         start = int(self._ends[index - 1]) if index else 0
         return self._keys[start : int(self._ends[index])]
 
     def take(self, indices: NDArray[np.int64]) -> "Listing":
-        """The items at ``indices``, in that order."""
+        """Return the items at ``indices``, in that order."""
         keys, ends = bytearray(), np.empty(len(indices), np.int64)
         for position, index in enumerate(indices):
             keys += self.key_bytes(int(index))
@@ -155,30 +155,33 @@ class Listing(Sequence[Item]):
         return Listing(bytes(keys), ends, {name: column[indices] for name, column in self._columns.items()})
 
     def with_labels(self, labels: NDArray[np.int64]) -> "Listing":
-        """The same items with other labels, int64 [n]."""
+        """Return the same items with other labels, int64 [n]."""
         return Listing(self._keys, self._ends, {**self._columns, "label": labels})
 
     def is_sorted(self) -> bool:
-        """Whether every key comes after the one before; raises SourceError if two that follow each other are equal."""
-        before = b""
+        """Return whether the keys ascend; raises SourceError if a key equals its predecessor."""
+        previous = b""
         for index in range(len(self)):
             key = self.key_bytes(index)
-            if key <= before:
-                if key == before:
+            if key <= previous:
+                if key == previous:
                     raise SourceError(f"{os.fsdecode(key)} is listed twice. Name every image once.")
                 return False
-            before = key
+            previous = key
         return True
 
     def sorted(self) -> "Listing":
-        """The same items by key; raises SourceError if two have one key."""
+        """Return the same items sorted by key; raises SourceError if two have the same key."""
         by_key = sorted(range(len(self)), key=self.key_bytes)
         listing = self.take(np.fromiter(by_key, np.int64, len(self)))
         listing.is_sorted()
         return listing
 
     def shuffled(self, seed: int) -> NDArray[np.int64]:
-        """Indices sorted by BLAKE2b of (seed, key): the same on every machine and NumPy, and adding an image moves no other."""
+        """Return the indices sorted by BLAKE2b of (seed, key).
+
+        They are the same on every machine and NumPy, and a new image does not change the order of the others.
+        """
         salt = seed.to_bytes(8, "little")
         digests = bytearray()
         for index in range(len(self)):
@@ -188,7 +191,7 @@ class Listing(Sequence[Item]):
 
 
 class ListingBuilder:
-    """Collects items and sorts them by key."""
+    """Builder of a listing: it collects items and sorts them by key."""
 
     def __init__(self) -> None:
         self._clear()
@@ -209,10 +212,10 @@ class ListingBuilder:
             append(value)
 
     def build(self) -> Listing:
-        """Sort; raises SourceError if two items have one key. The builder is empty afterwards."""
+        """Return the sorted listing and empty the builder; raises SourceError if two items have the same key."""
         columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
         listing = Listing(bytes(self._keys), np.array(self._ends, np.int64), columns)
-        self._clear()  # its memory is needed for the sort
+        self._clear()  # the sort needs the memory
         if not listing.is_sorted():
             listing = listing.sorted()
         return listing
@@ -222,9 +225,10 @@ class ListingBuilder:
 class Source:
     """One split of a data set.
 
-    ``root`` is what was given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
-    that do not have an image's suffix; ``labels`` names the file that labels were read from, if there is one. ``named``
-    says that the data set itself calls its split so; else it has the name of its folder.
+    ``root`` is the data set as given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
+    without the suffix of an image; ``labels`` names the file that labels were read from, if there is one; ``limit`` is the
+    maximum number of images, if one was set. ``named`` says that the data set itself names the split; otherwise it is
+    named after its folder.
     """
 
     root: str
@@ -238,14 +242,14 @@ class Source:
     named: bool = True
 
     def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
-        """Positions in ``items`` in file order: shuffled by seed, or by key, which groups the classes."""
+        """Return positions in ``items`` in file order: shuffled by seed, or sorted by key, which groups the classes."""
         return np.arange(len(self.items)) if order == "folder" else self.items.shuffled(seed)
 
     def with_classes(self, names: Sequence[str]) -> "Source":
-        """Keep the images of some classes, whose labels are then their positions among ``names`` sorted as they were.
+        """Return the source with the classes ``names`` alone; labels are then positions among these, in their old order.
 
         Raises:
-            SourceError: a name that is not among the classes.
+            SourceError: a name is not among the classes, or no image has one of them.
         """
         wanted, known = set(names), set(self.classes)
         if wanted == known:
@@ -265,12 +269,12 @@ class Source:
         return replace(self, classes=tuple(self.classes[label] for label in kept), items=items)
 
     def limited(self, count: int, seed: int) -> "Source":
-        """Keep at most ``count`` images: those that the shuffle by ``seed`` puts first, so smaller limits nest in larger."""
+        """Return the source with the first ``count`` images of the shuffle by ``seed``; larger limits only add images."""
         kept = np.sort(self.items.shuffled(seed)[:count])
         return replace(self, items=self.items.take(kept), limit=count)
 
     def without(self, keys: frozenset[str]) -> "Source":
-        """Leave out the images of these keys."""
+        """Return the source without the images of these keys."""
         if not keys:
             return self
         kept = [index for index, item in enumerate(self.items) if item.key not in keys]

@@ -1,4 +1,4 @@
-"""Image sets of the package ``datasets``: from the Hugging Face hub, or from a folder that ``save_to_disk`` made."""
+"""Image data sets of the package ``datasets``: from the Hugging Face hub, or from a folder that ``save_to_disk`` wrote."""
 
 import logging
 import posixpath
@@ -11,11 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.sources.base import MISSING, SPLIT_NAMES, SPLITS, Item, Listing, ListingBuilder, Source, read_bytes
-from jpegcurr.encoding.sources.class_labels import MOST_CLASSES, ClassNumbers, counted, in_order, settle
+from jpegcurr.encoding.sources.class_labels import (
+    MOST_CLASSES,
+    ClassNumbers,
+    complete_numbers,
+    resolve_labels,
+    sort_class_names,
+)
 from jpegcurr.errors import ImageError, SourceError, UsageError
 
 PREFIX = "hf:"
-LABELS = ("label", "labels", "class", "fine_label", "category", "target")  # columns of labels, if not the only one
+LABELS = (
+    "label",
+    "labels",
+    "class",
+    "fine_label",
+    "category",
+    "target",
+)  # names of label columns, where there are several candidates
 
 log = logging.getLogger("jpegcurr")
 
@@ -24,7 +37,7 @@ log = logging.getLogger("jpegcurr")
 class HubStore:
     """Images in a column of a data set: an item's offset is its row.
 
-    The data set is memory-mapped: reading does not change it, and pickling takes the names of its files along.
+    The data set is memory-mapped: reading does not change it, and a pickle contains the names of its files, not their bytes.
     """
 
     name: str
@@ -32,65 +45,73 @@ class HubStore:
     column: str
 
     def read(self, item: Item) -> bytes:
-        """See ``Store``."""
+        """Return the bytes of an image; see ``Store``."""
         image = self.dataset[item.offset][self.column]
         if image is None or (image["bytes"] is None and not image["path"]):
             raise ImageError("the row has no image")
         if image["bytes"] is not None:
             return bytes(image["bytes"])
         if "://" in image["path"]:
-            raise ImageError(f"its bytes are not in the data set but at {image['path']}")
+            raise ImageError(f"its bytes are not in the data set, but at {image['path']}")
         return read_bytes(image["path"], 0, MISSING, listed=item.size >= 0)
 
-    def where(self, item: Item) -> str:
-        """The data set, the split and the row, counted from 0."""
+    def locate(self, item: Item) -> str:
+        """Return the data set, the split and the row, counted from 0."""
         return f"{self.name}, row {item.offset}"
 
 
-def open_hub(where: str) -> tuple[Source, ...]:
-    """Open ``hf:NAME``, ``hf:NAME:CONFIGURATION`` or ``hf:FOLDER``, every split of it; ``validation`` is called ``val``.
+def is_hub(where: str) -> bool:
+    """Return whether ``where`` names a data set of the package ``datasets``."""
+    return where.startswith(PREFIX)
 
-    Images are the one column of images. Labels are the one ``ClassLabel``, or of several the one that ``LABELS`` names:
-    numbers and names are then the data set's own, in its order. Without any, they are the whole numbers or texts of the one
-    column that ``LABELS`` names: numbers stay what they are, texts become positions among the sorted ones of ``train``.
+
+def open_hub(where: str) -> tuple[Source, ...]:
+    """List every split of ``hf:NAME``, ``hf:NAME:CONFIGURATION`` or ``hf:FOLDER``; ``validation`` is called ``val``.
+
+    There must be one column of images. The labels are the one ``ClassLabel`` column, or the one of several that ``LABELS``
+    names: numbers and names are then the data set's own, in its order. Without such a column, they are the whole numbers or
+    texts of the one column that ``LABELS`` names: numbers are kept, texts become positions among the sorted texts of
+    ``train``.
 
     A key is the row's number, counted from 0, and the name of the image's file if the row has it. A split without rows or
-    without a single label is left out with a warning if another has some. No code of a data set is run.
+    without any label is ignored with a warning if another split has labels. No code of a data set is run.
 
     Raises:
         UsageError: the extra ``hf`` is not installed.
-        SourceError: there is no such data set, or no way to it; it has not one column of images and one of labels; rows
-            without a label among others; ``val`` has a class that ``train`` lacks.
+        SourceError: the data set does not exist or cannot be reached; it does not have one column of images and one of
+            labels; some rows have a label and some have none; ``val`` has a class that ``train`` lacks.
     """
     try:
         from datasets import ClassLabel
     except ImportError:
         raise UsageError(f"{where} needs the package datasets: pip install 'jpegcurr[hf]'.") from None
     loaded = _load(where)
-    splits = _in_order(where, loaded)
+    splits = _by_split(where, loaded)
     features = next(iter(splits.values())).features
     images, labels = _image_column(where, features), _label_column(where, features)
     numbers, listings = ClassNumbers(), dict[str, Listing]()
     for name, dataset in splits.items():
         _check_alike(where, name, dataset.features, features, images, labels)
-        found = _labels(f"{where}, split {name}", dataset, labels, numbers)
-        if (found >= 0).any():
-            listings[name] = _listing(dataset, images, found)
+        split_labels = _labels(f"{where}, split {name}", dataset, labels, numbers)
+        if (split_labels >= 0).any():
+            listings[name] = _listing(dataset, images, split_labels)
         else:
-            log.warning("%s: the split %s has no labels in the column %s and is left out", where, name, labels)
+            log.warning("%s: the split %s is ignored, because it has no labels in the column %s", where, name, labels)
     if not listings:
-        raise SourceError(f"{where} has no labels in the column {labels}, so nothing can be learnt from it.")
+        raise SourceError(f"{where} has no labels in the column {labels}. Choose a data set with labels.")
     if isinstance(features[labels], ClassLabel):
         classes = tuple(features[labels].names)
     else:
-        classes, listings = settle(where, listings, numbers.names, in_order if _is_text(features[labels]) else counted)
+        classes, listings = resolve_labels(
+            where, listings, numbers.names, sort_class_names if _is_text(features[labels]) else complete_numbers
+        )
     stores = {name: HubStore(f"{where}, split {name}", _undecoded(splits[name], images), images) for name in listings}
-    named = isinstance(loaded, Mapping)  # a lone data set may have the name of what it was cut from
+    named = isinstance(loaded, Mapping)  # a lone data set may have the name of the split that it was taken from
     return tuple(Source(where, name, classes, items, stores[name], named=named) for name, items in listings.items())
 
 
 def _load(where: str) -> Any:
-    """A Dataset or a DatasetDict."""
+    """Return a Dataset or a DatasetDict."""
     from datasets import load_dataset, load_from_disk
 
     name, configuration = where.removeprefix(PREFIX), None
@@ -104,15 +125,15 @@ def _load(where: str) -> Any:
         if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             return load_from_disk(str(Path(name).resolve()))  # so that the store can be read from another folder
         return load_dataset(name, configuration)
-    except Exception as error:  # whatever datasets, the hub's client, Arrow and the network raise
+    except Exception as error:  # datasets, the hub's client, Arrow and the network raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise SourceError(
-            f"{where} cannot be opened: {reason}. See that it is called so, can be reached, and is open to you (hf auth login)."
+            f"{where} cannot be opened: {reason}. Check its name, the network and your access (hf auth login)."
         ) from None
 
 
-def _in_order(where: str, loaded: Any) -> dict[str, Any]:
-    """Data sets by split, those of ``SPLITS`` first."""
+def _by_split(where: str, loaded: Any) -> dict[str, Any]:
+    """Return data sets by split, those of ``SPLITS`` first."""
     if not isinstance(loaded, Mapping):
         known = loaded.split is not None and str(loaded.split).isidentifier()  # not train[:10%]
         return {str(loaded.split) if known else Path(where.removeprefix(PREFIX)).resolve().name: loaded}
@@ -129,23 +150,23 @@ def _in_order(where: str, loaded: Any) -> dict[str, Any]:
 def _image_column(where: str, features: Mapping[str, Any]) -> str:
     from datasets import Image
 
-    found = [name for name, feature in features.items() if isinstance(feature, Image)]
-    if len(found) != 1:
-        raise SourceError(f"{where} must have one column of images, and has {len(found)}: {_shown(features)}.")
-    return found[0]
+    columns = [name for name, feature in features.items() if isinstance(feature, Image)]
+    if len(columns) != 1:
+        raise SourceError(f"{where} must have one column of images, but has {len(columns)}: {_describe(features)}.")
+    return columns[0]
 
 
 def _label_column(where: str, features: Mapping[str, Any]) -> str:
     from datasets import ClassLabel
 
-    found = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    if len(found) == 1:
-        return found[0]
-    fit = found or [name for name, feature in features.items() if _is_text(feature) or _is_number(feature)]
-    known = [name for name in fit if name in LABELS]
+    columns = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    if len(columns) == 1:
+        return columns[0]
+    candidates = columns or [name for name, feature in features.items() if _is_text(feature) or _is_number(feature)]
+    known = [name for name in candidates if name in LABELS]
     if len(known) != 1:
         raise SourceError(
-            f"{where} must have one column of labels, a ClassLabel or called {' or '.join(LABELS)}. It has {_shown(features)}."
+            f"{where} must have one column of labels, ClassLabel or named {' or '.join(LABELS)}. It has {_describe(features)}."
         )
     return known[0]
 
@@ -162,44 +183,46 @@ def _is_number(feature: Any) -> bool:
     return _is_value(feature) and feature.dtype.removeprefix("u") in ("int8", "int16", "int32", "int64")
 
 
-def _shown(features: Mapping[str, Any]) -> str:
+def _describe(features: Mapping[str, Any]) -> str:
     kinds = {name: feature.dtype if _is_value(feature) else type(feature).__name__ for name, feature in features.items()}
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
 def _check_alike(where: str, split: str, here: Mapping[str, Any], first: Mapping[str, Any], images: str, labels: str) -> None:
-    """A split must be like the first one, but may be without a column of labels."""
+    """Raise SourceError if a split has other columns than the first; it may lack the column of labels."""
     if here.get(images) != first[images] or here.get(labels, first[labels]) != first[labels]:
         raise SourceError(
-            f"{where}: {images} or {labels} of the split {split} are not what they are in the first split. "
-            "Give them the same type and the same classes."
+            f"{where}: {images} or {labels} of the split {split} differs from the first split. "
+            "Give both the same type and the same classes."
         )
 
 
 def _labels(where: str, dataset: Any, column: str, numbers: ClassNumbers) -> NDArray[np.int64]:
-    """The label of every row: a ClassLabel's own, others in the order in which they come; -1 throughout if none has one."""
+    """Return every row's label: a ClassLabel's own, others numbered as they appear; all -1 if no row has one."""
     if not len(dataset) or column not in dataset.features:
         return np.full(len(dataset), MISSING)
     feature = dataset.features[column]
     values = dataset.with_format("arrow").select_columns([column])[:].column(column).to_pylist()
-    found = np.array([_label(value, None if hasattr(feature, "names") else numbers) for value in values], np.int64)
+    labels = np.array([_label(value, None if hasattr(feature, "names") else numbers) for value in values], np.int64)
     largest = 0 if _is_text(feature) else max(value or 0 for value in values)
     if largest >= MOST_CLASSES:
-        raise SourceError(f"{where}: {column} goes up to {largest}. Those are ids, and no labels.")
-    if (found >= 0).any() and (found < 0).any():
-        raise SourceError(f"{where}, row {np.argmin(found)} has no label in {column}, though others have. Give it one.")
-    return found
+        raise SourceError(
+            f"{where}: {column} has values up to {largest}, which are ids, not labels. Labels must be below {MOST_CLASSES}."
+        )
+    if (labels >= 0).any() and (labels < 0).any():
+        raise SourceError(f"{where}, row {np.argmin(labels)} has no label in {column}, but other rows have. Add it.")
+    return labels
 
 
 def _label(value: int | str | None, numbers: ClassNumbers | None) -> int:
-    """A row's label, as it is without ``numbers``; -1 if it has none."""
+    """Return a row's label, unchanged if there are no ``numbers``; -1 if it has none."""
     if value is None or value == "" or (isinstance(value, int) and value < 0):
         return -1
     return int(value) if numbers is None else numbers.number(str(value))
 
 
 def _listing(dataset: Any, column: str, labels: NDArray[np.int64]) -> Listing:
-    """Every row; of the images' bytes only the offsets between them are read."""
+    """List every row; the sizes come from Arrow's offsets, without reading the images."""
     from pyarrow import compute
 
     cells = dataset.data.column(column)
@@ -216,7 +239,7 @@ def _listing(dataset: Any, column: str, labels: NDArray[np.int64]) -> Listing:
 
 
 def _size(path: str | None) -> int:
-    """Of a row whose bytes are in a file."""
+    """Return the size of an image whose bytes are in a file; MISSING if there is none."""
     try:
         return Path(path).stat().st_size if path else MISSING
     except (OSError, ValueError):

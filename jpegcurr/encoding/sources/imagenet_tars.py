@@ -1,4 +1,4 @@
-"""ImageNet's own archives, read in place: what prepare_imagenet would unpack, key by key, without unpacking it."""
+"""ImageNet's own archives, read in place: the same keys and labels as after tools/prepare_imagenet has unpacked them."""
 
 import logging
 import posixpath
@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from jpegcurr.encoding.sources.base import Listing, ListingBuilder, Source
 from jpegcurr.encoding.sources.image_folder import is_image_name
-from jpegcurr.encoding.sources.imagenet_labels import classes_of, find_truth
-from jpegcurr.encoding.sources.tar_index import Member, TarStore, members
+from jpegcurr.encoding.sources.imagenet_labels import find_ground_truth, read_ground_truth
+from jpegcurr.encoding.sources.tar_index import Member, TarStore, read_members
 from jpegcurr.errors import SourceError
 
 NAMES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -18,31 +18,33 @@ NAMES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 log = logging.getLogger("jpegcurr")
 
 
-def is_imagenet(root: Path) -> bool:
-    """Whether ``root`` is a folder that holds one of ImageNet's archives, or is a tar, whatever opening it will tell of it."""
+def is_imagenet(where: str | Path) -> bool:
+    """Return whether ``where`` is a folder that holds one of ImageNet's archives, or any tar, whose kind opening it checks."""
+    root = Path(where)
     if root.is_dir():
         return any((root / name).is_file() for name in NAMES.values())
     return ".tar" in root.suffixes and root.is_file()
 
 
-def open_imagenet(root: Path, labels: Path | None) -> tuple[Source, ...]:
-    """Read ``ILSVRC2012_img_{train,val}.tar`` in the folder ``root``, or one of them, whatever its name, as ``root``.
+def open_imagenet(where: str | Path, labels: Path | None) -> tuple[Source, ...]:
+    """List ``ILSVRC2012_img_{train,val}.tar`` in the folder ``where``, or one such archive of any name.
 
-    A tar of tars is ``train``, each of them a class; a tar of images is ``val``, whose classes are told by ``labels`` or
-    by a file beside it: the devkit, packed or not; one WordNet id a line, in the order of the images' names; lines
+    A tar of tars is ``train``, with a class per inner tar; a tar of images is ``val``, whose classes are read from ``labels``
+    or from a file beside it: the devkit, packed or not; a WordNet id per line, in the order of the images' names; lines
     ``name label`` or Kaggle's ``LOC_val_solution.csv``; or the shell lines ``mv name label/``. Labels are positions among
     the sorted classes of train, if its archive is there.
 
     Raises:
-        SourceError: an archive is cut short, damaged, compressed or something else; nothing tells the classes of ``val``,
-            or what does is about other images or classes.
+        SourceError: an archive is cut short, damaged, compressed or of another kind; the classes of ``val`` are nowhere, or
+            the file that holds them is about other images or classes.
     """
+    root = Path(where)
     archives = _archives(root)
     sources: list[Source] = []
-    if "val" in archives:  # first, since what is wrong with it is found in seconds
+    if "val" in archives:  # first, since its errors appear within seconds
         sources.append(_open_val(root, archives["val"], labels))
     elif labels is not None:
-        raise SourceError(f"{labels} tells the classes of validation images, but {root} holds training images only.")
+        raise SourceError(f"{labels} holds labels of validation images, but {root} holds training images only. Omit --labels.")
     if "train" in archives:
         sources.insert(0, _open_train(root, archives["train"]))
     return tuple(sources)
@@ -51,20 +53,22 @@ def open_imagenet(root: Path, labels: Path | None) -> tuple[Source, ...]:
 def _archives(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         return {_split_of(root): root}
-    found = {split: root / name for split, name in NAMES.items() if (root / name).is_file()}
-    if not found:
+    archives = {split: root / name for split, name in NAMES.items() if (root / name).is_file()}
+    if not archives:
         raise SourceError(f"{root} holds neither {NAMES['train']} nor {NAMES['val']}. Give the folder that does.")
     for split in NAMES:
-        if split not in found and (root / split).is_dir():
-            other = ", ".join(str(path) for path in found.values())
-            raise SourceError(f"{root} holds the folder {split} and the archive {other}. Give either alone, or move one away.")
-    return found
+        if split not in archives and (root / split).is_dir():
+            archive = ", ".join(str(path) for path in archives.values())
+            raise SourceError(
+                f"{root} holds the folder {split} and the archive {archive}. Give one of them, or move one to another folder."
+            )
+    return archives
 
 
 def _split_of(path: Path) -> str:
-    """What an archive is, told by its first file."""
+    """Return the split that an archive is, judged by its first file."""
     with _opened(path) as file:
-        first = next(members(file, str(path)), None)
+        first = next(read_members(file, str(path)), None)
     if first is not None and first.name.endswith(".tar"):
         return "train"
     if first is not None and is_image_name(first.name):
@@ -78,33 +82,35 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Mend that, or fetch it again.") from None
+        raise SourceError(
+            f"{path} cannot be read: {error.strerror or error}. Check its permissions, or download it again."
+        ) from None
 
 
 def _open_train(root: Path, path: Path) -> Source:
     builder = ListingBuilder()
-    log.info("%s: looking up where its images lie", path)
+    log.info("%s: listing its images", path)
     with _opened(path) as file:
         tars, ignored = _class_tars(path, file)
         classes = tuple(sorted(tars))
         labels = {name: label for label, name in enumerate(classes)}
         for name, tar in tars.items():
-            before = len(builder)
-            for member in members(file, f"{path}: {tar.name}", tar.offset, tar.offset + tar.size):
+            count_before = len(builder)
+            for member in read_members(file, f"{path}: {tar.name}", tar.offset, tar.offset + tar.size):
                 if is_image_name(member.name):
                     builder.add(f"{name}/{member.name}", labels[name], member.size, 0, member.offset)
                 else:
                     ignored += 1
-            if len(builder) == before:
-                raise SourceError(f"{path}: {tar.name} holds no images, so its class cannot be learnt. Fetch it again.")
+            if len(builder) == count_before:
+                raise SourceError(f"{path}: {tar.name} holds no images, so its class cannot be learned. Download it again.")
     return Source(str(root), "train", classes, builder.build(), TarStore((str(path),)), ignored)
 
 
 def _class_tars(path: Path, file: BinaryIO) -> tuple[dict[str, Member], int]:
-    """The class archives by class, and how many files are none."""
+    """Return the class archives by class, and the number of other files."""
     tars: dict[str, Member] = {}
     ignored = 0
-    for member in members(file, str(path)):
+    for member in read_members(file, str(path)):
         name, suffix = posixpath.splitext(posixpath.basename(member.name))
         if name in tars and suffix == ".tar":
             raise SourceError(f"{path} holds {member.name} twice. Keep one.")
@@ -113,12 +119,12 @@ def _class_tars(path: Path, file: BinaryIO) -> tuple[dict[str, Member], int]:
         else:
             ignored += 1
     if not tars:
-        raise SourceError(f"{path} holds no class archives, <class>.tar, as the training images' archive does.")
+        raise SourceError(f"{path} holds no class archives, <class>.tar, as the archive of the training images does.")
     return tars, ignored
 
 
 def _classes_beside(val: Path) -> tuple[str, ...] | None:
-    """The classes of the training images' archive that lies beside the validation images'."""
+    """Return the classes of the training archive beside the validation archive; None if there is none."""
     train = val.with_name(NAMES["train"])
     if not train.is_file():
         return None
@@ -127,10 +133,10 @@ def _classes_beside(val: Path) -> tuple[str, ...] | None:
 
 
 def _open_val(root: Path, path: Path, labels_path: Path | None) -> Source:
-    truth = labels_path or find_truth(path)
+    truth = labels_path or find_ground_truth(path)
     classes = _classes_beside(path)
-    images, ignored = _flat(path)
-    names = classes_of([image.key for image in images], str(path), truth, classes)
+    images, ignored = _list_flat(path)
+    names = read_ground_truth([image.key for image in images], str(path), truth, classes)
     classes = classes or tuple(sorted(set(names)))
     labels = {name: label for label, name in enumerate(classes)}
     builder = ListingBuilder()
@@ -139,11 +145,11 @@ def _open_val(root: Path, path: Path, labels_path: Path | None) -> Source:
     return Source(str(root), "val", classes, builder.build(), TarStore((str(path),), flat=True), ignored, str(truth))
 
 
-def _flat(path: Path) -> tuple[Listing, int]:
-    """The images of an archive without folders, in the order of their names, and how many files are none."""
+def _list_flat(path: Path) -> tuple[Listing, int]:
+    """Return the images of an archive without folders, in the order of their names, and the number of other files."""
     builder, ignored, folders = ListingBuilder(), 0, set[str]()
     with _opened(path) as file:
-        for member in members(file, str(path)):
+        for member in read_members(file, str(path)):
             if not is_image_name(member.name):
                 ignored += 1
                 continue

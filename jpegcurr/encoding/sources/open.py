@@ -1,16 +1,40 @@
-"""What can be encoded, and how a data set's kind is told from what is there."""
+"""Opening of a labelled data set: the table of the layouts that can be encoded, and the choice of splits."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.csv_labels import open_table
-from jpegcurr.encoding.sources.huggingface import PREFIX, open_hub
-from jpegcurr.encoding.sources.image_folder import open_folders
+from jpegcurr.encoding.sources.huggingface import is_hub, open_hub
+from jpegcurr.encoding.sources.image_folder import is_image_folder, open_folders
 from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
 from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
 from jpegcurr.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One kind of data set.
+
+    ``matches(where)`` recognises it by the path or name that was given. ``open(where)`` lists its splits; unless
+    ``labels``, the use of a labels file, is ``none``, it is called as ``open(where, labels)``.
+    """
+
+    matches: Callable[[str], bool]
+    open: Callable[..., tuple[Source, ...]]
+    labels: Literal["none", "optional", "required"] = "none"
+
+
+# The first that matches opens the data set; one whose labels are required matches only if they are given.
+LAYOUTS = (
+    Layout(is_hub, open_hub),
+    Layout(is_shards, open_shards),
+    Layout(is_imagenet, open_imagenet, labels="optional"),
+    Layout(is_image_folder, open_table, labels="required"),
+    Layout(is_image_folder, open_folders),
+)
 
 
 def open_sources(
@@ -25,14 +49,15 @@ def open_sources(
     """Open every split of a data set, or those named in ``splits``.
 
     ``where`` is an image folder, a flat folder with a table of ``labels``, ImageNet's own archives, WebDataset shards,
-    or ``hf:NAME[:CONFIGURATION]``, a Hugging Face data set. ``classes`` keeps some of them; ``limit`` keeps so many
-    images of each split, chosen by ``seed``. A data set without splits is one split, called what ``splits`` says.
+    or ``hf:NAME[:CONFIGURATION]``, a Hugging Face data set. ``classes`` keeps only the classes of these names; ``limit`` is
+    the maximum number of images of each split, chosen by ``seed``. A data set without splits becomes one split, named by
+    ``splits`` if given.
 
     Raises:
-        SourceError: there is nothing that can be encoded, a split or class is not there, or ``val`` has a class that
+        SourceError: ``where`` is nothing that can be encoded, a split or class does not exist, or ``val`` has a class that
             ``train`` lacks.
     """
-    sources = _choose(_open(str(where), labels), splits, str(where))
+    sources = _choose_splits(_open(str(where), labels), splits, str(where))
     if classes:
         sources = tuple(source.with_classes(classes) for source in sources)
     if limit is not None:
@@ -41,25 +66,24 @@ def open_sources(
 
 
 def _open(where: str, labels: Path | None) -> tuple[Source, ...]:
-    root = Path(where)
-    if where.startswith(PREFIX) or is_shards(where):
+    for layout in LAYOUTS:
+        if (labels is None and layout.labels == "required") or not layout.matches(where):
+            continue
+        if layout.labels != "none":
+            return layout.open(where, labels)
         if labels is not None:
-            raise SourceError(f"{where} has labels of its own, so --labels {labels} would do nothing. Leave it away.")
-        return open_hub(where) if where.startswith(PREFIX) else open_shards(where)
-    if not root.exists():
+            raise SourceError(f"{where} has labels of its own, so --labels {labels} has no effect. Omit it.")
+        return layout.open(where)
+    if not Path(where).exists():
         hint = " Name shards like this: 'shards/train-{000..146}.tar'." if "*" in where else ""
         raise SourceError(
-            f"{root} does not exist.{hint} Give a folder that holds train/<class>/* and val/<class>/*, or <class>/*."
+            f"{where} does not exist.{hint} Give a folder that holds train/<class>/* and val/<class>/*, or <class>/*."
         )
-    if is_imagenet(root):
-        return open_imagenet(root, labels)
-    if not root.is_dir():
-        raise SourceError(f"{root} is not a folder, nor an archive that is known. `jpegcurr encode --help` says what is.")
-    return open_table(root, labels) if labels is not None else open_folders(root)
+    raise SourceError(f"{where} is neither a folder nor a known archive. `jpegcurr encode --help` lists what can be encoded.")
 
 
-def _choose(sources: tuple[Source, ...], splits: Sequence[str], where: str) -> tuple[Source, ...]:
-    """The splits that were asked for; one that is only called like its folder takes the name it is given."""
+def _choose_splits(sources: tuple[Source, ...], splits: Sequence[str], where: str) -> tuple[Source, ...]:
+    """Return the splits of these names; a lone split that is only named after its folder is renamed instead."""
     names = list(dict.fromkeys(splits)) or [source.split for source in sources]
     if len(sources) == len(names) == 1 and not sources[0].named:
         return (replace(sources[0], split=names[0]),)
