@@ -205,7 +205,7 @@ def write_results(results: Results, out: Path) -> None:
 
 
 def as_dict(results: Results) -> dict[str, Any]:
-    """Return everything that the page shows, as plain values for ``study.json``."""
+    """Return design, verdict, matrix, comparisons and runs as plain values for ``study.json``."""
     study = results.study
     return {
         "schema_version": SCHEMA_VERSION,

@@ -61,6 +61,21 @@ def test_every_shipped_study_is_valid_and_explained(path: Path, betons: Path) ->
     assert all(len(plan_epochs(recipe)) == recipe.epochs for recipe in study.recipes.values())
 
 
+def test_the_study_of_the_readme_is_planned_as_written(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(parallel.__file__).parent / "README.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    Path("small_study.yaml").write_text(block.replace("set: {image", "set: {batch.size: 16, batch.per_device: 16, image"))
+    Path("betons").symlink_to(betons)
+    study = load_study(Path("small_study.yaml"))
+    assert [trunk.arms for trunk in study.trunks] == [("clean", "swap")]
+    assert {recipe.epochs for recipe in study.recipes.values()} == {16}
+    (plan, _) = re.findall(r"^jpegcurr (study .*?)(?: +#.*)?$", readme, re.MULTILINE)
+    assert command(f"{plan} --images-per-second 100") == 0
+    assert "144 without the fork at epoch 12" in capsys.readouterr().out
+    modules = {path.name for path in Path(parallel.__file__).parent.glob("*.py")} - {"__init__.py"}
+    assert modules <= set(re.findall(r"`([a-z_]+\.py)`", readme))
+
+
 def test_the_shipped_study_has_the_arms_of_a_controlled_experiment(betons: Path) -> None:
     """All arms have as many epochs and their shares of quality 50; there are three trunks, and one arm without."""
     Path("betons").symlink_to(betons)
