@@ -1,4 +1,4 @@
-"""Small studies, and a watcher that remembers what it is told."""
+"""Small studies, and a watcher that records their progress."""
 
 import json
 import shlex
@@ -13,14 +13,17 @@ from samples import tiny_tree
 from jpegcurr.cli import main
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import load_study
-from jpegcurr.study.run import Ended, Stop, run_all
-from jpegcurr.study.tasks import Task, left_to_do, list_tasks
+from jpegcurr.study.run import Stop, TaskResult, run_all
+from jpegcurr.study.tasks import Task, list_tasks, list_unfinished
 
 PHASES = "[{{data: {0}, until_epoch: 2}}, {{data: {1}, until_epoch: 4}}]"
 
 
 def write_study(betons: Path, **changes: Any) -> Path:
-    """Two arms that fork after two of four epochs, two seeds; ``changes`` of its keys, and of the recipe's in ``base``."""
+    """Write a study of two arms that fork after two of four epochs, and two seeds.
+
+    ``changes`` replace keys of the study, and those in ``base`` keys of its recipe.
+    """
     base = {**tiny_tree(betons), **changes.pop("base", {})}
     Path("base.yaml").write_text(json.dumps(base))
     val = str(betons / "val-source.beton")
@@ -51,26 +54,26 @@ def arms(**more: Any) -> dict[str, Any]:
 
 
 class Notes:
-    """A watcher that remembers."""
+    """A watcher that records."""
 
     def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.over: list[Ended] = []
+        self.started_tasks: list[str] = []
+        self.results: list[TaskResult] = []
 
     def started(self, task: Task) -> None:
-        self.begun.append(task.name)
+        self.started_tasks.append(task.name)
 
     def reached(self, task: Task, epochs: float) -> None:
         assert task.first <= epochs <= task.last
 
-    def ended(self, ended: Ended) -> None:
-        self.over.append(ended)
+    def ended(self, result: TaskResult) -> None:
+        self.results.append(result)
 
 
-def run(path: Path, out: Path, cpu: Runtime, asked: Callable[[], bool] = lambda: False) -> tuple[Notes, list[Ended]]:
+def run(path: Path, out: Path, cpu: Runtime, requested: Callable[[], bool] = lambda: False) -> tuple[Notes, list[TaskResult]]:
     study, notes = load_study(path), Notes()
-    left = left_to_do(study, list_tasks(study), out)
-    return notes, run_all(study, left, out, cpu, notes, Stop(asked, lambda: None), lambda: None)
+    unfinished = list_unfinished(study, list_tasks(study), out)
+    return notes, run_all(study, unfinished, out, cpu, notes, Stop(requested, lambda: None), lambda: None)
 
 
 def command(arguments: str) -> int:

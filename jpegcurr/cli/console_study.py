@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jpegcurr.study.config import Study
     from jpegcurr.study.cost import StudyCost
     from jpegcurr.study.results import Results
-    from jpegcurr.study.run import Ended
+    from jpegcurr.study.run import TaskResult
     from jpegcurr.study.tasks import Task
 
 
@@ -30,7 +30,7 @@ def print_estimate(study: "Study", estimate: "StudyCost", *, as_json: bool) -> N
         ["runs", f"{estimate.arms} arms x {estimate.seeds} {_seeds(estimate.seeds)}", f"{estimate.runs:,}"],
         ["epochs", _forked(study, estimate), f"{estimate.epochs:,}"],
         ["images trained", "", f"{estimate.images:,}"],
-        ["images evaluated", "after every epoch and at the end, raw and averaged weights", f"{estimate.seen:,}"],
+        ["images evaluated", "after every epoch and at the end, raw and averaged weights", f"{estimate.val_images:,}"],
         ["images trained a second", estimate.speed_from, f"{estimate.speed:,.1f}"],
     ]
     for devices, hours in estimate.hours.items():
@@ -102,12 +102,14 @@ class Board:
         if monotonic() - self._drawn >= 0.5:
             self._draw()
 
-    def ended(self, ended: "Ended") -> None:
+    def ended(self, ended: "TaskResult") -> None:
         """See ``study.run.Watcher``."""
-        self._cells[ended.task.name] = ended.end
+        self._cells[ended.task.name] = ended.status
         reason = f": {ended.reason}" if ended.reason else ""
         done = sum(cell == "done" for cell in self._cells.values())
-        self._say(f"{ended.task.name}: {ended.end} after {duration(ended.seconds)}{reason} ({done} of {len(self._tasks)} done)")
+        self._say(
+            f"{ended.task.name}: {ended.status} after {duration(ended.seconds)}{reason} ({done} of {len(self._tasks)} done)"
+        )
         self._draw()
 
     def _say(self, text: str) -> None:
@@ -162,7 +164,7 @@ def print_results(results: "Results", folder: Path) -> None:
     out.print(f"{folder / 'study.html'}", markup=False)
 
 
-def describe_failures(failed: "Sequence[Ended]") -> str:
+def describe_failures(failed: "Sequence[TaskResult]") -> str:
     """Which runs failed, why, and what to do."""
     lines = "".join(f"\n  {each.task.name}: {each.reason}" + (f" ({each.log})" if each.log else "") for each in failed)
     runs = "1 run" if len(failed) == 1 else f"{len(failed)} runs"

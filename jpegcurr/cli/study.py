@@ -56,16 +56,16 @@ def study(
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.slurm.jobs import check_accounts, check_machine, parse_options
     from jpegcurr.study.config import check_arms, load_study
-    from jpegcurr.study.cost import estimate_study, measured_speed
-    from jpegcurr.study.folder import check_folder
+    from jpegcurr.study.cost import estimate_study, measure_control_speed
+    from jpegcurr.study.folder import check_folder, write_design
     from jpegcurr.study.measure import check_data
     from jpegcurr.study.page import write_page
     from jpegcurr.study.parallel import LocalLauncher, run_parallel
     from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
-    from jpegcurr.study.results import gather, write_design, write_results
+    from jpegcurr.study.results import read_results, write_results
     from jpegcurr.study.run import run_all, stoppable
     from jpegcurr.study.slurm import SlurmLauncher
-    from jpegcurr.study.tasks import left_to_do, list_tasks
+    from jpegcurr.study.tasks import list_tasks, list_unfinished
 
     if as_json and not plan:
         raise UsageError("--json is for --plan; a study writes study.json.")
@@ -80,7 +80,7 @@ def study(
     tasks = list_tasks(settled, only or ())
     if plan:
         runtime = resolve_runtime(device, precision=precision, compile=compile_model)
-        speed, source = (images_per_second, "as given") if images_per_second else measured_speed(settled, runtime)
+        speed, source = (images_per_second, "as given") if images_per_second else measure_control_speed(settled, runtime)
         spread, spread_source = (seed_spread, "as given") if seed_spread else (SEED_SPREAD, SPREAD_SOURCE)
         estimate = estimate_study(settled, tasks, speed=speed, speed_from=source, spread=spread, spread_from=spread_source)
         console_study.print_estimate(settled, estimate, as_json=as_json)
@@ -101,7 +101,7 @@ def study(
     keep_freed_memory()
 
     def report() -> "Results":
-        results = gather(settled, folder)
+        results = read_results(settled, folder)
         write_results(results, folder)
         write_page(results, folder / "study.html")
         return results
@@ -112,7 +112,7 @@ def study(
             locked(folder / ".study.lock", folder, doing="run", option="--out"),
             console_study.board(settled, tasks, folder, quiet=quiet) as board,
         ):
-            left = left_to_do(settled, tasks, folder)
+            left = list_unfinished(settled, tasks, folder)
             check_data(settled, dict.fromkeys(task.trained_as for task in left))
             write_design(settled, folder)
             if apart:

@@ -1,1 +1,1 @@
-"""Arms times seeds: runs that differ in one thing, what became of them, and whether the difference is real."""
+"""Studies: arms times seeds, runs that differ in one thing, and a verdict on whether the difference between them is real."""

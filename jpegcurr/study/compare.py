@@ -1,4 +1,4 @@
-"""Arms against a control: over seeds by a paired t-test, within a seed by McNemar's, corrected for the number of arms."""
+"""Comparison of arms with the control: a paired t-test over seeds, McNemar's within a seed, and Holm's correction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from scipy.stats import t
 
 from jpegcurr.analysis.stats import LEVEL, Flags, Paired, compare_paired, estimate_means, holm
 from jpegcurr.files import json_values
-from jpegcurr.study.power import level_of, seeds_needed, smallest_detectable
+from jpegcurr.study.power import corrected_level, seeds_needed, smallest_detectable
 
 Floats = NDArray[np.float64]
-WORTH_FINDING = 0.2  # points: what the claim was about
+TARGET_DIFFERENCE = 0.2  # points of top-1: the gain that was claimed for training on quality 50
 
 
 @dataclass(frozen=True, slots=True)
-class OverSeeds:
-    """Differences over seeds, points, each of the leading shape: mean, deviation, 95 % t interval, two-sided p-value."""
+class TTest:
+    """A paired t-test over seeds, in points: mean, standard deviation, 95 % interval and two-sided p-value of differences."""
 
     mean: Floats
     spread: Floats
@@ -28,36 +28,37 @@ class OverSeeds:
     p_value: Floats
 
 
-def over_seeds(differences: Floats, images: int) -> OverSeeds:
-    """The paired t-test of ``differences`` [... seeds], points of top-1 on ``images`` images; nan for one seed.
+def paired_t_test(differences: Floats, images: int) -> TTest:
+    """Test ``differences`` [... seeds], in points of top-1 on ``images`` images; return arrays [...], nan for one seed.
 
-    Accuracies move in steps of ``100 / images``, so that a few seeds may agree to the digit and seem to have no spread. It is
-    taken to be at least what two seeds that differ by one image have.
+    Accuracies move in steps of ``100 / images``, so that a few seeds may agree exactly and seem to have no spread. The
+    spread is therefore at least that of two seeds that differ by one image.
     """
     seeds = differences.shape[-1]
     mean = differences.mean(axis=-1)
     if seeds < 2:
         unknown = np.full_like(mean, nan)
-        return OverSeeds(mean, unknown, unknown, unknown, unknown)
+        return TTest(mean, unknown, unknown, unknown, unknown)
     spread = np.maximum(differences.std(axis=-1, ddof=1), 100 / images / sqrt(2))
     error = spread / sqrt(seeds)
     reach = t.ppf(1 - LEVEL / 2, seeds - 1) * error
-    return OverSeeds(mean, spread, mean - reach, mean + reach, 2 * t.sf(np.abs(mean) / error, seeds - 1))
+    return TTest(mean, spread, mean - reach, mean + reach, 2 * t.sf(np.abs(mean) / error, seeds - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class ArmComparison:
-    """An arm against the control, on the ``seeds`` that both have finished; points of top-1.
+    """The comparison of an arm with the control on the ``seeds`` that both have finished, in points of top-1.
 
     Attributes:
-        pairs: the two runs of each seed on the same images: McNemar's test and its interval.
-        difference: the mean over the seeds; ``spread`` is their deviation, ``low`` to ``high`` the 95 % t interval, ``p_value``
-            of the t-test over seeds; all nan with one seed, where ``p_value`` is McNemar's.
-        image_low, image_high: the 95 % interval of that mean by the bootstrap over images: how much other images could change
-            it for these very weights.
+        pairs: McNemar's test and its interval for the two runs of each seed on the same images.
+        difference: the mean over the seeds.
+        spread, low, high, p_value: the standard deviation over the seeds, the 95 % interval and the p-value of the paired
+            t-test. With one seed all are nan, except ``p_value``, which is McNemar's.
+        image_low, image_high: the 95 % bootstrap interval of the mean over images, for the trained weights as they are.
         adjusted: ``p_value`` after Holm's correction for the number of arms.
-        detectable: the difference that such seeds find with 80 % power at the corrected level; with one seed, McNemar's.
-        seeds_wanted: how many seeds of this spread 0.2 points would take; None for one seed, or too many.
+        detectable: the difference that a study of these seeds finds with 80 % power at the corrected level; with one seed,
+            McNemar's.
+        seeds_wanted: the number of seeds of this spread that 0.2 points would take; None for one seed, or over a million.
     """
 
     arm: str
@@ -76,13 +77,13 @@ class ArmComparison:
 
     @property
     def verdict(self) -> str:
-        """``higher``, ``lower`` or ``no detectable difference``, after correction, at 5 %."""
+        """``higher``, ``lower`` or ``no detectable difference``, at 5 % after correction."""
         if not self.adjusted < LEVEL:
             return "no detectable difference"
         return "higher" if self.difference > 0 else "lower"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, for JSON; what is undefined is None."""
+        """Return plain values by name, for JSON; undefined ones are None."""
         names = [name for name in self.__slots__ if name not in ("pairs", "seeds")]
         plain = json_values({name: getattr(self, name) for name in names})
         pairs = [
@@ -92,25 +93,25 @@ class ArmComparison:
         return {**plain, "verdict": self.verdict, "seeds": list(self.seeds), "pairs": pairs}
 
 
-def compare_arms(right: Mapping[str, Mapping[int, Flags]], control: str) -> list[ArmComparison]:
-    """Hold every arm of ``right`` against ``control``: right answers, bool [images], by arm and seed.
+def compare_arms(correct: Mapping[str, Mapping[int, Flags]], control: str) -> list[ArmComparison]:
+    """Compare every other arm of ``correct`` with ``control``: correct answers, bool [images], by arm and seed.
 
-    Arms without a seed in common with the control are left out. Raises ValueError if they are not of the same images.
+    Arms without a seed in common with the control are omitted. Raises ValueError if runs are of different images.
     """
     shared = {
         arm: seeds
-        for arm, runs in right.items()
-        if arm != control and (seeds := tuple(seed for seed in runs if seed in right.get(control, {})))
+        for arm, runs in correct.items()
+        if arm != control and (seeds := tuple(seed for seed in runs if seed in correct.get(control, {})))
     }
     if not shared:
         return []
-    pairs = {arm: _pairs(right[arm], right[control], seeds) for arm, seeds in shared.items()}
+    pairs = {arm: _pairs(correct[arm], correct[control], seeds) for arm, seeds in shared.items()}
     images = next(iter(pairs.values()))[0].images
-    tests = {arm: over_seeds(np.array([each.difference for each in pairs[arm]]), images) for arm in shared}
+    tests = {arm: paired_t_test(np.array([pair.difference for pair in pairs[arm]]), images) for arm in shared}
     p_values = [float(tests[arm].p_value) if len(seeds) > 1 else pairs[arm][0].p_value for arm, seeds in shared.items()]
     adjusted = holm(np.array(p_values))
-    by_image = np.stack([_mean_change(right[arm], right[control], seeds) for arm, seeds in shared.items()], axis=1)
-    level = level_of(len(shared))
+    by_image = np.stack([_mean_change(correct[arm], correct[control], seeds) for arm, seeds in shared.items()], axis=1)
+    level = corrected_level(len(shared))
     return [
         ArmComparison(
             arm,
@@ -125,7 +126,7 @@ def compare_arms(right: Mapping[str, Mapping[int, Flags]], control: str) -> list
             p_values[number],
             float(adjusted[number]),
             smallest_detectable(spread, len(seeds), level=level) if isfinite(spread) else pairs[arm][0].detectable,
-            seeds_needed(WORTH_FINDING, spread, level=level) if isfinite(spread) else None,
+            seeds_needed(TARGET_DIFFERENCE, spread, level=level) if isfinite(spread) else None,
         )
         for number, ((arm, seeds), interval) in enumerate(zip(shared.items(), estimate_means(by_image), strict=True))
     ]
@@ -136,6 +137,6 @@ def _pairs(runs: Mapping[int, Flags], control: Mapping[int, Flags], seeds: Seque
 
 
 def _mean_change(runs: Mapping[int, Flags], control: Mapping[int, Flags], seeds: Sequence[int]) -> Floats:
-    """By how much an image is right more often than under the control, points, [images]."""
+    """Return by how much more often each image is classified correctly than by the control, in points, [images]."""
     change = np.stack([runs[seed].astype(np.float64) - control[seed] for seed in seeds])
     return np.asarray(100 * change.mean(axis=0))

@@ -1,4 +1,4 @@
-"""A study as it is written: one recipe, arms that change it, seeds, what is measured, and the outcome fixed in advance."""
+"""The study file: one recipe, the arms that change it, the seeds, the validation sets and the primary outcome."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ from jpegcurr.training.train import check_recipe
 StudyWeights = Literal["raw", "ema"]
 
 
-def _as_overrides(value: Any) -> Any:
-    """A map as what would stand after ``--set``: inner maps are merged into the recipe's, lists replace its own."""
-    return tuple(_flat(value)) if isinstance(value, Mapping) else value
+def _to_overrides(value: Any) -> Any:
+    """Return a map as the arguments of ``--set``: inner maps are merged into the recipe's, lists replace them."""
+    return tuple(_flatten(value)) if isinstance(value, Mapping) else value
 
 
-def _flat(tree: Mapping[Any, Any], place: str = "") -> list[str]:
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> list[str]:
     lines = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            lines += _flat(value, f"{place}{key}.")
+            lines += _flatten(value, f"{prefix}{key}.")
         else:
-            lines.append(f"{place}{key}={yaml.safe_dump(value, default_flow_style=True, width=1 << 20)}")
+            lines.append(f"{prefix}{key}={yaml.safe_dump(value, default_flow_style=True, width=1 << 20)}")
     return lines
 
 
-Overrides = Annotated[tuple[str, ...], BeforeValidator(_as_overrides)]
-# Arms and sets are folders' and files' names.
+Overrides = Annotated[tuple[str, ...], BeforeValidator(_to_overrides)]
+# Names of arms and validation sets become names of folders and files.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Arm(Section):
-    """What is changed for this arm: ``set`` is a list as after ``--set``, ``[schedule.lr=1e-3]``, or a map.
+    """One arm: ``set`` changes the recipe, as a list like the arguments of ``--set``, ``[schedule.lr=1e-3]``, or as a map.
 
-    With ``fork: false`` it runs whole where other arms share their first epochs.
+    ``fork: false`` trains the arm from its first epoch, even if other arms share theirs.
     """
 
     overrides: Overrides = Field((), alias="set")
@@ -48,25 +48,25 @@ class Arm(Section):
 
 
 class Fork(Section):
-    """Arms whose first ``epoch`` epochs are the same share one run of them per seed."""
+    """The epoch of the fork: arms whose first ``epoch`` epochs are the same train them once per seed."""
 
     epoch: Positive
 
 
 class Primary(Section):
-    """The one outcome that the verdict is about: top-1 of ``weights`` on the validation set ``data``, after the last epoch."""
+    """The outcome that the verdict is about: top-1 of ``weights`` on the validation set ``data``, after the last epoch."""
 
     data: str
     weights: StudyWeights
     metric: Literal["top1"] = "top1"
 
 
-class StudyFile(Section):
-    """A whole study.
+class StudyConfig(Section):
+    """The content of a study file.
 
-    ``recipe`` is the base: a file, sought beside this one, then like ``train --recipe``; ``set`` changes it for all arms.
-    ``evaluate`` names the validation sets of the matrix, each a beton or ``{beton: PATH, quality: 50}``; left out, they are
-    the recipe's own.
+    ``recipe`` is the base recipe: a file, searched first beside the study file, then as for ``train --recipe``. ``set`` changes
+    it for all arms. ``evaluate`` names the validation sets of the matrix, each a beton or ``{beton: PATH, quality: 50}``; by
+    default they are the recipe's own.
     """
 
     recipe: Path
@@ -79,86 +79,91 @@ class StudyFile(Section):
     fork: Fork | None = None
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
+    def _check_consistent(self) -> Self:
         if self.control not in self.arms:
             raise ValueError(f"control: no arm {self.control!r}.{did_you_mean(self.control, self.arms)}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one is there twice, which is one run and not two")
+            raise ValueError("seeds: a seed is listed twice. Equal seeds give equal runs: list each seed once.")
         for place, overrides in [("", self.overrides), *((f"arms.{name}.", arm.overrides) for name, arm in self.arms.items())]:
-            if any(each.partition("=")[0].strip() == "seed" for each in overrides):
-                raise ValueError(f"{place}set: the seed is not an arm's: give seeds, which every arm has")
+            if any(override.partition("=")[0].strip() == "seed" for override in overrides):
+                raise ValueError(f"{place}set: it cannot set the seed. All arms have the same seeds: list them under seeds.")
         if self.fork is None:
             for name in [name for name, arm in self.arms.items() if not arm.fork]:
-                raise ValueError(f"arms.{name}.fork: false does nothing in a study without fork: leave it away")
+                raise ValueError(f"arms.{name}.fork: false has no effect in a study without fork. Remove it.")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study that can be run: every arm's recipe, settled, and the trunks that arms share.
+    """A study that can be run.
 
-    ``evaluate`` are the sets of the matrix by name; ``recipes`` have the first seed, ``recipe`` gives any.
+    Attributes:
+        path: the study file.
+        config: its content.
+        recipes: the resolved recipe of every arm, with the first seed; ``recipe`` returns it for any seed.
+        evaluate: the validation sets of the matrix by name.
+        trunks: the first epochs that arms share.
     """
 
     path: Path
-    plan: StudyFile
+    config: StudyConfig
     recipes: dict[str, Recipe]
     evaluate: dict[str, PathOrOnTheFly]
     trunks: tuple[Trunk, ...]
 
     @property
     def name(self) -> str:
-        """The file's, without its ending."""
+        """The name of the file without its suffix."""
         return self.path.stem
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """In the order of the file."""
+        """The names of the arms, in the order of the file."""
         return tuple(self.recipes)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In the order of the file."""
-        return self.plan.seeds
+        """The seeds, in the order of the file."""
+        return self.config.seeds
 
     @property
     def comparisons(self) -> int:
-        """Arms that are held against the control."""
+        """The number of arms that are compared with the control."""
         return len(self.recipes) - 1
 
     def recipe(self, arm: str, seed: int) -> Recipe:
-        """What this arm trains with ``seed``."""
+        """Return the recipe of an arm with ``seed``."""
         return self.recipes[arm].model_copy(update={"seed": seed})
 
     def trunk(self, arm: str) -> Trunk | None:
-        """What the arm shares with others, if anything."""
+        """Return the trunk that the arm shares with others, or None."""
         return next((trunk for trunk in self.trunks if arm in trunk.arms), None)
 
 
 def load_study(name: Path) -> Study:
-    """Read a study's YAML, or a shipped study of that bare name, and settle every arm's recipe.
+    """Read a study file, or the shipped study of that bare name, and resolve the recipe of every arm.
 
     Raises:
-        RecipeError: the file, or an arm's recipe, has an unknown, missing or wrong field; two arms are the same; or an arm
-            that is to fork shares its first epochs with no other.
+        RecipeError: the file or the recipe of an arm has an unknown, missing or wrong field; two arms are the same; or an arm
+            shares its first epochs with no other arm and does not have ``fork: false``.
     """
     path = find_study(name)
-    plan = load_checked(path, StudyFile)
-    beside = path.parent / plan.recipe
-    base = beside if beside.is_file() else find_recipe(plan.recipe)
+    config = load_checked(path, StudyConfig)
+    beside = path.parent / config.recipe
+    base = beside if beside.is_file() else find_recipe(config.recipe)
     try:
-        recipes = {arm: _settle(arm, base, plan) for arm in plan.arms}
+        recipes = {arm: _resolve_arm(arm, base, config) for arm in config.arms}
         _check_different(recipes)
-        evaluate = _sets(plan, recipes)
-        forks = {arm: recipes[arm] for arm, each in plan.arms.items() if each.fork}
-        trunks = share_trunks(forks, plan.control, plan.fork.epoch) if plan.fork else ()
+        evaluate = _resolve_sets(config, recipes)
+        forking = {name: recipes[name] for name, arm in config.arms.items() if arm.fork}
+        trunks = share_trunks(forking, config.control, config.fork.epoch) if config.fork else ()
     except RecipeError as error:
         raise RecipeError(in_its_line(str(error), path)) from None
-    return Study(path, plan, recipes, evaluate, trunks)
+    return Study(path, config, recipes, evaluate, trunks)
 
 
 def check_arms(study: Study, only: Iterable[str] = ()) -> None:
-    """Raise UsageError for an arm in ``only`` that is none, RecipeError for whatever training would refuse before it begins."""
+    """Raise UsageError if ``only`` names an unknown arm, and RecipeError if training would refuse the recipe of an arm."""
     for arm in only:
         if arm not in study.recipes:
             raise UsageError(
@@ -171,8 +176,8 @@ def check_arms(study: Study, only: Iterable[str] = ()) -> None:
             raise RecipeError(in_its_line(f"arms.{arm}: {error}", study.path)) from None
 
 
-def _settle(arm: str, base: Path, plan: StudyFile) -> Recipe:
-    overrides = (*plan.overrides, *plan.arms[arm].overrides, f"seed={plan.seeds[0]}")
+def _resolve_arm(arm: str, base: Path, config: StudyConfig) -> Recipe:
+    overrides = (*config.overrides, *config.arms[arm].overrides, f"seed={config.seeds[0]}")
     try:
         return load_recipe(base, overrides)
     except RecipeError as error:
@@ -184,26 +189,28 @@ def _check_different(recipes: Mapping[str, Recipe]) -> None:
     for number, arm in enumerate(arms):
         for other in arms[:number]:
             if recipes[other] == recipes[arm]:
-                raise RecipeError(f"arms.{arm}: it is the same as {other}, seed by seed: leave one away.")
+                raise RecipeError(f"arms.{arm}: its recipe is the same as that of {other}. Remove one of the two arms.")
 
 
-def _sets(plan: StudyFile, recipes: Mapping[str, Recipe]) -> dict[str, PathOrOnTheFly]:
-    control = recipes[plan.control]
-    sets = dict(plan.evaluate) or {name: val for name in control.evaluate if (val := control.data[name].val) is not None}
+def _resolve_sets(config: StudyConfig, recipes: Mapping[str, Recipe]) -> dict[str, PathOrOnTheFly]:
+    control = recipes[config.control]
+    sets = dict(config.evaluate) or {name: val for name in control.evaluate if (val := control.data[name].val) is not None}
     if not sets:
         raise RecipeError("evaluate: neither the study nor its recipe names a validation set. Give one: {clean: val.beton}.")
-    if plan.primary.data not in sets:
-        hint = did_you_mean(plan.primary.data, sets)
-        raise RecipeError(f"primary.data: no validation set {plan.primary.data!r}.{hint} evaluate has: {', '.join(sets)}.")
-    for name, used in sets.items():
-        path, on_the_fly = split_on_the_fly(used)
+    if config.primary.data not in sets:
+        hint = did_you_mean(config.primary.data, sets)
+        raise RecipeError(f"primary.data: no validation set {config.primary.data!r}.{hint} evaluate has: {', '.join(sets)}.")
+    for name, source in sets.items():
+        path, on_the_fly = split_on_the_fly(source)
         if on_the_fly is not None and not on_the_fly.fixed:
-            raise RecipeError(f"evaluate.{name}.quality: it is not one number, and a measurement has to be repeatable.")
-        if not path.exists() and path not in _made(recipes.values()):
-            raise RecipeError(f"evaluate.{name}: {path} does not exist, and no arm's recipe makes it. Encode it first.")
+            raise RecipeError(f"evaluate.{name}.quality: give a single number, so that the measurement can be repeated.")
+        if not path.exists() and path not in _encoded_by_training(recipes.values()):
+            raise RecipeError(f"evaluate.{name}: {path} does not exist, and no arm's recipe encodes it. Encode it first.")
     return sets
 
 
-def _made(recipes: Iterable[Recipe]) -> set[Path]:
-    """The betons that training makes if they are missing: those that it evaluates."""
-    return {split_on_the_fly(val)[0] for each in recipes for name in each.evaluate if (val := each.data[name].val) is not None}
+def _encoded_by_training(recipes: Iterable[Recipe]) -> set[Path]:
+    """Return the validation betons that training encodes if they are missing: those that a recipe evaluates."""
+    return {
+        split_on_the_fly(val)[0] for recipe in recipes for name in recipe.evaluate if (val := recipe.data[name].val) is not None
+    }

@@ -1,4 +1,4 @@
-"""A study's folder: what was fixed when it began, and whether a changed file may go on in it."""
+"""The design lock of a study's folder: ``study.json`` records the design, and a changed study file may only add to it."""
 
 import json
 from collections.abc import Iterator
@@ -8,101 +8,126 @@ from typing import Any
 from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
+from jpegcurr.files import write_json
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 
 SCHEMA_VERSION = 1
 STUDY = "study.json"
-# What does not change what a run learns, and the seed, which is each run's own.
+# Fields that do not change what a run learns, and the seed, which differs between the runs of an arm.
 _FREE = {"seed", "loader", "tracking", "save", "evaluate", "data"}
+# Version 0.1 wrote the stage of an on-the-fly JPEG as "where", with these values.
+_STAGES_BEFORE = {"stored": "before_crop", "view": "after_resize"}
 
 
-def design(study: Study) -> dict[str, Any]:
-    """What is fixed before a study runs, as plain values."""
+def describe_design(study: Study) -> dict[str, Any]:
+    """Return what is fixed before a study runs, as plain values for ``study.json``."""
+    config = study.config
     return {
-        "recipe": str(study.plan.recipe),
-        "control": study.plan.control,
-        "primary": study.plan.primary.model_dump(mode="json"),
+        "recipe": str(config.recipe),
+        "control": config.control,
+        "primary": config.primary.model_dump(mode="json"),
         "seeds": list(study.seeds),
-        "fork": study.plan.fork.epoch if study.plan.fork else None,
+        "fork": config.fork.epoch if config.fork else None,
         "trunks": {trunk.name: list(trunk.arms) for trunk in study.trunks},
-        "evaluate": {name: _described(used) for name, used in study.evaluate.items()},
+        "evaluate": {name: _describe_set(source) for name, source in study.evaluate.items()},
         "arms": {arm: recipe.model_dump(mode="json") for arm, recipe in study.recipes.items()},
     }
 
 
-def _described(used: Path | OnTheFlyJpeg) -> dict[str, Any]:
-    path, on_the_fly = split_on_the_fly(used)
+def _describe_set(source: Path | OnTheFlyJpeg) -> dict[str, Any]:
+    path, on_the_fly = split_on_the_fly(source)
     return {"beton": str(path), "quality": on_the_fly.quality if on_the_fly else None, "stage": on_the_fly and on_the_fly.stage}
 
 
+def write_design(study: Study, out: Path) -> None:
+    """Write the design of ``study`` to ``study.json`` before the next task; results that the file holds are kept."""
+    path = out / STUDY
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**content, "schema_version": SCHEMA_VERSION, "name": study.name, "design": describe_design(study)})
+
+
 def check_folder(study: Study, out: Path) -> None:
-    """More seeds, arms and validation sets may come to what is in ``out``; what was run or measured stays as it was.
+    """Check that ``study`` may continue in ``out``: it may add seeds, arms and sets, but change nothing that has results.
 
     Raises:
-        UsageError: ``out`` is another's, or what was fixed in advance is not what it was.
-        RecipeError: an arm that has runs has another recipe now.
+        UsageError: ``out`` is not a study's folder, or the study file changes what is fixed in advance.
+        RecipeError: an arm with runs in ``out`` has another recipe now.
     """
     if not (out / STUDY).is_file():
-        if out.exists() and (not out.is_dir() or any(each.name != ".study.lock" for each in out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.name != ".study.lock" for path in out.iterdir())):
             raise UsageError(f"{out} exists and is not a study. Choose another folder with --out.")
         return
     before = _read_design(out)
-    now = design(study)
-    begun = {arm for arm in before["arms"] if any((out / "runs" / arm).glob("seed-*"))}
-    for arm in sorted(begun & study.recipes.keys()):
-        if changes := describe_changes(_learnt(before["arms"][arm]), _learnt(study.recipes[arm])):
+    now = describe_design(study)
+    with_runs = {arm for arm in before["arms"] if any((out / "runs" / arm).glob("seed-*"))}
+    for arm in sorted(with_runs & study.recipes.keys()):
+        if changes := describe_changes(_learnt_part(before["arms"][arm]), _learnt_part(study.recipes[arm])):
             lines = "".join(f"\n  {change}" for change in changes)
             raise RecipeError(
-                f"arms.{arm}: it has runs in {out}, and its recipe is not theirs any more. Give what is changed "
+                f"arms.{arm}: it has runs in {out} that were trained with another recipe. Give the changed arm "
                 f"another name, or start another study with --out.{lines}"
             )
-    measured = dict(_measured(out))
+    measured = dict(_measured_seeds(out))
     for complaint in _complaints(before, now, measured):
-        raise UsageError(f"{complaint} What was measured in {out} counts: undo the change, or start another study with --out.")
+        raise UsageError(f"{complaint} {out} has results already: undo the change, or start another study with --out.")
 
 
 def _complaints(before: dict[str, Any], now: dict[str, Any], measured: dict[str, set[int]]) -> Iterator[str]:
-    """What may not change any more once something was measured."""
+    """Yield a sentence for every change that is not allowed once there are results."""
     if not measured:
         return
     for key in ("control", "primary"):
         if before[key] != now[key]:
-            yield f"{key} was {_short(before[key])} when this study began, and is {_short(now[key])}: it is fixed in advance."
+            yield f"{key} was {_format(before[key])} when this study began, and is {_format(now[key])}: it is fixed in advance."
     for name, was in before["evaluate"].items():
         if now["evaluate"].get(name, was) != was:
-            yield f"evaluate.{name} was {_short(was)}, and is {_short(now['evaluate'][name])}."
+            yield f"evaluate.{name} was {_format(was)}, and is {_format(now['evaluate'][name])}."
     for arm, seeds in measured.items():
         if arm in before["arms"] and arm not in now["arms"]:
-            yield f"arms.{arm} is gone, which has results: fewer comparisons would make the others look surer than they are."
+            yield (
+                f"arms.{arm} has results and is no longer in the study file: with fewer comparisons the other arms would look "
+                "more certain than they are."
+            )
         for seed in sorted(seeds & set(before["seeds"]) - set(now["seeds"])):
-            yield f"seeds: {seed} is gone, which has results: seeds are not chosen by them."
+            yield f"seeds: {seed} has results and is no longer in the study file: seeds must not be chosen by their results."
 
 
-def _measured(out: Path) -> Iterator[tuple[str, set[int]]]:
-    """The arms with outcomes, and their seeds."""
+def _measured_seeds(out: Path) -> Iterator[tuple[str, set[int]]]:
+    """Yield every arm with outcomes, and its seeds."""
     for arm in sorted(out.glob("outcomes/*")):
-        if seeds := {int(each.name.removeprefix("seed-")) for each in arm.glob("seed-*") if any(each.glob("*.npz"))}:
+        if seeds := {int(path.name.removeprefix("seed-")) for path in arm.glob("seed-*") if any(path.glob("*.npz"))}:
             yield arm.name, seeds
 
 
-def _learnt(recipe: Recipe) -> dict[str, Any]:
+def _learnt_part(recipe: Recipe) -> dict[str, Any]:
     data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in recipe.trained}
-    curriculum = {str(number): each for number, each in enumerate(recipe.model_dump(mode="json")["curriculum"])}
+    curriculum = {str(number): phase for number, phase in enumerate(recipe.model_dump(mode="json")["curriculum"])}
     return {**recipe.model_dump(mode="json", exclude=_FREE | {"curriculum"}), "data": data, "curriculum": curriculum}
 
 
 def _read_design(out: Path) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads((out / STUDY).read_text(encoding="utf-8"))["design"]
-        arms = {arm: Recipe.model_validate(each) for arm, each in known["arms"].items()}
-        return {key: known[key] for key in ("control", "primary", "seeds", "evaluate")} | {"arms": arms}
+        content: dict[str, Any] = json.loads((out / STUDY).read_text(encoding="utf-8"))["design"]
+        design = _rename_stages({key: content[key] for key in ("control", "primary", "seeds", "evaluate", "arms")})
+        return {**design, "arms": {arm: Recipe.model_validate(recipe) for arm, recipe in design["arms"].items()}}
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UsageError(f"{out / STUDY} is not as a study leaves it ({error}). Choose another --out.") from None
+        raise UsageError(f"{out / STUDY} cannot be read as a study's ({error}). Choose another folder with --out.") from None
 
 
-def _short(value: Any) -> str:
+def _rename_stages(value: Any) -> Any:
+    """Return a design with every on-the-fly JPEG in today's words, so that a study of version 0.1 continues."""
+    if isinstance(value, list):
+        return [_rename_stages(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"beton", "quality", "where"}:
+        return {"beton": value["beton"], "quality": value["quality"], "stage": _STAGES_BEFORE.get(value["where"])}
+    return {key: _rename_stages(item) for key, item in value.items()}
+
+
+def _format(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(str(each) for each in value.values() if each is not None)
+        return ", ".join(str(item) for item in value.values() if item is not None)
     return str(value)

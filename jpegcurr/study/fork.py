@@ -1,4 +1,4 @@
-"""Arms that share their first epochs: which do, and how one goes on from what was trained for all of them."""
+"""Trunks, the first epochs that several arms share, and the fork that turns a trunk's run into the run of an arm."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from jpegcurr.training.run_folder import STATE, describe_changes, fixed_part
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """The first ``epoch`` epochs of ``arms``; ``name`` tells them from any others, whatever arms a study gets later."""
+    """The first ``epoch`` epochs of ``arms``. ``name`` depends on what is trained alone, so that later arms can share it."""
 
     name: str
     epoch: int
@@ -35,28 +35,30 @@ def share_trunks(recipes: Mapping[str, Recipe], control: str, epoch: int) -> tup
     groups: dict[str, list[str]] = {}
     for arm, recipe in recipes.items():
         if recipe.epochs <= epoch:
-            raise RecipeError(f"arms.{arm}: it ends at epoch {recipe.epochs}, and fork.epoch is {epoch}. Give it fork: false.")
-        groups.setdefault(_name(recipe, epoch), []).append(arm)
+            raise RecipeError(
+                f"arms.{arm}: it ends at epoch {recipe.epochs}, which is not after fork.epoch, {epoch}. Give it fork: false."
+            )
+        groups.setdefault(_trunk_name(recipe, epoch), []).append(arm)
     if alone := [arms[0] for arms in groups.values() if len(arms) == 1]:
-        raise RecipeError(f"arms.{alone[0]}: {_why_alone(alone[0], recipes, control, epoch)}")
+        raise RecipeError(f"arms.{alone[0]}: {_explain_alone(alone[0], recipes, control, epoch)}")
     return tuple(Trunk(name, epoch, tuple(arms)) for name, arms in groups.items())
 
 
-def _why_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch: int) -> str:
-    others = [each for each in recipes if each != arm]
+def _explain_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch: int) -> str:
+    others = [name for name in recipes if name != arm]
     if not others:
-        return "there is no other arm to fork with. Leave fork away."
+        return "it is the only arm that forks, so that it can share no epochs. Remove fork from the study."
     other = control if control in others else others[0]
     return (
-        f"it shares its first {epoch} epochs with no other arm: against {other}, "
-        f"{difference(recipes[other], recipes[arm], epoch)}. Make them the same, or give the arm fork: false, so that it runs "
-        "whole."
+        f"it shares its first {epoch} epochs with no other arm: compared with {other}, "
+        f"{difference(recipes[other], recipes[arm], epoch)}. Make them the same, or give the arm fork: false, so that it "
+        "trains from its first epoch."
     )
 
 
 def difference(reference: Recipe, recipe: Recipe, epoch: int) -> str:
-    """The first field in which the first ``epoch`` epochs differ, and how; nothing if they are the same."""
-    was, now = _start(reference, epoch), _start(recipe, epoch)
+    """Return the first field in which the first ``epoch`` epochs differ, and how; an empty string if they are the same."""
+    was, now = _trunk_inputs(reference, epoch), _trunk_inputs(recipe, epoch)
     if changes := describe_changes(was["fixed"], now["fixed"]):
         return changes[0]
     for before, after in zip(plan_epochs(reference)[:epoch], plan_epochs(recipe)[:epoch], strict=True):
@@ -74,31 +76,31 @@ def _plan_difference(before: EpochPlan, after: EpochPlan) -> str:
     for name in ("lr", "batch", "size", "augment"):
         if (was := getattr(before, name)) != (now := getattr(after, name)):
             return f"curriculum's {name} was {was}, is {now} {at}"
-    return f"curriculum has other phases {at}: let a phase of both end where they part"
+    return f"curriculum has other phases {at}: let a phase of both arms end at the fork"
 
 
-def _start(recipe: Recipe, epoch: int) -> dict[str, Any]:
-    """All that the first epochs depend on, but for the seed."""
+def _trunk_inputs(recipe: Recipe, epoch: int) -> dict[str, Any]:
+    """Return everything that the first epochs depend on, except the seed."""
     plans = plan_epochs(recipe)[:epoch]
     names = sorted({name for plan in plans for name, _ in plan.shares})
     fixed = {name: value for name, value in fixed_part(recipe).items() if name != "seed"}
     data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in names}
-    return {"fixed": fixed, "plans": [_plain(plan) for plan in plans], "data": data}
+    return {"fixed": fixed, "plans": [_as_dict(plan) for plan in plans], "data": data}
 
 
-def _plain(plan: EpochPlan) -> dict[str, Any]:
+def _as_dict(plan: EpochPlan) -> dict[str, Any]:
     return asdict(plan) | {"augment": plan.augment.model_dump(mode="json")}
 
 
-def _name(recipe: Recipe, epoch: int) -> str:
-    text = json.dumps(_start(recipe, epoch), sort_keys=True)
+def _trunk_name(recipe: Recipe, epoch: int) -> str:
+    text = json.dumps(_trunk_inputs(recipe, epoch), sort_keys=True)
     return f"trunk-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def fork_run(trunk: Path, recipe: Recipe, out: Path) -> None:
-    """Make ``out`` a run of ``recipe`` that has done what the run in ``trunk`` has, so that it can be resumed.
+    """Copy the run in ``trunk`` to ``out`` as a run of ``recipe`` that can be resumed.
 
-    It appears whole or not at all; trackers get a run of its own.
+    ``out`` appears whole or not at all. The copy has an id of its own, so that trackers list it as a run of its own.
     """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

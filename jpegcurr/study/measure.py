@@ -1,4 +1,4 @@
-"""What a finished run makes of every image of every validation set, kept one by one, so that runs can be paired later."""
+"""Measurement of finished runs: the outcome of every image of every validation set, stored so that runs can be paired."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -18,76 +18,79 @@ from jpegcurr.training.data.datasets import Datasets, open_dataset, open_dataset
 from jpegcurr.training.models.load import load_run
 
 WEIGHTS: tuple[StudyWeights, ...] = ("raw", "ema")
-_TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}
+_STORED_TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}
+_LOADED_TYPES = {"labels": np.int64, "predicted": np.int64, "confidence": np.float64, "loss": np.float64}
 
 
 def check_data(study: Study, arms: Iterable[str]) -> None:
-    """Open all that these arms train on and are measured on, and make what is missing, before any of them is started.
+    """Open all data of these arms and of the matrix before any task starts, and encode the qualities that are missing.
 
     Raises:
         BetonError, RecipeError: as ``open_datasets`` does.
-        UsageError: a validation set has other classes than what an arm trains on.
+        UsageError: a validation set and the training data of an arm have different classes.
     """
     opened: dict[str, Datasets] = {}
     for arm in arms:
         recipe = study.recipes[arm]
-        used = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.trained)
-        if used not in opened:
-            opened[used] = open_datasets(recipe)
-    for name, used_set in study.evaluate.items():
-        dataset = open_dataset(split_on_the_fly(used_set)[0], f"evaluate.{name}")
+        inputs = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.trained)
+        if inputs not in opened:
+            opened[inputs] = open_datasets(recipe)
+    for name, source in study.evaluate.items():
+        dataset = open_dataset(split_on_the_fly(source)[0], f"evaluate.{name}")
         for datasets in opened.values():
             if not dataset.fits(datasets.classes, named=next(iter(datasets.train.values())).manifest is not None):
-                raise UsageError(f"evaluate.{name}: {dataset.beton.path} has other classes than what the arms train on.")
+                raise UsageError(
+                    f"evaluate.{name}: {dataset.beton.path} has other classes than the training data of the arms. "
+                    "Encode both from data sets with the same classes."
+                )
 
 
 def outcome_path(out: Path, arm: str, seed: int, weights: str, name: str) -> Path:
-    """Where the outcomes of a run's weights on a set are kept."""
+    """Return the file for the outcomes of a run's ``weights`` on the validation set ``name``."""
     return out / "outcomes" / arm / f"seed-{seed}" / f"{weights}-{name}.npz"
 
 
 def is_measured(study: Study, arm: str, seed: int, out: Path) -> bool:
-    """Whether raw and averaged weights were put through every set."""
+    """Return whether raw and averaged weights were evaluated on every validation set."""
     return all(outcome_path(out, arm, seed, weights, name).is_file() for weights in WEIGHTS for name in study.evaluate)
 
 
 def measure_run(
-    study: Study, arm: str, seed: int, folder: Path, out: Path, runtime: Runtime, stopped: Callable[[], None]
+    study: Study, arm: str, seed: int, folder: Path, out: Path, runtime: Runtime, check_stop: Callable[[], None]
 ) -> None:
-    """Write the outcomes of the run in ``folder`` on the sets that it was not measured on yet.
+    """Evaluate the run in ``folder`` on the validation sets that are still missing, and write the outcomes.
 
-    ``stopped`` is called after every batch; what it raises ends this, and what is written is whole.
+    ``check_stop`` is called after every batch. If it raises, the files written so far are whole.
 
     Raises:
         BetonError: a validation set is missing or damaged.
-        UsageError: it has other classes than the run.
+        UsageError: a validation set has other classes than the run.
     """
     for weights in WEIGHTS:
         paths = {name: outcome_path(out, arm, seed, weights, name) for name in study.evaluate}
-        left = {name: used for name, used in study.evaluate.items() if not paths[name].is_file()}
-        if not left:
+        missing = {name: source for name, source in study.evaluate.items() if not paths[name].is_file()}
+        if not missing:
             continue
         run = load_run(folder, runtime, weights)
-        results = evaluate_runs([run], open_arms([run], left), runtime, on_images=lambda _count: stopped())
-        for name, each in zip(left, results, strict=True):
-            facts = {"data": str(each.data), "quality": each.quality, "at_load": each.at_load, "keys": each.keys}
-            save_outcomes(paths[name], each.outcomes, {**facts, "loader": each.loader, "computed": runtime.reason})
+        results = evaluate_runs([run], open_arms([run], missing), runtime, on_images=lambda _count: check_stop())
+        for name, result in zip(missing, results, strict=True):
+            facts = {"data": str(result.data), "quality": result.quality, "at_load": result.at_load, "keys": result.keys}
+            save_outcomes(paths[name], result.outcomes, {**facts, "loader": result.loader, "computed": runtime.reason})
 
 
 def save_outcomes(path: Path, outcomes: Outcomes, facts: dict[str, Any]) -> None:
-    """Write the columns, in types that hold them, and ``facts`` about where they are from."""
-    columns = {name: getattr(outcomes, name).astype(kind) for name, kind in _TYPES.items()}
+    """Write the columns of ``outcomes`` in small types, and ``facts`` about their origin."""
+    columns = {name: getattr(outcomes, name).astype(kind) for name, kind in _STORED_TYPES.items()}
     with staged(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, facts=np.array(json.dumps(facts)), **columns)
 
 
 def load_outcomes(path: Path) -> tuple[Outcomes, dict[str, Any]]:
-    """Read what ``save_outcomes`` wrote. Raises UsageError for a file that is not that."""
+    """Read what ``save_outcomes`` wrote. Raises UsageError for a file that cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             facts: dict[str, Any] = json.loads(str(file["facts"]))
-            columns = {name: file[name] for name in _TYPES}
+            columns = {name: file[name] for name in _STORED_TYPES}
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read ({error}). Remove it: the study measures that run again.") from None
-    wide = {"labels": np.int64, "predicted": np.int64, "confidence": np.float64, "loss": np.float64}
-    return Outcomes(**{name: column.astype(wide.get(name, column.dtype)) for name, column in columns.items()}), facts
+        raise UsageError(f"{path} cannot be read ({error}). Delete it, and the study measures that run again.") from None
+    return Outcomes(**{name: column.astype(_LOADED_TYPES.get(name, column.dtype)) for name, column in columns.items()}), facts

@@ -1,4 +1,4 @@
-"""One HTML page that works offline: the verdict, the matrix, every comparison, the curves and the cost."""
+"""The study's page, one HTML file that works offline: verdict, matrix, comparisons, curves and cost."""
 
 import shlex
 import sys
@@ -32,7 +32,7 @@ def write_page(results: Results, path: Path) -> None:
     page = template("jpegcurr.study", "study.html.jinja").render(
         style=source("page.css"),
         name=study.name,
-        control=study.plan.control,
+        control=study.config.control,
         primary=results.primary,
         finished=len(results.runs),
         planned=results.planned,
@@ -43,7 +43,7 @@ def write_page(results: Results, path: Path) -> None:
         matrix=_matrix(results),
         comparisons=[(column, results.comparisons[column]) for column in _primary_first(results)],
         differences=_difference_chart(results),
-        several=len(study.seeds) > 1,
+        has_seeds=len(study.seeds) > 1,
         short_p=short_p,
         rates=_rate_chart(results),
         curves=_curve_charts(results),
@@ -54,21 +54,21 @@ def write_page(results: Results, path: Path) -> None:
 
 
 def describe_arm(recipe: Recipe) -> str:
-    """``clean to 80, q50 to 100; one cosine``."""
+    """Return what an arm trains on, until which epoch, and its schedule: ``clean to 80, q50 to 100; one cosine``."""
     plans, phases, begin = plan_epochs(recipe), [], 0
     for phase in recipe.curriculum:
         first, last = plans[begin], plans[phase.until_epoch - 1]
-        data = first.data if first.shares == last.shares else f"{first.data}, by degrees {last.data},"
+        data = first.data if first.shares == last.shares else f"{first.data}, gradually {last.data},"
         phases.append(f"{data} to {phase.until_epoch}")
         begin = phase.until_epoch
     if recipe.schedule.decay is not None:
-        return f"{', '.join(phases)}; the rate falls in steps"
+        return f"{', '.join(phases)}; learning rate in steps"
     restarts = recipe.schedule.horizon == "phase" and len(phases) > 1
-    return f"{', '.join(phases)}; {'the rate restarts with each phase' if restarts else 'one cosine'}"
+    return f"{', '.join(phases)}; {'the learning rate restarts with each phase' if restarts else 'one cosine'}"
 
 
 def swaps(recipe: Recipe) -> list[tuple[int, str]]:
-    """Where a phase begins with other data than the one before, and what is trained on from there."""
+    """Return the epochs at which a phase starts with other data than the phase before, and these data."""
     plans = plan_epochs(recipe)
     return [
         (now.epoch, now.data) for before, now in pairwise(plans) if now.phase != before.phase and now.shares != before.shares
@@ -97,32 +97,32 @@ def _matrix(results: Results) -> list[dict[str, Any]]:
 
 
 def _difference_chart(results: Results) -> Markup:
-    """Every arm against the control in the primary outcome; nothing before there are two to compare."""
+    """Return the chart of the primary outcome, a row for every arm; empty while there is nothing to compare."""
     rows = [
         Difference(
-            each.arm,
-            each.difference,
-            each.low,
-            each.high,
-            each.image_low,
-            each.image_high,
-            [(f"seed {seed}", pair.difference) for seed, pair in zip(each.seeds, each.pairs, strict=True)],
+            arm.arm,
+            arm.difference,
+            arm.low,
+            arm.high,
+            arm.image_low,
+            arm.image_high,
+            [(f"seed {seed}", pair.difference) for seed, pair in zip(arm.seeds, arm.pairs, strict=True)],
         )
-        for each in results.comparisons[results.primary]
+        for arm in results.comparisons[results.primary]
     ]
-    label = f"points of top-1 against {results.study.plan.control}"
+    label = f"points of top-1, difference from {results.study.config.control}"
     return drawn(interval_chart(rows, x_label=label)) if rows else Markup()
 
 
 def _rate_chart(results: Results) -> Markup:
-    """The learning rate over the epochs; arms of one curve are one line."""
+    """Return the chart of the learning rate over the epochs; arms with the same curve share a line."""
     curves: dict[tuple[tuple[float, float], ...], list[str]] = {}
     for arm, recipe in results.study.recipes.items():
         epochs = planned_epochs(recipe, count_images(recipe))
         ends = [
             point
-            for each in epochs  # both ends of each, so that a restart is a jump
-            for point in ((each.plan.epoch, each.lr_first), (each.plan.epoch + 1 - 1 / each.steps, each.lr_last))
+            for epoch in epochs  # the first and the last step of each, so that a restart is a jump
+            for point in ((epoch.plan.epoch, epoch.lr_first), (epoch.plan.epoch + 1 - 1 / epoch.steps, epoch.lr_last))
         ]
         curves.setdefault(tuple(ends), []).append(arm)
     series = [Series(", ".join(arms), [y for _, y in ends], x=[x for x, _ in ends]) for ends, arms in curves.items()]
@@ -130,7 +130,7 @@ def _rate_chart(results: Results) -> Markup:
 
 
 def _curve_charts(results: Results) -> list[Markup]:
-    """Top-1 on the primary set, if training evaluated it, and the loss, over the epochs: means over the seeds."""
+    """Return charts of top-1 on the primary set, if training evaluated it, and of the loss: means over the seeds."""
     weights, name = results.primary
     column = f"val/{name}/{'ema_' if weights == 'ema' else ''}top1"
     charts = []
@@ -138,14 +138,15 @@ def _curve_charts(results: Results) -> list[Markup]:
         (column, f"Top-1 of the {weights} weights on {name} after each epoch, %"),
         ("train/loss", "Training loss"),
     ):
-        series = [each for arm in results.study.arms if (each := _curve(arm, [r for r in results.runs if r.arm == arm], key))]
+        curves = (_curve(arm, [run for run in results.runs if run.arm == arm], key) for arm in results.study.arms)
+        series = [curve for curve in curves if curve is not None]
         if series:
             charts.append(drawn(line_chart(series, x_label="epoch", title=title, marks=_marks(results))))
     return charts
 
 
 def _curve(arm: str, runs: Sequence[RunResult], key: str) -> Series | None:
-    """The mean over the seeds after every epoch, which is one later than its number; None if nothing was measured."""
+    """Return the mean over the seeds after every epoch (epoch 0 ends at 1), or None if nothing was measured."""
     rows = [[float(row.get(key, nan)) for row in run.metrics] for run in runs]
     if not rows or not np.isfinite(rows).any():
         return None
@@ -153,7 +154,7 @@ def _curve(arm: str, runs: Sequence[RunResult], key: str) -> Series | None:
 
 
 def _marks(results: Results) -> list[tuple[float, str]]:
-    """Every epoch at which some arm swaps its data, once."""
+    """Return the epochs at which any arm swaps its data, each with a label."""
     where: dict[int, list[str]] = {}
     for recipe in results.study.recipes.values():
         for epoch, data in swaps(recipe):
@@ -162,7 +163,7 @@ def _marks(results: Results) -> list[tuple[float, str]]:
 
 
 def _cost(results: Results) -> dict[str, Any]:
-    """Hours and images of the runs that are finished; epochs of a trunk count once for a seed."""
+    """Return hours and images of the finished runs by arm; a trunk counts once per seed."""
     rows = [_arm_cost(results, arm) for arm in results.study.arms]
     trunks = {(trunk.name, run.seed): run.shared for run in results.runs if (trunk := results.study.trunk(run.arm))}
     shared = sum(trunks.values()) / 3600
@@ -172,7 +173,7 @@ def _cost(results: Results) -> dict[str, Any]:
 def _arm_cost(results: Results, arm: str) -> dict[str, Any]:
     recipe, trunk = results.study.recipes[arm], results.study.trunk(arm)
     seconds = [run.seconds for run in results.runs if run.arm == arm]
-    images = sum(each.images for each in planned_epochs(recipe, count_images(recipe)))
+    images = sum(epoch.images for epoch in planned_epochs(recipe, count_images(recipe)))
     return {
         "arm": arm,
         "runs": len(seconds),
@@ -185,7 +186,9 @@ def _arm_cost(results: Results, arm: str) -> dict[str, Any]:
 def _provenance(results: Results) -> dict[str, str]:
     study = results.study
     fork = (
-        f"{len(study.trunks)} trunks of {study.trunks[0].epoch} epochs a seed" if study.trunks else "none: every run is whole"
+        f"{len(study.trunks)} trunk{'s' if len(study.trunks) > 1 else ''} of {study.trunks[0].epoch} epochs per seed"
+        if study.trunks
+        else "none: every run trains from its first epoch"
     )
     measured = {}
     for run in results.runs[:1]:  # all were measured on the same images
@@ -194,7 +197,7 @@ def _provenance(results: Results) -> dict[str, str]:
         measured |= {"Decoded by": results.conditions["decoded by"], "Computed on": results.conditions["computed"]}
     return {
         "Study": str(study.path),
-        "Base recipe": str(study.plan.recipe),
+        "Base recipe": str(study.config.recipe),
         "Seeds": ", ".join(map(str, study.seeds)),
         "Fork": fork,
         **measured,

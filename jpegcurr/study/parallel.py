@@ -1,6 +1,6 @@
-"""Several tasks of a study at a time, each in a process of its own: on GPUs one each, on a CPU with a share of its threads.
+"""Several tasks of a study at a time, in processes: each with a GPU of its own or, on a CPU, with a share of the threads.
 
-Where they are started is ``Places``: ``Workers`` on this machine, ``cluster.Cluster`` as Slurm jobs.
+A ``Launcher`` starts the processes: ``LocalLauncher`` on this machine, ``slurm.SlurmLauncher`` as Slurm jobs.
 """
 
 import os
@@ -15,80 +15,80 @@ from typing import ClassVar, Protocol
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.runtime import visible_gpus
 from jpegcurr.study.config import Study
-from jpegcurr.study.run import Ended, Watcher, log_path
+from jpegcurr.study.run import TaskResult, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
 from jpegcurr.system import available_cpus
 
-_STOPPED = (Interrupted.exit_code, 143)
+_STOPPED_CODES = (Interrupted.exit_code, 143)
 
 
-class NotNowError(JpegcurrError):
-    """A task that cannot be started as things are; with others under way it waits."""
+class LaunchRefusedError(JpegcurrError):
+    """A task cannot be started now; while other tasks run, it waits and is tried again."""
 
 
 class Process(Protocol):
-    """A task under way, as subprocess knows processes."""
+    """A task that was started, with the interface of ``subprocess.Popen``."""
 
     @property
     def returncode(self) -> int | None:
-        """How it ended; None before ``poll`` or ``wait`` has seen it."""
+        """The exit code; None before ``poll`` or ``wait`` has returned it."""
         ...
 
     def poll(self) -> int | None:
-        """How it ended; None while it runs."""
+        """Return the exit code, or None while it runs."""
         ...
 
     def wait(self) -> int:
-        """How it ended, when it has."""
+        """Wait for its end and return the exit code."""
         ...
 
     def terminate(self) -> None:
-        """Have it save and end."""
+        """Ask it to save its state and to end."""
         ...
 
     def kill(self) -> None:
-        """End it."""
+        """End it at once."""
         ...
 
     def explain(self) -> str:
-        """How it ended, in words, for one that did not say so itself."""
+        """Return why it failed, for a process whose log does not say so."""
         ...
 
 
 class Launcher(Protocol):
-    """Where tasks are started: ``jobs`` at a time, looked after every ``pause`` seconds."""
+    """The place where processes are started."""
 
     @property
     def jobs(self) -> int:
-        """How many at a time."""
+        """The number of processes at a time."""
         ...
 
     @property
     def pause(self) -> float:
-        """Seconds between looks at who has ended."""
+        """The seconds between two checks of the processes."""
         ...
 
-    def start(self, study: Study, task: Task, out: Path, place: int) -> Process:
-        """Start one task in the place of that number. Raises NotNowError."""
+    def start(self, study: Study, task: Task, out: Path, slot: int) -> Process:
+        """Start one task in a free slot, 0 to ``jobs`` - 1. Raises LaunchRefusedError."""
         ...
 
     def under_way(self, tasks: Sequence[Task], out: Path) -> Sequence[tuple[Task, Process]]:
-        """The tasks that an earlier call has started and that have not ended."""
+        """Return the tasks that an earlier call started and that still run."""
         ...
 
 
-class _Local(subprocess.Popen[bytes]):
+class _LocalProcess(subprocess.Popen[bytes]):
     def explain(self) -> str:
-        return f"its process ended with {self.returncode}"
+        return f"its process ended with exit code {self.returncode}"
 
 
 @dataclass(frozen=True, slots=True)
 class LocalLauncher:
-    """How many at a time, and what each is told of the device.
+    """Processes on this machine, ``jobs`` at a time, with the options for the device that each worker gets.
 
-    ``launch`` stands before each one's command and starts it, elsewhere if it likes: ``srun --gpus 1`` makes each a job of
-    Slurm's. It has to pass the exit code on and to see the same paths; and SIGTERM, if what is under way is to be saved after
-    Ctrl-C: srun kills instead, and then the last epoch's checkpoint is gone on from.
+    ``launch`` is a command that starts each process, on another machine if it likes: ``srun --gpus 1`` makes each a job of
+    Slurm. It has to return the exit code and to see the same paths. To save work under way after Ctrl-C it has to pass on
+    SIGTERM: srun kills instead, and the next call resumes from the checkpoint of the last epoch.
     """
 
     jobs: int
@@ -99,46 +99,46 @@ class LocalLauncher:
     pause: ClassVar[float] = 0.2
 
     def environments(self) -> list[dict[str, str]]:
-        """What each place's processes find in their environment.
+        """Return the environment variables of the processes in each slot.
 
         Raises:
-            UsageError: the device is one GPU, which is not for several processes.
+            UsageError: the device is a single GPU, which several processes cannot share.
         """
         if self.launch:
-            return [{}] * self.jobs  # it gives out devices itself
+            return [{}] * self.jobs  # the launching command assigns devices
         kind, _, number = self.device.partition(":")
         if number:
-            raise UsageError(f"--device {self.device} is one GPU, and --jobs puts runs on several: give --device {kind}.")
+            raise UsageError(f"--device {self.device} is one GPU, but --jobs spreads runs over several: give --device {kind}.")
         if gpus := visible_gpus() if kind != "cpu" else []:
-            return [{"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} for place in range(self.jobs)]
+            return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(self.jobs)]
         threads = str(max(1, available_cpus() // self.jobs))
         return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * self.jobs
 
     def command(self, study: Study, task: Task, out: Path) -> list[str]:
-        """What does one task."""
+        """Return the command that does one task."""
         command = [*self.launch, sys.executable, "-m", "jpegcurr.study.worker", str(study.path), str(out), task.name]
         command += ["--device", self.device, "--precision", self.precision]
         return [*command, "--compile"] if self.compile else command
 
-    def start(self, study: Study, task: Task, out: Path, place: int) -> Process:
-        """A process of this machine. Raises UsageError if ``launch`` cannot be started."""
+    def start(self, study: Study, task: Task, out: Path, slot: int) -> Process:
+        """Start a process on this machine. Raises UsageError if ``launch`` cannot be started."""
         log = log_path(out, task)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches this process, which stops it in order
+        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches only this process, which stops the others in order
             try:
-                return _Local(
+                return _LocalProcess(
                     self.command(study, task, out),
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
-                    env={**os.environ, **self.environments()[place]},
+                    env={**os.environ, **self.environments()[slot]},
                     start_new_session=True,
                 )
             except OSError as error:
                 raise UsageError(f"--launch: {self.launch[0]} cannot be started: {error.strerror}.") from None
 
     def under_way(self, tasks: Sequence[Task], out: Path) -> Sequence[tuple[Task, Process]]:  # noqa: ARG002
-        """None: nobody could tell such processes from others; they hold their runs' locks."""
+        """Return nothing: processes of an earlier call cannot be recognised, but they hold the locks of their runs."""
         return []
 
 
@@ -146,89 +146,91 @@ class LocalLauncher:
 class _Running:
     task: Task
     process: Process
-    place: int
-    said: int = 0  # bytes of its log from earlier tries
+    slot: int
+    log_start: int = 0  # bytes of its log from earlier tries
     started: float = field(default_factory=time.monotonic)
 
 
 def run_parallel(
-    study: Study, tasks: Sequence[Task], out: Path, places: Launcher, watcher: Watcher, on_seed: Callable[[], object]
-) -> list[Ended]:
-    """Do ``tasks``, each as soon as what it goes on from is done, and return those that failed; see ``run.run_all``.
+    study: Study, tasks: Sequence[Task], out: Path, launcher: Launcher, watcher: Watcher, on_seed: Callable[[], object]
+) -> list[TaskResult]:
+    """Do ``tasks``, each as soon as its trunk is done, and return those that failed; see ``run.run_all``.
 
-    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when every process has saved and ended; a second one kills them.
+    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, once every process has saved its state and ended; a second one kills them.
     """
-    running = [_Running(task, process, place) for place, (task, process) in enumerate(places.under_way(tasks, out))]
-    waiting = [task for task in tasks if task not in [each.task for each in running]]
-    failed: dict[str, Ended] = {}
+    running = [_Running(task, process, slot) for slot, (task, process) in enumerate(launcher.under_way(tasks, out))]
+    waiting = [task for task in tasks if task not in [run.task for run in running]]
+    failed: dict[str, TaskResult] = {}
     seeds_left = [task.seed for task in tasks]
     try:
-        for each in running:
-            watcher.started(each.task)
+        for run in running:
+            watcher.started(run.task)
         while waiting or running:
-            for task in [each for each in waiting if each.after in failed]:
+            for task in [task for task in waiting if task.after in failed]:
                 waiting.remove(task)
                 reason = f"its trunk, {task.after}, failed"
-                failed[task.name] = Ended(task, "failed", 0.0, reason, failed[str(task.after)].log)
-                _tell(watcher, failed[task.name], seeds_left, on_seed)
-            _start(study, waiting, running, out, places, watcher)
-            time.sleep(places.pause)
-            for each in running:
-                watcher.reached(each.task, epochs_recorded(out / each.task.folder))
-            for each in [each for each in running if each.process.poll() is not None]:
-                running.remove(each)
-                ended = _conclude(each, out)
-                if ended.end == "failed":
-                    failed[ended.task.name] = ended
-                _tell(watcher, ended, seeds_left, on_seed)
+                failed[task.name] = TaskResult(task, "failed", 0.0, reason, failed[str(task.after)].log)
+                _report(watcher, failed[task.name], seeds_left, on_seed)
+            _fill_slots(study, waiting, running, out, launcher, watcher)
+            time.sleep(launcher.pause)
+            for run in running:
+                watcher.reached(run.task, epochs_recorded(out / run.task.folder))
+            for run in [run for run in running if run.process.poll() is not None]:
+                running.remove(run)
+                result = _result(run, out)
+                if result.status == "failed":
+                    failed[result.task.name] = result
+                _report(watcher, result, seeds_left, on_seed)
     finally:
-        _stop([each.process for each in running])
+        _stop([run.process for run in running])
     return list(failed.values())
 
 
-def _start(study: Study, waiting: list[Task], running: list[_Running], out: Path, places: Launcher, watcher: Watcher) -> None:
-    """Fill the free places with the first tasks that wait for nothing."""
-    while len(running) < places.jobs:
-        under_way = {each.name for each in waiting} | {each.task.name for each in running}
-        task = next((each for each in waiting if each.after not in under_way), None)
+def _fill_slots(
+    study: Study, waiting: list[Task], running: list[_Running], out: Path, launcher: Launcher, watcher: Watcher
+) -> None:
+    """Start the first tasks that need no unfinished task, as long as there are free slots."""
+    while len(running) < launcher.jobs:
+        unfinished = {task.name for task in waiting} | {run.task.name for run in running}
+        task = next((task for task in waiting if task.after not in unfinished), None)
         if task is None:
             return
-        place = min(set(range(places.jobs)) - {each.place for each in running})
+        slot = min(set(range(launcher.jobs)) - {run.slot for run in running})
         log = log_path(out, task)
-        said = log.stat().st_size if log.is_file() else 0
+        log_start = log.stat().st_size if log.is_file() else 0
         try:
-            process = places.start(study, task, out, place)
-        except NotNowError:
+            process = launcher.start(study, task, out, slot)
+        except LaunchRefusedError:
             if not running:
                 raise
             return
-        running.append(_Running(task, process, place, said))
+        running.append(_Running(task, process, slot, log_start))
         waiting.remove(task)
         watcher.started(task)
 
 
-def _conclude(run: _Running, out: Path) -> Ended:
+def _result(run: _Running, out: Path) -> TaskResult:
     seconds, code = time.monotonic() - run.started, run.process.returncode
     if code == 0:
-        return Ended(run.task, "done", seconds)
+        return TaskResult(run.task, "done", seconds)
     log = log_path(out, run.task)
-    if code in _STOPPED:
-        return Ended(run.task, "failed", seconds, "it was stopped by someone else, and goes on with the next call", log)
-    said = log.read_bytes()[run.said :].decode(errors="replace") if log.is_file() else ""
-    last = (said.splitlines() or [""])[-1]
+    if code in _STOPPED_CODES:
+        return TaskResult(run.task, "failed", seconds, "another program stopped it; the next call resumes it", log)
+    text = log.read_bytes()[run.log_start :].decode(errors="replace") if log.is_file() else ""
+    last = (text.splitlines() or [""])[-1]
     reason = last.removeprefix("failed: ") if last.startswith("failed: ") else run.process.explain()
-    return Ended(run.task, "failed", seconds, reason, log)
+    return TaskResult(run.task, "failed", seconds, reason, log)
 
 
-def _tell(watcher: Watcher, ended: Ended, seeds_left: list[int], on_seed: Callable[[], object]) -> None:
-    watcher.ended(ended)
-    seeds_left.remove(ended.task.seed)
-    if seeds_left and ended.task.seed not in seeds_left:
+def _report(watcher: Watcher, result: TaskResult, seeds_left: list[int], on_seed: Callable[[], object]) -> None:
+    watcher.ended(result)
+    seeds_left.remove(result.task.seed)
+    if seeds_left and result.task.seed not in seeds_left:
         on_seed()
 
 
 def _stop(processes: Sequence[Process]) -> None:
-    """Have them save and end; kill them if this is interrupted too."""
+    """Ask all processes to save and end, and wait for them; kill them if that is interrupted too."""
     try:
         for process in processes:
             process.terminate()

@@ -1,8 +1,5 @@
-"""What came of a study: every run's scores, the arms against the control, the verdict; as ``study.json`` and ``runs.csv``."""
+"""Results of a study, written to ``study.json`` and ``runs.csv``: scores of every run, comparisons and the verdict."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import nan
@@ -14,76 +11,32 @@ import numpy as np
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.analysis.stats import LEVEL, Flags, short_p
 from jpegcurr.errors import UsageError
-from jpegcurr.files import json_values, write_json, write_text
-from jpegcurr.study.compare import WORTH_FINDING, ArmComparison, compare_arms
+from jpegcurr.files import csv_writer, json_values, write_json
+from jpegcurr.study.compare import TARGET_DIFFERENCE, ArmComparison, compare_arms
 from jpegcurr.study.config import Study
-from jpegcurr.study.folder import SCHEMA_VERSION, STUDY, design
+from jpegcurr.study.folder import SCHEMA_VERSION, STUDY, describe_design
 from jpegcurr.study.measure import WEIGHTS, load_outcomes, outcome_path
 from jpegcurr.study.tasks import Task, is_done, list_tasks
 from jpegcurr.text import listed
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.tracking import Row, read_metrics
 
-
-def conclude(
-    control: str, compared: Sequence[ArmComparison], outcome: tuple[str, str], finished: int, planned: int
-) -> list[str]:
-    """The verdict on the primary ``outcome`` (weights, set): one sentence on all arms, then one or two on each."""
-    what = f"top-1 of the {outcome[0]} weights on {outcome[1]} after the last epoch"
-    so_far = f" So far: {finished} of {planned} runs are finished." if finished < planned else ""
-    if not compared:
-        return [f"Nothing can be compared yet: no arm and {control} have finished the same seed.{so_far}"]
-    return [f"{_headline(control, compared, what)}{so_far}", *(_sentence(each, control) for each in compared)]
-
-
-def _headline(control: str, compared: Sequence[ArmComparison], what: str) -> str:
-    found = [each for each in compared if each.adjusted < LEVEL]
-    held = "" if len(compared) == 1 else f", corrected for {len(compared)} comparisons"
-    if not found:
-        arms = compared[0].arm if len(compared) == 1 else f"any of {len(compared)} other arms"
-        said = f"No detectable difference between {control} and {arms} in {what}."
-    elif len(found) == 1:
-        said = f"{found[0].arm} is {found[0].verdict} than {control} in {what}, at 5 %{held}."
-    else:
-        named = listed([f"{each.arm} ({each.verdict})" for each in found])
-        said = f"{len(found)} of {len(compared)} arms differ from {control} in {what}, at 5 %{held}: {named}."
-    if single := [each.arm for each in compared if len(each.seeds) < 2]:
-        has = "has" if len(single) == 1 else "have"
-        said += (
-            f" {listed(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
-        )
-    return said
-
-
-def _sentence(each: ArmComparison, control: str) -> str:
-    if len(each.seeds) == 1:
-        interval = f"images alone: {each.image_low:+.2f} to {each.image_high:+.2f}, McNemar's {_equals(each.p_value)}"
-        head = f"{each.arm}: {each.difference:+.2f} points against {control} with one seed ({interval}"
-        return f"{head}, {short_p(each.adjusted)} after Holm). No interval over seeds."
-    interval = f"95 % over {len(each.seeds)} seeds: {each.low:+.2f} to {each.high:+.2f}"
-    p_values = f"{_equals(each.p_value)}, {short_p(each.adjusted)} after Holm"
-    said = f"{each.arm}: {each.difference:+.2f} points against {control} ({interval}; {p_values})"
-    if each.adjusted < LEVEL:
-        return f"{said}: {each.verdict}."
-    seeds = f"{each.seeds_wanted:,}" if each.seeds_wanted else "more than a million"
-    return (
-        f"{said}: no detectable difference. With 80 % power {each.detectable:.2f} points or more would have shown; "
-        f"at this spread {WORTH_FINDING} points would take {seeds} seeds."
-    )
-
-
-def _equals(value: float) -> str:
-    """``p = 0.034``, or ``p < 0.001``."""
-    said = short_p(value)
-    return f"p {said}" if said.startswith("<") else f"p = {said}"
-
-
 Column = tuple[str, str]  # weights and validation set
+_SCORES = ("images", "top1", "top5", "loss", "ece")
+_CSV_COLUMNS = ("arm", "seed", "epochs", "weights", "data", *_SCORES, "seconds", "shared_seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One arm with one seed. ``seconds`` are those of its own epochs, ``shared`` those of its trunk's; ``metrics`` has both."""
+    """The result of one arm with one seed.
+
+    Attributes:
+        epochs: the number of epochs trained, those of the trunk included, as in ``metrics``.
+        scores, calibration: the scores and the expected calibration error in every column.
+        seconds: the training time of the run's own epochs.
+        shared: the training time of its trunk's.
+        metrics: a row for every epoch.
+    """
 
     arm: str
     seed: int
@@ -97,7 +50,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Top-1 of an arm over its seeds, percent: mean, and the deviation over the seeds, which one seed has none of."""
+    """Top-1 of an arm over its seeds, in percent: the mean, and the standard deviation, which is nan for one seed."""
 
     mean: float
     spread: float
@@ -106,7 +59,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A study as far as it is: ``columns`` of the matrix, finished ``runs``, and each column's comparisons."""
+    """The results so far of a study.
+
+    Attributes:
+        columns: the columns of the matrix.
+        runs: the finished runs.
+        comparisons: the comparisons with the control in every column.
+        planned: the number of runs of the whole study.
+        conditions: the loader and the device that the runs were measured with, and the images of every validation set.
+    """
 
     study: Study
     columns: tuple[Column, ...]
@@ -118,26 +79,27 @@ class Results:
     @property
     def primary(self) -> Column:
         """The column that the verdict is about."""
-        return self.study.plan.primary.weights, self.study.plan.primary.data
+        return self.study.config.primary.weights, self.study.config.primary.data
 
     @property
     def verdict(self) -> list[str]:
-        """Sentences, the first about all arms."""
-        return conclude(self.study.plan.control, self.comparisons[self.primary], self.primary, len(self.runs), self.planned)
+        """The sentences of the verdict, the first about all arms."""
+        compared = self.comparisons[self.primary]
+        return format_verdict(self.study.config.control, compared, self.primary, len(self.runs), self.planned)
 
     def cell(self, arm: str, column: Column) -> Cell | None:
-        """None for an arm without a finished run."""
+        """Return a cell of the matrix, or None for an arm without a finished run."""
         tops = [run.scores[column].top1 for run in self.runs if run.arm == arm]
         if not tops:
             return None
         return Cell(float(np.mean(tops)), float(np.std(tops, ddof=1)) if len(tops) > 1 else nan, len(tops))
 
 
-def gather(study: Study, out: Path) -> Results:
-    """Read what is finished of a study.
+def read_results(study: Study, out: Path) -> Results:
+    """Read the outcomes of all finished runs of a study, and compare the arms.
 
     Raises:
-        UsageError: a file is damaged, or two runs were measured on other images.
+        UsageError: a file is damaged, or two runs were measured on different images.
     """
     columns: tuple[Column, ...] = tuple((weights, name) for weights in WEIGHTS for name in study.evaluate)
     tasks = list_tasks(study)
@@ -145,61 +107,110 @@ def gather(study: Study, out: Path) -> Results:
     scores: dict[str, dict[Column, tuple[Scores, float]]] = {task.name: {} for task in done}
     comparisons: dict[Column, list[ArmComparison]] = {}
     conditions: dict[str, Any] = {}
-    for column in columns:  # one set's outcomes are in memory at a time
-        right: dict[str, dict[int, Flags]] = {}
+    for column in columns:  # the outcomes of one column are in memory at a time
+        correct: dict[str, dict[int, Flags]] = {}
         for task in done:
             outcomes, facts = _load(task, column, out, conditions)
             scores[task.name][column] = outcomes.scores, outcomes.calibration_error
-            right.setdefault(str(task.arm), {})[task.seed] = outcomes.right
+            correct.setdefault(str(task.arm), {})[task.seed] = outcomes.right
             conditions.setdefault("decoded by", facts["loader"])
             conditions.setdefault("computed", facts["computed"])
-        comparisons[column] = compare_arms(right, study.plan.control)
-    runs = tuple(_run(task, out, scores[task.name]) for task in done)
+        comparisons[column] = compare_arms(correct, study.config.control)
+    runs = tuple(_run_result(task, out, scores[task.name]) for task in done)
     return Results(study, columns, runs, comparisons, sum(task.arm is not None for task in tasks), conditions)
 
 
 def _load(task: Task, column: Column, out: Path, conditions: dict[str, Any]) -> tuple[Outcomes, dict[str, Any]]:
-    """A run's outcomes; every run of a column has to be of the same images."""
+    """Load the outcomes of a run, and check that they are of the same images as those of the runs before."""
     path = outcome_path(out, str(task.arm), task.seed, *column)
     outcomes, facts = load_outcomes(path)
     images = conditions.setdefault(f"images of {column[1]}", len(outcomes))
     keys = conditions.setdefault(f"keys of {column[1]}", facts["keys"])
     if images != len(outcomes) or keys != facts["keys"]:
         raise UsageError(
-            f"{path} is of other images than the runs before it. Remove it, and the study measures that run again."
+            f"{path} was measured on other images than the runs before it. Delete it, and the study measures that run again."
         )
     return outcomes, facts
 
 
-def _run(task: Task, out: Path, scores: Mapping[Column, tuple[Scores, float]]) -> RunResult:
+def _run_result(task: Task, out: Path, scores: Mapping[Column, tuple[Scores, float]]) -> RunResult:
     metrics = read_metrics(out / task.folder)
     own, shared = (
-        sum(float(row["seconds"]) for row in metrics if (int(row["epoch"]) >= task.first) == mine) for mine in (True, False)
+        sum(float(row["seconds"]) for row in metrics if (int(row["epoch"]) >= task.first) == is_own) for is_own in (True, False)
     )
     tops = {column: pair[0] for column, pair in scores.items()}
     errors = {column: pair[1] for column, pair in scores.items()}
     return RunResult(str(task.arm), task.seed, len(metrics), tops, errors, own, shared, metrics)
 
 
+def format_verdict(control: str, compared: Sequence[ArmComparison], primary: Column, finished: int, planned: int) -> list[str]:
+    """Return the verdict on the primary outcome: one sentence on all arms, then one or two on each."""
+    outcome = f"top-1 of the {primary[0]} weights on {primary[1]} after the last epoch"
+    so_far = f" So far: {finished} of {planned} runs are finished." if finished < planned else ""
+    if not compared:
+        return [f"Nothing can be compared yet: no arm and {control} have finished the same seed.{so_far}"]
+    return [f"{_headline(control, compared, outcome)}{so_far}", *(_sentence(arm, control) for arm in compared)]
+
+
+def _headline(control: str, compared: Sequence[ArmComparison], outcome: str) -> str:
+    different = [comparison for comparison in compared if comparison.adjusted < LEVEL]
+    corrected = "" if len(compared) == 1 else f", corrected for {len(compared)} comparisons"
+    if not different:
+        arms = compared[0].arm if len(compared) == 1 else f"any of {len(compared)} other arms"
+        sentence = f"No detectable difference between {control} and {arms} in {outcome}."
+    elif len(different) == 1:
+        sentence = f"{different[0].arm} is {different[0].verdict} than {control} in {outcome}, at 5 %{corrected}."
+    else:
+        arms = listed([f"{comparison.arm} ({comparison.verdict})" for comparison in different])
+        sentence = f"{len(different)} of {len(compared)} arms differ from {control} in {outcome}, at 5 %{corrected}: {arms}."
+    if single := [comparison.arm for comparison in compared if len(comparison.seeds) < 2]:
+        has = "has" if len(single) == 1 else "have"
+        sentence += (
+            f" {listed(single)} {has} one seed, which cannot be told from chance: this is about the trained weights, not about "
+            "the recipe."
+        )
+    return sentence
+
+
+def _sentence(comparison: ArmComparison, control: str) -> str:
+    difference = f"{comparison.arm}: {comparison.difference:+.2f} points compared with {control}"
+    p_values = f"{_equals(comparison.p_value)}, {short_p(comparison.adjusted)} after Holm"
+    if len(comparison.seeds) == 1:
+        interval = f"95 % over images: {comparison.image_low:+.2f} to {comparison.image_high:+.2f}"
+        return f"{difference} with one seed ({interval}; McNemar's {p_values}). There is no interval over seeds."
+    interval = f"95 % over {len(comparison.seeds)} seeds: {comparison.low:+.2f} to {comparison.high:+.2f}"
+    sentence = f"{difference} ({interval}; {p_values})"
+    if comparison.adjusted < LEVEL:
+        return f"{sentence}: {comparison.verdict}."
+    seeds = f"{comparison.seeds_wanted:,}" if comparison.seeds_wanted else "more than a million"
+    return (
+        f"{sentence}: no detectable difference. The study would have found {comparison.detectable:.2f} points or more with "
+        f"80 % power; at this spread, {TARGET_DIFFERENCE} points would take {seeds} seeds."
+    )
+
+
+def _equals(p_value: float) -> str:
+    """Return ``p = 0.034``, or ``p < 0.001``."""
+    text = short_p(p_value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def write_results(results: Results, out: Path) -> None:
     """Write ``study.json`` and ``runs.csv``."""
-    write_text(out / "runs.csv", to_csv(results.runs, results.columns))
+    rows = [_row(run, column) for run in results.runs for column in results.columns]
+    with csv_writer(out / "runs.csv") as writer:
+        writer.writerow(_CSV_COLUMNS)
+        writer.writerows([row[name] for name in _CSV_COLUMNS] for row in rows)
     write_json(out / STUDY, as_dict(results))
 
 
-def write_design(study: Study, out: Path) -> None:
-    """Write down what is fixed before the next run; results that are there stay."""
-    known = json.loads((out / STUDY).read_text(encoding="utf-8")) if (out / STUDY).is_file() else {}
-    write_json(out / STUDY, {**known, "schema_version": SCHEMA_VERSION, "name": study.name, "design": design(study)})
-
-
 def as_dict(results: Results) -> dict[str, Any]:
-    """All that the page says, for machines."""
+    """Return design, verdict, matrix, comparisons and runs as plain values for ``study.json``."""
     study = results.study
     return {
         "schema_version": SCHEMA_VERSION,
         "name": study.name,
-        "design": design(study),
+        "design": describe_design(study),
         "finished": len(results.runs),
         "planned": results.planned,
         "conditions": results.conditions,
@@ -211,26 +222,15 @@ def as_dict(results: Results) -> dict[str, Any]:
             if (cell := results.cell(arm, (weights, name)))
         ],
         "against_control": [
-            {"weights": weights, "data": name, "primary": (weights, name) == results.primary, **each.as_dict()}
+            {"weights": weights, "data": name, "primary": (weights, name) == results.primary, **comparison.as_dict()}
             for (weights, name), compared in results.comparisons.items()
-            for each in compared
+            for comparison in compared
         ],
         "runs": [_row(run, column) for run in results.runs for column in results.columns],
     }
 
 
-def to_csv(runs: Sequence[RunResult], columns: Sequence[Column]) -> str:
-    """One row for every run, weights and validation set."""
-    rows = [_row(run, column) for run in runs for column in columns]
-    file = io.StringIO()
-    names = ("arm", "seed", "epochs", "weights", "data", "images", "top1", "top5", "loss", "ece", "seconds", "shared_seconds")
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
 def _row(run: RunResult, column: Column) -> dict[str, Any]:
-    where = {"arm": run.arm, "seed": run.seed, "epochs": run.epochs, "weights": column[0], "data": column[1]}
+    identity = {"arm": run.arm, "seed": run.seed, "epochs": run.epochs, "weights": column[0], "data": column[1]}
     seconds = {"seconds": round(run.seconds, 3), "shared_seconds": round(run.shared, 3)}
-    return {**where, **run.scores[column].as_dict(), "ece": run.calibration[column], **seconds}
+    return {**identity, **run.scores[column].as_dict(), "ece": run.calibration[column], **seconds}

@@ -1,4 +1,4 @@
-"""A study's runs: one after another in this process, or several at a time in others; what fails does not stop the rest."""
+"""The tasks of a study, one after another in this process; a task that fails does not stop the others."""
 
 import gc
 import logging
@@ -25,54 +25,54 @@ from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.run_folder import STATE
 from jpegcurr.training.train import train
 
-End = Literal["done", "failed"]
+Status = Literal["done", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A task that is over: ``reason`` and the ``log`` say why it failed."""
+class TaskResult:
+    """The end of a task. If it failed, ``reason`` is a sentence and ``log`` a file with details."""
 
     task: Task
-    end: End
+    status: Status
     seconds: float
     reason: str = ""
     log: Path | None = None
 
 
 class Watcher(Protocol):
-    """Who is told how far a study is."""
+    """The receiver of a study's progress."""
 
     def started(self, task: Task) -> None:
-        """A task begins, or goes on."""
+        """Note that a task starts or resumes."""
         ...
 
     def reached(self, task: Task, epochs: float) -> None:
-        """So many epochs of it are behind it, of the whole recipe."""
+        """Note how many epochs of its recipe a task has done, those of its trunk included."""
         ...
 
-    def ended(self, ended: Ended) -> None:
-        """It is over."""
+    def ended(self, result: TaskResult) -> None:
+        """Note the end of a task."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Whether someone wants an end, and who to tell that there is something to save."""
+    """A stop by signal: ``requested`` returns whether one has come; call ``defer`` once there is progress to save."""
 
-    asked: Callable[[], bool]
-    begun: Callable[[], None]
+    requested: Callable[[], bool]
+    defer: Callable[[], None]
 
     def check(self) -> None:
-        """Raise Terminated if someone does."""
-        if self.asked():
+        """Raise Terminated if a stop was requested."""
+        if self.requested():
             raise Terminated("stopped.")
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Answer Ctrl-C and SIGTERM by asking for an end, so that a step under way is saved; before any, at once.
+    """Turn Ctrl-C and SIGTERM into a request to stop, so that a step under way is saved; before any step, stop at once.
 
-    A second Ctrl-C is answered at once too, a second SIGTERM not at all: schedulers and parents may both send one.
+    A second Ctrl-C stops at once, and a second SIGTERM is ignored: a scheduler and the parent process may both send one.
     """
     came, under_way = list[int](), Event()
 
@@ -100,81 +100,81 @@ def run_all(
     watcher: Watcher,
     stop: Stop,
     on_seed: Callable[[], object],
-) -> list[Ended]:
-    """Do ``tasks`` in this process, in order, and return those that failed; ``on_seed`` is called between two seeds.
+) -> list[TaskResult]:
+    """Do ``tasks`` in this process, in order, and return those that failed; call ``on_seed`` after the last task of a seed.
 
-    A task whose trunk failed fails with it. Raises Terminated or KeyboardInterrupt if someone wants an end; what was saved goes
-    on with the next call.
+    If a trunk fails, its arms fail too. Raises Terminated or KeyboardInterrupt if a stop is requested; the next call resumes
+    from what was saved.
     """
-    failed: dict[str, Ended] = {}
+    failed: dict[str, TaskResult] = {}
     for number, task in enumerate(tasks):
         if task.after in failed:
-            ended = Ended(task, "failed", 0.0, f"its trunk, {task.after}, failed", failed[task.after].log)
+            result = TaskResult(task, "failed", 0.0, f"its trunk, {task.after}, failed", failed[task.after].log)
         else:
             watcher.started(task)
-            ended = _try(study, task, out, runtime, watcher, stop)
-        watcher.ended(ended)
-        if ended.end == "failed":
-            failed[task.name] = ended
+            result = _try_task(study, task, out, runtime, watcher, stop)
+        watcher.ended(result)
+        if result.status == "failed":
+            failed[task.name] = result
         stop.check()
-        left = {each.seed for each in tasks[number + 1 :]}
-        if left and task.seed not in left:
+        seeds_left = {later.seed for later in tasks[number + 1 :]}
+        if seeds_left and task.seed not in seeds_left:
             on_seed()
     return list(failed.values())
 
 
-def _try(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Watcher, stop: Stop) -> Ended:
+def _try_task(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Watcher, stop: Stop) -> TaskResult:
     log, started = log_path(out, task), perf_counter()
 
     def on_step(progress: StepInfo) -> None:
-        stop.begun()
+        stop.defer()
         watcher.reached(task, progress.plan.epoch + progress.step / progress.steps)
 
-    with logged_to(log) as logger:
+    with log_to(log) as logger:
         try:
             run_task(study, task, out, runtime, on_step, stop)
         except Interrupted:
             raise
-        except Exception as error:  # whatever it is, the other arms go on
+        except Exception as error:  # whatever it is, the other arms continue
             logger.error(traceback.format_exc())
             reason = str(error).strip() or type(error).__name__
-            return Ended(task, "failed", perf_counter() - started, reason, log)
+            return TaskResult(task, "failed", perf_counter() - started, reason, log)
         finally:
-            gc.collect()  # models hold cycles, and the next one wants their memory
-    return Ended(task, "done", perf_counter() - started)
+            gc.collect()  # models hold reference cycles, and the next task needs their memory
+    return TaskResult(task, "done", perf_counter() - started)
 
 
 def run_task(study: Study, task: Task, out: Path, runtime: Runtime, on_step: Callable[[StepInfo], None], stop: Stop) -> None:
-    """Train what is left of one task, from its trunk if it has one, and measure it.
+    """Train one task, from its trunk or its last state if there is one, and measure it if it is an arm.
 
     Raises:
         JpegcurrError: as ``train`` and ``measure_run`` do.
-        Terminated: someone wants an end, at a moment that was saved.
-        UsageError: another process is at it.
+        Terminated: a stop was requested, and the state is saved.
+        UsageError: another process is training it.
     """
     folder, recipe = out / task.folder, task.recipe(study)
     state = folder / STATE
-    # a process whose parent was killed may still be at it
+    # A process whose parent was killed may still be training it.
     with locked(folder.with_name(f".{folder.name}.lock"), folder, doing="trained", option="--out"):
         if not state.is_file() and task.arm:
-            shutil.rmtree(out / "outcomes" / task.name, ignore_errors=True)  # of a run that was taken away
+            shutil.rmtree(out / "outcomes" / task.name, ignore_errors=True)  # of a run that was deleted
             if task.trunk:
                 fork_run(out / "trunks" / task.trunk.name / f"seed-{task.seed}", recipe, folder)
         resume = state.is_file()
         if not resume or epochs_done(state) < task.last:
-            train(recipe, folder, runtime=runtime, resume=resume, until=task.last, on_step=on_step, stop=stop.asked)
+            train(recipe, folder, runtime=runtime, resume=resume, until=task.last, on_step=on_step, stop=stop.requested)
         if task.arm:
             measure_run(study, task.arm, task.seed, folder, out, runtime, stop.check)
 
 
 def log_path(out: Path, task: Task) -> Path:
-    """Where what a task says goes."""
+    """Return the log file of a task."""
     return out / "logs" / f"{task.name}.log"
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[logging.Logger]:
-    """Send the package's log to the end of a file while the block runs."""
+def log_to(path: Path) -> Iterator[logging.Logger]:
+    """Append the package's log to a file while the block runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("jpegcurr")
     before = logger.handlers, logger.level, logger.propagate

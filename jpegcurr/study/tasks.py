@@ -1,4 +1,4 @@
-"""What there is to do for a study, in which order, and what of it is done."""
+"""The tasks of a study, their order, and which of them are done."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from jpegcurr.training.tracking import read_metrics
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Train epochs ``first`` to ``last`` (exclusive) of an arm with a seed, and measure it; or, without an arm, of a trunk.
+    """Training of epochs ``first`` to ``last`` (exclusive) with one seed: of an arm, which is then measured, or of a trunk.
 
-    ``after`` is the task that has to be done before.
+    A trunk's task has no ``arm``. ``after`` names the task that has to be done first.
     """
 
     arm: str | None
@@ -29,33 +29,33 @@ class Task:
 
     @property
     def name(self) -> str:
-        """``clean_q50/seed-0``."""
+        """The arm or trunk and the seed: ``clean_q50/seed-0``."""
         return f"{self.arm or (self.trunk and self.trunk.name)}/seed-{self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Of its run, in the study's folder."""
+        """The folder of its run, relative to the study's folder."""
         return Path("runs" if self.arm else "trunks", self.name)
 
     @property
     def trained_as(self) -> str:
-        """The arm whose recipe it trains; a trunk's is its first arm's."""
+        """The arm whose recipe it trains; for a trunk, the first of its arms."""
         return self.arm or (self.trunk.arms[0] if self.trunk else "")
 
     def recipe(self, study: Study) -> Recipe:
-        """What it trains, of which no more than ``last`` epochs."""
+        """Return the recipe that it trains, up to epoch ``last``."""
         return study.recipe(self.trained_as, self.seed)
 
 
 def list_tasks(study: Study, only: Iterable[str] = ()) -> list[Task]:
-    """Every task in order: seed by seed, so that a study that is stopped has whole seeds; the arms as in the file.
+    """Return all tasks in order: seed by seed, so that a stopped study has whole seeds; within a seed as in the file.
 
-    ``only`` some arms; their trunks are kept, and come before the first that needs them.
+    ``only`` restricts them to some arms and the trunks that these need. A trunk comes before the first arm that needs it.
     """
-    wanted = [arm for arm in study.arms if arm in set(only) or not only]
+    selected = [arm for arm in study.arms if arm in set(only) or not only]
     tasks: dict[str, Task] = {}
     for seed in study.seeds:
-        for arm in wanted:
+        for arm in selected:
             trunk, last = study.trunk(arm), study.recipes[arm].epochs
             if trunk is None:
                 task = Task(arm, None, seed, 0, last)
@@ -67,15 +67,15 @@ def list_tasks(study: Study, only: Iterable[str] = ()) -> list[Task]:
     return list(tasks.values())
 
 
-def left_to_do(study: Study, tasks: Sequence[Task], out: Path) -> list[Task]:
-    """Those that are not done; a trunk is only needed by arms that have not gone on from it."""
-    left = [task for task in tasks if task.arm and not is_done(study, task, out)]
-    waiting = {task.after for task in left if not (out / task.folder / STATE).is_file()}
-    return [task for task in tasks if task in left or (task.name in waiting and not is_done(study, task, out))]
+def list_unfinished(study: Study, tasks: Sequence[Task], out: Path) -> list[Task]:
+    """Return the tasks that are not done; a trunk counts only if an arm still has to start from it."""
+    arms = [task for task in tasks if task.arm and not is_done(study, task, out)]
+    needed = {task.after for task in arms if not (out / task.folder / STATE).is_file()}
+    return [task for task in tasks if task in arms or (task.name in needed and not is_done(study, task, out))]
 
 
 def is_done(study: Study, task: Task, out: Path) -> bool:
-    """Whether it was trained to its last epoch and, if it is an arm, measured on every set of the study."""
+    """Return whether it was trained to its last epoch and, if it is an arm, measured on every validation set."""
     folder = out / task.folder
     if task.arm:
         return is_measured(study, task.arm, task.seed, out) and epochs_recorded(folder) >= task.last
@@ -83,5 +83,5 @@ def is_done(study: Study, task: Task, out: Path) -> bool:
 
 
 def epochs_recorded(folder: Path) -> int:
-    """How many epochs a run has behind it, as its metrics say."""
+    """Return the number of epochs in the metrics of a run."""
     return len(read_metrics(folder))

@@ -1,4 +1,4 @@
-"""One task of a study in a process of its own: ``python -m jpegcurr.study.worker STUDY OUT TASK``; ``parallel`` starts it."""
+"""The process for one task of a study, started by ``parallel``: ``python -m jpegcurr.study.worker STUDY OUT TASK``."""
 
 import argparse
 import logging
@@ -15,7 +15,7 @@ from jpegcurr.system import keep_freed_memory
 
 
 def main() -> int:
-    """Do it; what it says goes to stderr, why it failed in the last line. Returns the exit code."""
+    """Do the task and return the exit code. The log goes to stderr; if the task fails, the last line says why."""
     parser = argparse.ArgumentParser(prog="python -m jpegcurr.study.worker")
     parser.add_argument("study", type=Path)
     parser.add_argument("out", type=Path)
@@ -23,16 +23,16 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", action="store_true")
-    typed = parser.parse_args()
+    options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("jpegcurr").setLevel(logging.INFO)
     keep_freed_memory()
     try:
         with stoppable() as stop:
-            study = load_study(typed.study)
-            task = next(each for each in list_tasks(study) if each.name == typed.task)
-            runtime = resolve_runtime(typed.device, precision=typed.precision, compile=typed.compile)
-            run_task(study, task, typed.out, runtime, lambda _progress: stop.begun(), stop)
+            study = load_study(options.study)
+            task = next(task for task in list_tasks(study) if task.name == options.task)
+            runtime = resolve_runtime(options.device, precision=options.precision, compile=options.compile)
+            run_task(study, task, options.out, runtime, lambda _progress: stop.defer(), stop)
     except KeyboardInterrupt:
         return Interrupted.exit_code
     except Interrupted as error:

@@ -23,7 +23,7 @@ from jpegcurr.analysis.report.images import LADDER
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
 from jpegcurr.study.page import write_page
-from jpegcurr.study.results import gather
+from jpegcurr.study.results import read_results
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -549,7 +549,7 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: 
     """Its rings and diamonds are on the side of the line of none that their signs say."""
     study = load_study(write_study(betons))
     right = {arm: {seed: np.random.default_rng(seed).random(500) < share for seed in (0, 1)} for arm, share in SHARES.items()}
-    results = gather(study, Path("out"))
+    results = read_results(study, Path("out"))
     compared = compare_arms(right, "clean")
     path = Path("study.html").resolve()
     write_page(replace(results, comparisons=dict.fromkeys(results.columns, compared)), path)

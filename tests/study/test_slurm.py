@@ -1,4 +1,4 @@
-"""A study's tasks as Slurm jobs: what sbatch is told, who is told to end, and which jobs an earlier call has left."""
+"""The tasks of a study as Slurm jobs: submission, stopping, and the jobs that an earlier call has left."""
 
 import os
 import pickle
@@ -16,14 +16,14 @@ from studies import Notes, command, write_study
 from jpegcurr.errors import UsageError
 from jpegcurr.slurm import jobs as slurm_jobs
 from jpegcurr.slurm.task import Training
-from jpegcurr.study import slurm as cluster
-from jpegcurr.study.parallel import LocalLauncher, NotNowError, run_parallel
-from jpegcurr.study.slurm import SlurmLauncher, minutes
+from jpegcurr.study import slurm as study_slurm
+from jpegcurr.study.parallel import LaunchRefusedError, LocalLauncher, run_parallel
+from jpegcurr.study.slurm import SlurmLauncher, parse_minutes
 from jpegcurr.study.tasks import Task
 
 submitit = pytest.importorskip("submitit")
 
-# Slurm, of one node: jobs begin at once, but for those called lost, which die before they do anything.
+# A Slurm of one node: jobs begin at once, except those called lost, which die before they do anything.
 COMMANDS = {
     "sbatch": """
 number=$(( $(ls jobs | wc -l) + 1 ))
@@ -45,7 +45,7 @@ echo "$@" >> cancelled
 [ "$1" = --signal=TERM ] && [ -e "jobs/$2" ] && kill -TERM -- "-$(cat "jobs/$2")"; :""",
     "squeue": "cat completing 2> /dev/null; :",
 }
-# What stands for the worker: it does what its task is called, and answers SIGTERM as a training does.
+# A stand-in for the worker: it behaves as its task is called, and answers SIGTERM as a training does.
 WORKER = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -58,7 +58,7 @@ while name == 'slow' and not pathlib.Path('go').exists(): time.sleep(0.02)
 
 @pytest.fixture(autouse=True)
 def _slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster without its waits."""
+    """Replace Slurm by the commands above, without its waits."""
     for name, text in COMMANDS.items():
         put(f"bin/{name}", f"#!/bin/bash\n{text}\n").chmod(0o755)
     Path("jobs").mkdir()
@@ -68,7 +68,7 @@ def _slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(slurm_jobs, "ASK", 0)
     monkeypatch.setattr(SlurmLauncher, "pause", 0.02)
-    for module in (cluster, slurm_jobs):
+    for module in (study_slurm, slurm_jobs):
         monkeypatch.setattr(module, "PAUSE", 0.02)
     slurm_jobs._watcher.cache_clear()
     yield
@@ -82,7 +82,7 @@ def put(path: str, text: str = "") -> Path:
 
 
 def states(**jobs: str) -> None:
-    """What sacct says: ``job7="RUNNING"``."""
+    """Set what sacct prints: ``job7="RUNNING"``."""
     put("states", "".join(f"{name.removeprefix('job')}|{state}|here\n" for name, state in jobs.items()))
 
 
@@ -94,19 +94,19 @@ def task(arm: str, after: str | None = None) -> Task:
     return Task(arm, None, 0, 0, 4, after)
 
 
-def places(jobs: int = 2, **options: str | bool) -> SlurmLauncher:
+def launcher(jobs: int = 2, **options: str | bool) -> SlurmLauncher:
     return SlurmLauncher(LocalLauncher(jobs), {name.replace("_", "-"): value for name, value in options.items()})
 
 
 def run(tasks: list[Task], where: SlurmLauncher) -> tuple[Notes, dict[str, str]]:
-    """What was told, and why tasks failed."""
+    """Run tasks as jobs; return the notes of the watcher, and why tasks failed."""
     notes, study = Notes(), SimpleNamespace(name="small")
     failed = run_parallel(study, tasks, Path("out"), where, notes, lambda: None)  # type: ignore[arg-type]
-    return notes, {each.task.name: each.reason for each in failed}
+    return notes, {result.task.name: result.reason for result in failed}
 
 
 def left_behind(number: int, arm: str = "a", result: object = None, *, stopping: bool = False) -> None:
-    """The files of a job that an earlier call submitted."""
+    """Write the files of a job that an earlier call submitted."""
     folder = f"out/slurm/{arm}/seed-0"
     put(f"{folder}/{number}_submitted.pkl")
     if stopping:
@@ -116,18 +116,18 @@ def left_behind(number: int, arm: str = "a", result: object = None, *, stopping:
 
 
 def under_way(*arms: str) -> list[str]:
-    """The numbers of the jobs that the next call finds."""
-    return [process.job.number for _, process in places().under_way([task(arm) for arm in arms or "a"], Path("out"))]
+    """Return the numbers of the jobs that the next call finds."""
+    return [process.job.number for _, process in launcher().under_way([task(arm) for arm in arms or "a"], Path("out"))]
 
 
 def test_each_task_is_a_job_and_a_trunk_comes_before_its_arms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Submitit's own program runs in the jobs; what fails is told in the worker's words, what was killed in Slurm's."""
+    """Submitit's own program runs in the jobs; a failure is explained by the worker's log, a killed job by Slurm."""
     monkeypatch.setattr(slurm_jobs, "SETTLE", 0)
     tasks = [task("trunk"), task("good", "trunk/seed-0"), task("lost"), task("bad", "trunk/seed-0")]
     put("out/logs/lost/seed-0.log", "failed: what an earlier try said\n")
-    notes, failed = run(tasks, places(2))
-    assert notes.begun == ["trunk/seed-0", "lost/seed-0", "good/seed-0", "bad/seed-0"]
-    assert [each.task.name for each in notes.over if each.end == "done"] == ["trunk/seed-0", "good/seed-0"]
+    notes, failed = run(tasks, launcher(2))
+    assert notes.started_tasks == ["trunk/seed-0", "lost/seed-0", "good/seed-0", "bad/seed-0"]
+    assert [result.task.name for result in notes.results if result.status == "done"] == ["trunk/seed-0", "good/seed-0"]
     assert failed["bad/seed-0"] == "its loss is nan"
     log = Path("out/slurm/lost/seed-0/2_0_log.err").resolve()
     assert failed["lost/seed-0"] == f"its job 2 ended as OUT_OF_MEMORY; Slurm's log is {log}"
@@ -138,13 +138,13 @@ def test_each_task_is_a_job_and_a_trunk_comes_before_its_arms(monkeypatch: pytes
 def test_ctrl_c_has_jobs_save_and_end_and_the_same_call_starts_them_again() -> None:
     sender = soon(Path("began-slow").exists, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        run([task("slow")], places())
+        run([task("slow")], launcher())
     sender.join()
     assert cancelled()[:2] == ["--state=PENDING 1", "--signal=TERM 1"]
     assert "stopped, with what was saved" in Path("out/slurm/slow/seed-0/1_0_log.out").read_text()
     put("go")
-    notes, failed = run([task("slow")], places())
-    assert (notes.begun, failed) == (["slow/seed-0"], {})
+    notes, failed = run([task("slow")], launcher())
+    assert (notes.started_tasks, failed) == (["slow/seed-0"], {})
     assert Path("out/slurm/slow/seed-0/2_0_result.pkl").is_file()
 
 
@@ -155,33 +155,33 @@ def test_a_second_ctrl_c_ends_them_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
     senders = [soon(Path("followed").exists, interrupt), soon(lambda: len(cancelled()) > 1, interrupt)]
     with pytest.raises(KeyboardInterrupt):
-        run([task("slow")], places())
+        run([task("slow")], launcher())
     for sender in senders:
         sender.join()
     assert cancelled()[-1] == "7"
 
 
 @pytest.mark.parametrize(
-    ("state", "found"),
+    ("state", "follow"),
     [("RUNNING", True), ("PENDING", True), ("SUSPENDED", True), ("REQUEUED", True), ("COMPLETED", False), ("FAILED", False),
      ("CANCELLED by 0", False), ("TIMEOUT", False), ("PREEMPTED", False)],
 )  # fmt: skip
-def test_jobs_of_an_earlier_call_are_gone_on_with(state: str, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a coordinator that was killed: the task's last job is followed if it lives."""
+def test_jobs_of_an_earlier_call_are_followed(state: str, follow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the command was killed, the last job of a task is followed if it is alive."""
     monkeypatch.setattr(slurm_jobs, "SETTLE_REQUEUED", 0.1)
     left_behind(7, result=("success", "stopped"))
     left_behind(12)
     states(job7="COMPLETED", job12=state)
-    assert under_way("a", "b") == (["12"] if found else [])
+    assert under_way("a", "b") == (["12"] if follow else [])
 
 
 def test_a_job_that_is_followed_again_is_not_submitted_again() -> None:
     left_behind(7)
     states(job7="RUNNING")
     sender = soon(lambda: Path("began-after").exists(), lambda: left_behind(7, result=("success", "finished")))
-    notes, failed = run([task("a"), task("after")], places(2))
+    notes, failed = run([task("a"), task("after")], launcher(2))
     sender.join()
-    assert (notes.begun, failed) == (["a/seed-0", "after/seed-0"], {})
+    assert (notes.started_tasks, failed) == (["a/seed-0", "after/seed-0"], {})
     assert os.listdir("jobs") == ["1"]
 
 
@@ -194,8 +194,8 @@ def test_a_job_that_slurm_does_not_know_is_not_guessed_at(monkeypatch: pytest.Mo
     assert under_way() == []
 
 
-def test_a_job_that_was_told_to_end_has_ended_before_another_begins() -> None:
-    """Also one that is over by the accounts and still saves."""
+def test_a_job_that_was_asked_to_end_has_ended_before_another_begins() -> None:
+    """Also a job that is over in the accounts while it still saves."""
     left_behind(7, stopping=True)
     states(job7="PENDING")
     put("completing", "7")
@@ -207,35 +207,35 @@ def test_a_job_that_was_told_to_end_has_ended_before_another_begins() -> None:
     ended.join()
 
 
-def test_what_may_be_requeued_is_not_taken_for_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_may_be_requeued_does_not_count_as_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_jobs, "SETTLE", 0)
     left_behind(7)
     job = slurm_jobs.last_job(Path("out/slurm/a/seed-0"))
     assert job is not None
-    found = {}
+    over = {}
     for state in ("RUNNING", "PREEMPTED", "NODE_FAIL", "SUSPENDED", "PENDING", "CANCELLED"):
         states(job7=state)
-        found[state] = job.is_over()
-    assert [state for state, over in found.items() if over] == ["CANCELLED"]
+        over[state] = job.is_over()
+    assert [state for state, is_over in over.items() if is_over] == ["CANCELLED"]
     monkeypatch.setattr(slurm_jobs, "SETTLE_REQUEUED", 0)
     states(job7="PREEMPTED")
     assert job.is_over()
 
 
-def test_what_slurm_refuses_waits_for_another_job_and_is_told_if_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "AGAIN", 0.05)
+def test_a_refused_job_waits_for_another_and_is_an_error_if_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_slurm, "RETRY_SECONDS", 0.05)
     refusal = put("refuse-2", "sbatch: error: QOSMaxSubmitJobPerUserLimit")
     refusals = Path("refusals")
     sender = soon(lambda: refusals.exists() and len(refusals.read_text().split()) > 1, lambda: (refusal.unlink(), put("go")))
-    notes, failed = run([task("slow"), task("late")], places(2))
+    notes, failed = run([task("slow"), task("late")], launcher(2))
     sender.join()
-    assert (notes.begun, failed) == (["slow/seed-0", "late/seed-0"], {})
+    assert (notes.started_tasks, failed) == (["slow/seed-0", "late/seed-0"], {})
     put("refuse-3", "sbatch: error: invalid partition specified: P")
-    with pytest.raises(NotNowError, match="sbatch refused the job: sbatch: error: invalid partition specified: P"):
-        run([task("a")], places())
+    with pytest.raises(LaunchRefusedError, match="sbatch refused the job: sbatch: error: invalid partition specified: P"):
+        run([task("a")], launcher())
 
 
-def test_a_job_that_was_told_to_end_neither_begins_nor_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_was_asked_to_end_neither_begins_nor_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"JOB_ID": 7, "NTASKS": 1, "JOB_NUM_NODES": 1, "NODEID": 0, "LOCALID": 0, "GLOBALID": 0}.items():
         monkeypatch.setenv(f"SUBMITIT_LOCAL_{name}", str(value))
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
@@ -259,7 +259,7 @@ def test_a_job_that_was_told_to_end_neither_begins_nor_is_requeued(monkeypatch: 
 
 def test_a_signal_waits_for_the_number_of_a_job() -> None:
     done = False
-    with pytest.raises(KeyboardInterrupt), cluster._undisturbed():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), study_slurm._undisturbed():  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         done = True
     assert done
@@ -270,7 +270,7 @@ def test_a_signal_waits_for_the_number_of_a_job() -> None:
     [("90", 90), ("90:30", 91), ("1:30:00", 90), ("1-0", 1440), ("1-12", 2160), ("1-2:30", 1590), ("2-00:00:01", 2881)],
 )
 def test_time_limits_are_read_as_sbatch_reads_them(text: str, expected: int) -> None:
-    assert minutes(text) == expected
+    assert parse_minutes(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_time_limits_are_read_as_sbatch_reads_them(text: str, expected: int) -> 
         ({"gres": "gpu:a100:1", "exclusive": True, "mem": "40G"}, "cuda", ["gres=gpu:a100:1", "exclusive", "mem=40G"]),
     ],
 )
-def test_sbatch_is_told_what_was_typed(options: dict[str, str | bool], device: str, lines: list[str]) -> None:
+def test_sbatch_gets_the_options_that_were_typed(options: dict[str, str | bool], device: str, lines: list[str]) -> None:
     where = SlurmLauncher(LocalLauncher(1, device), options)
     script = submitit.slurm.slurm._make_sbatch_string(command="", folder="files", **where.parameters("name"))
     assert {f"#SBATCH --{line}" for line in lines} <= set(script.splitlines())
@@ -290,23 +290,29 @@ def test_sbatch_is_told_what_was_typed(options: dict[str, str | bool], device: s
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("--slurm time=24:00:00 --launch srun", "--slurm submits each run, and --launch starts it: give one of them."),
-        ("--slurm time=tomorrow", "--slurm time=tomorrow is no limit. Give minutes, hours:minutes:seconds or days-hours."),
-        ("--slurm time=1", "--slurm time=1: no run would get anywhere."),
-        ("--slurm ntasks=2", "--slurm ntasks: a study sets this itself"),
-        ("--slurm qos=high --device cuda:1", "--device cuda:1 is one GPU, and Slurm gives each job one: give --device cuda."),
+        (
+            "--slurm time=tomorrow",
+            "--slurm time=tomorrow is not a time limit. Give minutes, hours:minutes:seconds or days-hours.",
+        ),
+        ("--slurm time=1", "--slurm time=1 is too short for a run to make progress."),
+        ("--slurm ntasks=2", "--slurm ntasks: omit it, a study sets it"),
+        (
+            "--slurm qos=high --device cuda:1",
+            "--device cuda:1 is one GPU, but Slurm gives each job its own: give --device cuda.",
+        ),
     ],
 )
-def test_a_mistake_is_a_sentence(betons: Path, capsys: pytest.CaptureFixture[str], options: str, said: str) -> None:
+def test_a_mistake_is_a_sentence(betons: Path, capsys: pytest.CaptureFixture[str], options: str, message: str) -> None:
     write_study(betons)
     assert command(f"study small.yaml {options}") == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("studies").exists()
 
 
-def test_what_is_missing_is_told(betons: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_programs_are_named(betons: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(betons)
     put("no-accounts")
     assert command("study small.yaml --slurm qos=high") == 2
