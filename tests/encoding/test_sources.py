@@ -86,7 +86,7 @@ def test_the_shuffle_depends_on_the_seed_and_is_stable_when_images_come_and_go()
     ("files", "message"),
     [
         ([], "d does not exist"),
-        (["d"], "d is neither a folder nor a known archive"),
+        (["d"], "d is not a folder or a known archive"),
         (["d/readme.txt"], "no class folders"),
         (["d/1.jpg"], "no class folders"),
         (["d/train/1.jpg"], "d/train has no class folders"),

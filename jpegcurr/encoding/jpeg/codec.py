@@ -112,7 +112,7 @@ def parse_quality(text: str) -> Quality:
     except ValueError:
         quality = 0
     if not 1 <= quality <= 100:
-        raise UsageError(f"{text!r} is not a JPEG quality. Give a whole number from 1 to 100, or source.")
+        raise UsageError(f"quality {text!r} is not a JPEG quality. Give a whole number from 1 to 100, or source.")
     return quality
 
 
