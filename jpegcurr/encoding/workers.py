@@ -110,7 +110,7 @@ def open_executor(threads: int | None = None, dask: str | None = None) -> Iterat
     """
     if dask is not None:
         if threads is not None:
-            raise UsageError(f"--threads {threads} has no effect with --dask, whose workers have their own threads. Omit it.")
+            raise UsageError(f"--threads {threads} does nothing with --dask, whose workers have their own threads. Omit it.")
         with _open_dask_executor(dask) as executor_and_workers:
             yield executor_and_workers
         return

@@ -88,7 +88,7 @@ def estimate_study(
         val_images=sum(work.val_images for work in works),
         speed=speed,
         speed_from=speed_from,
-        hours={devices: makespan(works, devices) / speed / 3600 for devices in DEVICES},
+        hours={devices: compute_makespan(works, devices) / speed / 3600 for devices in DEVICES},
         spread=spread,
         spread_from=spread_from,
         comparisons=study.comparisons,
@@ -155,7 +155,7 @@ def _count_val_images(paths: Sequence[Path]) -> int:
     return round(sum(sizes) / len(sizes) * len(paths)) if sizes else 0
 
 
-def makespan(works: Sequence[Work], devices: int) -> float:
+def compute_makespan(works: Sequence[Work], devices: int) -> float:
     """Return the cost until the last task ends, if each free device takes the first task whose trunk is done."""
     free, ends = [0.0] * devices, dict[str, float]()
     heapify(free)

@@ -49,14 +49,14 @@ def _explain_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch:
     if not others:
         return "it is the only arm that forks, so that it can share no epochs. Remove fork from the study."
     other = control if control in others else others[0]
+    change = describe_difference(recipes[other], recipes[arm], epoch)
     return (
-        f"it shares its first {epoch} epochs with no other arm: compared with {other}, "
-        f"{difference(recipes[other], recipes[arm], epoch)}. Make them the same, or give the arm fork: false, so that it "
-        "trains from its first epoch."
+        f"it shares its first {epoch} epochs with no other arm: compared with {other}, {change}. Make them the same, or give the "
+        "arm fork: false, so that it trains from its first epoch."
     )
 
 
-def difference(reference: Recipe, recipe: Recipe, epoch: int) -> str:
+def describe_difference(reference: Recipe, recipe: Recipe, epoch: int) -> str:
     """Return the first field in which the first ``epoch`` epochs differ, and how; an empty string if they are the same."""
     was, now = _trunk_inputs(reference, epoch), _trunk_inputs(recipe, epoch)
     if changes := describe_changes(was["fixed"], now["fixed"]):

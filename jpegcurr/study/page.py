@@ -67,7 +67,7 @@ def describe_arm(recipe: Recipe) -> str:
     return f"{', '.join(phases)}; {'the learning rate restarts with each phase' if restarts else 'one cosine'}"
 
 
-def swaps(recipe: Recipe) -> list[tuple[int, str]]:
+def list_swaps(recipe: Recipe) -> list[tuple[int, str]]:
     """Return the epochs at which a phase starts with other data than the phase before, and these data."""
     plans = plan_epochs(recipe)
     return [
@@ -100,15 +100,15 @@ def _difference_chart(results: Results) -> Markup:
     """Return the chart of the primary outcome, a row for every arm; empty while there is nothing to compare."""
     rows = [
         Difference(
-            arm.arm,
-            arm.difference,
-            arm.low,
-            arm.high,
-            arm.image_low,
-            arm.image_high,
-            [(f"seed {seed}", pair.difference) for seed, pair in zip(arm.seeds, arm.pairs, strict=True)],
+            row.arm,
+            row.difference,
+            row.low,
+            row.high,
+            row.image_low,
+            row.image_high,
+            [(f"seed {seed}", pair.difference) for seed, pair in zip(row.seeds, row.pairs, strict=True)],
         )
-        for arm in results.comparisons[results.primary]
+        for row in results.comparisons[results.primary]
     ]
     label = f"points of top-1, difference from {results.study.config.control}"
     return drawn(interval_chart(rows, x_label=label)) if rows else Markup()
@@ -157,7 +157,7 @@ def _marks(results: Results) -> list[tuple[float, str]]:
     """Return the epochs at which any arm swaps its data, each with a label."""
     where: dict[int, list[str]] = {}
     for recipe in results.study.recipes.values():
-        for epoch, data in swaps(recipe):
+        for epoch, data in list_swaps(recipe):
             where.setdefault(epoch, []).append(data)
     return [(epoch, f"swap to {' or '.join(dict.fromkeys(names))}") for epoch, names in sorted(where.items())]
 

@@ -1,4 +1,4 @@
-"""Power of the paired t-test over seeds, exactly, by the noncentral t distribution."""
+"""Power of the paired t-test over seeds, by the noncentral t distribution rather than a normal approximation."""
 
 from math import isfinite, sqrt
 
@@ -15,7 +15,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(400)
 # "torch.manual_seed(3407) is all you need", 2021 (arXiv 2109.08203); the best and the worst of its 50 seeds are 0.5 points
 # apart. Small data sets spread much more.
 SEED_SPREAD = 0.10
-SPREAD_SOURCE = "ImageNet's, of Picard, arXiv 2109.08203; small data sets spread several times as much"
+SPREAD_SOURCE = "as on ImageNet, Picard, arXiv 2109.08203; small data sets spread several times as much"
 
 
 def difference_spread(spread: float) -> float:

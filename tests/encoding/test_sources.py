@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from jpegcurr.encoding.sources.base import Source
-from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.sources import open as open_module
+from jpegcurr.encoding.sources.base import FolderStore, ListingBuilder, Source
+from jpegcurr.encoding.sources.open import LAYOUTS, Layout, open_sources
 from jpegcurr.errors import SourceError
 
 
@@ -86,7 +87,7 @@ def test_the_shuffle_depends_on_the_seed_and_is_stable_when_images_come_and_go()
     ("files", "message"),
     [
         ([], "d does not exist"),
-        (["d"], "d is neither a folder nor a known archive"),
+        (["d"], "d is not a folder or a known archive"),
         (["d/readme.txt"], "no class folders"),
         (["d/1.jpg"], "no class folders"),
         (["d/train/1.jpg"], "d/train has no class folders"),
@@ -105,3 +106,20 @@ def test_a_split_that_is_not_there_is_reported() -> None:
     put("d/train/a/1.jpg")
     with pytest.raises(SourceError, match="no split 'val', only train"):
         open_sources(Path("d"), splits=["val"])
+
+
+def test_a_new_layout_takes_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_list(where: str) -> tuple[Source, ...]:
+        builder = ListingBuilder()
+        for name in Path(where).read_text().split():
+            builder.add(name, 0, Path(name).stat().st_size)
+        return (Source(where, "listed", ("all",), builder.build(), FolderStore(Path()), named=False),)
+
+    put("a.jpg", "b.jpg")
+    Path("images.list").write_text("b.jpg a.jpg")
+    monkeypatch.setattr(open_module, "LAYOUTS", (Layout(lambda where: where.endswith(".list"), open_list), *LAYOUTS))
+    (source,) = open_sources("images.list", splits=["train"], limit=1)
+    assert (source.split, source.classes, len(source.items)) == ("train", ("all",), 1)
+    assert source.store.read(source.items[0]) == b"x"
+    with pytest.raises(SourceError, match=r"images\.list has labels of its own"):
+        open_sources("images.list", labels=Path("labels.csv"))

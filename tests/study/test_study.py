@@ -30,10 +30,10 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.study import parallel
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import Study, load_study
-from jpegcurr.study.cost import Work, estimate_study, makespan
+from jpegcurr.study.cost import Work, compute_makespan, estimate_study
 from jpegcurr.study.folder import check_folder, write_design
 from jpegcurr.study.measure import check_data, load_outcomes
-from jpegcurr.study.page import describe_arm, swaps
+from jpegcurr.study.page import describe_arm, list_swaps
 from jpegcurr.study.results import format_verdict, read_results
 from jpegcurr.study.run import stoppable
 from jpegcurr.study.tasks import list_tasks, list_unfinished
@@ -519,7 +519,7 @@ def test_devices_wait_for_trunks(betons: Path) -> None:
     study = load_study(write_study(betons, seeds=[0]))
     tasks = list_tasks(study)
     works = [Work(task, 2, 10, 10.0, 0) for task in tasks]
-    assert [makespan(works, devices) for devices in (1, 2, 8)] == [30, 20, 20]
+    assert [compute_makespan(works, devices) for devices in (1, 2, 8)] == [30, 20, 20]
     assert estimate_study(study, tasks, speed=1, speed_from="", spread=1, spread_from="").detectable is None
 
 
@@ -563,7 +563,7 @@ def test_a_launching_command_assigns_devices(betons: Path, capsys: pytest.Captur
 )
 def test_an_arm_in_words(name: str, description: str, swap_epochs: list[tuple[int, str]]) -> None:
     recipe = load_recipe(find_recipe(Path(f"{name}.yaml")))
-    assert (describe_arm(recipe), swaps(recipe)) == (description, swap_epochs)
+    assert (describe_arm(recipe), list_swaps(recipe)) == (description, swap_epochs)
 
 
 def test_verdicts_claim_no_more_than_the_tests_show() -> None:

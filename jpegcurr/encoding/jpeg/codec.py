@@ -41,9 +41,9 @@ _SAMPLING = {
     "4:1:1": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411,
 }
 _LAYOUT_NAMES = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
-# A scaled decode leaves the resize at least this many pixels per side and output pixel. The result then differs from that of
-# a full decode by 50 dB, while quality 95 differs by 35 dB (tools/bench/resize.py; Pillow calls a reducing_gap of 3
-# "indistinguishable"). With a box filter the difference is 35 dB, so it always gets a full decode.
+# Along every side, a scaled decode leaves the resize at least this many pixels per output pixel. The result is then within
+# 50 dB (PSNR) of that of a full decode, while quality 95 is within 35 dB (tools/bench/resize.py; Pillow calls a reducing_gap
+# of 3 "indistinguishable"). With a box filter it would be within 35 dB, so that always gets a full decode.
 HEADROOM = 3.0
 _KEPT_SCRATCH = 1 << 26  # bytes of pixels, 22 megapixels
 
@@ -112,7 +112,7 @@ def parse_quality(text: str) -> Quality:
     except ValueError:
         quality = 0
     if not 1 <= quality <= 100:
-        raise UsageError(f"{text!r} is not a JPEG quality. Give a whole number from 1 to 100, or source.")
+        raise UsageError(f"quality {text!r} is not a JPEG quality. Give a whole number from 1 to 100, or source.")
     return quality
 
 

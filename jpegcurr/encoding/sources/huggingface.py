@@ -21,14 +21,8 @@ from jpegcurr.encoding.sources.class_labels import (
 from jpegcurr.errors import ImageError, SourceError, UsageError
 
 PREFIX = "hf:"
-LABELS = (
-    "label",
-    "labels",
-    "class",
-    "fine_label",
-    "category",
-    "target",
-)  # names of label columns, where there are several candidates
+# Names of label columns, where there are several candidates.
+LABELS = ("label", "labels", "class", "fine_label", "category", "target")
 
 log = logging.getLogger("jpegcurr")
 

@@ -72,14 +72,14 @@ def _open(where: str, labels: Path | None) -> tuple[Source, ...]:
         if layout.labels != "none":
             return layout.open(where, labels)
         if labels is not None:
-            raise SourceError(f"{where} has labels of its own, so --labels {labels} has no effect. Omit it.")
+            raise SourceError(f"{where} has labels of its own, so --labels {labels} does nothing. Omit it.")
         return layout.open(where)
     if not Path(where).exists():
         hint = " Name shards like this: 'shards/train-{000..146}.tar'." if "*" in where else ""
         raise SourceError(
             f"{where} does not exist.{hint} Give a folder that holds train/<class>/* and val/<class>/*, or <class>/*."
         )
-    raise SourceError(f"{where} is neither a folder nor a known archive. `jpegcurr encode --help` lists what can be encoded.")
+    raise SourceError(f"{where} is not a folder or a known archive. `jpegcurr encode --help` lists what can be encoded.")
 
 
 def _choose_splits(sources: tuple[Source, ...], splits: Sequence[str], where: str) -> tuple[Source, ...]:

@@ -116,7 +116,7 @@ def _normalise(path: str, name: str) -> str:
     """Return a member's name without ``./``; raises SourceError if it leads out of the archive."""
     if path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise SourceError(
-            f"{name}: {path!r} lies outside of the archive's folder. Pack it with relative names without .. in them."
+            f"{name}: {path!r} lies outside the archive's own folder. Pack it with relative names without .. in them."
         )
     return posixpath.normpath(path)
 
