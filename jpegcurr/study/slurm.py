@@ -21,6 +21,7 @@ from jpegcurr.study.config import Study
 from jpegcurr.study.parallel import LocalLauncher, NotNowError
 from jpegcurr.study.run import log_path
 from jpegcurr.study.tasks import Task
+from jpegcurr.system import handle_signals
 
 log = logging.getLogger("jpegcurr")
 
@@ -159,13 +160,10 @@ class SlurmLauncher:
 def _undisturbed() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait for a job's number: without it nobody could tell that job to end."""
     came: list[int] = []
-    stopping = (signal.SIGINT, signal.SIGTERM)
-    before = {each: signal.signal(each, lambda number, _frame: came.append(number)) for each in stopping}
     try:
-        yield
+        with handle_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), lambda number, _frame: came.append(number))):
+            yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
         for number in came:
             signal.raise_signal(number)
 
