@@ -283,7 +283,7 @@ def test_a_damaged_beton_ends_verify_with_exit_code_1(run, here) -> None:
     Path("damaged.beton").write_bytes(data)
     done = run("inspect damaged.beton --verify")
     assert done.code == 1
-    assert "damaged.beton is not right in 1 place." in done.err
+    assert "damaged.beton has 1 error." in done.err
     assert "sample 0 of damaged.beton" in done.err
 
 
@@ -344,7 +344,9 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
-@pytest.mark.parametrize(("steps", "code", "said"), [(0, 130, "error: stopped. To go on"), (1, 143, "error: it stopped.")])
+@pytest.mark.parametrize(
+    ("steps", "code", "said"), [(0, 130, "error: stopped. To start again: jpegcurr train"), (1, 143, "error: it stopped.")]
+)
 def test_sigterm_is_answered_like_ctrl_c_before_there_is_anything_to_save(
     run, monkeypatch: pytest.MonkeyPatch, steps: int, code: int, said: str
 ) -> None:
@@ -374,7 +376,9 @@ def test_sigterm_in_training_saves_the_moment_and_says_how_to_go_on(here) -> Non
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
     (line,) = said.splitlines()[-1:]
-    assert line.startswith("error: stopped, with a checkpoint of this moment. To go on: jpegcurr train --recipe two_phase.yaml")
+    assert line.startswith(
+        "error: stopped, with a checkpoint of this moment. To resume: jpegcurr train --recipe two_phase.yaml"
+    )
     assert line.endswith(" --resume")
 
 
@@ -392,7 +396,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
     assert process.returncode == 130, said
     assert "Traceback" not in said
     (line,) = said.splitlines()[-1:]
-    assert line.startswith("error: stopped. To go on after the last checkpoint: jpegcurr train")
+    assert line.startswith("error: stopped. To resume from the last checkpoint: jpegcurr train")
     again = shlex.split(line[line.index("jpegcurr train") :])[1:]
     assert again[-1] == "--resume"
     process = subprocess.Popen([sys.executable, "-m", "jpegcurr", *again], stderr=subprocess.PIPE, text=True)
@@ -419,5 +423,5 @@ def test_a_full_disk_is_told_with_the_file_and_nothing_half_is_left(
     monkeypatch.setattr(Path, "write_text", full)
     done = run(f"evaluate {trained} --data {betons / 'val-q50.beton'} --plot curve.svg --device cpu")
     assert done.code == 1
-    assert "curve.svg: No space left on device. Make room, or write to another disk; files that are whole" in done.err
+    assert "curve.svg: No space left on device. Free some space, or write to another disk; finished files were kept" in done.err
     assert list(Path().iterdir()) == []

@@ -14,7 +14,7 @@ from PIL import Image
 from samples import CROPS, PHOTOGRAPHS, encode_all, photograph, tiny_recipe
 
 from jpegcurr.cli import main
-from jpegcurr.cli.options import parse_max_failures
+from jpegcurr.cli.encode import parse_max_failures
 from jpegcurr.encoding.beton.manifest import Manifest, read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.beton.verify import inspect_beton, verify_beton
@@ -164,7 +164,7 @@ def test_a_large_photograph_is_decoded_at_a_smaller_scale_and_the_manifest_says_
         ("--max-side 0", "--max-side"),
         ("--subsampling 411", "411"),
         ("--threads 2 --dask tcp://nobody:1", "--threads 2 does nothing with --dask"),
-        ("--dry-run --resume", "--dry-run tells what a whole encode would make"),
+        ("--dry-run --resume", "--dry-run estimates a whole encode"),
         ("--max-failures many", "--max-failures many: give a number of images"),
         ("--max-failures -1", "--max-failures"),
         ("--max-failures 101%", "101%"),
@@ -190,17 +190,20 @@ def test_a_dry_run_writes_nothing_and_says_how_large_it_would_be(encode) -> None
             assert size == pytest.approx(Path(path).stat().st_size, rel=0.05, abs=2200)
     assert [split["images"] for split in told["splits"]] == [TRAIN, 16]
     assert told["free_bytes"] > 0
-    assert "would be made" in encode("d --quality 50 --dry-run")[1]
+    assert "file to write" in encode("d --quality 50 --dry-run")[1]
 
 
 def test_a_dry_run_says_what_stands_against_it(encode) -> None:
     assert encode("d --quality 50")[0] == 0
     code, out, _ = encode("d --quality 50 --dry-run")
-    assert (code, "As things are it would be refused: betons/train-q50.beton exists" in out) == (0, True)
+    assert (code, "As it stands, this encode would be refused: betons/train-q50.beton exists" in out) == (0, True)
     assert "refused" not in encode("d --quality 50 --dry-run --force")[1]
     Path("file").write_text("text")
     for force in ("", "--force"):
-        assert "it would be refused: file/x cannot be written to" in encode(f"d --quality 50 --dry-run -o file/x {force}")[1]
+        assert (
+            "this encode would be refused: file/x cannot be written to"
+            in encode(f"d --quality 50 --dry-run -o file/x {force}")[1]
+        )
 
 
 def test_a_folder_where_nobody_may_look_is_one_that_cannot_be_written_to(encode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +222,7 @@ def test_a_folder_where_nobody_may_look_is_one_that_cannot_be_written_to(encode,
         patch.setattr(os, "access", lambda path, mode: Path(path).absolute() != closed and access(path, mode))
         dry, wet = encode("d --quality 50 -o closed/in/there --dry-run"), encode("d --quality 50 -o closed/in/there")
     said = "closed/in/there cannot be written to: no permission to write there"
-    assert (dry[0], f"As things are it would be refused: {said}" in dry[1]) == (0, True)
+    assert (dry[0], f"As it stands, this encode would be refused: {said}" in dry[1]) == (0, True)
     assert (wet[0], said in wet[2]) == (2, True)
 
 
@@ -237,7 +240,7 @@ def test_what_is_passed_over_is_counted(encode) -> None:
     shutil.copytree("d", "e", symlinks=True)
     Path("e/train/cat/notes.txt").write_text("x")
     Path("e/train/stray.jpg").write_text("x")
-    assert "train: 2 files without an image's suffix were passed over" in encode("e --quality 50")[1]
+    assert "train: 2 files without the suffix of an image were skipped" in encode("e --quality 50")[1]
     assert made("train-q50").ignored == 2
 
 

@@ -273,7 +273,7 @@ def test_an_arm_that_fails_does_not_stop_the_others(betons: Path, capsys: pytest
     assert command("study small.yaml --out out --device cpu") == 1
     said = capsys.readouterr().err
     assert re.search(r"bad/seed-0: The (loss|weights' norm).* is (nan|inf)", said)
-    assert "1 run failed; the others are done. The same command tries them again." in said
+    assert "1 run failed; the others are done. To try again, give the same command." in said
     assert "Traceback" in Path("out/logs/bad/seed-0.log").read_text()
     known = json.loads(Path("out/study.json").read_text())
     assert (known["finished"], known["planned"]) == (2, 3)
@@ -438,7 +438,7 @@ def test_several_at_a_time_are_one_after_another(betons: Path, cpu: Runtime, cap
     first.send_signal(signal.SIGINT)
     _, said = first.communicate()
     assert first.returncode == 130, said.decode()
-    assert b"What is done is kept. To go on: jpegcurr study" in said
+    assert b"Finished work is kept. To resume: jpegcurr study" in said
     assert not list(Path("out").glob("outcomes/*"))
     launcher = shlex.join(["sh", "-c", 'echo launched; exec "$@"', "sh"])
     assert command(f"{arguments} --launch {shlex.quote(launcher)}") == 1
@@ -464,7 +464,7 @@ def test_the_plan_counts_shared_epochs_once(betons: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     assert "measured: test_convnext at 32 pixels, CPU, float32" in told
     assert "Picard, arXiv 2109.08203" in told
-    assert "Found with 80 % power by 3 seeds: 0.46 points in one comparison" in told
+    assert "Detectable with 80 % power by 3 seeds: 0.46 points in one comparison" in told
 
 
 def test_devices_wait_for_trunks(betons: Path) -> None:
