@@ -37,7 +37,7 @@ def cam(
         str | None,
         typer.Option(
             metavar="road,confidence",
-            help="Faithfulness of every map, by pytorch-grad-cam: tens of forward passes per image for road, a few for confidence.",
+            help="Faithfulness of every map, by pytorch-grad-cam; road takes tens of forward passes per image.",
         ),
     ] = None,
     limit: Annotated[

@@ -29,15 +29,13 @@ MOST_FAILURES = 20  # that are printed one by one
 
 
 def encode(
-    src: Annotated[str, typer.Argument(help="The images to encode; see above.")] = "data/imagenet",
+    src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
     quality: Annotated[
         list[str] | None,
         typer.Option("--quality", metavar="Q", help="1 to 100, or source for the original bytes; repeatable."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .beton files.")] = Path("betons"),
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's ILSVRC2012_validation_ground_truth.txt.")
-    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's validation labels.")] = None,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", metavar="NAME", help="Encode only this split, or name the split of SRC; repeatable."),
@@ -56,16 +54,18 @@ def encode(
         typer.Option(help="Chroma subsampling of encoded images; keep: as in the source. 420 if not given."),
     ] = None,
     max_side: Annotated[
-        int | None, typer.Option(min=1, max=65500, metavar="PIXELS", help="Shrink images whose longer side is longer.")
+        int | None, typer.Option(min=1, max=65500, metavar="PIXELS", help="Shrink images whose longer side exceeds this.")
     ] = None,
     short_side: Annotated[
-        int | None, typer.Option(min=1, max=65500, metavar="PIXELS", help="Shrink images whose shorter side is longer.")
+        int | None, typer.Option(min=1, max=65500, metavar="PIXELS", help="Shrink images whose shorter side exceeds this.")
     ] = None,
     resize_filter: Annotated[
         Literal["box", "bilinear", "hamming", "bicubic", "lanczos"] | None,
         typer.Option("--filter", help="Pillow's filter for shrinking; bicubic if not given."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="All processors if not given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of threads; all processors if not given.")
+    ] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Encode on a Dask cluster, given its scheduler's address.")
     ] = None,

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; the others are compared with the first.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs; the others are compared with the first.")],
     data: DataOption = None,
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .beton file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .beton file.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every byte and decode every sample; exit with code 1 if any is wrong.")
     ] = False,

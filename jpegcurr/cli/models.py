@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name, or a pattern; '*' for all.")] = "convnext",
+    pattern: Annotated[str, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern; '*' for all.")] = "convnext",
     as_json: JsonOption = False,
 ) -> None:
     """List timm's pretrained classifiers, each of which can replace the run in predict, with their legacy names."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
 
 Weights = Literal["raw", "ema", "best"]
-RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, as `jpegcurr train --out` writes it.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as `jpegcurr train --out` writes it.")]
 WeightsOption = Annotated[
     Weights, typer.Option(help="Trained weights (raw), their moving average (ema), or those of the best epoch.")
 ]
@@ -31,7 +31,8 @@ DataOption = Annotated[
 QualitiesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="Q,Q,...", help="Re-encode the source .beton at these qualities as it is loaded, such as source,90,50."
+        metavar="Q,Q,...",
+        help="Re-encode the source .beton while loading: source,90,50. If not given, files are used as stored.",
     ),
 ]
 OnTheFlyOption = Annotated[

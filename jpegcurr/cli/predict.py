@@ -19,8 +19,8 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or a model that `jpegcurr models` lists.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of images.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
     submission: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write every class's probability, in Kaggle's format.")

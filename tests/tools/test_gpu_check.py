@@ -69,7 +69,7 @@ def test_every_step_says_what_became_of_it_and_the_others_go_on(
     whys = [step["why"] for step in found["steps"]]
     assert (whys[0], whys[2:]) == (
         "exit code 1: The reason.",
-        ["no_such_package is not installed", "x.beton is not there", ""],
+        ["no_such_package is not installed", "x.beton does not exist", ""],
     )
     assert found["steps"][-1]["figures"] == {"passed": 1, "skipped": 2, "deselected": 7}
     assert {"device", "torch", "machine", "versions", "commit", "command", "minutes"} < found.keys()

@@ -103,7 +103,7 @@ def test_a_training_that_ends_well_ends_the_task(tool: ModuleType, as_task: Call
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("raise SystemExit(2)", r"ended with exit code 2 in task 0\. Its last words are in \S+/logs/7_0_log\.err\."),
+        ("raise SystemExit(2)", r"ended with exit code 2 in task 0\. Its log is \S+/logs/7_0_log\.err\."),
         ("import os; os.kill(os.getpid(), 9)", r"killed, as it is when there is too little memory \(SIGKILL\), in task 0"),
         ("raise SystemExit(130)", "exit code 130"),
     ],
@@ -147,7 +147,7 @@ def test_a_task_that_slurm_stopped_waits_to_be_requeued(tool: ModuleType, as_tas
 
     sender = soon(Path("begun").exists, stop)
     assert training() == "stopped"
-    assert training.is_unwanted(), "it waited as long as nobody told it to end"
+    assert training.is_cancelled(), "it waited until the job was to end"
     sender.join()
 
 
@@ -193,7 +193,7 @@ def test_a_job_whose_checkpoint_failed_is_not_requeued(tool: ModuleType, as_task
     training = training_of(tool, TRAINING, "1")
     signal.signal(signal.SIGUSR2, lambda *_: training.checkpoint())
     sender = to_this_process(signal.SIGUSR2)
-    with pytest.raises(TrainingError, match=r"exit code 1 when it was to save the moment\. The job is not requeued"):
+    with pytest.raises(TrainingError, match=r"exit code 1 instead of saving a checkpoint\. The job is not requeued"):
         training()
     sender.join()
 
@@ -282,8 +282,8 @@ def test_slurm_is_given_what_was_shown(
     shown = dry_run(tool, capsys, options)
     assert tool.main(shlex.split(options)) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "job 12: tasks: 16, nodes: 2; its output: runs/x.slurm/12_0_log.err"
-    assert second == "to end it with a checkpoint: scancel --signal=TERM 12; to go on: this command again"
+    assert first == "job 12: tasks: 16, nodes: 2; output: runs/x.slurm/12_0_log.err"
+    assert second == "to stop it with a checkpoint: scancel --signal=TERM 12; to resume: this command again"
     given = Path("runs/x.slurm/12_submission.sh").read_text()
     assert {line for line in shown if line.startswith("#SBATCH")} <= set(given.splitlines())
     submitted = submitit.core.utils.DelayedSubmission.load("runs/x.slurm/12_submitted.pkl")
@@ -306,9 +306,9 @@ def test_a_refusal_is_told_in_slurms_words(
         ("--recipe none.yaml", "none.yaml does not exist"),
         ("--recipe two_phase.yaml --set bach.size=3", "Did you mean 'batch'"),
         ("--recipe two_phase.yaml", "There is no sbatch on this machine"),
-        ("--recipe two_phase.yaml --hours 0.1", "--hours 0.1 is not twice as long as --warning 300"),
-        ("--recipe two_phase.yaml --local --nodes 2", "--local is one node"),
-        ("--recipe two_phase.yaml --gpus eight", "eight is not a number from 0 on"),
+        ("--recipe two_phase.yaml --hours 0.1", "--hours 0.1 is less than twice --warning 300"),
+        ("--recipe two_phase.yaml --local --nodes 2", "--local runs on one node: omit --nodes"),
+        ("--recipe two_phase.yaml --gpus eight", "eight is not a whole number of 0 or more"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_exit_code_2_and_nothing_written(
