@@ -11,7 +11,7 @@ from jpegcurr.system import StopRequest, handle_signals, stop_on_signals
 
 def test_handlers_are_restored_after_an_error_too() -> None:
     before, received = signal.getsignal(signal.SIGUSR1), list[int]()
-    with (
+    with (  # noqa: PT012
         pytest.raises(ValueError, match="an error"),
         handle_signals({signal.SIGUSR1: lambda number, _: received.append(number)}),
     ):
@@ -50,7 +50,7 @@ def test_a_request_is_raised_until_something_can_be_saved(can_save: bool, number
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
 def test_the_first_signal_decides_how_the_work_ends(number: int, error: type[Interrupted]) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as left, stop_on_signals(signal.SIGINT, signal.SIGTERM) as request:
+    with pytest.raises(Interrupted) as left, stop_on_signals(signal.SIGINT, signal.SIGTERM) as request:  # noqa: PT012
         request.allow_saving()
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)

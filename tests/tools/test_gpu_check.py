@@ -127,9 +127,9 @@ def test_the_figures_are_those_of_the_last_epoch_and_the_last_benchmark(tool: Mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "error: torch finds no GPU here. To run the same steps small, on this processor: --device cpu."),
+        ([], "error: torch finds no GPU here. To try the same steps on this processor, at a small size: --device cpu."),
         (["nowhere", "--device", "cpu"], "error: nowhere has no folder train."),
-        (["--device", "cpu", "--out", "."], "error: . is there and not empty."),
+        (["--device", "cpu", "--out", "."], "error: . exists and is not empty."),
     ],
 )
 def test_a_mistake_is_a_sentence_with_exit_code_2(
