@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -78,6 +77,8 @@ def library_versions(
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # every command imports this module, few ask for versions
+
     try:
         return version(name)
     except PackageNotFoundError:

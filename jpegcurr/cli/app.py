@@ -24,7 +24,6 @@ from jpegcurr.cli.predict import predict
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
-from jpegcurr.files import FULL
 from jpegcurr.system import handle_signals
 
 app = typer.Typer(
@@ -57,6 +56,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of our output needs no more of it
         return 1
     except OSError as error:
+        from jpegcurr.files import FULL
+
         advice = ". Free some space, or write to another disk; finished files were kept." if error.errno in FULL else ""
         terminal.print_error(f"{error.filename}: {error.strerror}{advice}" if error.filename else str(error))
         return 1

@@ -14,7 +14,6 @@ import typer
 from jpegcurr.cli.options import JsonOption, QuietOption, parse_specs
 from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
-from jpegcurr.files import nearest_folder
 from jpegcurr.system import keep_freed_memory
 from jpegcurr.text import duration, megabytes
 
@@ -224,6 +223,8 @@ def print_manifests(manifests: "Mapping[Path, Manifest]", *, as_json: bool) -> N
 
 def print_estimates(estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool) -> None:
     """Print the files, sizes and seconds of ``--dry-run``, and whatever would stop the encode; ``refused`` is "" if nothing."""
+    from jpegcurr.files import nearest_folder
+
     free = shutil.disk_usage(nearest_folder(folder)).free
     if as_json:
         splits = [

@@ -1,6 +1,5 @@
 """Commands of the README of commit 63e6c41, which still parse: no option or argument may disappear without a warning first."""
 
-import logging
 import shlex
 from pathlib import Path
 
@@ -108,7 +107,6 @@ def test_the_class_of_cam_is_its_target_now(
         raise JpegcurrError("no maps")
 
     monkeypatch.setattr("jpegcurr.analysis.cam.compare.compare_cams", fail)
-    monkeypatch.setattr(logging.getLogger("jpegcurr"), "propagate", True)  # to caplog, whatever ran before
     warn_renamed.cache_clear()
     with pytest.raises(SystemExit) as left:
         main(["cam", str(trained), "images", *shlex.split(option)])
