@@ -131,11 +131,8 @@ except SystemExit as left:
 @pytest.mark.parametrize(
     "command",
     [
-        *(
-            f"{name} --help"
-            for name in ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models")
-        ),
         "--help",
+        *(f"{name} --help" for name in COMMANDS),
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
         "inspect betons/val-q50.beton",
