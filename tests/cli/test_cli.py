@@ -84,7 +84,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("encode images --quality 50 --threads 0", "--threads"),
         ("encode images --quality 50 --order random", "random"),
         ("encode images --quality 50 --dask nonsense://x", "No Dask scheduler|pip install"),
-        ("inspect", "Missing argument 'file'"),
+        ("inspect", "Missing argument 'FILE'"),
         ("inspect none.beton", r"none\.beton does not exist"),
         ("inspect text.beton", r"text\.beton is not a version-2 \.beton"),
         ("inspect empty", "empty is a folder"),
