@@ -33,7 +33,7 @@ MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.r
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports, inside functions too, except for types only."""
+    """Return the modules that a file imports, inside functions too, except for types only."""
     names: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
@@ -113,7 +113,7 @@ def test_cuda_is_asked_for_in_one_place() -> None:
 
 
 def imported_by(command: str) -> set[str]:
-    """The modules that a process has imported when its command is done."""
+    """Return the modules that a process has imported when its command is done."""
     code = f"""
 import sys
 from jpegcurr.cli import main
