@@ -104,7 +104,7 @@ def test_a_training_that_ends_well_ends_the_task(tool: ModuleType, as_task: Call
     ("program", "message"),
     [
         ("raise SystemExit(2)", r"ended with exit code 2 in task 0\. Its log is \S+/logs/7_0_log\.err\."),
-        ("import os; os.kill(os.getpid(), 9)", r"killed, as it is when there is too little memory \(SIGKILL\), in task 0"),
+        ("import os; os.kill(os.getpid(), 9)", r"killed \(SIGKILL\), perhaps for lack of memory, in task 0"),
         ("raise SystemExit(130)", "exit code 130"),
     ],
 )
