@@ -110,8 +110,8 @@ class StopRequest:
         """Return whether a signal has come."""
         return bool(self._signals)
 
-    def allow_saving(self) -> None:
-        """Note that there is something to save from now on, so that the work itself ends after it has asked ``requested``."""
+    def defer(self) -> None:
+        """Leave the end to the work from now on, which polls ``requested`` and saves first."""
         self._can_save = True
 
     def by_user(self) -> bool:

@@ -35,7 +35,7 @@ def test_handlers_are_restored_after_an_error_too() -> None:
 def test_a_request_is_raised_until_something_can_be_saved(can_save: bool, numbers: list[int], raised: list[bool]) -> None:
     request = StopRequest()
     if can_save:
-        request.allow_saving()
+        request.defer()
     assert not request.requested()
     for number, interrupts in zip(numbers, raised, strict=True):
         try:
@@ -51,7 +51,7 @@ def test_a_request_is_raised_until_something_can_be_saved(can_save: bool, number
 def test_the_first_signal_decides_how_the_work_ends(number: int, error: type[Interrupted]) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as left, stop_on_signals(signal.SIGINT, signal.SIGTERM) as request:  # noqa: PT012
-        request.allow_saving()
+        request.defer()
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)
         raise Terminated("stopped.")

@@ -64,5 +64,5 @@ def parse_qualities(qualities: str | None, *, on_the_fly: bool) -> "list[Quality
     if qualities is not None:
         return [spec.quality for spec in parse_specs(qualities.split(","))]
     if on_the_fly:
-        raise UsageError("--on-the-fly says where --qualities are made. Give them too: --qualities source,50.")
+        raise UsageError("--on-the-fly says when --qualities are encoded. Give them too: --qualities source,50.")
     return None

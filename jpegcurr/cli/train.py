@@ -75,7 +75,7 @@ def train(
         with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides or ()):
 
             def on_step(info: "StepInfo") -> None:
-                stop.allow_saving()
+                stop.defer()
                 bar.update(info)
 
             train_recipe(

@@ -75,7 +75,7 @@ def stoppable() -> Iterator[Stop]:
     A second Ctrl-C is answered at once too, a second SIGTERM not at all: schedulers and parents may both send one.
     """
     with stop_on_signals(signal.SIGINT, signal.SIGTERM) as request:
-        yield Stop(request.requested, request.allow_saving)
+        yield Stop(request.requested, request.defer)
 
 
 def run_all(

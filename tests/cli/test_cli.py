@@ -109,7 +109,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("evaluate empty", "empty is not a run folder"),
         ("evaluate run --data none.beton", r"none\.beton does not exist"),
         ("evaluate run --weights worst", "worst"),
-        ("evaluate run --on-the-fly", "--on-the-fly says where --qualities are made. Give them too"),
+        ("evaluate run --on-the-fly", "--on-the-fly says when --qualities are encoded. Give them too"),
         ("evaluate run --qualities source,0", "quality '0'.*from 1 to 100, or source"),
         ("evaluate run --csv file", "file exists.*--csv, or replace it with --force"),
         ("evaluate run -o file/x.csv", "file cannot be written to: file is not a folder.*with --csv"),
