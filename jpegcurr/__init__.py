@@ -1,6 +1,25 @@
-"""JPEG-quality curricula: encode at several qualities, train through a swap, show what it did.
+"""JPEG-quality curricula: encode a data set at several qualities, train through a swap, and measure its effect.
 
-Public names are imported on first use, so that ``import jpegcurr`` and ``jpegcurr encode`` never pay for torch.
+    from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
+    import jpegcurr
+
+    sources = jpegcurr.open_sources("data/imagenet")
+    specs = [jpegcurr.EncodeSpec("source"), jpegcurr.EncodeSpec(50)]
+    with ThreadPoolExecutor(8) as executor:
+        outputs = jpegcurr.plan_outputs(sources, specs, Path("betons"))
+        jpegcurr.encode_dataset(sources, outputs, executor=executor, workers=8)
+
+    runtime = jpegcurr.resolve_runtime("auto")
+    jpegcurr.train(jpegcurr.load_recipe(Path("recipes/two_phase.yaml")), Path("runs/two_phase"), runtime=runtime)
+
+    run = jpegcurr.load_run(Path("runs/two_phase"), runtime)
+    for result in jpegcurr.evaluate_run(run, {"q50": Path("betons/val-q50.beton")}, runtime):
+        print(result.as_dict())
+    study = jpegcurr.compare_cams([run], Path("data/imagenet/val"), specs, runtime)
+    jpegcurr.write_report(study, Path("report.html"))
+
+Public names are imported on first use, so that ``import jpegcurr`` and ``jpegcurr encode`` never import torch.
 """
 
 from importlib import import_module
@@ -13,6 +32,7 @@ _HOMES = {
     "EncodeSpec": "jpegcurr.encoding.jpeg.codec",
     "reencode": "jpegcurr.encoding.jpeg.codec",
     "encode_dataset": "jpegcurr.encoding.encode",
+    "plan_outputs": "jpegcurr.encoding.plan",
     "Manifest": "jpegcurr.encoding.beton.manifest",
     "open_sources": "jpegcurr.encoding.sources.open",
     "JpegcurrError": "jpegcurr.errors",

@@ -1,4 +1,4 @@
-"""``python -m jpegcurr`` is ``jpegcurr``."""
+"""Entry point of ``python -m jpegcurr``, which is the command ``jpegcurr``."""
 
 from jpegcurr.cli import main
 

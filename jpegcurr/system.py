@@ -1,12 +1,17 @@
-"""What this process may use of the machine, within the limits of its container: processors and memory."""
+"""Processors and memory that this process may use, library versions, and signals."""
 
 import ctypes
 import os
-from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
+from types import FrameType
+
+from jpegcurr.errors import Interrupted, Terminated
+
+Handler = Callable[[int, FrameType | None], object]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -70,7 +75,61 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # every command imports this module, few ask for versions
+
     try:
         return version(name)
     except PackageNotFoundError:
         return "absent"
+
+
+@contextmanager
+def handle_signals(handlers: Mapping[int, Handler]) -> Iterator[None]:
+    """Install handlers by signal number while the block runs, then restore the previous ones; for the main thread only."""
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class StopRequest:
+    """A user's or scheduler's request to stop: raised as KeyboardInterrupt until something can be saved, a flag from then on.
+
+    A second Ctrl-C is raised too. A second SIGTERM is ignored: a scheduler and a parent process may both send one.
+    """
+
+    def __init__(self) -> None:
+        self._signals: list[int] = []
+        self._can_save = False
+
+    def requested(self) -> bool:
+        """Return whether a signal has come."""
+        return bool(self._signals)
+
+    def defer(self) -> None:
+        """Leave the end to the work from now on, which polls ``requested`` and saves first."""
+        self._can_save = True
+
+    def by_user(self) -> bool:
+        """Return whether the first signal was Ctrl-C."""
+        return self._signals[:1] == [signal.SIGINT]
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        again = self.requested()
+        self._signals.append(number)
+        if number == signal.SIGINT if again else not self._can_save:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_on_signals(*numbers: int) -> Iterator[StopRequest]:
+    """Turn these signals into a ``StopRequest`` while the block runs. Terminated becomes Interrupted if Ctrl-C came first."""
+    request = StopRequest()
+    with handle_signals(dict.fromkeys(numbers, request.receive)):
+        try:
+            yield request
+        except Terminated as error:
+            raise (Interrupted if request.by_user() else Terminated)(str(error)) from None

@@ -1,17 +1,19 @@
-"""The rooms and their one-way doors."""
+"""Imports between packages, which go one way, and how few a quick command needs."""
 
 import ast
+import shlex
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from samples import SMALL
 
 import jpegcurr
 
 PACKAGE = Path(jpegcurr.__file__).parent
-# Each may import itself and what stands before it.
+# Each may import itself and those before it.
 LAYERS = (
     ("__init__",),
     ("errors",),
@@ -26,12 +28,13 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+COMMANDS = ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models")
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports, inside functions too, except for types only."""
-    found: set[str] = set()
+    """Return the modules that a file imports, inside functions too, except for types only."""
+    names: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     hidden = {id(inner) for node in typed for inner in ast.walk(node)}
@@ -39,13 +42,13 @@ def imports(path: Path) -> set[str]:
         if id(node) in hidden:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= (
+            names |= (
                 {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "jpegcurr" else {str(node.module)}
             )
-    return found
+    return names
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
@@ -56,7 +59,7 @@ def test_imports_go_one_way(module: Path) -> None:
             assert RANK[name.split(".")[1]] <= own, f"{module} imports {name}"
 
 
-def test_there_are_no_circles() -> None:
+def test_there_are_no_circular_imports() -> None:
     """Not even through imports inside functions."""
     names = {".".join(["jpegcurr", *module.parts]): module for module in MODULES}
     TopologicalSorter(
@@ -65,7 +68,7 @@ def test_there_are_no_circles() -> None:
 
 
 def test_encoding_stands_alone() -> None:
-    """It needs no torch; what is optional, and SciPy for one file format, is imported only where it is used."""
+    """It needs no torch; optional packages, and SciPy for one file format, are imported only where they are used."""
     allowed = {"cv2", "numpy", "PIL", "pydantic", "simplejpeg", "jpegcurr", *sys.stdlib_module_names}
     optional = {"distributed", "datasets", "pyarrow", "scipy"}
     for path in PACKAGE.glob("encoding/**/*.py"):
@@ -76,7 +79,7 @@ def test_encoding_stands_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "owners"),
+    ("package", "owners"),
     [
         ("datasets", {"encoding/sources/huggingface.py"}),
         ("distributed", {"encoding/workers.py"}),
@@ -95,11 +98,11 @@ def test_encoding_stands_alone() -> None:
         ("wandb", set()),
     ],
 )
-def test_an_optional_package_is_imported_by_the_file_that_owns_it(what: str, owners: set[str]) -> None:
+def test_an_optional_package_is_imported_by_the_file_that_owns_it(package: str, owners: set[str]) -> None:
     importers = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        if any(f"{name}.".startswith(f"{what}.") for name in imports(path))
+        if any(f"{name}.".startswith(f"{package}.") for name in imports(path))
     }
     assert importers == owners
 
@@ -109,20 +112,40 @@ def test_cuda_is_asked_for_in_one_place() -> None:
     assert askers == {"runtime.py"}
 
 
-@pytest.mark.parametrize(
-    "command", ["--help", "encode --help", "train --help", "study --help", "inspect --help", "encode nowhere --quality 50"]
-)
-def test_quick_commands_never_import_torch(command: str) -> None:
+def imported_by(command: str) -> set[str]:
+    """Return the modules that a process has imported when its command is done."""
     code = f"""
 import sys
 from jpegcurr.cli import main
 try:
-    main({command.split()!r})
-except SystemExit:
-    print([name for name in ("torch", "ffcv", "timm") if name in sys.modules])
+    main({shlex.split(command)!r})
+except SystemExit as left:
+    print(left.code, *sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    exit_code, *modules = done.stdout.splitlines()[-1].split()
+    assert exit_code == "0", done.stderr
+    return set(modules)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        *(f"{name} --help" for name in COMMANDS),
+        "encode images --quality 50 --dry-run",
+        "encode images --quality 50 --output others",
+        "inspect betons/val-q50.beton",
+        "inspect betons/val-q50.beton --verify",
+        f"train --recipe two_phase.yaml --plan {SMALL}",
+    ],
+)
+def test_a_quick_command_imports_few_modules_and_no_torch(command: str, photos: Path, betons: Path) -> None:
+    Path("images").symlink_to(photos)
+    Path("betons").symlink_to(betons)
+    modules = imported_by(command)
+    assert not {"torch", "torchvision", "timm", "ffcv", "numba", "wandb"} & modules
+    assert len(modules) < (400 if command.endswith("--help") else 1200)
 
 
 def test_every_public_name_is_there() -> None:

@@ -1,4 +1,7 @@
-"""The command line: one module for each command, what they share, and the terminal."""
+"""The command line: one module per command, with its arguments and its output, and what the commands share.
+
+``app`` puts the commands together, ``options`` holds what several of them accept, and ``terminal`` prints.
+"""
 
 from jpegcurr.cli.app import main
 

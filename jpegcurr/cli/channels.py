@@ -1,4 +1,4 @@
-"""The command that looks at a network's channels; ``cli`` registers it. Rooms are imported inside it."""
+"""The command ``channels``: how the activations of channels change with JPEG quality, and what pruning them costs."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jpegcurr.cli import terminal
-from jpegcurr.cli.runs import (
+from jpegcurr.cli.options import (
     DataOption,
     DeviceOption,
     ForceOption,
@@ -20,6 +19,7 @@ from jpegcurr.cli.runs import (
     WeightsOption,
     parse_qualities,
 )
+from jpegcurr.cli.terminal import out, print_table, progress_bar
 from jpegcurr.errors import UsageError
 from jpegcurr.system import keep_freed_memory
 
@@ -34,7 +34,8 @@ def channels(
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,
     layer: Annotated[
-        list[str] | None, typer.Option("--layer", metavar="NAME", help="A layer; repeatable. All stages if not given.")
+        list[str] | None,
+        typer.Option("--layer", metavar="NAME", help="Layer to measure; repeatable. All stages if not given."),
     ] = None,
     prune_study: Annotated[
         str | None,
@@ -43,20 +44,23 @@ def channels(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the prune study's split of the images and its random channels; 0.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Seed of the prune study's split and random channels; 0 if not given."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of the most moved channels are listed.")] = 10,
-    csv: Annotated[Path | None, typer.Option("--csv", "-o", help="Write every channel's figures to a file.")] = None,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the most moved channels are listed.")] = 10,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", "-o", metavar="FILE.csv", help="Write the metrics of every channel.")
+    ] = None,
     weights: WeightsOption = "raw",
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow every channel of a network's stages from one JPEG quality to others, over the same images, in one pass.
+    """Compare every channel of a network's stages between JPEG qualities, over the same images, in one pass.
 
-    The first quality is what the others are held against. --prune-study also says what it costs to set the channels that
-    move most to zero, next to those that move least and to random ones.
+    The other qualities are compared with the first. --prune-study also measures the accuracy that is lost when the channels
+    that move most are set to zero, beside those that move least and random ones.
     """
     from jpegcurr.analysis.channels.activations import pick_layers
     from jpegcurr.analysis.channels.pruning import check_prunable, split_images, study_pruning
@@ -67,34 +71,28 @@ def channels(
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
 
-    wanted = parse_qualities(qualities, on_the_fly=on_the_fly)
+    levels = parse_qualities(qualities, on_the_fly=on_the_fly)
     if seed is not None and prune_study is None:
-        raise UsageError("--seed is the prune study's. Give --prune-study 4,8,16 too, or leave --seed away.")
-    sizes = _parse_sizes(prune_study) if prune_study is not None else []
+        raise UsageError("--seed is for the prune study. Give --prune-study 4,8,16 too, or omit --seed.")
+    sizes = parse_sizes(prune_study) if prune_study is not None else []
     if csv is not None:
         refuse_unwritable([csv.parent])
         refuse_existing([csv], force=force)
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)
-    arms = open_arms([loaded], choose_sets(loaded, data or (), wanted, "after_resize" if on_the_fly else "before_crop"))
+    arms = open_arms([loaded], choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())
     pruned_layers = layers if layer else layers[-1:]
     if sizes:
         check_prunable(loaded, arms, runtime, pruned_layers, sizes)
     chosen = split_images(arms[0].beton.labels, seed or 0) if sizes else None
-    total, done = len(arms) * len(arms[0].beton), 0
-    title = "channels"
-    with terminal.progress_bar("img") as bar:
-
-        def on_images(more: int) -> None:
-            nonlocal done
-            done += more
-            bar.update(title, done, total)
-
+    total = len(arms) * len(arms[0].beton)
+    with progress_bar("img") as bar:
+        on_images = bar.counter("channels", total)
         study = study_channels(loaded, arms, runtime, layers=layers, loader=loader, chosen=chosen, on_images=on_images)
-        title, done, pruned = "prune", 0, []
+        pruned = []
         if chosen is not None:
             pruned = study_pruning(
                 loaded,
@@ -106,35 +104,35 @@ def channels(
                 layers=pruned_layers,
                 seed=seed or 0,
                 loader=loader,
-                on_images=on_images,
+                on_images=bar.counter("prune", total),
             )
     if csv is not None:
         write_text(csv, to_csv(study))
     if as_json:
-        terminal.out.print_json(json.dumps(as_values(study, pruned, top)))
+        out.print_json(json.dumps(as_values(study, pruned, top)))
     else:
-        _print(study, pruned, top, "encoded after the resize" if on_the_fly else "")
+        print_channels(study, pruned, top, "encoded after the resize" if on_the_fly else "")
 
 
-def _parse_sizes(text: str) -> list[int]:
-    """``"4,8"`` -> [4, 8]; anything but whole numbers from 1 on raises UsageError."""
+def parse_sizes(text: str) -> list[int]:
+    """Parse ``"4,8"`` as [4, 8]; raise UsageError for anything but whole numbers from 1."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--prune-study {text!r}: give how many channels to set to zero, such as 4,8,16.")
     return list(dict.fromkeys(map(int, parts)))
 
 
-def _print(study: "ChannelStudy", pruned: "Sequence[PruneStudy]", top: int, how: str) -> None:
-    """A table of the layers, one of the most moved channels, one for each layer that is pruned, and what they mean."""
+def print_channels(study: "ChannelStudy", pruned: "Sequence[PruneStudy]", top: int, remark: str) -> None:
+    """Print a table of layers, one of the most moved channels, one per pruned layer, and what they mean."""
     from jpegcurr.analysis.channels import tables
 
-    facts = [str(study.run), f"{study.weights} weights", f"{study.loader} loader", f"{study.images:,} images", how]
-    terminal.print_table(*tables.stage_table(study), title=", ".join(filter(None, facts)), left=2)
+    facts = [str(study.run), f"{study.weights} weights", f"{study.loader} loader", f"{study.images:,} images", remark]
+    print_table(*tables.stage_table(study), title=", ".join(filter(None, facts)), left=2)
     if moved := tables.moved_table(study, top):
-        terminal.print_table(*moved, title="most moved", left=3)
+        print_table(*moved, title="most moved", left=3)
     for sentence in tables.meanings(study):
-        terminal.out.print(sentence, markup=False)
-    for each in pruned:
-        terminal.print_table(*tables.prune_table(each), title=tables.prune_title(each), left=2)
-        for sentence in tables.prune_meanings(each):
-            terminal.out.print(sentence, markup=False)
+        out.print(sentence, markup=False)
+    for trial in pruned:
+        print_table(*tables.prune_table(trial), title=tables.prune_title(trial), left=2)
+        for sentence in tables.prune_meanings(trial):
+            out.print(sentence, markup=False)

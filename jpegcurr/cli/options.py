@@ -1,63 +1,68 @@
-"""Options that several commands share, and how they are parsed."""
+"""Options that more than one command accepts, and how they are parsed."""
 
-import os
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Resize, Subsampling, parse_quality
+import typer
+
 from jpegcurr.errors import UsageError
+
+if TYPE_CHECKING:
+    from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
+
+Weights = Literal["raw", "ema", "best"]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as `jpegcurr train --out` writes it.")]
+WeightsOption = Annotated[
+    Weights, typer.Option(help="Trained weights (raw), their moving average (ema), or those of the best epoch.")
+]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that supports it.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
+ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option("--data", metavar="BETON", help="Validation .beton file; repeatable. The first run's own if not given."),
+]
+QualitiesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="Q,Q,...",
+        help="Re-encode the source .beton while loading: source,90,50. If not given, files are used as stored.",
+    ),
+]
+OnTheFlyOption = Annotated[
+    bool,
+    typer.Option("--on-the-fly", help="Re-encode after the resize, at the size the model receives: a stronger degradation."),
+]
+LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")]
 
 
 def parse_specs(
-    qualities: Sequence[str], subsampling: Subsampling | None = None, resize: Resize | None = None
-) -> list[EncodeSpec]:
-    """Read qualities as they are typed, each once, in order; raises UsageError if ``subsampling`` would do nothing."""
+    qualities: Sequence[str], subsampling: "Subsampling | None" = None, resize: "Resize | None" = None
+) -> "list[EncodeSpec]":
+    """Parse qualities as typed, without duplicates, in order; raise UsageError if ``subsampling`` would have no effect."""
+    from jpegcurr.encoding.jpeg.codec import EncodeSpec, parse_quality
+
     if not qualities:
         raise UsageError("Which quality? Give --quality 50, or --quality source for the original bytes, or both.")
-    found = list(dict.fromkeys(parse_quality(text.strip()) for text in qualities))
-    if subsampling is not None and found == ["source"]:
+    parsed = list(dict.fromkeys(parse_quality(text.strip()) for text in qualities))
+    if subsampling is not None and parsed == ["source"]:
         raise UsageError(
-            f"--subsampling {subsampling} does nothing at --quality source, which keeps the chroma. Leave it away, or give "
-            "a quality of 1 to 100 too."
+            f"--subsampling {subsampling} does nothing at --quality source, which keeps the chroma. Omit it, or give a quality "
+            "of 1 to 100 too."
         )
-    return [EncodeSpec(quality, subsampling or "420", resize) for quality in found]
+    return [EncodeSpec(quality, subsampling or "420", resize) for quality in parsed]
 
 
-def parse_resize(max_side: int | None, short_side: int | None, resize_filter: Filter | None) -> Resize | None:
-    """Read --max-side, --short-side and --filter; raises UsageError where two of them contradict each other."""
-    if max_side is not None and short_side is not None:
-        raise UsageError("--max-side and --short-side both say how large images become. Give one of them.")
-    pixels = max_side or short_side
-    if pixels is None:
-        if resize_filter is not None:
-            raise UsageError(f"--filter {resize_filter} does nothing without --max-side or --short-side. Give one of them too.")
-        return None
-    return Resize("max" if max_side else "short", pixels, resize_filter or "bicubic")
-
-
-def parse_max_failures(text: str) -> int | Fraction:
-    """``"3"`` -> 3 images, ``"0.5%"`` -> that share of them, exactly; anything else raises UsageError."""
-    number, percent = text.removesuffix("%"), text.endswith("%")
-    try:
-        if percent and 0 <= Fraction(number) <= 100:
-            return Fraction(number) / 100
-        if not percent and int(number) >= 0:
-            return int(number)
-    except (ValueError, ZeroDivisionError):
-        pass
-    raise UsageError(f"--max-failures {text}: give a number of images, 0 or more, or a share of them, 0% to 100%.")
-
-
-def parse_classes(given: Sequence[str]) -> tuple[str, ...]:
-    """Read class names: ``A,B``, or a file with one a line; raises UsageError if a file holds none."""
-    names: list[str] = []
-    for each in given:
-        if os.path.isfile(each):  # noqa: PTH113  # a Path would raise for a list longer than a file's name may be
-            lines = [line.strip() for line in Path(each).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
-            names += filter(None, lines)
-        else:
-            names += filter(None, (name.strip() for name in each.split(",")))
-    if given and not names:
-        raise UsageError(f"--classes {given[0]} names no class. Give A,B,C or a file with one name a line.")
-    return tuple(dict.fromkeys(names))
+def parse_qualities(qualities: str | None, *, on_the_fly: bool) -> "list[Quality] | None":
+    """Parse ``--qualities``; None if it is not given. Raise UsageError for a wrong quality, or --on-the-fly without any."""
+    if qualities is not None:
+        return [spec.quality for spec in parse_specs(qualities.split(","))]
+    if on_the_fly:
+        raise UsageError("--on-the-fly says when --qualities are encoded. Give them too: --qualities source,50.")
+    return None

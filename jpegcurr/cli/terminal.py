@@ -1,8 +1,8 @@
-"""The terminal: progress and errors on stderr, tables on stdout."""
+"""The terminal: progress, log and errors on stderr, results on stdout."""
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -25,14 +25,14 @@ from rich.text import Text
 if TYPE_CHECKING:
     from jpegcurr.training.loop import StepInfo
 
-WIDE = 240  # columns where stdout is no terminal, so that nothing is wrapped in a file
+WIDE = 240  # columns where stdout is not a terminal, so that no line of a file is wrapped
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Bar:
-    """Progress through a known number of things: a live bar on a terminal, a line every tenth elsewhere."""
+    """Progress through a known number of items: a live bar on a terminal, a line per tenth elsewhere."""
 
     def __init__(self, progress: Progress | None, unit: str) -> None:
         self._progress = progress
@@ -41,7 +41,7 @@ class Bar:
         self._tenth = 0
 
     def update(self, title: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done; a new title begins anew."""
+        """Show that ``done`` of ``total`` are done; a new title starts again from zero."""
         if self._progress is not None and self._task is not None:
             if self._progress.tasks[0].description != title:
                 self._progress.reset(self._task, total=total, description=title)
@@ -50,6 +50,17 @@ class Bar:
             self._tenth = 10 * done // total % 10
             err.print(f"{title}: {done}/{total} {self._unit}", markup=False)
 
+    def counter(self, title: str, total: int) -> Callable[[int], None]:
+        """Return a function that adds to the number of items done and shows it."""
+        done = 0
+
+        def add(more: int) -> None:
+            nonlocal done
+            done += more
+            self.update(title, done, total)
+
+        return add
+
 
 class _Speed(ProgressColumn):
     def __init__(self, unit: str) -> None:
@@ -57,7 +68,7 @@ class _Speed(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        """Things a second over the last half minute."""
+        """Return the items per second over the last half minute."""
         return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
 
 
@@ -67,26 +78,26 @@ class _NoBar(Bar):
 
 
 class StepBar:
-    """An epoch of training, live: steps, mean loss so far, learning rate, speed, share of waiting, time left."""
+    """An epoch of training, live: steps, mean loss so far, learning rate, speed, share of time spent waiting, time left."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=None, figures="") if progress else None
-        self._looked = -1.0
+        self._task = progress.add_task("", total=None, metrics="") if progress else None
+        self._read_at = -1.0
         self._loss = 0.0
 
-    def update(self, training: "StepInfo") -> None:
-        """Show how far it is. The loss is looked at once a second: each look waits for the device."""
+    def update(self, info: "StepInfo") -> None:
+        """Show a step. The loss is read once a second, because every read waits for the device."""
         if self._progress is None or self._task is None:
             return
-        title = f"epoch {training.plan.epoch} ({training.plan.data})"
+        title = f"epoch {info.plan.epoch} ({info.plan.data})"
         if self._progress.tasks[0].description != title:
-            self._progress.reset(self._task, total=training.steps, description=title)
-        if monotonic() - self._looked >= 1:
-            self._loss, self._looked = training.mean_loss(), monotonic()
-        speed = f"{training.images_per_second:,.0f} img/s  {training.waited:.0%} waiting"
-        figures = f"loss {self._loss:.3f}  lr {training.learning_rate:.1e}  {speed}"
-        self._progress.update(self._task, completed=training.step, figures=figures)
+            self._progress.reset(self._task, total=info.steps, description=title)
+        if monotonic() - self._read_at >= 1:
+            self._loss, self._read_at = info.mean_loss(), monotonic()
+        speed = f"{info.images_per_second:,.0f} img/s  {info.waited:.0%} waiting"
+        metrics = f"loss {self._loss:.3f}  lr {info.learning_rate:.1e}  {speed}"
+        self._progress.update(self._task, completed=info.step, metrics=metrics)
 
 
 @contextmanager
@@ -96,14 +107,14 @@ def step_bar(*, quiet: bool = False) -> Iterator[StepBar]:
         yield StepBar(None)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
-    figures = TextColumn("{task.fields[figures]}")
-    with Progress(*columns, figures, TimeRemainingColumn(), console=err, transient=True) as progress:
+    metrics = TextColumn("{task.fields[metrics]}")
+    with Progress(*columns, metrics, TimeRemainingColumn(), console=err, transient=True) as progress:
         yield StepBar(progress)
 
 
 @contextmanager
 def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Bar]:
-    """Show a bar on stderr while the block runs; off a terminal, a line every tenth."""
+    """Show a bar on stderr while the block runs; a line per tenth if stderr is not a terminal."""
     if quiet:
         yield _NoBar(None, unit)
         return
@@ -121,7 +132,7 @@ class _Lines(logging.Handler):
 
 
 def show_log(*, quiet: bool, mute: bool = False) -> None:
-    """Send the package's log to stderr, above any bar; warnings only if ``quiet``, nothing if ``mute``."""
+    """Send the package's log to stderr, above any bar; only warnings if ``quiet``, nothing if ``mute``."""
     logger = logging.getLogger("jpegcurr")
     logger.handlers = [logging.NullHandler() if mute else _Lines()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -129,7 +140,7 @@ def show_log(*, quiet: bool, mute: bool = False) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str = "", left: int = 1) -> None:
-    """Print a table on stdout: the first ``left`` columns to the left, the numbers to the right."""
+    """Print a table on stdout: the first ``left`` columns aligned to the left, the numbers after them to the right."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number < left else "right", overflow="fold")
@@ -138,7 +149,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str = "", l
     out.print(table, soft_wrap=False)
 
 
-def fail(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error on stderr."""
     label = "[bold red]error:[/] " if sys.stderr.isatty() else "error: "
     err.print(label + escape(message))

@@ -1,23 +1,24 @@
-"""The command that trains; ``cli`` registers it. Rooms are imported inside it."""
+"""The command ``train``: a run or its plan, and how to resume it."""
 
+import json
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jpegcurr.cli import console, terminal
-from jpegcurr.cli.runs import CompileOption, DeviceOption, PrecisionOption, QuietOption
+from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, QuietOption
+from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
-from jpegcurr.system import keep_freed_memory
+from jpegcurr.system import keep_freed_memory, stop_on_signals
 
 if TYPE_CHECKING:
     from jpegcurr.runtime import World
     from jpegcurr.training.loop import StepInfo
+    from jpegcurr.training.schedule import PlannedEpoch
 
 
 def train(
@@ -26,77 +27,97 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field: --set batch.size=64; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<recipe's name> if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="The run's folder; runs/<name of the recipe> if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     save_every: Annotated[
-        int | None, typer.Option("--save-every", min=1, metavar="STEPS", help="Save within epochs too, every so many steps.")
+        int | None,
+        typer.Option("--save-every", min=1, metavar="STEPS", help="Also save within epochs, every so many steps."),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print every epoch's data, learning rates, size and steps, and leave.")
+        bool, typer.Option("--plan", help="Print every epoch's data, learning rates, image size and steps, and exit.")
     ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = False,
     quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
 ) -> None:
     """Train a model while a curriculum swaps the data at epoch boundaries.
 
     On several GPUs: torchrun --nproc-per-node 8 -m jpegcurr train --recipe ...
     """
-    from jpegcurr.recipe.loading import find_recipe, load_recipe
-    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
-    from jpegcurr.training.data.datasets import count_images
-    from jpegcurr.training.run_folder import STATE
-    from jpegcurr.training.schedule import planned_epochs
-    from jpegcurr.training.train import check_recipe
-    from jpegcurr.training.train import train as train_recipe
-
     if as_json and not plan:
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
-        settled = load_recipe(find_recipe(recipe), overrides or ())
-        with _in_its_line(recipe, overrides or ()):
-            check_recipe(settled)
-            planned = planned_epochs(settled, count_images(settled))
-        console.print_plan(planned, as_json=as_json)
+        print_plan(_plan(recipe, overrides or ()), as_json=as_json)
         return
+    from jpegcurr.recipe.loading import find_recipe, load_recipe
+    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
+    from jpegcurr.training.run_folder import STATE
+    from jpegcurr.training.train import train as train_recipe
+
     keep_freed_memory()
-    folder = out or Path("runs") / recipe.stem
+    folder = out_folder or Path("runs") / recipe.stem
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
-    again = ["--recipe", str(recipe), *(part for each in overrides or () for part in ("--set", each)), "--out", str(folder)]
+    again = ["--recipe", str(recipe), *(part for text in overrides or () for part in ("--set", text)), "--out", str(folder)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
     again += ["--compile"] if compile_model else []
     with (
         joined(collective_backend()) as world,
-        _told_how_to_go_on(folder / STATE, world, again),
-        _terminated() as (stop, begun),
+        _resume_command_in_errors(folder / STATE, world, again),
+        stop_on_signals(signal.SIGTERM) as stop,
     ):
-        terminal.show_log(quiet=quiet, mute=not world.is_main)
+        show_log(quiet=quiet, mute=not world.is_main)
         with world.main_process_first():
-            settled = load_recipe(find_recipe(recipe), overrides or ())
-        with terminal.step_bar(quiet=quiet or not world.is_main) as bar, _in_its_line(recipe, overrides or ()):
+            resolved = load_recipe(find_recipe(recipe), overrides or ())
+        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides or ()):
 
-            def on_step(progress: "StepInfo") -> None:
-                begun()
-                bar.update(progress)
+            def on_step(info: "StepInfo") -> None:
+                stop.defer()
+                bar.update(info)
 
             train_recipe(
-                settled,
+                resolved,
                 folder,
                 runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world),
                 resume=resume,
                 save_every=save_every,
                 on_step=on_step,
-                stop=stop,
+                stop=stop.requested,
             )
     if world.is_main:
-        terminal.out.print(f"{folder}", markup=False)
+        out.print(f"{folder}", markup=False)
+
+
+def _plan(recipe: Path, overrides: Sequence[str]) -> "list[PlannedEpoch]":
+    from jpegcurr.recipe.loading import find_recipe, load_recipe
+    from jpegcurr.training.schedule import plan_run
+
+    resolved = load_recipe(find_recipe(recipe), overrides)
+    with _line_in_errors(recipe, overrides):
+        return plan_run(resolved)
+
+
+def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
+    """Print one row per epoch, and their sums."""
+    if as_json:
+        out.print_json(json.dumps([epoch.as_dict() for epoch in epochs]))
+        return
+    rows = []
+    for epoch in epochs:
+        rates = [f"{epoch.lr_first:.3e}", f"{epoch.lr_last:.3e}"]
+        counts = [str(epoch.size), f"{epoch.steps:,}", f"{epoch.images:,}"]
+        rows.append([str(epoch.plan.epoch), str(epoch.plan.phase), epoch.plan.data, *rates, *counts])
+    print_table(["epoch", "phase", "data", "lr, first step", "last step", "pixels", "steps", "images"], rows, left=3)
+    steps, images = sum(epoch.steps for epoch in epochs), sum(epoch.images for epoch in epochs)
+    out.print(f"{len(epochs)} epochs, {steps:,} steps, {images:,} images", markup=False)
 
 
 @contextmanager
-def _in_its_line(recipe: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """What is found wrong after a recipe was read, in its files say, is told with the recipe's line too."""
+def _line_in_errors(recipe: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Add the recipe's line to errors that are only noticed after it was read, such as those of the files that it names."""
     from jpegcurr.recipe.loading import find_recipe, in_its_line
 
     try:
@@ -106,38 +127,19 @@ def _in_its_line(recipe: Path, overrides: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _told_how_to_go_on(state: Path, world: "World", arguments: list[str]) -> Iterator[None]:
-    """Whoever stops a run is told the command that goes on with it."""
-    start = ["torchrun", "--nproc-per-node", str(world.local_ranks), "-m"] if world.ranks > 1 else []
-    several = "as before, on each machine, " if world.ranks > world.local_ranks else ""
+def _resume_command_in_errors(state: Path, world: "World", arguments: list[str]) -> Iterator[None]:
+    """Add the command that resumes the run to the message of whatever stops it."""
+    machines = world.ranks > world.local_ranks
+    torchrun = ["torchrun", "--nproc-per-node", str(world.local_ranks), "-m"] if world.ranks > 1 and not machines else []
+    where = "as before, on each machine, " if machines else ""
 
     def command(*more: str) -> str:
-        return several + shlex.join([*([] if several else start), "jpegcurr", "train", *arguments, *more])
+        return where + shlex.join([*torchrun, "jpegcurr", "train", *arguments, *more])
 
     try:
         yield
     except Terminated as error:
-        raise Terminated(f"{error} To go on: {command('--resume')}") from None
+        raise Terminated(f"{error} To resume: {command('--resume')}") from None
     except KeyboardInterrupt:
-        again = command(*(["--resume"] if state.exists() else []))
-        raise Interrupted(f"stopped. To go on after the last checkpoint: {again}") from None
-
-
-@contextmanager
-def _terminated() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
-    """Yield what says whether SIGTERM has come, as schedulers send it some time before they kill; and what to tell of a step.
-
-    Before the first step, when there is nothing to save, it is answered like Ctrl-C.
-    """
-    came, under_way = Event(), Event()
-
-    def answer(_number: int, _frame: object) -> None:
-        came.set()
-        if not under_way.is_set():
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, answer)
-    try:
-        yield came.is_set, under_way.set
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        again = f"resume from the last checkpoint: {command('--resume')}" if state.exists() else f"start again: {command()}"
+        raise Interrupted(f"stopped. To {again}") from None

@@ -1,7 +1,7 @@
-"""Slurm jobs from where they are submitted: what sbatch is told, how far they are, how they are told to end; by submitit.
+"""Slurm jobs on the login node: their submission, state and end, through submitit.
 
-submitit gives a job the file ``<number>_submitted.pkl`` once sbatch has named its number, and a job without that file ends
-within a minute. So the files in its folder are all jobs that may run, whoever submitted them and however that one ended.
+submitit writes the file ``<number>_submitted.pkl`` once sbatch has returned a job's number, and a job without that file ends
+within a minute. So the files in a folder are all jobs that may still run, even if the process that submitted them was killed.
 """
 
 import shutil
@@ -18,46 +18,48 @@ from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.slurm.task import Training, stop_file
 
 _SUBMITTED = "_submitted.pkl"
-_REQUEUED_MAYBE = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}  # seen for a while of jobs that Slurm is about to requeue
+_REQUEUED_MAYBE = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}  # also the state, for a while, of a job that is requeued next
 _OVER = {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"} | _REQUEUED_MAYBE
-# Seconds that a state lasts before it is believed: a result may come late, and a new job is not in the accounts at once.
+# Seconds that a final state must last: a result may arrive late, and a new job is not in the accounts at once.
 SETTLE, SETTLE_REQUEUED = 20.0, 180.0
-ASK = 60  # seconds between two questions to Slurm at most; two just after a job was submitted
-PAUSE = 2.0  # seconds between looks at what is there
+ASK = 60  # seconds between two queries to Slurm at most; two seconds just after a submission
+PAUSE = 2.0  # seconds between two checks of a job's files
 
 
 def check_machine(*, local: bool = False, otherwise: str = "with --local") -> None:
-    """Raise UsageError if what submits a job is not here; ``local`` ones need no Slurm."""
+    """Raise UsageError if this machine cannot submit jobs; ``local`` ones need submitit but no Slurm."""
     try:
         import submitit  # noqa: F401
     except ImportError:
         raise UsageError("The package submitit is not installed: pip install 'jpegcurr[slurm]'.") from None
     if not local and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise UsageError(f"There is no sbatch on this machine: run this on a login node of the cluster, or {otherwise}.")
+        raise UsageError(f"There is no sbatch on this machine. Run this on a login node of the cluster, or {otherwise}.")
 
 
 def check_accounts() -> None:
-    """Raise UsageError if Slurm keeps none here, from which a job's state is known."""
+    """Raise UsageError if Slurm keeps no accounts here: the state of jobs is read from them."""
     try:
-        asked = subprocess.run(["sacct", "--noheader", "--jobs=1"], check=False, capture_output=True, text=True)  # noqa: S607
+        query = subprocess.run(["sacct", "--noheader", "--jobs=1"], check=False, capture_output=True, text=True)  # noqa: S607
     except OSError as error:
-        raise UsageError(f"sacct, which says how far jobs are, cannot be started: {error.strerror}.") from None
-    if asked.returncode:
-        raise UsageError(f"sacct, which says how far jobs are, fails on this machine: {' '.join(asked.stderr.split())}")
+        raise UsageError(f"sacct, which reports the state of jobs, cannot be started: {error.strerror}.") from None
+    if query.returncode:
+        raise UsageError(f"sacct, which reports the state of jobs, fails on this machine: {' '.join(query.stderr.split())}")
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, str | bool]:
-    """Sbatch's options as typed, with or without the dashes: ``qos=high`` and, without a value, ``exclusive``."""
-    parts = (each.lstrip("-").partition("=") for each in texts)
+    """Parse options of sbatch, with or without their dashes: ``qos=high`` or, without a value, ``exclusive``."""
+    parts = (text.lstrip("-").partition("=") for text in texts)
     return {name: value if equals else True for name, equals, value in parts}
 
 
 def sbatch_parameters(
     known: Mapping[str, Any], others: Mapping[str, str | bool], *, warning: int, requeue: bool
 ) -> dict[str, Any]:
-    """Submitit's: ``known`` in its names, without those that are None; ``others`` in sbatch's; ``warning`` in seconds.
+    """Return submitit's parameters.
 
-    Submitit adds --signal from the latter. Srun of Slurm 22.05 and later does not take --cpus-per-task from sbatch.
+    ``known`` has submitit's names, and None for the cluster's default; ``others`` has sbatch's names. ``warning`` is how many
+    seconds before its end a job is signalled: submitit makes --signal of it. Since Slurm 22.05 srun does not inherit
+    --cpus-per-task from sbatch, so it is passed on here.
     """
     cpus = others.get("cpus-per-task", known.get("cpus_per_task"))
     return {
@@ -69,13 +71,13 @@ def sbatch_parameters(
 
 
 def submit(training: Training, folder: Path, parameters: Mapping[str, Any], *, requeues: int) -> str:
-    """Hand a job to Slurm, with submitit's files in ``folder``; it goes on after its time limit ``requeues`` times at most.
+    """Submit a job to Slurm, with submitit's files in ``folder``; it is requeued at its time limit ``requeues`` times at most.
 
     Returns:
-        Its number.
+        The job's number.
 
     Raises:
-        JpegcurrError: Slurm refuses it, in Slurm's words.
+        JpegcurrError: Slurm refuses the job; the message is Slurm's.
     """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
@@ -83,7 +85,7 @@ def submit(training: Training, folder: Path, parameters: Mapping[str, Any], *, r
     executor = SlurmExecutor(folder, max_num_timeout=requeues)
     executor.update_parameters(**parameters)
     try:
-        with redirect_stderr(StringIO()):  # where submitit repeats what it raises
+        with redirect_stderr(StringIO()):  # where submitit prints the error that it raises too
             return str(executor.submit(training).job_id)
     except FailedJobError as error:
         raise JpegcurrError(f"sbatch refused the job: {error}") from None
@@ -97,44 +99,44 @@ class Job:
 
         self.number = number
         self.paths = JobPaths(folder, job_id=number)
-        self._seen = ("", 0.0)  # the last state, and since when
+        self._last_state = ("", 0.0)  # and since when, monotonic seconds
         self._cancelled = False
         if not self.has_result():
             _watcher().register_job(number)
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to end for good."""
+        """Whether the job is to end for good."""
         return stop_file(self.paths).exists()
 
     def has_result(self) -> bool:
-        """Whether its task has returned or failed. A file may be seen before what is in it."""
+        """Return whether the task has returned or failed. A file may become visible before its content."""
         try:
             return self.paths.result_pickle.stat().st_size > 0
         except OSError:
             return False
 
     def state(self) -> str:
-        """``PENDING``, ``RUNNING`` and so on; ``UNKNOWN`` if Slurm does not know it. It is asked once a minute or so."""
+        """Return ``PENDING``, ``RUNNING`` and so on, or ``UNKNOWN``. Slurm is queried about once a minute."""
         state: str = _watcher().get_state(self.number)  # CANCELLED by 1000
         return state.partition(" ")[0].upper()
 
     def is_over(self) -> bool:
-        """Whether it has left its result, or Slurm has called it over for long enough."""
+        """Return whether the job has written its result, or Slurm has reported its end for long enough."""
         if self.has_result():
             return True
         state = self.state()
-        if state != self._seen[0]:
-            self._seen = state, time.monotonic()
+        if state != self._last_state[0]:
+            self._last_state = state, time.monotonic()
         settle = SETTLE_REQUEUED if state in _REQUEUED_MAYBE else SETTLE
-        lasted = time.monotonic() - self._seen[1]
+        lasted = time.monotonic() - self._last_state[1]
         return state in _OVER and (lasted >= settle or (self._cancelled and state == "CANCELLED"))
 
     def is_alive(self) -> bool:
-        """Whether it runs or waits, of a job that an earlier process submitted; it takes a while to be sure that it does not.
+        """Return whether a job of an earlier process runs or waits; waits until a final state is certain.
 
         Raises:
-            UsageError: Slurm does not know it.
+            UsageError: Slurm does not know the job.
         """
         began = time.monotonic()
         while not self.has_result():
@@ -153,64 +155,67 @@ class Job:
         return False
 
     def _is_completing(self) -> bool:
-        """Whether what it started still runs, of a job that is over by the accounts."""
+        """Return whether processes of the job still run although it is over by the accounts."""
         command = ["squeue", "--noheader", "--format=%i", "--states=COMPLETING", f"--jobs={self.number}"]
         return bool(subprocess.run(command, check=False, capture_output=True).stdout.strip())  # noqa: S603
 
     def result(self) -> str:
-        """Of a job that is over: what its task returned.
+        """Return the result of the task of a job that is over.
 
         Raises:
-            JpegcurrError: it failed; the message says how.
+            JpegcurrError: the job failed; the message says how.
         """
         from submitit.core.utils import pickle_load
 
         log = self.paths.stderr
         if not self.has_result():
             raise JpegcurrError(f"its job {self.number} ended as {self.state()}; Slurm's log is {log}")
-        outcome, said = pickle_load(self.paths.result_pickle)
+        outcome, value = pickle_load(self.paths.result_pickle)
         if outcome == "success":
-            return str(said)
-        last = (str(said).strip().splitlines() or [""])[-1]
+            return str(value)
+        last = (str(value).strip().splitlines() or [""])[-1]
         raise JpegcurrError(f"its job {self.number} failed: {last.partition(': ')[2] or last} Its log is {log}")
 
     def stop(self) -> None:
-        """Have it save the moment and end if it runs, and not begin if it waits."""
+        """Have a running job save a checkpoint and end, and a waiting job not begin."""
         stop_file(self.paths).touch()
         self.cancel_pending()
         _scancel("--signal=TERM", self.number)
 
     def cancel_pending(self) -> None:
-        """Take it from the queue if it is there."""
+        """Remove the job from the queue if it waits there."""
         self._cancelled = True
         _scancel("--state=PENDING", self.number)
-        _watcher().register_job(self.number)  # which is asked after soon
+        _watcher().register_job(self.number)  # so that Slurm is queried soon
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """End the job at once."""
         stop_file(self.paths).touch()
         self._cancelled = True
         _scancel(self.number)
 
     def forget(self) -> None:
-        """Ask Slurm about it no more."""
+        """Stop querying Slurm about the job."""
         _watcher().over.add(self.number)
 
 
 def last_job(folder: Path) -> Job | None:
-    """The last that was submitted with its files in ``folder``."""
+    """Return the last job that was submitted with its files in ``folder``."""
     numbers = [int(file.name.removesuffix(_SUBMITTED)) for file in folder.glob(f"*{_SUBMITTED}")]
     return Job(folder, str(max(numbers))) if numbers else None
 
 
 def _scancel(*arguments: str) -> None:
-    """A job that has ended meanwhile is an error of scancel's, and none of ours."""
+    """Run scancel; a job that has ended meanwhile is an error for scancel but not for us."""
     subprocess.run(["scancel", *arguments], check=False, stdin=subprocess.DEVNULL, capture_output=True)  # noqa: S603, S607
 
 
 @cache
 def _watcher() -> Any:
-    """Who asks Slurm, about all jobs at once: submitit's, which would take a job that is about to be requeued for over."""
+    """Return the process-wide watcher, which queries Slurm about all jobs at once.
+
+    submitit's own would count a job that is about to be requeued as over.
+    """
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     class Watcher(SlurmInfoWatcher):

@@ -1,9 +1,9 @@
-"""What runs in a Slurm job: a training in a child, which saves when its time is up and goes on when the job is requeued.
+"""A Slurm job's task: training in a child process, which saves when its time is up and resumes when the job is requeued.
 
-submitit calls ``Training`` in each of the job's tasks; ``slurm_jobs`` submits and follows such jobs. Before the time limit, and
-at a preemption if the cluster says so, Slurm sends SIGUSR2: the training saves the moment and the first task requeues the job.
-Which processes Slurm signals depends on how it tracks them: with proctrack/cgroup the tasks alone, else all whom they started
-too. So the training starts with SIGUSR2 blocked, of which it would die, and is sent a SIGTERM of its own.
+submitit calls ``Training`` in each of the job's tasks; ``jobs`` submits and follows such jobs. Before the time limit, and at a
+preemption if the cluster is configured so, Slurm sends SIGUSR2: the training saves a checkpoint and the first task requeues the
+job. Which processes Slurm signals depends on how it tracks them: with proctrack/cgroup only the tasks, otherwise also their
+children. So the training starts with SIGUSR2 blocked, which would kill it, and each task sends it a SIGTERM.
 """
 
 import math
@@ -21,35 +21,34 @@ from jpegcurr.errors import TrainingError
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission, JobPaths
 
-STATE = "state.safetensors"  # jpegcurr.training.run_folder's, without importing torch
-FINISHED, STOPPED = "finished", "stopped"  # what a task returns
-# Exit codes of a training that was stopped: with a checkpoint; before the first step; before it listened to SIGTERM.
+STATE = "state.safetensors"  # as in jpegcurr.training.run_folder, which this floor may not import
+FINISHED, STOPPED = "finished", "stopped"  # the results of a task
+# Exit codes of a stopped training: with a checkpoint; before the first step; before it handled SIGTERM.
 STOPPED_CODES = (143, 130, -signal.SIGTERM)
 POLL = 0.2  # seconds
-PATIENCE = 60.0  # seconds; longer than Slurm takes from SIGTERM to SIGKILL (KillWait, 30), or a requeue
-GRACE_TIME = 3600.0  # seconds that Slurm may give a job that it preempts, which is only requeued if it has not ended by itself
-TOGETHER = 5.0  # seconds; Slurm's own SIGTERM comes with a SIGCONT
+PATIENCE = 60.0  # seconds; longer than Slurm takes from SIGTERM to SIGKILL (KillWait, 30), or for a requeue
+GRACE_TIME = 3600.0  # seconds that Slurm may give a preempted job; it requeues only one that has not ended by itself
+TOGETHER = 5.0  # seconds; Slurm sends its own SIGTERM together with a SIGCONT
 
 
 @dataclass
 class Training:
     """One task of a job, as submitit calls it: ``command`` in ``folder``, with --resume if ``out`` holds a state.
 
-    ``grace`` is how long the training may take to save, in seconds; ``patience`` how long a task that was stopped waits for
-    Slurm to take the job away, which is longer if it was Slurm that stopped it. What the training says goes to the end of
-    ``log``, else to submitit's.
+    The training has ``grace`` seconds to save. A task that was stopped waits ``patience`` seconds for Slurm to end the job, and
+    longer if Slurm itself stopped it. The training's output is appended to ``log``, or goes to submitit's log without one.
     """
 
     command: tuple[str, ...]
     folder: str
-    out: str | None  # None: the command knows by itself whether it goes on
+    out: str | None  # None: the command itself knows whether to resume
     grace: float
     patience: float
     log: str | None = None
-    pid: int = field(default=0, init=False)  # of the training; 0 before there is one
-    asked_at: float = field(default=-math.inf, init=False)  # when it was to stop
-    continued_at: float = field(default=-math.inf, init=False)  # when SIGCONT came
-    told: bool = field(default=False, init=False)  # and was sent SIGTERM
+    pid: int = field(default=0, init=False)  # of the training; 0 before it is started
+    stop_requested_at: float = field(default=-math.inf, init=False)  # monotonic seconds
+    continued_at: float = field(default=-math.inf, init=False)  # when SIGCONT came, monotonic seconds
+    terminated: bool = field(default=False, init=False)  # whether the training was sent SIGTERM
     stop_file: Path | None = field(default=None, init=False)  # see ``stop_file``
 
     def __call__(self) -> str:
@@ -60,9 +59,9 @@ class Training:
         task, group = JobEnvironment(), TorchDistributedEnvironment()
         os.chdir(self.folder)
         self.stop_file = stop_file(task.paths)
-        if self.is_unwanted():  # since before it began
+        if self.is_cancelled():  # before it began
             return STOPPED
-        self.listen(first=task.global_rank == 0)
+        self.install_handlers(first=task.global_rank == 0)
         resumes = self.out is not None and (Path(self.out) / STATE).is_file()
         command = (*self.command, *(["--resume"] if resumes else []))
         print(shlex.join(command), flush=True)
@@ -70,28 +69,31 @@ class Training:
         self.start(command, group_variables(group.rank, group.world_size, group.local_world_size, address, group.master_port))
         try:
             code = self.wait()
-        except BaseException:  # Ctrl-C, or what submitit's handler ends with
+        except BaseException:  # Ctrl-C, or the exit that submitit's handler raises
             self.stop()
             raise
         return self.conclude(code, task.global_rank, self.log or task.paths.stderr)
 
     @property
-    def asked(self) -> bool:
-        """Whether it was to stop."""
-        return self.asked_at > -math.inf
+    def stop_requested(self) -> bool:
+        """Whether a signal has asked the training to stop."""
+        return self.stop_requested_at > -math.inf
 
-    def listen(self, *, first: bool) -> None:
-        """SIGTERM stops the training. SIGUSR2 too, but is submitit's in the first task, which calls ``checkpoint``."""
+    def install_handlers(self, *, first: bool) -> None:
+        """Stop the training at SIGTERM and SIGUSR2; in the first task submitit handles SIGUSR2 and calls ``checkpoint``.
+
+        The handlers stay until the process ends: a late signal must not interrupt submitit while it writes the result.
+        """
         for number in (signal.SIGTERM, *([] if first else [requeue_signal()])):
             signal.signal(number, self.stop)
-        signal.signal(signal.SIGCONT, self.go_on)
+        signal.signal(signal.SIGCONT, self.note_continuation)
 
-    def go_on(self, *_signal: object) -> None:
-        """Note that Slurm has sent what it sends before SIGTERM, lest a suspended job does not hear it."""
+    def note_continuation(self, *_signal: object) -> None:
+        """Note a SIGCONT, which Slurm sends before its SIGTERM so that a suspended job receives that too."""
         self.continued_at = time.monotonic()
 
     def start(self, command: tuple[str, ...], variables: Mapping[str, str]) -> None:
-        """Start the training. Whoever is to stop it waits until it has a number."""
+        """Start the training; signals that would stop it wait until its process id is known."""
         stopping = {signal.SIGTERM, requeue_signal()}
         end_of_log = (os.POSIX_SPAWN_OPEN, 1, self.log or "", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         files = (end_of_log, (os.POSIX_SPAWN_DUP2, 1, 2)) if self.log else ()
@@ -101,18 +103,18 @@ class Training:
             self.pid = os.posix_spawn(command[0], command, environment, file_actions=files, setsigmask=[requeue_signal()])
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
-        if self.asked:  # before it was there
+        if self.stop_requested:  # before the process existed
             self.stop()
 
     def stop(self, *_signal: object) -> None:
-        """Tell the training, once, to save the moment and to end."""
-        self.asked_at = time.monotonic()
-        if self.pid and not self.told and exit_code(self.pid) is None:
-            self.told = True
+        """Send the training one SIGTERM, at which it saves a checkpoint and ends."""
+        self.stop_requested_at = time.monotonic()
+        if self.pid and not self.terminated and exit_code(self.pid) is None:
+            self.terminated = True
             os.kill(self.pid, signal.SIGTERM)
 
     def wait(self, seconds: float = float("inf")) -> int:
-        """The training's exit code; it is killed if it takes longer. No locks are held: signals are handled within this."""
+        """Wait for the training and return its exit code; kill it after ``seconds``. Holds no lock: handlers run meanwhile."""
         end = time.monotonic() + seconds
         while (code := exit_code(self.pid)) is None:
             if time.monotonic() > end:
@@ -123,26 +125,32 @@ class Training:
         return code
 
     def conclude(self, code: int, rank: int, log: Path | str) -> str:
-        """What ``code`` means. A task that was stopped leaves it to the first one, and to Slurm, to end or requeue the job."""
+        """Return the task's result, or raise TrainingError for a failure.
+
+        A stopped task waits: the first task and Slurm decide whether the job ends or is requeued.
+        """
         if code == 0:
             return FINISHED
-        if code == STOPPED_CODES[0] or (self.asked and (rank or code in STOPPED_CODES)):
-            print("stopped, with what was saved", flush=True)
-            by_slurm = abs(self.asked_at - self.continued_at) < TOGETHER
+        if code == STOPPED_CODES[0] or (self.stop_requested and (rank or code in STOPPED_CODES)):
+            print("stopped, with a checkpoint if any step was trained", flush=True)
+            by_slurm = abs(self.stop_requested_at - self.continued_at) < TOGETHER
             end = time.monotonic() + (GRACE_TIME if by_slurm else self.patience)
-            while time.monotonic() < end and not self.is_unwanted():
+            while time.monotonic() < end and not self.is_cancelled():
                 time.sleep(POLL)
             return STOPPED
-        raise TrainingError(f"{explain(code)} in task {rank}. Its last words are in {log}.")
+        raise TrainingError(f"{explain(code)} in task {rank}. Its log is {log}.")
 
-    def is_unwanted(self) -> bool:
-        """Whether it was told to end for good."""
+    def is_cancelled(self) -> bool:
+        """Return whether the job is to end for good."""
         return self.stop_file is not None and self.stop_file.exists()
 
     def checkpoint(self) -> "DelayedSubmission | None":
-        """What submitit is to requeue: called in the first task, within a signal handler, most likely while ``wait`` waits.
+        """Return the task that submitit requeues; None if the job is to end for good.
 
-        None if it was told to end for good. Raises TrainingError, which ends the job, if the training failed: it would again.
+        submitit calls this in the first task, within a signal handler, most likely while ``wait`` waits.
+
+        Raises:
+            TrainingError: the training failed, and would fail again; the job ends.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -150,22 +158,25 @@ class Training:
             self.stop()
             code = self.wait(self.grace)
             if code not in (0, *STOPPED_CODES, -signal.SIGKILL):
-                raise TrainingError(f"{explain(code)} when it was to save the moment. The job is not requeued.")
-        return None if self.is_unwanted() else DelayedSubmission(replace(self))
+                raise TrainingError(f"{explain(code)} instead of saving a checkpoint. The job is not requeued.")
+        return None if self.is_cancelled() else DelayedSubmission(replace(self))
 
 
 def grace_of(warning: float) -> float:
-    """How many seconds of the ``warning`` before a job's end a training may take to save: some are left to requeue."""
+    """Return the seconds that a training has to save when a job's end is announced ``warning`` seconds ahead.
+
+    The rest is for the requeue.
+    """
     return max(warning / 2, warning - 30)
 
 
 def stop_file(paths: "JobPaths") -> Path:
-    """A file that, once it is there, says that a job is to end for good and is not to be requeued, whoever starts it."""
+    """Return the path of the file whose presence makes a job end for good: it neither starts nor is requeued."""
     return Path(paths.folder) / f"{paths.job_id}_stop"
 
 
 def exit_code(pid: int) -> int | None:
-    """Of a child, as in subprocess: negative for a signal; None while it runs. It can be asked for again and again."""
+    """Return the exit code of a child, negative for a signal; None while it runs. The child is not reaped: ask at any time."""
     ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     if ended is None:
         return None
@@ -173,19 +184,22 @@ def exit_code(pid: int) -> int | None:
 
 
 def explain(code: int) -> str:
-    """``The training ended with exit code 1``."""
+    """Return a clause such as ``The training ended with exit code 1``."""
     if code == -signal.SIGKILL:
-        return "The training was killed, as it is when there is too little memory (SIGKILL),"
+        return "The training was killed (SIGKILL), perhaps for lack of memory,"
     return f"The training ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
 
 
 def requeue_signal() -> int:
-    """What submitit has Slurm send: SIGUSR2, if SUBMITIT_PREEMPT_SIGNAL does not name another."""
+    """Return the signal that submitit has Slurm send: SIGUSR2, or the one named in SUBMITIT_PREEMPT_SIGNAL."""
     return int(getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"))
 
 
 def group_variables(rank: int, ranks: int, local_ranks: int, address: str, port: int | str) -> dict[str, str]:
-    """By which torch.distributed finds the others; none for one task alone. Slurm numbers tasks node by node."""
+    """Return the environment variables that connect the tasks in torch.distributed; none for a single task.
+
+    Slurm numbers tasks node by node.
+    """
     if ranks == 1:
         return {}
     numbers = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank % local_ranks, "LOCAL_WORLD_SIZE": local_ranks}

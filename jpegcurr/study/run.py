@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from time import perf_counter
 from typing import Literal, Protocol
 
@@ -20,6 +19,7 @@ from jpegcurr.study.config import Study
 from jpegcurr.study.fork import fork_run
 from jpegcurr.study.measure import measure_run
 from jpegcurr.study.tasks import Task
+from jpegcurr.system import stop_on_signals
 from jpegcurr.training.checkpoint import epochs_done
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.run_folder import STATE
@@ -74,22 +74,8 @@ def stoppable() -> Iterator[Stop]:
 
     A second Ctrl-C stops at once, and a second SIGTERM is ignored: a scheduler and the parent process may both send one.
     """
-    came, under_way = list[int](), Event()
-
-    def answer(number: int, _frame: object) -> None:
-        again = bool(came)
-        came.append(number)
-        if number == signal.SIGINT if again else not under_way.is_set():
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield Stop(lambda: bool(came), under_way.set)
-    except Terminated as error:
-        raise (Interrupted if came[:1] == [signal.SIGINT] else Terminated)(str(error)) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stop_on_signals(signal.SIGINT, signal.SIGTERM) as request:
+        yield Stop(request.requested, request.defer)
 
 
 def run_all(

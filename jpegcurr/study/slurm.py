@@ -21,6 +21,7 @@ from jpegcurr.study.config import Study
 from jpegcurr.study.parallel import LaunchRefusedError, LocalLauncher
 from jpegcurr.study.run import log_path
 from jpegcurr.study.tasks import Task
+from jpegcurr.system import handle_signals
 
 log = logging.getLogger("jpegcurr")
 
@@ -161,13 +162,10 @@ class SlurmLauncher:
 def _undisturbed() -> Iterator[None]:
     """Defer Ctrl-C and SIGTERM until the number of a job is known: without it, the job could not be stopped."""
     came: list[int] = []
-    stopping = (signal.SIGINT, signal.SIGTERM)
-    before = {signum: signal.signal(signum, lambda number, _frame: came.append(number)) for signum in stopping}
     try:
-        yield
+        with handle_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), lambda number, _frame: came.append(number))):
+            yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
         for number in came:
             signal.raise_signal(number)
 

@@ -1,4 +1,4 @@
-"""The commands as people type them: what they print, what they leave, and what they say to a mistake."""
+"""The commands as typed: their output, their files, and their answers to mistakes."""
 
 import csv
 import json
@@ -41,14 +41,14 @@ def run(capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def imagenet(photos: Path) -> Path:
-    """``data/imagenet`` in the current folder."""
+    """Copy the photographs to ``data/imagenet`` in the current folder."""
     shutil.copytree(photos, "data/imagenet")
     return Path("data/imagenet")
 
 
 @pytest.fixture
 def here(betons: Path, trained: Path, photos: Path) -> None:
-    """Betons, a run, images and a few things that are none of these, in the current folder."""
+    """Fill the current folder with betons, a run, images, and a few files and folders that are none of these."""
     Path("betons").symlink_to(betons)
     Path("run").symlink_to(trained)
     shutil.copytree(photos / "val", "images")
@@ -62,13 +62,13 @@ def here(betons: Path, trained: Path, photos: Path) -> None:
 
 
 def tree() -> dict[str, tuple[int, int]]:
-    """Size and time of every file, in folders that are links too."""
+    """Return size and time of every file, in linked folders too."""
     files = (os.path.join(parent, name) for parent, _, names in os.walk(".", followlinks=True) for name in names)
     return {file: (os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files}
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("encode --quality 50", "data/imagenet does not exist"),
         ("train --recipe two_phase.yaml --json", "--json is for --plan"),
@@ -84,7 +84,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("encode images --quality 50 --threads 0", "--threads"),
         ("encode images --quality 50 --order random", "random"),
         ("encode images --quality 50 --dask nonsense://x", "No Dask scheduler|pip install"),
-        ("inspect", "Missing argument 'file'"),
+        ("inspect", "Missing argument 'FILE'"),
         ("inspect none.beton", r"none\.beton does not exist"),
         ("inspect text.beton", r"text\.beton is not a version-2 \.beton"),
         ("inspect empty", "empty is a folder"),
@@ -109,7 +109,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("evaluate empty", "empty is not a run folder"),
         ("evaluate run --data none.beton", r"none\.beton does not exist"),
         ("evaluate run --weights worst", "worst"),
-        ("evaluate run --on-the-fly", "--on-the-fly says where --qualities are made. Give them too"),
+        ("evaluate run --on-the-fly", "--on-the-fly says when --qualities are encoded. Give them too"),
         ("evaluate run --qualities source,0", "quality '0'.*from 1 to 100, or source"),
         ("evaluate run --csv file", "file exists.*--csv, or replace it with --force"),
         ("evaluate run -o file/x.csv", "file cannot be written to: file is not a folder.*with --csv"),
@@ -130,10 +130,10 @@ def tree() -> dict[str, tuple[int, int]]:
         ("nonsense", "No such command 'nonsense'"),
     ],
 )
-def test_a_mistake_is_a_sentence_on_stderr_with_exit_code_2_and_nothing_written(run, here, command: str, said: str) -> None:
+def test_a_mistake_is_a_sentence_on_stderr_with_exit_code_2_and_nothing_written(run, here, command: str, message: str) -> None:
     before = tree()
     done = run(command)
-    assert re.search(said, done.err, re.DOTALL), done.err
+    assert re.search(message, done.err, re.DOTALL), done.err
     assert done.code == 2
     assert done.out == ""
     assert done.err.splitlines()[-1].startswith(("error: ", "  "))
@@ -166,7 +166,7 @@ def test_a_broken_image_is_named_with_exit_code_1(run, imagenet: Path) -> None:
     assert re.search(r"train-source\.beton +47 .* 1$", done.out, re.MULTILINE)
 
 
-def test_the_two_commands_work_as_written_where_only_train_is_there(run, photos: Path) -> None:
+def test_the_two_commands_work_as_written_without_a_val_split(run, photos: Path) -> None:
     shutil.copytree(photos / "train", "data/imagenet/train")
     assert run("encode --quality 50").code == 0
     done = run(f"train --recipe two_phase.yaml {SMALL}")
@@ -188,7 +188,7 @@ def test_the_whole_main_job(run, imagenet: Path) -> None:
     done = run(f"train --recipe two_phase.yaml {SMALL} --plan")
     assert re.search(r"^1 +1 +q50 .* 32 +3 +48$", done.out, re.MULTILINE)
     assert done.out.endswith("\n2 epochs, 6 steps, 96 images\n")
-    assert tree() == before, "what is missing is not made for a plan"
+    assert tree() == before, "a plan encodes no missing beton"
 
     done = run(f"train --recipe two_phase.yaml {SMALL}")
     assert done.code == 0, done.err
@@ -205,11 +205,11 @@ def test_the_whole_main_job(run, imagenet: Path) -> None:
         ]
     for weights, prefix in (("raw", ""), ("ema", "ema_")):
         results = json.loads(run(f"evaluate runs/two_phase --weights {weights} --json --device cpu").out)
-        assert [each["quality"] for each in results] == ["source", 50]
-        for name, each in zip(("clean", "q50"), results, strict=True):
-            assert each["top1"] == pytest.approx(rows[-1][f"val/{name}/{prefix}top1"])
-            assert each["loss"] == pytest.approx(rows[-1][f"val/{name}/{prefix}loss"], rel=1e-4)
-            assert each["images"] == 16
+        assert [result["quality"] for result in results] == ["source", 50]
+        for name, result in zip(("clean", "q50"), results, strict=True):
+            assert result["top1"] == pytest.approx(rows[-1][f"val/{name}/{prefix}top1"])
+            assert result["loss"] == pytest.approx(rows[-1][f"val/{name}/{prefix}loss"], rel=1e-4)
+            assert result["images"] == 16
     assert re.search(r"^val-q50 +50 +16 ", run("evaluate runs/two_phase").out, re.MULTILINE)
 
     (imagenet / "val/bad.jpg").write_bytes(b"text")
@@ -264,10 +264,10 @@ def test_an_evaluation_is_written_as_tables_and_a_curve(run, here) -> None:
     assert "source:" in Path("o/curve.svg").read_text(), "the stored betons of the run, by their manifests"
     assert Path("o/curve.svg").read_text() != curve
     again = run("evaluate run other --plot o/curve.svg --force --device cpu --json")
-    assert [each["class_images"]["cat"] for each in json.loads(again.out)] == [4, 4, 4, 4], "and nothing but JSON"
+    assert [result["class_images"]["cat"] for result in json.loads(again.out)] == [4, 4, 4, 4], "and nothing but JSON"
 
 
-def test_a_folder_that_may_not_be_written_to_is_said_before_anything_is_read(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_write_permission_is_refused_before_anything_is_read(run, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("locked").mkdir()
     monkeypatch.setattr("jpegcurr.files.os.access", lambda path, mode: Path(path) != Path("locked"))  # root may write anywhere
     for option, name in (("--csv", "a.csv"), ("--classes", "a.csv"), ("--plot", "a.svg")):
@@ -283,7 +283,7 @@ def test_a_damaged_beton_ends_verify_with_exit_code_1(run, here) -> None:
     Path("damaged.beton").write_bytes(data)
     done = run("inspect damaged.beton --verify")
     assert done.code == 1
-    assert "damaged.beton is not right in 1 place." in done.err
+    assert "damaged.beton has 1 error." in done.err
     assert "sample 0 of damaged.beton" in done.err
 
 
@@ -307,7 +307,7 @@ def test_help_keeps_angle_brackets_and_stars(run) -> None:
     assert "train/<class>/* and val/<class>/*, or <class>/*" in run("encode --help").out
 
 
-def test_evaluate_says_where_it_looked_for_the_validation_sets(run, here) -> None:
+def test_evaluate_names_the_path_of_a_missing_validation_set(run, here) -> None:
     recipe = Path("run").resolve() / "recipe.yaml"
     shutil.copytree("run", "moved")
     Path("moved/recipe.yaml").write_text(re.sub(r"\S*/(val-source\.beton)", r"betons/gone/\1", recipe.read_text()))
@@ -328,7 +328,7 @@ def test_python_m_is_the_same_program() -> None:
     assert done.stdout == f"jpegcurr {__version__}\n"
 
 
-def test_the_program_leaves_whatever_a_library_would_still_wait_for() -> None:
+def test_the_program_exits_even_if_a_library_would_still_wait() -> None:
     program = "import atexit, sys, time; from jpegcurr.cli import main; atexit.register(time.sleep, 3600); {}main()"
     for arguments, code in (("--version", 0), ("inspect no.beton", 2)):
         command = program.format(f"sys.argv = {['jpegcurr', *arguments.split()]}; ")
@@ -344,9 +344,20 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
-@pytest.mark.parametrize(("steps", "code", "said"), [(0, 130, "error: stopped. To go on"), (1, 143, "error: it stopped.")])
-def test_sigterm_is_answered_like_ctrl_c_before_there_is_anything_to_save(
-    run, monkeypatch: pytest.MonkeyPatch, steps: int, code: int, said: str
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """Start a process that Ctrl-C interrupts even if this one ignores it, as background jobs of a shell do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("steps", "code", "message"), [(0, 130, "error: stopped. To start again: jpegcurr train"), (1, 143, "error: it stopped.")]
+)
+def test_sigterm_is_handled_like_ctrl_c_until_there_is_something_to_save(
+    run, monkeypatch: pytest.MonkeyPatch, steps: int, code: int, message: str
 ) -> None:
     def fake(*_arguments: object, on_step: Callable[..., None], stop: Callable[[], bool], **_options: object) -> None:
         for _ in range(steps):
@@ -359,49 +370,51 @@ def test_sigterm_is_answered_like_ctrl_c_before_there_is_anything_to_save(
     monkeypatch.setattr("jpegcurr.training.train.train", fake)
     before = signal.getsignal(signal.SIGTERM)
     done = run(f"train --recipe two_phase.yaml {SMALL}")
-    assert (done.code, said in done.err) == (code, True)
+    assert (done.code, message in done.err) == (code, True)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_sigterm_in_training_saves_the_moment_and_says_how_to_go_on(here) -> None:
+def test_sigterm_in_training_saves_a_checkpoint_and_names_the_command_that_resumes(here) -> None:
     command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
     command += ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = start(command)
     state = Path("runs/two_phase/state.safetensors")
     while not state.exists() and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143, said
-    (line,) = said.splitlines()[-1:]
-    assert line.startswith("error: stopped, with a checkpoint of this moment. To go on: jpegcurr train --recipe two_phase.yaml")
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 143, message
+    (line,) = message.splitlines()[-1:]
+    assert line.startswith(
+        "error: stopped, with a checkpoint of this moment. To resume: jpegcurr train --recipe two_phase.yaml"
+    )
     assert line.endswith(" --resume")
 
 
-def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
-    """A real SIGINT to a real process, in the middle of an epoch."""
+def test_ctrl_c_in_training_names_the_command_that_resumes(here) -> None:
+    """Send a real SIGINT to a real process, in the middle of an epoch."""
     command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
     many = ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]
-    process = subprocess.Popen([*command, *many], stderr=subprocess.PIPE, text=True)
+    process = start([*command, *many])
     state = Path("runs/two_phase/state.safetensors")
     while not state.exists() and process.poll() is None:
         time.sleep(0.1)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    (line,) = said.splitlines()[-1:]
-    assert line.startswith("error: stopped. To go on after the last checkpoint: jpegcurr train")
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert "Traceback" not in message
+    (line,) = message.splitlines()[-1:]
+    assert line.startswith("error: stopped. To resume from the last checkpoint: jpegcurr train")
     again = shlex.split(line[line.index("jpegcurr train") :])[1:]
     assert again[-1] == "--resume"
-    process = subprocess.Popen([sys.executable, "-m", "jpegcurr", *again], stderr=subprocess.PIPE, text=True)
+    process = start([sys.executable, "-m", "jpegcurr", *again])
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("resuming at epoch"):
             break
     else:
-        pytest.fail("it did not go on")
+        pytest.fail("it did not resume")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
@@ -409,7 +422,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(here) -> None:
     assert not list(Path("runs/two_phase").glob("*.partial"))
 
 
-def test_a_full_disk_is_told_with_the_file_and_nothing_half_is_left(
+def test_a_full_disk_is_an_error_with_the_file_and_leaves_nothing_unfinished(
     run, trained: Path, betons: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Path, *_arguments: object, **_named: object) -> int:
@@ -419,5 +432,5 @@ def test_a_full_disk_is_told_with_the_file_and_nothing_half_is_left(
     monkeypatch.setattr(Path, "write_text", full)
     done = run(f"evaluate {trained} --data {betons / 'val-q50.beton'} --plot curve.svg --device cpu")
     assert done.code == 1
-    assert "curve.svg: No space left on device. Make room, or write to another disk; files that are whole" in done.err
+    assert "curve.svg: No space left on device. Free some space, or write to another disk; finished files were kept" in done.err
     assert list(Path().iterdir()) == []

@@ -456,7 +456,7 @@ def test_a_full_disk_is_a_sentence_and_the_encode_goes_on_when_there_is_room(pho
     assert not list(Path("betons").glob("[!.]*"))
     done = limited(photos, 10_000_000, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "images are there already" in done.stderr
+    assert "images are already there" in done.stderr
     assert digests(Path("betons")) == digests(betons)
 
 

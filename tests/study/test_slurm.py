@@ -141,7 +141,7 @@ def test_ctrl_c_has_jobs_save_and_end_and_the_same_call_starts_them_again() -> N
         run([task("slow")], launcher())
     sender.join()
     assert cancelled()[:2] == ["--state=PENDING 1", "--signal=TERM 1"]
-    assert "stopped, with what was saved" in Path("out/slurm/slow/seed-0/1_0_log.out").read_text()
+    assert "stopped, with a checkpoint if any step was trained" in Path("out/slurm/slow/seed-0/1_0_log.out").read_text()
     put("go")
     notes, failed = run([task("slow")], launcher())
     assert (notes.started_tasks, failed) == (["slow/seed-0"], {})
@@ -316,7 +316,7 @@ def test_missing_programs_are_named(betons: Path, monkeypatch: pytest.MonkeyPatc
     write_study(betons)
     put("no-accounts")
     assert command("study small.yaml --slurm qos=high") == 2
-    assert "sacct, which says how far jobs are, fails on this machine: Slurm accounting storage" in capsys.readouterr().err
+    assert "sacct, which reports the state of jobs, fails on this machine: Slurm accounting storage" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
     assert command("study small.yaml --slurm qos=high") == 2
     assert "run this on a login node of the cluster, or without --slurm." in capsys.readouterr().err

@@ -286,7 +286,7 @@ def test_an_arm_that_fails_does_not_stop_the_others(betons: Path, capsys: pytest
     assert command("study small.yaml --out out --device cpu") == 1
     err = capsys.readouterr().err
     assert re.search(r"bad/seed-0: The (loss|weights' norm).* is (nan|inf)", err)
-    assert "1 run failed; the others are done. The same command tries them again." in err
+    assert "1 run failed; the others are done. To try again, give the same command." in err
     assert "Traceback" in Path("out/logs/bad/seed-0.log").read_text()
     known = json.loads(Path("out/study.json").read_text())
     assert (known["finished"], known["planned"]) == (2, 3)
@@ -486,7 +486,7 @@ def test_parallel_runs_end_in_the_weights_of_serial_ones(
     first.send_signal(signal.SIGINT)
     _, err = first.communicate()
     assert first.returncode == 130, err.decode()
-    assert b"What is done is kept. To go on: jpegcurr study" in err
+    assert b"Finished work is kept. To resume: jpegcurr study" in err
     assert not list(Path("out").glob("outcomes/*"))
     launcher = shlex.join(["sh", "-c", 'echo launched; exec "$@"', "sh"])
     assert command(f"{arguments} --launch {shlex.quote(launcher)}") == 1
@@ -512,7 +512,7 @@ def test_the_plan_counts_shared_epochs_once(betons: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "measured: test_convnext at 32 pixels, CPU, float32" in printed
     assert "Picard, arXiv 2109.08203" in printed
-    assert "Found with 80 % power by 3 seeds: 0.46 points in one comparison" in printed
+    assert "Detectable with 80 % power by 3 seeds: 0.46 points in one comparison" in printed
 
 
 def test_devices_wait_for_trunks(betons: Path) -> None:

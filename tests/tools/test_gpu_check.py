@@ -1,4 +1,4 @@
-"""The check of a GPU does what it can in the time that it has, and says what it could not."""
+"""The check of a GPU: it keeps to its time, and reports every step that failed or was left out."""
 
 import json
 import os
@@ -27,9 +27,9 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     signal.signal(signal.SIGTERM, handler)
 
 
-def summary() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path("gpu-check/summary.json").read_text())
-    return found
+def read_summary() -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(Path("gpu-check/summary.json").read_text())
+    return summary
 
 
 def put_steps(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *steps: tuple[Any, ...]) -> None:
@@ -43,7 +43,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_every_step_says_what_became_of_it_and_the_others_go_on(
+def test_every_step_reports_its_outcome_and_the_later_ones_run(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = "print('1 passed, 2 skipped, 7 deselected in 3.1s')"
@@ -58,21 +58,21 @@ def test_every_step_says_what_became_of_it_and_the_others_go_on(
     start = time.monotonic()
     assert tool.main(["--device", "cpu", "--minutes", "0.3"]) == 1
     assert time.monotonic() - start < 20
-    found = summary()
-    assert [(step["name"], step["outcome"]) for step in found["steps"]] == [
+    summary = read_summary()
+    assert [(step["name"], step["outcome"]) for step in summary["steps"]] == [
         ("fails", "failed"),
         ("hangs", "out of time"),
         ("no package", "left out"),
         ("no file", "left out"),
         ("passes", "passed"),
     ]
-    whys = [step["why"] for step in found["steps"]]
+    whys = [step["why"] for step in summary["steps"]]
     assert (whys[0], whys[2:]) == (
         "exit code 1: The reason.",
-        ["no_such_package is not installed", "x.beton is not there", ""],
+        ["no_such_package is not installed", "x.beton does not exist", ""],
     )
-    assert found["steps"][-1]["figures"] == {"passed": 1, "skipped": 2, "deselected": 7}
-    assert {"device", "torch", "machine", "versions", "commit", "command", "minutes"} < found.keys()
+    assert summary["steps"][-1]["figures"] == {"passed": 1, "skipped": 2, "deselected": 7}
+    assert {"device", "torch", "machine", "versions", "commit", "command", "minutes"} < summary.keys()
     assert Path("gpu-check/fails.log").read_text() == "Some words\nThe reason.\n"
     assert not is_alive(int(Path("gpu-check/hangs.log").read_text())), "what a step started ends with it"
     lines = capsys.readouterr().out.splitlines()
@@ -85,7 +85,7 @@ def test_steps_that_pass_or_are_left_out_are_no_failure(tool: ModuleType, monkey
     assert tool.main(["--device", "cpu"]) == 0
 
 
-def test_a_step_has_the_time_that_those_before_it_left(
+def test_a_step_gets_the_time_that_earlier_ones_left_over(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nothing = ["-S", "-c", ""]
@@ -98,7 +98,7 @@ def test_a_step_has_the_time_that_those_before_it_left(
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_what_is_run_is_there_and_knows_its_options(tool: ModuleType, device: str) -> None:
+def test_every_command_exists_and_accepts_its_options(tool: ModuleType, device: str) -> None:
     steps = {step.name: step for step in tool.plan(None, device)}
     shared = (TOOLS / "bench/common.py").read_text()
     for name in ("training", "levers", "loading"):
@@ -114,7 +114,7 @@ def test_what_is_run_is_there_and_knows_its_options(tool: ModuleType, device: st
     assert [name for name in steps if name not in {step.name for step in tool.plan(Path("folder"), device)}] == ["photographs"]
 
 
-def test_the_figures_are_those_of_the_last_epoch_and_the_last_benchmark(tool: ModuleType) -> None:
+def test_the_metrics_are_those_of_the_last_epoch_and_the_last_benchmark(tool: ModuleType) -> None:
     Path("run").mkdir()
     rows = [{"epoch": epoch, "val/clean/top1": 70 + epoch, "val/q50/top1": 60, "images_per_second": 9.5} for epoch in (0, 1)]
     Path("run/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -125,24 +125,24 @@ def test_the_figures_are_those_of_the_last_epoch_and_the_last_benchmark(tool: Mo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ([], "error: torch finds no GPU here. To run the same steps small, on this processor: --device cpu."),
+        ([], "error: torch finds no GPU here. To try the same steps on this processor, at a small size: --device cpu."),
         (["nowhere", "--device", "cpu"], "error: nowhere has no folder train."),
-        (["--device", "cpu", "--out", "."], "error: . is there and not empty."),
+        (["--device", "cpu", "--out", "."], "error: . exists and is not empty."),
     ],
 )
 def test_a_mistake_is_a_sentence_with_exit_code_2(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     Path("here").touch()
     assert tool.main(arguments) == 2
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(message)
     assert os.listdir() == ["here"]
 
 
-def test_without_torch_the_way_out_is_told(
+def test_without_torch_the_error_names_the_python_that_lacks_it(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tool, "find_spec", lambda _name: None)

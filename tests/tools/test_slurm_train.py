@@ -1,4 +1,4 @@
-"""A training job that Slurm stops goes on by itself; what Slurm, submitit and the training tell each other."""
+"""A training job that Slurm stops resumes by itself: the signals, options and results between Slurm, submitit and training."""
 
 import json
 import os
@@ -34,7 +34,7 @@ for _ in range(600): time.sleep(0.05)
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script, as a module of which things can be replaced."""
+    """Return the script as a module, whose names can be replaced."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)}
     yield tool_module("slurm_train", monkeypatch)
     for number, handler in handlers.items():
@@ -43,7 +43,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 @pytest.fixture
 def as_task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes this process a task of a job, as submitit's local one or as Slurm's."""
+    """Return a function that makes this process a task of a job, submitit's local one or Slurm's."""
 
     def become(rank: int = 0, ranks: int = 1, *, slurm: bool = False) -> None:
         job = {"JOB_ID": 7, "NTASKS": ranks, "JOB_NUM_NODES": 1, "NODEID": 0, "LOCALID": rank}
@@ -57,13 +57,13 @@ def as_task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def training_of(tool: ModuleType, program: str, *arguments: str, grace: float = 60) -> Any:
-    """A job's task that runs a program of Python."""
+    """Return a job's task that runs a Python program."""
     command = (sys.executable, "-S", "-c", program, *arguments)
     return slurm.Training(command, str(Path.cwd()), "run", grace=grace, patience=0)
 
 
 def to_this_process(number: int) -> threading.Thread:
-    """A signal, once the training has begun."""
+    """Send a signal once the training has begun."""
     return soon(Path("begun").exists, lambda: os.kill(os.getpid(), number))
 
 
@@ -86,11 +86,11 @@ def test_a_job_that_is_stopped_in_the_middle_requeues_itself_and_every_epoch_is_
     (task,) = Path(f"/proc/{job}/task/{job}/children").read_text().split()
     os.kill(int(task), signal.SIGUSR2)  # as Slurm does; submitit's controller of a local job dies of it
     output, _ = process.communicate(timeout=300)
-    said, log = (Path(f"runs/tiny.slurm/{job}_0_log.{end}").read_text() for end in ("out", "err"))
-    assert (process.returncode, output) == (0, "finished\n"), said + log
-    assert "Requeued job" in said
-    assert said.count("--recipe tiny.yaml") == 2
-    assert said.count("--resume") == 1
+    out, log = (Path(f"runs/tiny.slurm/{job}_0_log.{end}").read_text() for end in ("out", "err"))
+    assert (process.returncode, output) == (0, "finished\n"), out + log
+    assert "Requeued job" in out
+    assert out.count("--recipe tiny.yaml") == 2
+    assert out.count("--resume") == 1
     assert log.count("resuming at epoch") == 1
     assert [row["epoch"] for row in read_metrics(Path("runs/tiny"))] == list(range(16))
 
@@ -101,31 +101,31 @@ def test_a_training_that_ends_well_ends_the_task(tool: ModuleType, as_task: Call
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "message"),
     [
-        ("raise SystemExit(2)", r"ended with exit code 2 in task 0\. Its last words are in \S+/logs/7_0_log\.err\."),
-        ("import os; os.kill(os.getpid(), 9)", r"killed, as it is when there is too little memory \(SIGKILL\), in task 0"),
+        ("raise SystemExit(2)", r"ended with exit code 2 in task 0\. Its log is \S+/logs/7_0_log\.err\."),
+        ("import os; os.kill(os.getpid(), 9)", r"killed \(SIGKILL\), perhaps for lack of memory, in task 0"),
         ("raise SystemExit(130)", "exit code 130"),
     ],
 )
-def test_a_training_that_fails_is_told_in_a_sentence(
-    tool: ModuleType, as_task: Callable[..., None], program: str, said: str
+def test_a_failed_training_is_an_error_in_a_sentence(
+    tool: ModuleType, as_task: Callable[..., None], program: str, message: str
 ) -> None:
     as_task()
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         training_of(tool, program)()
 
 
-def test_a_training_that_others_stopped_has_not_failed(tool: ModuleType, as_task: Callable[..., None]) -> None:
+def test_a_training_that_another_task_stopped_has_not_failed(tool: ModuleType, as_task: Callable[..., None]) -> None:
     as_task(1, 2)
     assert training_of(tool, "raise SystemExit(143)")() == "stopped"
 
 
 @pytest.mark.parametrize(("rank", "number", "code"), [(0, 15, 143), (0, 15, 130), (1, 15, 143), (1, 12, 143), (1, 12, 1)])
-def test_a_task_that_is_told_to_stop_tells_its_training(
+def test_a_stopped_task_stops_its_training(
     tool: ModuleType, as_task: Callable[..., None], rank: int, number: int, code: int
 ) -> None:
-    """In the first task SIGUSR2 is submitit's. In others a training may fail because the first one's has ended."""
+    """SIGUSR2 is submitit's in the first task. In others a training may fail because the first one's has ended."""
     as_task(rank, 2)
     sender = to_this_process(number)
     assert training_of(tool, TRAINING, str(code))() == "stopped"
@@ -147,7 +147,7 @@ def test_a_task_that_slurm_stopped_waits_to_be_requeued(tool: ModuleType, as_tas
 
     sender = soon(Path("begun").exists, stop)
     assert training() == "stopped"
-    assert training.is_unwanted(), "it waited as long as nobody told it to end"
+    assert training.is_cancelled(), "it waited until the job was to end"
     sender.join()
 
 
@@ -156,11 +156,11 @@ class _Left(BaseException):
 
 
 def requeued(training: Any) -> Any:
-    """What the first task requeues when SIGUSR2 comes, as submitit's handler does it, which then leaves."""
-    found = []
+    """Return the task that is requeued at SIGUSR2 by a handler like submitit's, which then exits."""
+    requeued = []
 
     def handle(*_signal: object) -> None:
-        found.append(training.checkpoint())
+        requeued.append(training.checkpoint())
         raise _Left
 
     signal.signal(signal.SIGUSR2, handle)
@@ -168,10 +168,10 @@ def requeued(training: Any) -> Any:
     with pytest.raises(_Left):
         training()
     sender.join()
-    return found[0].function
+    return requeued[0].function
 
 
-def test_what_is_requeued_is_the_task_as_it_was_before_it_began(tool: ModuleType, as_task: Callable[..., None]) -> None:
+def test_the_requeued_task_is_in_its_initial_state(tool: ModuleType, as_task: Callable[..., None]) -> None:
     as_task()
     training = training_of(tool, TRAINING, "143")
     assert requeued(training) == training_of(tool, TRAINING, "143")
@@ -193,12 +193,12 @@ def test_a_job_whose_checkpoint_failed_is_not_requeued(tool: ModuleType, as_task
     training = training_of(tool, TRAINING, "1")
     signal.signal(signal.SIGUSR2, lambda *_: training.checkpoint())
     sender = to_this_process(signal.SIGUSR2)
-    with pytest.raises(TrainingError, match=r"exit code 1 when it was to save the moment\. The job is not requeued"):
+    with pytest.raises(TrainingError, match=r"exit code 1 instead of saving a checkpoint\. The job is not requeued"):
         training()
     sender.join()
 
 
-def test_the_training_does_not_die_of_the_signal_that_requeues(tool: ModuleType, as_task: Callable[..., None]) -> None:
+def test_the_training_survives_the_signal_that_requeues(tool: ModuleType, as_task: Callable[..., None]) -> None:
     """Some clusters send it to every process."""
     as_task()
     training = training_of(tool, TRAINING, "143")
@@ -212,20 +212,20 @@ def test_the_training_does_not_die_of_the_signal_that_requeues(tool: ModuleType,
     sender.join()
 
 
-def test_a_task_tells_its_training_who_the_others_are(
+def test_a_training_gets_the_variables_that_connect_the_tasks(
     tool: ModuleType, as_task: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = "import json, os; json.dump(dict(os.environ), open('found', 'w'))"
+    program = "import json, os; json.dump(dict(os.environ), open('environment', 'w'))"
     as_task(3, 4, slurm=True)
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     assert training_of(tool, program)() == "finished"
-    found = json.loads(Path("found").read_text())
+    environment = json.loads(Path("environment").read_text())
     expected = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "gpu07"}
-    assert {name: found[name] for name in expected} == expected
-    assert 20000 <= int(found["MASTER_PORT"]) <= 60000
+    assert {name: environment[name] for name in expected} == expected
+    assert 20000 <= int(environment["MASTER_PORT"]) <= 60000
     as_task(slurm=True)
     assert training_of(tool, program)() == "finished"
-    assert not expected.keys() & json.loads(Path("found").read_text()).keys(), "one task trains alone"
+    assert not expected.keys() & json.loads(Path("environment").read_text()).keys(), "one task trains alone"
 
 
 def test_a_run_that_has_a_checkpoint_is_resumed(
@@ -239,7 +239,7 @@ def test_a_run_that_has_a_checkpoint_is_resumed(
         Path("run/state.safetensors").touch()
 
 
-def test_what_would_be_submitted_is_shown(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_job(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--nodes 2 --gpus 2 --hours 1.5 --partition P --account A --constraint volta32 --memory 40 --sbatch qos=high"
     lines = dry_run(tool, capsys, f"--recipe two_phase.yaml --set batch.size=256 {options} -- --save-every 500")
     assert lines[:-4] == [
@@ -266,14 +266,14 @@ def test_what_would_be_submitted_is_shown(tool: ModuleType, capsys: pytest.Captu
 
 
 def put_program(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An executable in front of the others."""
+    """Put an executable first on the PATH."""
     Path("bin").mkdir(exist_ok=True)
     Path("bin", name).write_text(f"#!/bin/sh\n{text}\n")
     Path("bin", name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{Path('bin').resolve()}:{os.environ['PATH']}")
 
 
-def test_slurm_is_given_what_was_shown(
+def test_the_submitted_job_is_the_printed_one(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_program("srun", "", monkeypatch)
@@ -282,8 +282,8 @@ def test_slurm_is_given_what_was_shown(
     shown = dry_run(tool, capsys, options)
     assert tool.main(shlex.split(options)) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "job 12: tasks: 16, nodes: 2; its output: runs/x.slurm/12_0_log.err"
-    assert second == "to end it with a checkpoint: scancel --signal=TERM 12; to go on: this command again"
+    assert first == "job 12: tasks: 16, nodes: 2; output: runs/x.slurm/12_0_log.err"
+    assert second == "to stop it with a checkpoint: scancel --signal=TERM 12; to resume: this command again"
     given = Path("runs/x.slurm/12_submission.sh").read_text()
     assert {line for line in shown if line.startswith("#SBATCH")} <= set(given.splitlines())
     submitted = submitit.core.utils.DelayedSubmission.load("runs/x.slurm/12_submitted.pkl")
@@ -291,7 +291,7 @@ def test_slurm_is_given_what_was_shown(
     assert not Path("runs/x").exists(), "a new run needs a folder without anything in it"
 
 
-def test_a_refusal_is_told_in_slurms_words(
+def test_a_refusal_is_reported_in_slurms_words(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_program("srun", "", monkeypatch)
@@ -301,18 +301,18 @@ def test_a_refusal_is_told_in_slurms_words(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("--recipe none.yaml", "none.yaml does not exist"),
         ("--recipe two_phase.yaml --set bach.size=3", "Did you mean 'batch'"),
         ("--recipe two_phase.yaml", "There is no sbatch on this machine"),
-        ("--recipe two_phase.yaml --hours 0.1", "--hours 0.1 is not twice as long as --warning 300"),
-        ("--recipe two_phase.yaml --local --nodes 2", "--local is one node"),
-        ("--recipe two_phase.yaml --gpus eight", "eight is not a number from 0 on"),
+        ("--recipe two_phase.yaml --hours 0.1", "--hours 0.1 is less than twice --warning 300"),
+        ("--recipe two_phase.yaml --local --nodes 2", "--local runs on one node: omit --nodes"),
+        ("--recipe two_phase.yaml --gpus eight", "eight is not a whole number of 0 or more"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_exit_code_2_and_nothing_written(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, said: str
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, message: str
 ) -> None:
     monkeypatch.setenv("PATH", "")
     try:
@@ -320,11 +320,11 @@ def test_a_mistake_is_a_sentence_with_exit_code_2_and_nothing_written(
     except SystemExit as left:
         code = left.code
     assert code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(Path().iterdir())
 
 
-def test_without_submitit_the_way_to_it_is_told(
+def test_without_submitit_the_error_names_the_package_to_install(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)

@@ -92,7 +92,7 @@ def test_sigterm_saves_the_moment_and_the_pair_goes_on_to_the_same_weights(pair:
     running.terminate()
     assert running.ended() == [143, 143], running.said
     (line,) = errors(running.said)
-    assert "To go on: torchrun --nproc-per-node 2 -m jpegcurr train" in line
+    assert "To resume: torchrun --nproc-per-node 2 -m jpegcurr train" in line
     resumed = Group(words(recipe, "--out", "run", "--resume"))
     assert resumed.ended() == [0, 0], resumed.said
     assert sum(line.startswith("resuming") for line in resumed.said) == 1

@@ -1,0 +1,109 @@
+"""The command ``cam``: Grad-CAM maps compared between JPEG qualities and runs, as a page."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption, parse_specs
+from jpegcurr.cli.terminal import err, out, progress_bar
+from jpegcurr.errors import UsageError, warn_renamed
+from jpegcurr.system import keep_freed_memory
+
+
+def cam(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN... IMAGES", help="One or more runs, then a folder of images.")],
+    qualities: Annotated[
+        str, typer.Option(metavar="Q,Q,...", help="Qualities; the others are compared with the first.")
+    ] = "source,50",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page; its data is written beside it as .json.")
+    ] = Path("report.html"),
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Layer whose maps are shown; the last stage if not given.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="gradcam, or a method of pytorch-grad-cam, such as hirescam or layercam.")
+    ] = "gradcam",
+    explains: Annotated[
+        Literal["label", "reference", "own"],
+        typer.Option(
+            "--target",
+            help="Class to explain: that of the image's folder, the first view's prediction, or each view's own prediction.",
+        ),
+    ] = "reference",
+    old_target: Annotated[Literal["label", "clean", "own"] | None, typer.Option("--class", hidden=True)] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="road,confidence",
+            help="Faithfulness of every map, by pytorch-grad-cam; road takes tens of forward passes per image.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Maximum images, evenly spaced over the folder; all if not given.")
+    ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Maximum images on the page: most, median and least changed, lost, gained, random."
+        ),
+    ] = 60,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the random images and of road's noise.")
+    ] = 0,
+    weights: WeightsOption = "raw",
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+) -> None:
+    """Compare Grad-CAM maps between JPEG qualities and runs over all images, in one offline HTML page."""
+    from jpegcurr.analysis.cam.compare import compare_cams
+    from jpegcurr.analysis.cam.faithfulness import find_metrics
+    from jpegcurr.analysis.cam.methods import find_method
+    from jpegcurr.analysis.report.html import report_files, summary, write_report
+    from jpegcurr.files import refuse_existing, refuse_unwritable
+    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.training.models.load import load_run
+
+    if old_target is not None:
+        explains = "reference" if old_target == "clean" else old_target
+        warn_renamed(f"--class {old_target}", f"--target {explains}")
+    *run_folders, images = paths
+    if not run_folders:
+        raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
+    known: dict[Path, Path] = {}
+    for run in run_folders:
+        if known.setdefault(run.resolve(), run) is not run:
+            raise UsageError(f"{run} is given twice, and a run cannot be compared with itself. Give each run once.")
+    if output.suffix != ".html":
+        raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
+    specs = parse_specs(qualities.split(","))
+    refuse_unwritable([output.parent])
+    refuse_existing(report_files(output), force=force)
+    find_method(method)
+    measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
+    find_metrics(measured)
+    keep_freed_memory()
+    runtime = resolve_runtime(device)
+    runs = [load_run(folder, runtime, weights) for folder in run_folders]
+    with progress_bar("img") as bar:
+        study = compare_cams(
+            runs,
+            images,
+            specs,
+            runtime,
+            layer=layer,
+            method=method,
+            explains=explains,
+            limit=limit,
+            pictures=pictures,
+            seed=seed,
+            metrics=measured,
+            on_images=lambda done, total: bar.update("cam", done, total),
+        )
+    comparisons = write_report(study, output)
+    for name, reason in study.skipped:
+        err.print(f"skipped: {name}: {reason}", markup=False)
+    for sentence in summary(study, comparisons):
+        out.print(sentence, markup=False)
+    out.print(f"{output}", markup=False)

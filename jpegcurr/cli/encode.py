@@ -1,0 +1,265 @@
+"""The command ``encode``: its options, its dry run, its progress and its closing table."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from jpegcurr.cli.options import JsonOption, QuietOption, parse_specs
+from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
+from jpegcurr.errors import Interrupted, UsageError
+from jpegcurr.system import keep_freed_memory
+from jpegcurr.text import duration, megabytes
+
+if TYPE_CHECKING:
+    from jpegcurr.encoding.beton.manifest import Manifest
+    from jpegcurr.encoding.estimate import EncodeEstimate
+    from jpegcurr.encoding.jpeg.codec import Filter, Resize
+    from jpegcurr.encoding.sources.base import Source
+    from jpegcurr.encoding.workers import Outcome
+
+MOST_FAILURES = 20  # that are printed one by one
+
+
+def encode(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
+    quality: Annotated[
+        list[str] | None,
+        typer.Option("--quality", metavar="Q", help="1 to 100, or source for the original bytes; repeatable."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .beton files.")] = Path("betons"),
+    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's validation labels.")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", metavar="NAME", help="Encode only this split, or name the split of SRC; repeatable."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--classes", metavar="A,B,C|FILE", help="Encode only these classes; FILE has one a line; repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum images per split, chosen by --seed.")] = None,
+    order: Annotated[
+        Literal["auto", "shuffle", "folder"], typer.Option(help="Order in the file; auto shuffles train and no other split.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle and of --limit.")] = 0,
+    subsampling: Annotated[
+        Literal["420", "422", "444", "keep"] | None,
+        typer.Option(help="Chroma subsampling of encoded images; keep: as in the source. 420 if not given."),
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=1, max=65500, metavar="PIXELS", help="Shrink images whose longer side exceeds this.")
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(min=1, max=65500, metavar="PIXELS", help="Shrink images whose shorter side exceeds this.")
+    ] = None,
+    resize_filter: Annotated[
+        Literal["box", "bilinear", "hamming", "bicubic", "lanczos"] | None,
+        typer.Option("--filter", help="Pillow's filter for shrinking; bicubic if not given."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of threads; all processors if not given.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Encode on a Dask cluster, given its scheduler's address.")
+    ] = None,
+    max_failures: Annotated[
+        str, typer.Option(metavar="N|N%", help="Unreadable images to tolerate per split, as a number or a share.")
+    ] = "0",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate files, sizes and time; write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted encode; keep finished files.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", "-f", help="Replace existing files; with --resume, only those with other settings."),
+    ] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode labelled images at one or more JPEG qualities into FFCV .beton files.
+
+    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv;
+    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
+    'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    """
+    from jpegcurr.encoding.encode import encode_dataset
+    from jpegcurr.encoding.estimate import estimate_splits
+    from jpegcurr.encoding.plan import plan_outputs, refusal
+    from jpegcurr.encoding.sources.open import open_sources
+    from jpegcurr.encoding.workers import open_executor
+
+    if dry_run and resume:
+        raise UsageError("--dry-run estimates a whole encode, not what --resume would still have to do. Omit one of them.")
+    show_log(quiet=quiet)
+    specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
+    tolerated = parse_max_failures(max_failures)
+    class_names = parse_classes(classes or ())
+    keep_freed_memory()
+    stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
+    with _interruptible(stopped), open_executor(threads, dask) as (executor, workers):
+        sources = open_sources(src, labels=labels, splits=split or (), classes=class_names, limit=limit, seed=seed)
+        outputs = plan_outputs(sources, specs, output)
+        if dry_run:
+            estimates = estimate_splits(sources, outputs, executor, seed=seed)
+            print_estimates(estimates, output, refusal(outputs, replacing=force), as_json=as_json)
+            return
+        with encode_progress(quiet=quiet) as watcher:
+            manifests = encode_dataset(
+                sources,
+                outputs,
+                executor=executor,
+                workers=workers,
+                order=None if order == "auto" else order,
+                seed=seed,
+                max_failures=tolerated,
+                resume=resume,
+                force=force,
+                watcher=watcher,
+            )
+    print_manifests(manifests, as_json=as_json)
+
+
+def parse_resize(max_side: int | None, short_side: int | None, resize_filter: "Filter | None") -> "Resize | None":
+    """Parse --max-side, --short-side and --filter; raise UsageError if they contradict each other."""
+    from jpegcurr.encoding.jpeg.codec import Resize
+
+    if max_side is not None and short_side is not None:
+        raise UsageError("--max-side and --short-side both set the size of images. Give only one of them.")
+    pixels = max_side or short_side
+    if pixels is None:
+        if resize_filter is not None:
+            raise UsageError(f"--filter {resize_filter} does nothing without --max-side or --short-side. Give one of them too.")
+        return None
+    return Resize("max" if max_side else "short", pixels, resize_filter or "bicubic")
+
+
+def parse_max_failures(text: str) -> int | Fraction:
+    """Parse ``"3"`` as 3 images and ``"0.5%"`` as that exact share of them; raise UsageError for anything else."""
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    try:
+        if percent and 0 <= Fraction(number) <= 100:
+            return Fraction(number) / 100
+        if not percent and int(number) >= 0:
+            return int(number)
+    except (ValueError, ZeroDivisionError):
+        pass
+    raise UsageError(f"--max-failures {text}: give a number of images, 0 or more, or a share of them, 0% to 100%.")
+
+
+def parse_classes(values: Sequence[str]) -> tuple[str, ...]:
+    """Parse class names, as ``A,B`` or as a file with one a line; raise UsageError if there are none in it."""
+    names: list[str] = []
+    for value in values:
+        if os.path.isfile(value):  # noqa: PTH113  # a Path would raise for a list that is longer than file names may be
+            text = Path(value).read_text(encoding="utf-8-sig", errors="surrogateescape")
+            names += filter(None, (line.strip() for line in text.splitlines()))
+        else:
+            names += filter(None, (name.strip() for name in value.split(",")))
+    if values and not names:
+        raise UsageError(f"--classes {values[0]} names no class. Give A,B,C or a file with one name a line.")
+    return tuple(dict.fromkeys(names))
+
+
+@contextmanager
+def _interruptible(message: str) -> Iterator[None]:
+    """Turn Ctrl-C into ``message`` and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(message) from None
+
+
+class EncodeBar:
+    """Progress of ``encode_dataset`` on a bar, and its first failures in words."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._done, self._failed = bar, 0, 0
+
+    def begin(self, source: "Source", done: int) -> None:
+        """Begin a split, of which ``done`` images are already encoded."""
+        self._done = done
+        if done:
+            err.print(f"encode {source.split}: {done:,} of {len(source.items):,} images are already there", markup=False)
+        self._bar.update(f"encode {source.split}", done, len(source.items))
+
+    def done(self, source: "Source", outcomes: "Sequence[Outcome]") -> None:
+        """Count more images of the split, and print those that failed."""
+        self._done += len(outcomes)
+        self._bar.update(f"encode {source.split}", self._done, len(source.items))
+        for outcome in outcomes:
+            if outcome.reason:
+                self._failed += 1
+                if self._failed <= MOST_FAILURES:
+                    err.print(f"not encoded: {source.store.locate(outcome.item)}: {outcome.reason}", markup=False)
+                elif self._failed == MOST_FAILURES + 1:
+                    err.print("not encoded: more images, which are listed in the outputs' .items.jsonl", markup=False)
+
+
+@contextmanager
+def encode_progress(*, quiet: bool) -> "Iterator[EncodeBar | None]":
+    """Yield the watcher for ``encode_dataset``; None if ``quiet``."""
+    with progress_bar("img", quiet=quiet) as bar:
+        yield None if quiet else EncodeBar(bar)
+
+
+def print_manifests(manifests: "Mapping[Path, Manifest]", *, as_json: bool) -> None:
+    """Print the closing table, one row per file."""
+    if as_json:
+        out.print_json(json.dumps([{"path": str(path), **manifest.model_dump()} for path, manifest in manifests.items()]))
+        return
+    rows = []
+    for path, manifest in manifests.items():
+        ratio = manifest.bytes_out / manifest.bytes_in if manifest.bytes_in else 1.0
+        sizes = [megabytes(manifest.bytes_in), megabytes(manifest.beton_bytes), f"{ratio:.2f}"]
+        rows.append([str(path), f"{manifest.images:,}", *sizes, f"{manifest.failures:,}"])
+    print_table(["beton", "images", "source size", "beton size", "JPEG ratio", "failures"], rows)
+    for split, ignored in {manifest.split: manifest.ignored for manifest in manifests.values() if manifest.ignored}.items():
+        out.print(f"{split}: {ignored:,} files without the suffix of an image were skipped", markup=False)
+
+
+def print_estimates(estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool) -> None:
+    """Print the files, sizes and seconds of ``--dry-run``, and whatever would stop the encode; ``refused`` is "" if nothing."""
+    from jpegcurr.files import nearest_folder
+
+    free = shutil.disk_usage(nearest_folder(folder)).free
+    if as_json:
+        splits = [
+            {
+                "split": estimate.split,
+                "images": estimate.images,
+                "bytes_in": estimate.bytes_in,
+                "seconds": estimate.seconds,
+                "sampled": estimate.sampled,
+                "sample_failures": len(estimate.failed),
+                "outputs": {str(path): size for path, size in estimate.bytes_out.items()},
+            }
+            for estimate in estimates
+        ]
+        out.print_json(json.dumps({"splits": splits, "free_bytes": free, "refused": refused or None}))
+        return
+    rows = [
+        [str(path), f"{estimate.images:,}", megabytes(estimate.bytes_in), f"about {megabytes(size)}"]
+        for estimate in estimates
+        for path, size in estimate.bytes_out.items()
+    ]
+    print_table(["file to write", "images", "source size", "beton size"], rows)
+    seconds = sum(estimate.seconds for estimate in estimates)
+    needed = sum(sum(estimate.bytes_out.values()) for estimate in estimates)
+    sampled = sum(estimate.sampled for estimate in estimates)
+    failures = [failure for estimate in estimates for failure in estimate.failed]
+    out.print(f"about {duration(seconds)} on this machine, measured on a sample of {sampled:,} images", markup=False)
+    if refused:
+        out.print(f"As it stands, this encode would be refused: {refused}", markup=False)
+    if needed > free:
+        out.print(f"Not enough space: {folder} needs {megabytes(needed)}, and {megabytes(free)} are free.", markup=False)
+    for failure in failures[:MOST_FAILURES]:
+        out.print(f"would fail: {failure}", markup=False)
+    if failures:
+        share = 100 * len(failures) / sampled
+        out.print(
+            f"{len(failures)} images of the sample would fail ({share:.2g} %): set --max-failures accordingly.", markup=False
+        )

@@ -1,0 +1,101 @@
+"""The command ``evaluate``: accuracy of runs on validation sets and at JPEG qualities, and how they differ."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jpegcurr.cli.options import (
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    LoaderOption,
+    OnTheFlyOption,
+    QualitiesOption,
+    WeightsOption,
+    parse_qualities,
+)
+from jpegcurr.cli.terminal import out, print_table, progress_bar
+from jpegcurr.system import keep_freed_memory
+
+if TYPE_CHECKING:
+    from jpegcurr.analysis.evaluation.evaluate import Evaluation
+    from jpegcurr.analysis.stats import Paired
+
+
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs; the others are compared with the first.")],
+    data: DataOption = None,
+    qualities: QualitiesOption = None,
+    on_the_fly: OnTheFlyOption = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", "-o", metavar="FILE.csv", help="Write all metrics, one row per run and validation set."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the accuracy of each class, one row per class.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality.")] = None,
+    weights: WeightsOption = "raw",
+    loader: LoaderOption = "auto",
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
+    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_arms
+    from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
+    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.training.models.load import load_run
+
+    chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
+    files = EvaluationFiles(csv, classes, plot)
+    files.check(force=force)
+    keep_freed_memory()
+    runtime = resolve_runtime(device)
+    loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
+    arms = open_arms(loaded, choose_sets(loaded[0], data or (), chosen, "after_resize" if on_the_fly else "before_crop"))
+    with progress_bar("img") as bar:
+        on_images = bar.counter("evaluate", len(loaded) * sum(len(arm.beton) for arm in arms))
+        results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
+    pairs = compare_evaluations(results)
+    files.write(results, pairs)
+    print_evaluations(results, pairs, files.paths, as_json=as_json)
+
+
+def print_evaluations(
+    results: "Sequence[Evaluation]", pairs: "Sequence[Paired | None]", written: Sequence[Path], *, as_json: bool
+) -> None:
+    """Print accuracies, top-1 by run and quality, differences from the first, the classes that changed, and files written."""
+    from jpegcurr.analysis.evaluation import tables
+    from jpegcurr.analysis.evaluation.evaluate import described
+    from jpegcurr.analysis.evaluation.naming import arm_name
+
+    if as_json:
+        rows = [result.as_dict() | {"against_first": described(pair)} for result, pair in zip(results, pairs, strict=True)]
+        out.print_json(json.dumps(rows))
+        return
+    columns, cells = tables.score_table(results)
+    print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
+    if matrix := tables.accuracy_matrix(results):
+        out.print()
+        print_table(*matrix)
+    if paired := tables.paired_table(results, pairs):
+        out.print()
+        reference = arm_name(results[0], results)
+        print_table(*paired, title=f"compared with {reference}, on the same {results[0].scores.images:,} images")
+        out.print(tables.paired_verdicts(results, pairs), markup=False)
+        out.print("Detectable: the difference in top-1, in points, that is detected with 80 % power.", markup=False)
+    if changed := tables.changed_classes(results, pairs):
+        out.print()
+        table, comparisons = changed
+        print_table(*table, title="classes that changed most, the least likely by chance first", left=2)
+        out.print(
+            f"p: McNemar's test within the class, with Holm's correction for all {comparisons:,} comparisons of a class.",
+            markup=False,
+        )
+    for path in written:
+        out.print(f"{path}", markup=False)

@@ -1,0 +1,125 @@
+"""The command ``inspect``: the contents of a .beton file, and whether every byte of it is right."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from jpegcurr.cli.options import JsonOption
+from jpegcurr.cli.terminal import out, progress_bar
+from jpegcurr.errors import JpegcurrError
+from jpegcurr.text import megabytes
+
+if TYPE_CHECKING:
+    from jpegcurr.encoding.beton.manifest import Manifest
+    from jpegcurr.encoding.beton.verify import Inspection
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .beton file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every byte and decode every sample; exit with code 1 if any is wrong.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a .beton file: samples, classes, quality, chroma, sizes, failures, versions."""
+    from jpegcurr.encoding.beton.verify import inspect_beton, verify_beton
+
+    inspection = inspect_beton(file)
+    complaints = None
+    if verify:
+        with progress_bar("img") as bar:
+            complaints = list(verify_beton(file, lambda done, total: bar.update("verify", done, total)))
+    print_inspection(inspection, complaints, as_json=as_json)
+    if complaints:
+        first = "\n".join(f"  {complaint}" for complaint in complaints[:5])
+        raise JpegcurrError(f"{file} has {_count_errors(complaints)}. Encode it again with --force:\n{first}")
+
+
+def print_inspection(inspection: "Inspection", complaints: list[str] | None, *, as_json: bool) -> None:
+    """Print everything about a file; ``complaints`` are those of a verification, None without one."""
+    manifest = inspection.manifest
+    if as_json:
+        facts = {
+            "path": str(inspection.path),
+            "samples": inspection.samples,
+            "subsampling": inspection.subsampling,
+            "page_size": inspection.page_size,
+            "widths": inspection.widths,
+            "heights": inspection.heights,
+            "sample_bytes": inspection.sample_bytes,
+            "manifest": manifest.model_dump() if manifest else None,
+            "wrong": complaints,
+        }
+        out.print_json(json.dumps(facts))
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    verdict = {} if complaints is None else {"verified": _describe_verdict(inspection, complaints)}
+    for name, value in (_describe_file(inspection) | verdict).items():
+        table.add_row(name, escape(value))
+    out.print(table, soft_wrap=False)
+
+
+def _count_errors(complaints: list[str]) -> str:
+    return "1 error" if len(complaints) == 1 else f"{len(complaints):,} errors"
+
+
+def _describe_verdict(inspection: "Inspection", complaints: list[str]) -> str:
+    if complaints:
+        return _count_errors(complaints)
+    checked = "and every byte is as it was written" if inspection.manifest else "(no manifest, so no checksums to compare with)"
+    return f"every sample decodes {checked}"
+
+
+def _describe_file(inspection: "Inspection") -> dict[str, str]:
+    """Return the facts about a file in words, by name."""
+    manifest = inspection.manifest
+    unknown = "not recorded: there is no manifest beside the file"
+    spread = "smallest {:,}, median {:,}, largest {:,}".format
+    layouts = ", ".join(f"{name} {100 * count / inspection.samples:.1f} %" for name, count in inspection.subsampling.items())
+    labels = f"{inspection.labels:,}"
+    facts = {
+        "file": str(inspection.path),
+        "samples": f"{inspection.samples:,}",
+        "classes": f"{len(manifest.classes):,}, {labels} with samples" if manifest else f"{labels} labels",
+        "quality": str(manifest.quality) if manifest else unknown,
+        "subsampling": layouts,
+        "width, pixels": spread(*inspection.widths),
+        "height, pixels": spread(*inspection.heights),
+        "bytes per sample": spread(*inspection.sample_bytes),
+        "page size": megabytes(inspection.page_size),
+    }
+    if manifest:
+        order = f"shuffle, seed {manifest.seed}" if manifest.order == "shuffle" else "folder"
+        facts |= {
+            "failures": f"{manifest.failures:,}",
+            "other files skipped": f"{manifest.ignored:,}",
+            "original bytes kept": _describe_copies(manifest),
+            "split and source": f"{manifest.split} of {manifest.source}",
+            "labels from": manifest.labels or "the source itself",
+            "limit": f"{manifest.limit:,} images" if manifest.limit else "none",
+            "resize": _describe_resize(manifest),
+            "order": order,
+            "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+        }
+    return facts
+
+
+def _describe_copies(manifest: "Manifest") -> str:
+    converted = manifest.images - manifest.copied if manifest.quality == "source" else 0
+    others = f"; {converted:,} converted, to quality 95 and 4:4:4" if converted else ""
+    return f"{manifest.copied:,}{others}"
+
+
+def _describe_resize(manifest: "Manifest") -> str:
+    resize = manifest.spec.resize
+    if resize is None:
+        return "none"
+    side = "longer" if resize.side == "max" else "shorter"
+    scaled = f"; {manifest.scaled:,} images decoded at a smaller scale" if manifest.scaled else ""
+    return f"{side} side to {resize.pixels} pixels at most, {resize.filter}{scaled}"

@@ -1,0 +1,103 @@
+"""The command ``predict``: the likeliest classes of image files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption
+from jpegcurr.cli.terminal import err, out, print_table, progress_bar
+from jpegcurr.errors import JpegcurrError
+from jpegcurr.system import keep_freed_memory
+
+if TYPE_CHECKING:
+    from jpegcurr.analysis.prediction.confusion import Confusion
+    from jpegcurr.analysis.prediction.outputs import Summary
+
+MOST_UNREAD = 20  # files that are printed one by one
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
+    csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
+    submission: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write every class's probability, in Kaggle's format.")
+    ] = None,
+    identity: Annotated[
+        Literal["stem", "name", "path"], typer.Option("--id", help="How --submission names a file: 7, 7.jpg or x/7.jpg.")
+    ] = "stem",
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html|FILE.png", help="Write a contact sheet: images with their likeliest classes."),
+    ] = None,
+    sheet_limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum images on the sheet, evenly spaced.")] = 200,
+    by_class: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Link the images as FOLDER/<truth>/<predicted>/name.jpg.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --by-class, copy the images instead of linking.")] = False,
+    confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+    weights: WeightsOption = "raw",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
+    ] = None,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+) -> None:
+    """Classify image files: the five likeliest classes of each, as a table, a CSV file and further outputs.
+
+    The true class of an image is the folder that holds it, if that has the name of one of the run's classes.
+    """
+    from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
+    from jpegcurr.analysis.prediction.predict import find_all
+    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.training.models.load import load_classifier
+
+    keep_freed_memory()
+    files = find_all(images)
+    outputs = Outputs(csv, submission, identity, sheet, sheet_limit, by_class, copy, confusion)
+    outputs.check(files, force=force)
+    runtime = resolve_runtime(device)
+    loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
+    with progress_bar("img") as bar:
+        summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
+    print_predictions(summary, outputs.written())
+    if len(summary.unread) == len(files):
+        raise JpegcurrError(f"None of the {len(files)} files is a readable image.")
+
+
+def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
+    """Print the first files' likeliest classes, the most confused classes, the files written and those that failed."""
+    from jpegcurr.analysis.class_names import full_name
+    from jpegcurr.text import sanitize
+
+    rows = []
+    for prediction in summary.first:
+        tops = [f"{sanitize(full_name(name))} {100 * share:.1f} %" for name, share in prediction.top]
+        rows.append([sanitize(prediction.file), ", ".join(tops) if tops else f"not read: {sanitize(prediction.error)}"])
+    print_table(["file", "likeliest classes"], rows, left=2)
+    if summary.files > len(rows):
+        out.print(f"... and {summary.files - len(rows)} more", markup=False)
+    if summary.confusion is not None and summary.confusion.images:
+        _print_confusion(summary.confusion)
+    for path in written:
+        out.print(f"{path}", markup=False)
+    if summary.unread:
+        err.print(f"{len(summary.unread)} of {summary.files} files could not be read; the table has the reasons.", markup=False)
+    for name, reason in summary.unread[:MOST_UNREAD]:
+        err.print(f"not read: {name}: {reason}", markup=False)
+
+
+def _print_confusion(confusion: "Confusion") -> None:
+    from jpegcurr.analysis.class_names import full_name
+    from jpegcurr.text import sanitize
+
+    share = 100 * confusion.right / confusion.images
+    out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
+    rows = [
+        [sanitize(full_name(pair.truth)), sanitize(full_name(pair.predicted)), f"{pair.count} of {pair.of}"]
+        for pair in confusion.most_confused()
+    ]
+    if rows:
+        print_table(["class", "most often mistaken for", "images"], rows, left=2)
