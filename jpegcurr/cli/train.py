@@ -97,12 +97,12 @@ def train(
 @contextmanager
 def _in_its_line(recipe: Path, overrides: Sequence[str]) -> Iterator[None]:
     """What is found wrong after a recipe was read, in its files say, is told with the recipe's line too."""
-    from jpegcurr.recipe.loading import find_recipe, in_its_line
+    from jpegcurr.recipe.loading import add_line_number, find_recipe
 
     try:
         yield
     except (BetonError, RecipeError) as error:
-        raise type(error)(in_its_line(str(error), find_recipe(recipe), overrides)) from None
+        raise type(error)(add_line_number(str(error), find_recipe(recipe), overrides)) from None
 
 
 @contextmanager

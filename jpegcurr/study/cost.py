@@ -143,7 +143,7 @@ def estimate_study(
 def measured_speed(study: Study, runtime: Runtime) -> tuple[float, str]:
     """Images a second that the control's model trains on this device, and a sentence about it."""
     recipe = study.recipes[study.plan.control]
-    path, _ = split_on_the_fly(recipe.data[recipe.trained[0]].train)
+    path, _ = split_on_the_fly(recipe.data[recipe.training_sets[0]].train)
     manifest = read_manifest(path) if path.is_file() else None
     speed = measure_speed(recipe, len(manifest.classes) if manifest else 1000, runtime)
     return speed, f"measured: {recipe.model.name} at {recipe.image.size} pixels, {runtime.reason}"

@@ -88,7 +88,7 @@ def _measured(out: Path) -> Iterator[tuple[str, set[int]]]:
 
 
 def _learnt(recipe: Recipe) -> dict[str, Any]:
-    data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in recipe.trained}
+    data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in recipe.training_sets}
     curriculum = {str(number): each for number, each in enumerate(recipe.model_dump(mode="json")["curriculum"])}
     return {**recipe.model_dump(mode="json", exclude=_FREE | {"curriculum"}), "data": data, "curriculum": curriculum}
 

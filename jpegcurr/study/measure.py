@@ -31,7 +31,7 @@ def check_data(study: Study, arms: Iterable[str]) -> None:
     opened: dict[str, Datasets] = {}
     for arm in arms:
         recipe = study.recipes[arm]
-        used = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.trained)
+        used = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.training_sets)
         if used not in opened:
             opened[used] = open_datasets(recipe)
     for name, used_set in study.evaluate.items():

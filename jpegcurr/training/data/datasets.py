@@ -102,7 +102,7 @@ def open_datasets(recipe: Recipe) -> Datasets:
             missing for good.
         RecipeError: a training set is smaller than one batch; nothing was made.
     """
-    used = {f"data.{name}.train": split_on_the_fly(recipe.data[name].train) for name in recipe.trained}
+    used = {f"data.{name}.train": split_on_the_fly(recipe.data[name].train) for name in recipe.training_sets}
     used |= {f"data.{name}.val": split_on_the_fly(seen) for name in recipe.evaluate if (seen := recipe.data[name].val)}
     places: dict[Path, list[str]] = {}  # a file of several data sets is opened, or made, once
     for where, (path, _) in used.items():
@@ -152,8 +152,8 @@ def count_images(recipe: Recipe) -> int:
         BetonError: the first training set is missing, and no fellow says how many it would hold.
         RecipeError: it is smaller than one batch.
     """
-    where = f"data.{recipe.trained[0]}.train"
-    path, _ = split_on_the_fly(recipe.data[recipe.trained[0]].train)
+    where = f"data.{recipe.training_sets[0]}.train"
+    path, _ = split_on_the_fly(recipe.data[recipe.training_sets[0]].train)
     pattern = None if path.exists() else _pattern(recipe, path, [where])
     images = pattern.manifest.images if pattern else len(open_dataset(path, where).beton)
     _check_size(recipe, [where], images)
