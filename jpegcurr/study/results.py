@@ -20,7 +20,7 @@ from jpegcurr.study.config import Study
 from jpegcurr.study.folder import SCHEMA_VERSION, STUDY, design
 from jpegcurr.study.measure import WEIGHTS, load_outcomes, outcome_path
 from jpegcurr.study.tasks import Task, is_done, list_tasks
-from jpegcurr.text import listed
+from jpegcurr.text import join_words
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.tracking import Row, read_metrics
 
@@ -45,13 +45,11 @@ def _headline(control: str, compared: Sequence[ArmComparison], what: str) -> str
     elif len(found) == 1:
         said = f"{found[0].arm} is {found[0].verdict} than {control} in {what}, at 5 %{held}."
     else:
-        named = listed([f"{each.arm} ({each.verdict})" for each in found])
+        named = join_words([f"{each.arm} ({each.verdict})" for each in found])
         said = f"{len(found)} of {len(compared)} arms differ from {control} in {what}, at 5 %{held}: {named}."
     if single := [each.arm for each in compared if len(each.seeds) < 2]:
         has = "has" if len(single) == 1 else "have"
-        said += (
-            f" {listed(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
-        )
+        said += f" {join_words(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
     return said
 
 
