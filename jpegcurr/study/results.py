@@ -48,8 +48,8 @@ def _headline(control: str, compared: Sequence[ArmComparison], what: str) -> str
         named = join_words([f"{each.arm} ({each.verdict})" for each in found])
         said = f"{len(found)} of {len(compared)} arms differ from {control} in {what}, at 5 %{held}: {named}."
     if single := [each.arm for each in compared if len(each.seeds) < 2]:
-        has = "has" if len(single) == 1 else "have"
-        said += f" {join_words(single)} {has} one seed, which cannot be told from luck: that is about these weights, not the recipe."
+        have = f"{join_words(single)} {'has' if len(single) == 1 else 'have'}"
+        said += f" {have} one seed, which cannot be told from luck: that is about these weights, not the recipe."
     return said
 
 
