@@ -21,11 +21,38 @@ from jpegcurr.training.models.create import create_model
 from jpegcurr.training.optim import parameter_groups
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.yaml"))
+README = (SHIPPED[0].parent / "README.md").read_text()
 SIZES = ("tiny", "small", "base", "large", "xlarge")
 
 
 def shipped(name: str) -> Recipe:
     return load_recipe(find_recipe(Path(f"{name}.yaml")))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_stands_in_the_table_once(path: Path) -> None:
+    rows = [row for row in README.splitlines() if row.startswith("| `")]
+    assert sum(row.split("|")[1].count(f"`{path.stem}`") for row in rows) == 1
+
+
+def test_the_table_names_only_shipped_recipes_and_their_epochs() -> None:
+    for row in README.splitlines():
+        if row.startswith("| `"):
+            _, names, _, length, *_ = row.split("|")
+            for name in re.findall("`(.*?)`", names):
+                assert shipped(name).epochs == int(length.split(",")[0]), name
+
+
+def test_the_examples_of_the_readme_are_recipes() -> None:
+    whole, *fragments = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert set(whole) == set(Recipe.model_fields), "the complete example has every section"
+    unused = ("any", "worse", "harsh")
+    for number, tree in enumerate([whole, *({**whole, **fragment} for fragment in fragments)]):
+        path = Path(f"{number}.yaml")
+        phases = [{"data": name, "until_epoch": 160 + 10 * place} for place, name in enumerate(unused) if name in tree["data"]]
+        path.write_text(yaml.safe_dump({**tree, "curriculum": [*tree["curriculum"], *phases]}, sort_keys=False))
+        recipe = load_recipe(path)
+        assert [plan.epoch for plan in plan_epochs(recipe)] == list(range(recipe.epochs))
 
 
 def differing(name: str, other: str) -> set[str]:
