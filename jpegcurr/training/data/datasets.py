@@ -106,7 +106,7 @@ def open_datasets(recipe: Recipe) -> Datasets:
         RecipeError: a training set is smaller than one batch; no file is encoded.
     """
     used = {f"data.{name}.train": split_on_the_fly(recipe.data[name].train) for name in recipe.training_sets}
-    used |= {f"data.{name}.val": split_on_the_fly(val) for name in recipe.evaluate if (val := recipe.data[name].val)}
+    used |= {f"data.{name}.val": split_on_the_fly(data) for name in recipe.evaluate if (data := recipe.data[name].val)}
     fields: dict[Path, list[str]] = {}  # a file of more than one data set is opened, or encoded, once
     for field, (path, _) in used.items():
         fields.setdefault(path, []).append(field)
