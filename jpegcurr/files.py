@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, checks of output paths, and locks."""
 
 import csv
 import errno
@@ -19,12 +19,15 @@ log = logging.getLogger("jpegcurr")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+_LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and move it there, on any exception remove it.
 
-    The temporary name is fixed (``.name.partial``), so what a killed run left behind is overwritten by the next.
+    The temporary name is fixed (``.name.partial``), so the next run overwrites what a killed one left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -35,17 +38,34 @@ def staged(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             partial.unlink()
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
-            error.filename = str(path)  # a write does not say what it wrote to
+            error.filename = str(path)  # the error of a write does not name the file
         raise
 
 
 def move_into_place(partial: Path, path: Path) -> None:
-    """Sync the finished file ``partial`` and give it its name, replacing what had it."""
+    """Sync the finished file ``partial`` and rename it to ``path``, replacing a file of that name."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
-    partial.chmod(0o666 & ~_umask())  # safetensors makes files for their owner alone
+    partial.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems refuse because they sync names themselves
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """Return the umask of the process, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,63 +80,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_values(value: Any) -> Any:
-    """The same without what JSON has no word for: a float that is not finite becomes None, however deep it lies."""
+    """Return ``value`` with None in place of every float that is not finite, at any depth, because JSON has no such numbers."""
     if isinstance(value, dict):
-        return {key: json_values(each) for key, each in value.items()}
+        return {key: json_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [json_values(each) for each in value]
+        return [json_values(inner) for inner in value]
     return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
-    """Raise UsageError if any of ``paths``, which ``option`` names, exists and ``force`` is not set."""
-    existing = [path for path in paths if path.exists()]
-    if existing and not force:
-        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        ways = f"{or_else}, " if or_else else ""
-        raise UsageError(f"{existing[0]} exists{others}. Choose another place with {option}, {ways}or replace it with --force.")
-
-
-def refuse_unwritable(folders: Iterable[Path], *, option: str = "-o") -> None:
-    """Raise UsageError if one of ``folders``, which ``option`` names, is no folder, or cannot be made, or written to."""
-    for folder in dict.fromkeys(folders):
-        there = nearest_folder(folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            what = "no permission to write there" if there.is_dir() else f"{there} is not a folder"
-            raise UsageError(f"{folder} cannot be written to: {what}. Choose another place with {option}.")
-
-
-def short_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """What to call each of some paths: as many of its last parts as tell all of them apart."""
-    known = dict.fromkeys(paths)
-    for count in range(1, max((len(path.parts) for path in known), default=0)):
-        named = {path: str(Path(*path.parts[-count:])) for path in known}
-        if len(set(named.values())) == len(known):
-            return named
-    return {path: str(path) for path in known}
-
-
-def nearest_folder(folder: Path) -> Path:
-    """``folder``, or the nearest above it that is there and may be seen; a file if there is one in its place."""
-    every = (folder, *folder.absolute().parents)
-    return next(each for each in every if os.path.exists(each))  # noqa: PTH110  # a Path would raise where nobody may look
-
-
-def _umask() -> int:
-    """The process's; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems keep names by themselves and refuse
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -126,34 +95,66 @@ def csv_writer(path: Path) -> Iterator[Any]:
         yield csv.writer(file, lineterminator="\n")
 
 
-_LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
+def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set.
+
+    The message suggests another path with ``option``, --force, and ``or_else`` if it is given.
+    """
+    existing = [path for path in paths if path.exists()]
+    if existing and not force:
+        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        choices = f"{option}, {or_else}," if or_else else f"{option},"
+        raise UsageError(f"{existing[0]} exists{others}. Choose another place with {choices} or replace it with --force.")
 
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+def refuse_unwritable(folders: Iterable[Path], *, option: str = "-o") -> None:
+    """Raise UsageError if any of ``folders``, which ``option`` names, is no folder or cannot be created or written to."""
+    for folder in dict.fromkeys(folders):
+        nearest = nearest_folder(folder)
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            reason = "no permission to write there" if nearest.is_dir() else f"{nearest} is not a folder"
+            raise UsageError(f"{folder} cannot be written to: {reason}. Choose another place with {option}.")
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Return ``folder``, or its nearest parent that exists and is accessible; this may be a file in the way."""
+    candidates = (folder, *folder.absolute().parents)
+    return next(path for path in candidates if os.path.exists(path))  # noqa: PTH110  # Path raises without permission
+
+
+def short_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return the shortest distinct names of ``paths``: as many last parts as tell all of them apart."""
+    unique = dict.fromkeys(paths)
+    for count in range(1, max((len(path.parts) for path in unique), default=0)):
+        names = {path: str(Path(*path.parts[-count:])) for path in unique}
+        if len(set(names.values())) == len(unique):
+            return names
+    return {path: str(path) for path in unique}
 
 
 @contextmanager
-def locked(lock: Path, what: Path, *, doing: str = "encoded", option: str = "-o") -> Iterator[None]:
-    """Hold the file ``lock`` against other processes; the system releases it when this process ends, however it ends.
+def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-o") -> Iterator[None]:
+    """Hold the file ``lock`` during the block; the system releases it when this process ends, however it ends.
 
     Raises:
-        UsageError: another process holds it. The message names ``what`` it works on, what is being done (``doing``) and the
-            ``option`` that chooses another place.
+        UsageError: another process holds it. The message says that ``target`` is being ``doing``, and names the ``option`` that
+            chooses another place.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4)
+    file_lock = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4)
     try:
-        held.acquire()
+        file_lock.acquire()
     except Timeout:
-        message = f"{what} is being {doing} by another process. Wait for it, or choose another place with {option}."
+        message = f"{target} is being {doing} by another process. Wait for it, or choose another place with {option}."
         raise UsageError(message) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log.warning("%s: the file system has no locks, so see that nothing else writes %s", lock.parent, what.name)
+        log.warning("%s: this file system has no locks; make sure that no other process writes %s", lock.parent, target.name)
     try:
         yield
     finally:
-        if held.is_locked:
-            lock.unlink(missing_ok=True)  # while it is held: a process that has it open sees that it has no name any more
-            held.release()
+        if file_lock.is_locked:
+            # Removed while it is held, so that a process that has it open notices that the file has no name any more.
+            lock.unlink(missing_ok=True)
+            file_lock.release()

@@ -18,13 +18,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def available_cpus() -> int:
-    """Processors that this process may use: its affinity mask, and its cgroup's share of time rounded up."""
+    """Return the processors that this process may use: its affinity mask, limited by its cgroup's quota, rounded up."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, ceil(min(count, _cpu_quota())))
 
 
 def available_memory() -> int:
-    """Bytes that could be had without swapping: what the system calls available, within the cgroup's limit."""
+    """Return the bytes available without swapping, by the system's count and within the cgroup's limit."""
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -33,10 +33,10 @@ def available_memory() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to return freed memory to the system between two images or batches.
+    """Tell glibc to keep up to 256 MB of freed memory between images or batches instead of returning it to the system.
 
-    Getting it back page by page costs 50 microseconds an image, a thirtieth of encoding and up to a fifth of loading. It holds
-    for the process, at 256 MB at most, so a program asks for it and a library does not. Without glibc it does nothing.
+    Getting it back page by page costs 50 microseconds per image, a thirtieth of encoding and up to a fifth of loading. The
+    setting is for the whole process, so programs call this and libraries do not. Without glibc it does nothing.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -45,7 +45,7 @@ def keep_freed_memory() -> None:
 
 
 def _cpu_quota() -> float:
-    """Processors' worth of time that the cgroup grants (version 2, then 1)."""
+    """Return the processor time that the cgroup grants, in processors (version 2, then 1)."""
     with suppress(OSError, ValueError):
         quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
         return float(quota) / float(period)
@@ -57,20 +57,20 @@ def _cpu_quota() -> float:
 
 
 def _memory_left() -> int:
-    """Bytes below the cgroup's limit; what is only cached counts as left."""
+    """Return the bytes left below the cgroup's limit; memory that only caches files counts as left."""
     for limit, used, stat in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         with suppress(OSError, ValueError):
-            most, now = (int((_CGROUP / name).read_text(encoding="ascii")) for name in (limit, used))
+            limit_bytes, used_bytes = (int((_CGROUP / name).read_text(encoding="ascii")) for name in (limit, used))
             counts = dict(line.split() for line in (_CGROUP / stat).read_text(encoding="ascii").splitlines())
-            return most - now + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
+            return limit_bytes - used_bytes + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
     return 1 << 62
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Installed versions by distribution name; ``absent`` where there is none."""
+    """Return the installed versions by distribution name; ``absent`` if a distribution is not installed."""
     return {name: _version(name) for name in names}
 
 

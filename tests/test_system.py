@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jpegcurr import system as machine
+from jpegcurr import system
 
 GROUPS: dict[str, tuple[dict[str, str], float]] = {
     "no limit (2)": ({"cpu.max": "max 100000\n"}, float("inf")),
@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[dict[str, str], float]] = {
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(system, "_CGROUP", tmp_path)
     return tmp_path
 
 
@@ -31,32 +31,32 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", GROUPS)
 @pytest.mark.parametrize("mask", [1, 2, 64])
-def test_processors_are_those_of_the_mask_and_the_cgroup(
+def test_processors_are_limited_by_the_mask_and_the_cgroup(
     cgroup: Path, monkeypatch: pytest.MonkeyPatch, name: str, mask: int
 ) -> None:
     files, quota = GROUPS[name]
     write(cgroup, files)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(mask)))
-    assert machine.available_cpus() == max(1, min(mask, -(-quota // 1)))
+    assert system.available_cpus() == max(1, min(mask, -(-quota // 1)))
 
 
 def test_a_tenth_of_a_processor_is_one(cgroup: Path) -> None:
     write(cgroup, {"cpu.max": "10000 100000\n"})
-    assert machine.available_cpus() == 1
+    assert system.available_cpus() == 1
 
 
-def test_memory_is_what_the_cgroup_has_left_and_what_it_only_caches(cgroup: Path) -> None:
+def test_memory_is_the_rest_of_the_cgroup_and_its_file_cache(cgroup: Path) -> None:
     write(
         cgroup,
         {"memory.max": "1000000\n", "memory.current": "900000\n", "memory.stat": "anon 5\nactive_file 7\ninactive_file 300\n"},
     )
-    assert machine.available_memory() == 100_307
+    assert system.available_memory() == 100_307
     write(cgroup, {"memory.max": "max\n"})
-    everything = machine.available_memory()
+    everything = system.available_memory()
     assert 1 << 20 < everything <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_memory_of_an_older_cgroup(cgroup: Path) -> None:
     names = ("limit_in_bytes", "usage_in_bytes", "stat")
     write(cgroup, {f"memory/memory.{name}": text for name, text in zip(names, ("500000\n", "1000\n", "rss 3\n"), strict=True)})
-    assert machine.available_memory() == 499_000
+    assert system.available_memory() == 499_000

@@ -118,12 +118,12 @@ def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
 @contextmanager
 def _line_in_errors(recipe: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Add the recipe's line to errors that are only noticed after it was read, such as those of the files that it names."""
-    from jpegcurr.recipe.loading import find_recipe, in_its_line
+    from jpegcurr.recipe.loading import add_line_number, find_recipe
 
     try:
         yield
     except (BetonError, RecipeError) as error:
-        raise type(error)(in_its_line(str(error), find_recipe(recipe), overrides)) from None
+        raise type(error)(add_line_number(str(error), find_recipe(recipe), overrides)) from None
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Recipes: every field of a training run, and how a YAML file becomes one."""
+"""Recipes: every field of a training run, and their loading from YAML."""

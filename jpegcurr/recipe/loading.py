@@ -1,6 +1,6 @@
-"""One YAML file is one run: read, checked whole, and every default written down.
+"""Recipes from YAML files: shipped names, ``--set`` overrides, and errors with line numbers.
 
-Errors name every wrong field with its line and dotted path, all at once, and the nearest right name for an unknown key.
+An error lists all wrong fields at once, each with its line and dotted path, and for an unknown key the nearest right name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,39 +14,46 @@ from pydantic_core import ErrorDetails
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.recipe.schema import Recipe
 
-Checked = TypeVar("Checked", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
+FieldPath = tuple[str, ...]
 
 
 def find_recipe(name: Path) -> Path:
-    """Return ``name`` if it is a file; else the shipped recipe of that bare name; else raise RecipeError."""
+    """Return ``name`` if it is a file, else the path of the shipped recipe of that name; raise RecipeError if there is none."""
     return _find(name, "*.yaml", "recipes")
 
 
 def find_study(name: Path) -> Path:
-    """The same for a study."""
+    """Return ``name`` if it is a file, else the path of the shipped study of that name; raise RecipeError if there is none."""
     return _find(name, "studies/*.yaml", "studies")
 
 
-def _find(name: Path, pattern: str, what: str) -> Path:
+def _find(name: Path, pattern: str, kind: str) -> Path:
     if name.is_file():
         return name
     shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
     if name.parent == Path() and name.name in shipped:
         return shipped[name.name]
-    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped {what}: {', '.join(shipped)}.")
+    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped {kind}: {', '.join(shipped)}.")
+
+
+def _shipped_folders() -> list[Path]:
+    """Return ``jpegcurr/recipes`` in an installed wheel, ``recipes`` beside the package in a checkout."""
+    package = Path(__file__).parent.parent
+    return [folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply ``a.b=value`` overrides (values are YAML), and check it.
 
     Raises:
-        RecipeError: the file is not YAML, or a field is unknown, missing or wrong; every such field is named.
+        RecipeError: the file is not YAML, or a field is unknown, missing or wrong; the message names every such field.
     """
     return load_checked(path, Recipe, overrides)
 
 
-def load_checked(path: Path, model: type[Checked], overrides: Sequence[str] = ()) -> Checked:
-    """The same for a YAML file of any ``model``."""
+def load_checked(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
+    """Read a YAML file as any ``model``, in the same way and with the same errors as ``load_recipe``."""
     tree, lines = _read(path, overrides)
     try:
         return model.model_validate(tree)
@@ -54,33 +61,49 @@ def load_checked(path: Path, model: type[Checked], overrides: Sequence[str] = ()
         raise RecipeError(f"{path}:\n" + "\n".join(_explain(error, model, tree, lines))) from None
 
 
-def in_its_line(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
-    """``message`` after the file and line of the place that it begins with, if that stands in the file."""
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML, every default included; ``load_recipe`` reads it as the same recipe."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def add_line_number(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
+    """Put the file and the line before a ``message`` that begins with a field of the file; return any other unchanged."""
     _, lines = _read(path, overrides)
-    line = _numbered(message, lines)
+    line = _line_prefix(message, lines)
     return f"{path}, {line}{message}" if line else message
 
 
-def _read(path: Path, overrides: Sequence[str]) -> "tuple[dict[str, Any], dict[Place, int]]":
-    """What a file says with the overrides, and in which line each place stands (0: overridden). Raises RecipeError."""
+def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[FieldPath, int]]:
+    """Return the parsed file with the overrides applied, and the line of every field (0 if overridden); raise RecipeError."""
     try:
         text = path.read_text(encoding="utf-8")
-        tree, lines = yaml.safe_load(text), dict(_lines(yaml.compose(text, yaml.SafeLoader)))
+        tree, lines = yaml.safe_load(text), dict(_find_lines(yaml.compose(text, yaml.SafeLoader)))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path} is not a recipe: it holds no keys.")
+        raise RecipeError(f"{path} is not a recipe: it has no keys.")
     for override in overrides:
         _apply(tree, override)
         changed = tuple(override.partition("=")[0].split("."))
-        lines = {place: line for place, line in lines.items() if place[: len(changed)] != changed} | {changed: 0}
+        lines = {field: line for field, line in lines.items() if field[: len(changed)] != changed} | {changed: 0}
     return tree, lines
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """YAML with every default filled in; ``load_recipe`` gives the same recipe back."""
-    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    return text
+def _find_lines(node: yaml.Node | None, parent: FieldPath = ()) -> Iterator[tuple[FieldPath, int]]:
+    """Yield every field below ``node`` with its line, counted from 1; raise YAMLError for a key that occurs twice."""
+    children: list[tuple[object, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = [(number, value, value) for number, value in enumerate(node.value)]
+    elif isinstance(node, yaml.MappingNode):
+        children = [(key.value, key, value) for key, value in node.value]
+        for number, (name, start, _) in enumerate(children):
+            if name in [other for other, *_ in children[:number]]:
+                problem = f"the key {'.'.join((*parent, str(name)))} occurs twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=start.start_mark)
+    for name, start, value in children:
+        yield (*parent, str(name)), start.start_mark.line + 1
+        yield from _find_lines(value, (*parent, str(name)))
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -102,59 +125,33 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         else:
             node[last] = value
     except (ValueError, IndexError, TypeError, AttributeError):
-        raise RecipeError(f"--set {override!r}: the recipe has no place {key}.") from None
+        raise RecipeError(f"--set {override!r}: the recipe has no field {key}.") from None
 
 
-Place = tuple[str, ...]
-
-
-def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
-    """In which line each place of a YAML stands, the first being 1; raises YAMLError for a key that is there twice."""
-    inner: list[tuple[object, yaml.Node, yaml.Node]] = []
-    if isinstance(node, yaml.SequenceNode):
-        inner = [(number, value, value) for number, value in enumerate(node.value)]
-    elif isinstance(node, yaml.MappingNode):
-        inner = [(key.value, key, value) for key, value in node.value]
-        for number, (name, start, _) in enumerate(inner):
-            if name in [each for each, *_ in inner[:number]]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{'.'.join((*place, str(name)))} is there twice", problem_mark=start.start_mark
-                )
-    for name, start, value in inner:
-        yield (*place, str(name)), start.start_mark.line + 1
-        yield from _lines(value, (*place, str(name)))
-
-
-def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any], lines: Mapping[Place, int]) -> list[str]:
-    """A line for every place of the YAML that is wrong."""
-    said: dict[str, list[str]] = {}
+def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any], lines: Mapping[FieldPath, int]) -> list[str]:
+    """Return a line of text for every wrong field of the file."""
+    messages: dict[str, list[str]] = {}
     items = error.errors(include_url=False)
     for item in items:
-        within = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
-        if item["type"] != "too_short" or not within:  # pydantic counts the elements that are right
-            said.setdefault(_place(item, tree), []).append(_message(item, model))
-    explained = (f"{place}{_joined(list(dict.fromkeys(messages)))}" for place, messages in said.items())
-    return [f"  {_numbered(line, lines)}{line}" for line in explained]
+        has_inner = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
+        if item["type"] != "too_short" or not has_inner:  # pydantic counts only the valid elements
+            messages.setdefault(_field_prefix(item, tree), []).append(_describe(item, model))
+    explanations = (f"{field}{_join_alternatives(list(dict.fromkeys(texts)))}" for field, texts in messages.items())
+    return [f"  {_line_prefix(text, lines)}{text}" for text in explanations]
 
 
-def _numbered(explained: str, lines: Mapping[Place, int]) -> str:
-    """``line 7: `` before what begins with a place of the file; nothing before one that was overridden, which is line 0."""
-    place = tuple(explained.split(maxsplit=1)[0].rstrip(":").split("."))
-    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
+def _line_prefix(message: str, lines: Mapping[FieldPath, int]) -> str:
+    """Return ``line 7: `` if ``message`` begins with a field of the file, and nothing if that field was overridden (line 0)."""
+    field = tuple(message.split(maxsplit=1)[0].rstrip(":").split("."))
+    line = next((lines[field[:end]] for end in range(len(field), 0, -1) if field[:end] in lines), 0)
     return f"line {line}: " if line else ""
 
 
-def _joined(messages: Sequence[str]) -> str:
-    """Where a value could be one of several things, each complains."""
-    return ", or ".join([messages[0], *(each.removeprefix("Input should be ") for each in messages[1:])])
-
-
-def _place(item: ErrorDetails, tree: Any) -> str:
-    """``a.b.0: ``, as it would be written after --set; without the names that pydantic gives to the members of a union."""
+def _field_prefix(item: ErrorDetails, tree: Any) -> str:
+    """Return ``a.b.0: ``, as --set would write it, without the names that pydantic gives to the members of a union."""
     parts = []
     for part in item["loc"]:
-        there = part in tree if isinstance(tree, dict) else isinstance(tree, list) and part in range(len(tree))
-        if there:
+        if part in tree if isinstance(tree, dict) else isinstance(tree, list) and part in range(len(tree)):
             tree = tree[part]
             parts.append(str(part))
     if item["type"] == "missing":
@@ -162,9 +159,9 @@ def _place(item: ErrorDetails, tree: Any) -> str:
     return ".".join(parts) + ": " if parts else ""
 
 
-def _message(item: ErrorDetails, model: type[BaseModel]) -> str:
+def _describe(item: ErrorDetails, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
-        return f"unknown key.{did_you_mean(str(item['loc'][-1]), _siblings(item['loc'], model))}"
+        return f"unknown key.{did_you_mean(str(item['loc'][-1]), _sibling_keys(item['loc'], model))}"
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
     if item["type"] == "union_tag_invalid":
@@ -173,22 +170,20 @@ def _message(item: ErrorDetails, model: type[BaseModel]) -> str:
     return item["msg"]
 
 
-def _siblings(location: Sequence[int | str], section: type[BaseModel]) -> list[str]:
-    """The right keys at the place of a wrong one in ``section``."""
+def _join_alternatives(messages: Sequence[str]) -> str:
+    """Join the complaints of all members of a union about one value."""
+    return ", or ".join([messages[0], *(message.removeprefix("Input should be ") for message in messages[1:])])
+
+
+def _sibling_keys(location: Sequence[int | str], section: type[BaseModel]) -> list[str]:
+    """Return the valid keys at the place of an unknown one in ``section``."""
     for part in location[:-1]:
         if isinstance(part, str) and part in section.model_fields:
-            inner = _section_in(section.model_fields[part].annotation)
-            section = inner or section
-    return [each.alias or name for name, each in section.model_fields.items()]
+            section = _find_section(section.model_fields[part].annotation) or section
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def _find_section(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for argument in get_args(annotation) if (found := _section_in(argument))), None)
-
-
-def _shipped_folders() -> list[Path]:
-    """``jpegcurr/recipes`` in an installed wheel; ``recipes`` beside the package in a checkout."""
-    package = Path(__file__).parent.parent
-    return [folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()]
+    return next((section for argument in get_args(annotation) if (section := _find_section(argument))), None)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
-from jpegcurr.recipe.loading import find_recipe, find_study, in_its_line, load_checked, load_recipe
+from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_checked, load_recipe
 from jpegcurr.recipe.schema import PathOrOnTheFly, Positive, Recipe, Section, split_on_the_fly
 from jpegcurr.study.fork import Trunk, share_trunks
 from jpegcurr.training.train import check_recipe
@@ -158,7 +158,7 @@ def load_study(name: Path) -> Study:
         forking = {name: recipes[name] for name, arm in config.arms.items() if arm.fork}
         trunks = share_trunks(forking, config.control, config.fork.epoch) if config.fork else ()
     except RecipeError as error:
-        raise RecipeError(in_its_line(str(error), path)) from None
+        raise RecipeError(add_line_number(str(error), path)) from None
     return Study(path, config, recipes, evaluate, trunks)
 
 
@@ -173,7 +173,7 @@ def check_arms(study: Study, only: Iterable[str] = ()) -> None:
         try:
             check_recipe(recipe, start=True)
         except UsageError as error:
-            raise RecipeError(in_its_line(f"arms.{arm}: {error}", study.path)) from None
+            raise RecipeError(add_line_number(f"arms.{arm}: {error}", study.path)) from None
 
 
 def _resolve_arm(arm: str, base: Path, config: StudyConfig) -> Recipe:

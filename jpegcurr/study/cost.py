@@ -176,7 +176,7 @@ def compute_makespan(works: Sequence[Work], devices: int) -> float:
 def measure_control_speed(study: Study, runtime: Runtime) -> tuple[float, str]:
     """Return the images that the control's model trains per second on this device, and a description of the measurement."""
     recipe = study.recipes[study.config.control]
-    path, _ = split_on_the_fly(recipe.data[recipe.trained[0]].train)
+    path, _ = split_on_the_fly(recipe.data[recipe.training_sets[0]].train)
     manifest = read_manifest(path) if path.is_file() else None
     speed = measure_speed(recipe, len(manifest.classes) if manifest else 1000, runtime)
     return speed, f"measured: {recipe.model.name} at {recipe.image.size} pixels, {runtime.reason}"

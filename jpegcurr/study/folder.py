@@ -102,7 +102,7 @@ def _measured_seeds(out: Path) -> Iterator[tuple[str, set[int]]]:
 
 
 def _learnt_part(recipe: Recipe) -> dict[str, Any]:
-    data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in recipe.trained}
+    data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in recipe.training_sets}
     curriculum = {str(number): phase for number, phase in enumerate(recipe.model_dump(mode="json")["curriculum"])}
     return {**recipe.model_dump(mode="json", exclude=_FREE | {"curriculum"}), "data": data, "curriculum": curriculum}
 

@@ -32,7 +32,7 @@ def check_data(study: Study, arms: Iterable[str]) -> None:
     opened: dict[str, Datasets] = {}
     for arm in arms:
         recipe = study.recipes[arm]
-        inputs = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.trained)
+        inputs = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.training_sets)
         if inputs not in opened:
             opened[inputs] = open_datasets(recipe)
     for name, source in study.evaluate.items():

@@ -17,7 +17,7 @@ from jpegcurr.study.config import Study
 from jpegcurr.study.folder import SCHEMA_VERSION, STUDY, describe_design
 from jpegcurr.study.measure import WEIGHTS, load_outcomes, outcome_path
 from jpegcurr.study.tasks import Task, is_done, list_tasks
-from jpegcurr.text import listed
+from jpegcurr.text import join_words
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.tracking import Row, read_metrics
 
@@ -161,13 +161,13 @@ def _headline(control: str, compared: Sequence[ArmComparison], outcome: str) -> 
     elif len(different) == 1:
         sentence = f"{different[0].arm} is {different[0].verdict} than {control} in {outcome}, at 5 %{corrected}."
     else:
-        arms = listed([f"{comparison.arm} ({comparison.verdict})" for comparison in different])
+        arms = join_words([f"{comparison.arm} ({comparison.verdict})" for comparison in different])
         sentence = f"{len(different)} of {len(compared)} arms differ from {control} in {outcome}, at 5 %{corrected}: {arms}."
     if single := [comparison.arm for comparison in compared if len(comparison.seeds) < 2]:
         has = "has" if len(single) == 1 else "have"
         sentence += (
-            f" {listed(single)} {has} one seed, which cannot be told from chance: this is about the trained weights, not about "
-            "the recipe."
+            f" {join_words(single)} {has} one seed, which cannot be told from chance: this is about the trained weights, "
+            "not about the recipe."
         )
     return sentence
 

@@ -11,7 +11,7 @@ import torch
 from jpegcurr.errors import NotFiniteError
 from jpegcurr.training.augment.erasing import erase
 from jpegcurr.training.augment.mixup import mix
-from jpegcurr.training.augment.policies import TrivialAugment, augment, color_jitter, policy_of
+from jpegcurr.training.augment.policies import TrivialAugment, augment, color_jitter, parse_section_policy
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
@@ -26,7 +26,7 @@ from jpegcurr.training.tracking import Row
 def shown(trainer: TrainState, plan: EpochPlan) -> Callable[[int, torch.Tensor], torch.Tensor]:
     """What makes of a micro-batch, by its number and uint8 [b 3 h w], the normalised float [b 3 h w] that is mixed."""
     recipe, section, normalise = trainer.recipe, plan.augment, trainer.normalise
-    policy = policy_of(section, recipe.image.interpolation)
+    policy = parse_section_policy(section, recipe.image.interpolation)
     mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
     fill = [0, 0, 0] if isinstance(policy, TrivialAugment) else mean  # as torchvision's, and as timm's
     batches = trainer.batches(plan.epoch)

@@ -200,7 +200,7 @@ def _save(
 
 def _is_best(recipe: Recipe, out: Path, row: Row) -> str | None:
     """The column by which an epoch is better than the one in ``best/``, if it is."""
-    column = recipe.save.best or next(iter(recipe.measured), "")
+    column = recipe.save.best or next(iter(recipe.validation_columns), "")
     value = float(row.get(column, math.nan))
     if not math.isfinite(value):
         return None

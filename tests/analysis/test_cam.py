@@ -169,8 +169,8 @@ def test_runs_share_one_decode_and_one_crop_where_they_see_alike(
 ) -> None:
     crops: list[int] = []
     decodes: list[int] = []
-    real = looking.centre_view
-    monkeypatch.setattr(looking, "centre_view", lambda pixels, image: crops.append(image.size) or real(pixels, image))
+    real = looking.centre_crop
+    monkeypatch.setattr(looking, "centre_crop", lambda pixels, image: crops.append(image.size) or real(pixels, image))
     monkeypatch.setattr(looking, "reencode", lambda data, specs: decodes.append(len(specs)) or reencode(data, specs))
     run = load_run(trained, cpu)
     runs = [run, with_view(load_run(trained, cpu, "ema"), size=size)]

@@ -172,7 +172,7 @@ def test_the_two_commands_work_as_written_without_a_val_split(run, photos: Path)
     done = run(f"train --recipe two_phase.yaml {SMALL}")
     assert done.code == 0, done.err
     assert "data.q50.val: betons/val-q50.beton does not exist and its source has no val split" in done.err
-    assert "betons/train-source.beton is missing; making it from data/imagenet" in done.err
+    assert "betons/train-source.beton is missing; encoding it from data/imagenet" in done.err
     assert "swap to q50" in done.err
 
 

@@ -19,7 +19,7 @@ from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.loaders import open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Variant
-from jpegcurr.training.data.transforms import centre_view
+from jpegcurr.training.data.transforms import centre_crop
 
 PAGE = 1 << 21  # the smallest that FFCV takes
 Samples = list[tuple[bytes, int, int, int]]
@@ -116,7 +116,7 @@ def test_stock_ffcv_loader_gives_our_pixels_and_labels(betons: Path, order: str,
     )
     _kept.append(loader)
     expected = {
-        i: centre_view(read_pixels(beton, i), ImageSection(size=48, val_crop=1.0)).permute(1, 2, 0).numpy()
+        i: centre_crop(read_pixels(beton, i), ImageSection(size=48, val_crop=1.0)).permute(1, 2, 0).numpy()
         for i in range(len(beton))
     }
     indices = loader.traversal_order.sample_order(0)

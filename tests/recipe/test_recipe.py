@@ -1,3 +1,5 @@
+"""Recipes: loading, overrides, errors, and the shipped ones."""
+
 import json
 import re
 from pathlib import Path
@@ -10,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import tiny_recipe, tiny_tree
 
-from jpegcurr.errors import RecipeError
-from jpegcurr.recipe.loading import dump_recipe, find_recipe, in_its_line, load_recipe
-from jpegcurr.recipe.schema import Recipe
+from jpegcurr.errors import RecipeError, warn_renamed
+from jpegcurr.recipe.loading import add_line_number, dump_recipe, find_recipe, load_recipe
+from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe
 from jpegcurr.training.augment.policies import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.optim import parameter_groups
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.yaml"))
+README = (SHIPPED[0].parent / "README.md").read_text()
 SIZES = ("tiny", "small", "base", "large", "xlarge")
 
 
@@ -26,15 +29,41 @@ def shipped(name: str) -> Recipe:
     return load_recipe(find_recipe(Path(f"{name}.yaml")))
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_stands_in_the_table_once(path: Path) -> None:
+    rows = [row for row in README.splitlines() if row.startswith("| `")]
+    assert sum(row.split("|")[1].count(f"`{path.stem}`") for row in rows) == 1
+
+
+def test_the_table_names_only_shipped_recipes_and_their_epochs() -> None:
+    for row in README.splitlines():
+        if row.startswith("| `"):
+            _, names, _, length, *_ = row.split("|")
+            for name in re.findall("`(.*?)`", names):
+                assert shipped(name).epochs == int(length.split(",")[0]), name
+
+
+def test_the_examples_of_the_readme_are_recipes() -> None:
+    whole, *fragments = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert set(whole) == set(Recipe.model_fields), "the complete example has every section"
+    unused = ("any", "worse", "harsh")
+    for number, tree in enumerate([whole, *({**whole, **fragment} for fragment in fragments)]):
+        path = Path(f"{number}.yaml")
+        phases = [{"data": name, "until_epoch": 160 + 10 * place} for place, name in enumerate(unused) if name in tree["data"]]
+        path.write_text(yaml.safe_dump({**tree, "curriculum": [*tree["curriculum"], *phases]}, sort_keys=False))
+        recipe = load_recipe(path)
+        assert [plan.epoch for plan in plan_epochs(recipe)] == list(range(recipe.epochs))
+
+
 def differing(name: str, other: str) -> set[str]:
-    """The sections, or single values, in which two shipped recipes differ."""
+    """Return the sections, or single values, in which two shipped recipes differ."""
     first, second = shipped(name).model_dump(), shipped(other).model_dump()
     return {key for key in first if first[key] != second[key]}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_can_be_run(path: Path) -> None:
-    """Valid, found by its bare name, with a model and a policy that are known, and explained in its first lines."""
+    """Its bare name is enough, its model and policy exist, and its first lines explain it."""
     assert find_recipe(Path(path.name)).read_text() == path.read_text()
     recipe = load_recipe(path)
     with torch.device("meta"):
@@ -144,11 +173,11 @@ def test_the_original_differs_from_one_cosine_in_the_horizon_alone() -> None:
 
 
 def test_the_mixture_shows_as_many_images_of_quality_50() -> None:
-    shown = {}
+    shares = {}
     for name in ("two_phase_whole", "mixture"):
         plans = plan_epochs(shipped(name))
-        shown[name] = sum(dict(plan.shares).get("q50", 0.0) for plan in plans)
-    assert shown["mixture"] == pytest.approx(shown["two_phase_whole"]) == 50
+        shares[name] = sum(dict(plan.shares).get("q50", 0.0) for plan in plans)
+    assert shares["mixture"] == pytest.approx(shares["two_phase_whole"]) == 50
 
 
 def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:
@@ -156,7 +185,7 @@ def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:
     assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
 
 
-def test_a_recipe_that_is_not_there_is_told_with_the_nearest_and_all() -> None:
+def test_a_missing_recipe_is_an_error_that_names_the_nearest_and_all() -> None:
     with pytest.raises(RecipeError, match=r"'two_phase\.yaml'.*Shipped recipes: .*clean_only\.yaml"):
         find_recipe(Path("two_fase.yaml"))
 
@@ -165,7 +194,7 @@ def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, tmp_path)
     Path("again.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(Path("again.yaml")) == recipe
-    assert "interpolation: bicubic" in dump_recipe(recipe), "defaults are written down"
+    assert "interpolation: bicubic" in dump_recipe(recipe), "defaults are included"
 
 
 def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
@@ -176,7 +205,7 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("modle.name=x", r"modle: unknown key\. Did you mean 'model'\?"),
         ("schedule.warmup=3", r"schedule\.warmup: unknown key\. Did you mean 'warmup_epochs'\?"),
@@ -205,8 +234,8 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
         ("schedule={decay: {every: 1}, horizon: phase}", r"horizon: phase is for the cosine"),
         ("batch.per_device=5", r"size 16 is not a multiple of (batch\.)?per_device 5"),
         ("schedule.warmup_epochs=4", r"warmup_epochs 4 leaves nothing of 4 epochs"),
-        ("curriculum.7.data=q50", r"no place curriculum\.7\.data"),
-        ("curriculum.x=1", r"no place curriculum\.x"),
+        ("curriculum.7.data=q50", r"no field curriculum\.7\.data"),
+        ("curriculum.x=1", r"no field curriculum\.x"),
         ("image.scale=[1.0,0.5]", r"image: scale \[1\.0, 0\.5\] is not two shares"),
         ("image.ratio=[0,1]", r"image: ratio \[0\.0, 1\.0\] is not two aspect ratios"),
         ("optim.betas=[0.9,1.5]", r"optim\.betas\.1"),
@@ -215,19 +244,19 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
         ("seed=-1", r"seed"),
     ],
 )
-def test_a_mistake_is_told_with_its_place_and_the_way_out(tmp_path: Path, override: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_a_mistake_is_reported_with_its_field_and_the_remedy(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         tiny_recipe(tmp_path, tmp_path, override)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         tiny_recipe(tmp_path, tmp_path, "seed=x", "image.size=1", "ema.decay=2")
     for field in ("seed", "image.size", "ema.decay"):
         assert field in str(caught.value)
 
 
-def test_a_mistake_is_told_with_its_line_unless_it_was_typed() -> None:
+def test_a_mistake_is_reported_with_its_line_unless_it_was_typed() -> None:
     text = """model: {name: convnext_atto}
 data:
   clean: {train: a.beton}
@@ -249,31 +278,31 @@ schedule: {lr: -1, warmupp: 3}
         load_recipe(Path("r.yaml"), ["schedule={warmup_epochs: 0}", "curriculum.1.until_epoch=20"])
 
 
-def test_what_is_found_wrong_later_is_told_with_its_line_too() -> None:
+def test_a_later_error_about_a_field_gets_its_line_too() -> None:
     text = "model: {name: a}\ndata:\n  q50:\n    train: a.beton\n    val: b.beton\n"
     Path("r.yaml").write_text(text)
     wrong = "data.q50.val: b.beton has 3 classes, a.beton has 4."
-    assert in_its_line(wrong, Path("r.yaml")) == f"r.yaml, line 5: {wrong}"
-    assert in_its_line(wrong, Path("r.yaml"), ["data.q50.val=c.beton"]) == wrong
-    assert in_its_line("c.beton is damaged.", Path("r.yaml")) == "c.beton is damaged."
+    assert add_line_number(wrong, Path("r.yaml")) == f"r.yaml, line 5: {wrong}"
+    assert add_line_number(wrong, Path("r.yaml"), ["data.q50.val=c.beton"]) == wrong
+    assert add_line_number("c.beton is damaged.", Path("r.yaml")) == "c.beton is damaged."
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("seed: 1\nmodel: {name: a}\nseed: 2\n", r"(?s)seed is there twice.*line 3"),
-        ("batch: {size: 64, size: 32}\n", r"batch\.size is there twice"),
+        ("seed: 1\nmodel: {name: a}\nseed: 2\n", r"(?s)seed occurs twice.*line 3"),
+        ("batch: {size: 64, size: 32}\n", r"batch\.size occurs twice"),
         ("seed: &a [*a]\n", "is not YAML"),
     ],
 )
-def test_a_yaml_that_says_a_thing_twice_or_contains_itself_is_told(text: str, said: str) -> None:
+def test_yaml_with_a_repeated_key_or_a_cycle_is_refused(text: str, message: str) -> None:
     Path("r.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         load_recipe(Path("r.yaml"))
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("optim.betas=[0.9]", r"optim\.betas"),
         ("image.scale=[0.9]", r"image\.scale"),
@@ -284,22 +313,54 @@ def test_a_yaml_that_says_a_thing_twice_or_contains_itself_is_told(text: str, sa
         ("batch.repeats=0", r"batch\.repeats: Input should be greater than or equal to 1"),
     ],
 )
-def test_what_steps_repeats_and_checkpoints_may_not_be(tmp_path: Path, override: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_wrong_values_of_steps_repeats_and_checkpoints_are_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         tiny_recipe(tmp_path, tmp_path, override)
 
 
 @pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "a: [", "\udcff"])
-def test_a_file_that_is_no_recipe_is_told_by_name(text: str) -> None:
+def test_a_file_that_is_no_recipe_is_named_in_the_error(text: str) -> None:
     Path("r.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(RecipeError, match=r"r\.yaml"):
         load_recipe(Path("r.yaml"))
 
 
-def test_a_wrong_model_name_is_told_with_the_nearest() -> None:
+def test_the_error_about_an_unknown_model_names_the_nearest() -> None:
     tree = tiny_tree(Path())
     with pytest.raises(RecipeError, match=r"no model 'convnext_tinny'\. Did you mean 'convnext_tiny'"):
         create_model(Recipe.model_validate(tree | {"model": {"name": "convnext_tinny"}}).model, 10)
+
+
+FORMER_STAGES = {"stored": "before_crop", "view": "after_resize"}
+
+
+@pytest.mark.parametrize(("former", "stage"), FORMER_STAGES.items())
+def test_the_former_names_of_the_stages_still_load_with_one_warning(
+    tmp_path: Path, former: str, stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_renamed.cache_clear()
+    override = f"data.q50.train={{beton: x.beton, quality: 50, where: {former}}}"
+    recipe = tiny_recipe(tmp_path, tmp_path, override)
+    assert recipe.data["q50"].train == OnTheFlyJpeg(beton=Path("x.beton"), quality=50, stage=stage)
+    assert f"stage: {stage}" in dump_recipe(recipe)
+    tiny_recipe(tmp_path, tmp_path, override)
+    assert caplog.messages == [f"where: {former} is now stage: {stage}; the next version will not know the old name"]
+
+
+@pytest.mark.parametrize("wrong", ["where: stroed", "where: [view]", "where: view, stage: after_resize"])
+def test_a_wrong_former_name_is_reported_with_its_line(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
+    text = f"""model: {{name: convnext_atto}}
+data:
+  clean:
+    train:
+      {{beton: a.beton, quality: 50,
+       {wrong}}}
+curriculum: [{{data: clean, until_epoch: 30}}]
+"""
+    Path("r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml:\n  line 6: data\.clean\.train\.where: unknown key\."):
+        load_recipe(Path("r.yaml"))
+    assert not caplog.messages
 
 
 @given(
@@ -320,6 +381,6 @@ def test_a_plan_covers_every_epoch_once_and_swaps_where_the_phases_end(ends: lis
         assert (plan.phase, plan.data, plan.horizon) == (phase, names[phase % 2], expected_horizon)
 
 
-def test_json_schema_is_at_hand_for_editors() -> None:
+def test_editors_can_use_the_json_schema() -> None:
     schema = json.loads(json.dumps(Recipe.model_json_schema()))
     assert set(yaml.safe_load(SHIPPED[0].read_text())) <= set(schema["properties"])

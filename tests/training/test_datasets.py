@@ -1,4 +1,4 @@
-"""Betons held against each other before anything is trained."""
+"""The data sets of a recipe: betons that belong together, and missing ones that are encoded."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ from jpegcurr.errors import BetonError, RecipeError
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.data.datasets import open_datasets
 
-Said = Callable[[Recipe], list[str]]
+OpenAndLog = Callable[[Recipe], list[str]]
 
 
 def put(root: str, *labels: str, images: int = 3) -> Path:
@@ -29,7 +29,7 @@ def put(root: str, *labels: str, images: int = 3) -> Path:
 
 
 def recipe_on(**paths: Path) -> Recipe:
-    """A recipe with one data set for each folder of betons, ``clean`` from source files and the others from q50."""
+    """Return a recipe with a data set for every folder of betons: ``clean`` from source files, the others from q50."""
     tree = tiny_tree(Path())
     data = {}
     for name, folder in paths.items():
@@ -41,8 +41,8 @@ def recipe_on(**paths: Path) -> Recipe:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Callable[[Recipe], list[str]]:
-    """What opening a recipe's data sets says."""
+def log_of(caplog: pytest.LogCaptureFixture) -> OpenAndLog:
+    """Return a function that opens a recipe's data sets and returns the log messages."""
     caplog.set_level(logging.INFO, "jpegcurr")
 
     def open_them(recipe: Recipe) -> list[str]:
@@ -53,55 +53,57 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[Recipe], list[str]]:
     return open_them
 
 
-def test_what_belongs_together_is_opened_without_a_word(said: Said, betons: Path, tmp_path: Path) -> None:
-    assert said(tiny_recipe(betons, tmp_path)) == []
+def test_betons_that_belong_together_are_opened_silently(log_of: OpenAndLog, betons: Path, tmp_path: Path) -> None:
+    assert log_of(tiny_recipe(betons, tmp_path)) == []
 
 
-def test_another_number_of_classes_is_refused(said: Said) -> None:
+def test_another_number_of_classes_is_refused(log_of: OpenAndLog) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     encode_all(put("b", "x", "y", "zebra"), Path("b-betons"), [50])
     with pytest.raises(
         BetonError, match=r"b-betons/train-q50\.beton has 3 classes, a-betons.* has 2 \('zebra' is only in one\)"
     ):
-        said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
+        log_of(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
-def test_another_number_of_images_is_refused(said: Said) -> None:
+def test_another_number_of_images_is_refused(log_of: OpenAndLog) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     encode_all(put("b", "x", "y", images=4), Path("b-betons"), [50])
     with pytest.raises(BetonError, match=r"holds 8 images, .* holds 6.*--quality source --quality 50"):
-        said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
+        log_of(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
-def test_other_images_are_refused(said: Said) -> None:
+def test_other_images_are_refused(log_of: OpenAndLog) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     root = put("b", "x", "y")
     (root / "train/x/2.jpg").rename(root / "train/x/9.jpg")
     encode_all(root, Path("b-betons"), [50])
     with pytest.raises(BetonError, match=r"other images than .*, or in another order"):
-        said(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
+        log_of(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
-def test_another_quality_than_the_recipe_says_is_refused(said: Said, betons: Path, tmp_path: Path) -> None:
+def test_another_quality_than_the_recipe_says_is_refused(log_of: OpenAndLog, betons: Path, tmp_path: Path) -> None:
     with pytest.raises(BetonError, match=r"data\.q50\.train: .*train-q50\.beton has quality 50, the recipe says 90"):
-        said(tiny_recipe(betons, tmp_path, "data.q50.quality=90"))
+        log_of(tiny_recipe(betons, tmp_path, "data.q50.quality=90"))
 
 
-def test_a_missing_beton_is_made_as_its_fellow_was(said: Said, betons: Path, tmp_path: Path) -> None:
+def test_a_missing_beton_is_encoded_like_the_other_of_its_role(log_of: OpenAndLog, betons: Path, tmp_path: Path) -> None:
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
     recipe = tiny_recipe(Path(), tmp_path)
-    lines = said(recipe)
+    lines = log_of(recipe)
     assert len(lines) == 2
-    assert "train-source.beton is missing; making it from" in lines[0]
+    assert "train-source.beton is missing; encoding it from" in lines[0]
     for split in ("train", "val"):
         assert Path(f"{split}-source.beton").read_bytes() == (betons / f"{split}-source.beton").read_bytes()
-    assert said(recipe) == []
+    assert log_of(recipe) == []
     Path("train-source.beton").unlink()
-    assert len(said(recipe)) == 1, "what is left of it, its manifest, is replaced"
+    assert len(log_of(recipe)) == 1, "the manifest that is left of it is replaced"
 
 
-def test_a_missing_beton_of_several_data_sets_is_made_once(said: Said, photos: Path, betons: Path, tmp_path: Path) -> None:
+def test_a_missing_beton_of_two_data_sets_is_encoded_once(
+    log_of: OpenAndLog, photos: Path, betons: Path, tmp_path: Path
+) -> None:
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
     any_quality = "{train: {beton: train-source.beton, quality: [30, 95]}%s}"
@@ -110,79 +112,79 @@ def test_a_missing_beton_of_several_data_sets_is_made_once(said: Said, photos: P
         "evaluate=[]",
     )
     with pytest.raises(RecipeError, match=r"data\.any\.train and data\.clean\.train are one file, .* quality 90 and source"):
-        said(tiny_recipe(Path(), tmp_path, f"data.any={any_quality % ', quality: 90'}", *phases))
+        log_of(tiny_recipe(Path(), tmp_path, f"data.any={any_quality % ', quality: 90'}", *phases))
     assert not Path("train-source.beton").exists()
-    lines = said(tiny_recipe(Path(), tmp_path, f"data.any={any_quality % ''}", *phases))
-    assert ["is missing; making it" in line for line in lines] == [True]
+    lines = log_of(tiny_recipe(Path(), tmp_path, f"data.any={any_quality % ''}", *phases))
+    assert ["is missing; encoding it" in line for line in lines] == [True]
 
 
-def test_a_missing_beton_without_a_fellow_or_a_source_is_told(said: Said, betons: Path, tmp_path: Path) -> None:
+def test_a_missing_beton_without_a_template_or_a_source_is_an_error(log_of: OpenAndLog, betons: Path, tmp_path: Path) -> None:
     with pytest.raises(BetonError, match=r"data\.clean\.train: train-source\.beton does not exist.*jpegcurr encode"):
-        said(tiny_recipe(Path(), tmp_path))
+        log_of(tiny_recipe(Path(), tmp_path))
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
     text = Path("train-q50.json").read_text()
     Path("train-q50.json").write_text(text.replace('"source": "', '"source": "gone'))
-    with pytest.raises(BetonError, match=r"train-source\.beton does not exist and cannot be made: gone"):
-        said(tiny_recipe(Path(), tmp_path))
+    with pytest.raises(BetonError, match=r"train-source\.beton does not exist and cannot be encoded: gone"):
+        log_of(tiny_recipe(Path(), tmp_path))
     assert not list(Path().glob("*source*"))
 
 
-def test_a_beton_without_a_manifest_is_checked_by_its_labels(said: Said, betons: Path, tmp_path: Path) -> None:
+def test_a_beton_without_a_manifest_is_checked_by_its_labels(log_of: OpenAndLog, betons: Path, tmp_path: Path) -> None:
     for path in betons.glob("*.beton"):
         shutil.copy(path, path.name)
     assert not manifest_path(Path("train-q50.beton")).exists()
     assert not items_path(Path("train-q50.beton")).exists()
-    lines = said(tiny_recipe(Path(), tmp_path))
+    lines = log_of(tiny_recipe(Path(), tmp_path))
     assert len(lines) == 4
     assert "has no manifest" in lines[0]
     datasets = open_datasets(tiny_recipe(Path(), tmp_path))
     assert datasets.classes == ("0", "1", "2", "3")
 
 
-def test_a_validation_set_that_the_source_cannot_give_is_left_out_with_a_word(said: Said, photos: Path, tmp_path: Path) -> None:
+def test_a_validation_set_that_the_source_lacks_is_omitted(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "train", "d/train")
     encode_all(Path("d"), Path(), [50])
-    lines = said(tiny_recipe(Path(), tmp_path))
+    lines = log_of(tiny_recipe(Path(), tmp_path))
     assert [line.split(":")[0] for line in lines] == ["data.clean.val", "data.q50.val", "data.clean.train"]
     assert "its source has no val split" in lines[0]
     assert {path.name for path in Path().glob("*.beton")} == {"train-q50.beton", "train-source.beton"}
 
 
-def test_nothing_is_made_for_a_batch_that_is_too_large(said: Said, photos: Path, tmp_path: Path) -> None:
+def test_nothing_is_encoded_for_a_batch_that_is_too_large(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, "d")
     encode_all(Path("d"), Path(), [50])
     with pytest.raises(RecipeError, match=r"batch\.size 64 is larger than data\.q50\.train, 48 images"):
-        said(tiny_recipe(Path(), tmp_path, "batch.size=64"))
+        log_of(tiny_recipe(Path(), tmp_path, "batch.size=64"))
     assert not list(Path().glob("*source*"))
 
 
-def test_nothing_is_made_when_something_is_missing_for_good(said: Said, photos: Path, tmp_path: Path) -> None:
+def test_nothing_is_encoded_if_a_file_is_missing_for_good(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, "d")
     encode_all(Path("d"), Path(), [50])
     with pytest.raises(BetonError, match=r"data\.q50\.val: gone\.beton does not exist"):
-        said(tiny_recipe(Path(), tmp_path, "data.q50.val=gone.beton", "data.q50.quality=null"))
+        log_of(tiny_recipe(Path(), tmp_path, "data.q50.val=gone.beton", "data.q50.quality=null"))
     assert not list(Path().glob("*source*"))
 
 
-def test_a_missing_beton_leaves_out_what_its_fellow_left_out(said: Said, photos: Path, tmp_path: Path) -> None:
-    """A damaged scan: quality 50 cannot be made of it, source would copy it."""
+def test_a_missing_beton_omits_the_images_that_failed_in_the_other(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:
+    """A damaged scan cannot be encoded at quality 50, but source would copy it."""
     shutil.copytree(photos, "d")
     broken = Path("d/train/cat/03.jpg")
     data = broken.read_bytes()
     table = data.index(b"\xff\xc4")
     broken.write_bytes(data[: table + 5] + bytes([255] * 8) + data[table + 13 :])
     encode_all(Path("d"), Path(), [50], max_failures=1)
-    assert len(said(tiny_recipe(Path(), tmp_path))) == 2
+    assert len(log_of(tiny_recipe(Path(), tmp_path))) == 2
     assert len(Beton(Path("train-source.beton"))) == len(Beton(Path("train-q50.beton"))) == 47
 
 
 def test_another_file_of_the_same_size_under_the_manifest_is_refused(
-    said: Said, photos: Path, betons: Path, tmp_path: Path
+    log_of: OpenAndLog, photos: Path, betons: Path, tmp_path: Path
 ) -> None:
     encode_all(photos, Path(), ["source", 50])
     data = bytearray(Path("val-q50.beton").read_bytes())
     data[24 + 2 * 1041 + 16] ^= 1  # the first label
     Path("val-q50.beton").write_bytes(data)
     with pytest.raises(BetonError, match=r"val-q50\.beton is not the file that its manifest describes"):
-        said(tiny_recipe(Path(), tmp_path))
+        log_of(tiny_recipe(Path(), tmp_path))

@@ -1,4 +1,4 @@
-"""Random erasing against timm's and torchvision's."""
+"""Random erasing compared with timm's and torchvision's."""
 
 import random
 from typing import get_args
@@ -28,21 +28,21 @@ def rng(count: int, seed: int = 0, epoch: int = 0) -> SampleRng:
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (24, 200)])
 def test_boxes_are_distributed_like_timms(height: int, width: int) -> None:
-    """Also where a box that fits is rare."""
+    """The second size is one in which few boxes fit."""
     theirs, boxes = RandomErasing(1.0, mode="const", max_count=1, device="cpu"), []
 
     class Image:
         def __setitem__(self, where: tuple[slice, slice, slice], _pixels: torch.Tensor) -> None:
-            boxes.append([where[1].start, where[2].start, *(each.stop - each.start for each in where[1:])])
+            boxes.append([where[1].start, where[2].start, *(part.stop - part.start for part in where[1:])])
 
     random.seed(0)
     for _ in range(COUNT):
         theirs._erase(Image(), 3, height, width, torch.float32)
     ours = erased_boxes(height, width, 1.0, rng(COUNT))
-    found = ours[:, HEIGHT] > 0
-    assert found.mean() == pytest.approx(len(boxes) / COUNT, abs=0.01)
+    erased = ours[:, HEIGHT] > 0
+    assert erased.mean() == pytest.approx(len(boxes) / COUNT, abs=0.01)
     for column in (TOP, LEFT, HEIGHT, WIDTH):
-        assert ks_2samp(ours[found, column], np.array(boxes)[:, column], method="asymp").pvalue > 1e-3, column
+        assert ks_2samp(ours[erased, column], np.array(boxes)[:, column], method="asymp").pvalue > 1e-3, column
 
 
 def test_boxes_are_of_the_areas_and_aspects_asked_for() -> None:
@@ -62,7 +62,7 @@ def test_as_many_are_erased_as_asked(probability: float) -> None:
     assert share == pytest.approx(probability, abs=0.03)
 
 
-def test_a_box_is_noise_and_the_rest_stays_as_it_was() -> None:
+def test_a_box_is_noise_and_the_rest_stays_unchanged() -> None:
     images = batch(60)
     before = images.clone()
     erased = erase(images, 0.5, rng(60))
@@ -73,7 +73,7 @@ def test_a_box_is_noise_and_the_rest_stays_as_it_was() -> None:
     for hit, (top, left, height, width) in zip(expected, boxes, strict=True):
         hit[top : top + height, left : left + width] = True
     changed = (erased != images).numpy()
-    assert (changed == expected[:, None]).all()  # nor is any noise by chance what was there
+    assert (changed == expected[:, None]).all()  # no noise equals by chance the pixel that it replaces
 
 
 def test_a_constant_fills_the_boxes_that_noise_would_with_zero() -> None:
@@ -86,7 +86,7 @@ def test_a_constant_fills_the_boxes_that_noise_would_with_zero() -> None:
 
 
 def test_boxes_are_nearly_torchvisions() -> None:
-    """Whose largest box and aspect are 0.33 and 3.3, not a third and ten thirds."""
+    """Their largest area and aspect are 0.33 and 3.3, not a third and ten thirds."""
     torch.manual_seed(0)
     image = torch.ones(3, 64, 64)
     theirs = [TorchvisionsErasing.get_params(image, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=[0.0]) for _ in range(COUNT)]
@@ -111,7 +111,7 @@ def test_noise_is_normal_and_new_for_every_sample_pixel_channel_epoch_and_seed()
 
 
 def test_noise_is_splitmix_as_numpy_computes_it() -> None:
-    """Which wraps by definition; of torch's int64 it is what compilers do."""
+    """NumPy's uint64 wraps by definition; torch's int64 wraps because compilers do so."""
     key, pixels = -(2**63) + 12345, np.arange(500)
     state = np.uint64(key % 2**64) + (pixels.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -122,16 +122,16 @@ def test_noise_is_splitmix_as_numpy_computes_it() -> None:
     assert torch.equal(_normal(torch.tensor(key), torch.from_numpy(pixels)), expected)
 
 
-def test_what_is_erased_belongs_to_the_sample_alone() -> None:
-    images, which = batch(24), np.arange(24)
-    whole = erase(images, 0.5, SampleRng(3, 1, which))
-    parts = [erase(images[part], 0.5, SampleRng(3, 1, which[part])) for part in (slice(5), slice(5, 24))]
+def test_erasing_depends_on_the_sample_alone() -> None:
+    images, samples = batch(24), np.arange(24)
+    whole = erase(images, 0.5, SampleRng(3, 1, samples))
+    parts = [erase(images[part], 0.5, SampleRng(3, 1, samples[part])) for part in (slice(5), slice(5, 24))]
     assert torch.equal(whole, torch.cat(parts))
-    back = erase(images.flip(0), 0.5, SampleRng(3, 1, which[::-1].copy())).flip(0)
+    back = erase(images.flip(0), 0.5, SampleRng(3, 1, samples[::-1].copy())).flip(0)
     assert torch.equal(whole, back)
-    assert torch.equal(whole, erase(images, 0.5, SampleRng(3, 1, which)))
+    assert torch.equal(whole, erase(images, 0.5, SampleRng(3, 1, samples)))
     for key in ((3, 2), (4, 1)):
-        assert not torch.equal(whole, erase(images, 0.5, SampleRng(*key, which)))
+        assert not torch.equal(whole, erase(images, 0.5, SampleRng(*key, samples)))
 
 
 def test_memory_format_and_type_are_kept() -> None:
@@ -155,6 +155,6 @@ def test_a_small_image_is_no_special_case(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_no_value_is_read_back_from_the_device(fill: Fill) -> None:
-    """Meta tensors have none."""
+    """Meta tensors have no values."""
     erased = erase(batch(12).to("meta"), 1.0, rng(12), fill=fill)
     assert erased.shape == (12, 3, 40, 56)

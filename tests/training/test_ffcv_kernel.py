@@ -1,4 +1,4 @@
-"""Our decoder in FFCV's pipeline against Pillow, and against the plain loader, which is the reference."""
+"""The compiled decoder in FFCV's pipeline, compared with Pillow and with the plain loader, which is the reference."""
 
 import threading
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_is_pillows_to_the_bit(tmp_path: Path, cpu: Runtime, kind: str) -> None:
-    """Whatever the chroma layout; grey and trailing bytes too. The whole image at its own size is not resampled."""
+    """In every chroma layout, in grey, and with trailing bytes. A whole image at its own size is not resampled."""
     payloads = [jpeg(CAT, **options) for options in LAYOUTS.values()]
     payloads += [jpeg(CAT.convert("L")), jpeg(CAT) + b"trailing"]
     beton = write(tmp_path / "layouts.beton", payloads)
@@ -69,21 +69,21 @@ def test_decoding_is_pillows_to_the_bit(tmp_path: Path, cpu: Runtime, kind: str)
         assert np.array_equal(picture, np.asarray(Image.open(BytesIO(payload)).convert("RGB"))), name
 
 
-TREATMENTS = {
-    "as it is": None,
-    "stored 50": {"quality": 50},
-    "stored, a range": {"quality": [10, 95]},
-    "stored, a ramp": {"quality": {"start": 90, "end": 10}},
-    "view 50": {"quality": 50, "stage": "after_resize"},
-    "view, a range": {"quality": [10, 95], "stage": "after_resize"},
+ON_THE_FLY = {
+    "stored": None,
+    "before crop, 50": {"quality": 50},
+    "before crop, a range": {"quality": [10, 95]},
+    "before crop, a ramp": {"quality": {"start": 90, "end": 10}},
+    "after resize, 50": {"quality": 50, "stage": "after_resize"},
+    "after resize, a range": {"quality": [10, 95], "stage": "after_resize"},
 }
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
-@pytest.mark.parametrize("on_the_fly", TREATMENTS)
+@pytest.mark.parametrize("on_the_fly", ON_THE_FLY)
 def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, on_the_fly: str) -> None:
-    """Area to within a level; a view by area that is encoded again differs more, where a level has tipped a coefficient."""
-    beton, options = Beton(betons / "train-source.beton"), TREATMENTS[on_the_fly]
+    """By area to within one level; after the resize that may tip a JPEG coefficient, and the pixels then differ more."""
+    beton, options = Beton(betons / "train-source.beton"), ON_THE_FLY[on_the_fly]
     variant = Variant(beton, OnTheFlyJpeg.model_validate({"beton": beton.path, **options}) if options else None)
     plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
     image = ImageSection(size=40, interpolation=interpolation)
@@ -93,7 +93,7 @@ def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpola
     difference = (ffcv.int() - plain.int()).abs()
     if interpolation != "area":
         assert difference.max() == 0
-    elif on_the_fly.startswith("view"):
+    elif on_the_fly.startswith("after"):
         assert difference.float().mean() < 1
     else:
         assert difference.max() <= 1
@@ -101,27 +101,26 @@ def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpola
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("train", [True, False])
-def test_quality_at_load_stored_is_the_pixels_of_the_stored_file(betons: Path, cpu: Runtime, kind: str, train: bool) -> None:
+def test_on_the_fly_before_the_crop_gives_the_stored_pixels(betons: Path, cpu: Runtime, kind: str, train: bool) -> None:
     image = ImageSection(size=40, interpolation="bicubic")
     source, half = (Beton(betons / f"train-{name}.beton") for name in ("source", "q50"))
-    made = Variant(source, OnTheFlyJpeg(beton=source.path, quality=50))
-    samplers = [EpochSampler({"": variant}, image, train=train, batch=10, seed=4) for variant in (made, Variant(half))]
-    (at_load, _), (stored, _) = (epoch(kind, sampler, cpu) for sampler in samplers)
-    assert torch.equal(at_load, stored)
+    encoded = Variant(source, OnTheFlyJpeg(beton=source.path, quality=50))
+    samplers = [EpochSampler({"": variant}, image, train=train, batch=10, seed=4) for variant in (encoded, Variant(half))]
+    (on_the_fly, _), (stored, _) = (epoch(kind, sampler, cpu) for sampler in samplers)
+    assert torch.equal(on_the_fly, stored)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_quality_of_the_view_is_that_of_what_the_model_sees(betons: Path, cpu: Runtime, kind: str) -> None:
-    """Resized, then encoded."""
+def test_on_the_fly_after_the_resize_encodes_the_pixels_that_the_model_gets(betons: Path, cpu: Runtime, kind: str) -> None:
     beton = Beton(betons / "val-source.beton")
     image = ImageSection(size=48, interpolation="area")
     plain, _ = epoch(kind, EpochSampler.of(Variant(beton), image, batch=16), cpu)
-    seen, _ = epoch(
+    encoded_images, _ = epoch(
         kind,
         EpochSampler.of(Variant(beton, OnTheFlyJpeg(beton=beton.path, quality=20, stage="after_resize")), image, batch=16),
         cpu,
     )
-    for picture, before in zip(pictures(seen), pictures(plain), strict=True):
+    for picture, before in zip(pictures(encoded_images), pictures(plain), strict=True):
         encoded = jpeg(Image.fromarray(before), quality=20)
         assert np.array_equal(picture, np.asarray(Image.open(BytesIO(encoded))))
 
@@ -145,7 +144,7 @@ def test_one_loader_swaps_and_mixes_files_sample_by_sample(betons: Path, cpu: Ru
     files = {"clean": "source", "q50": "q50"}
     variants = {name: Variant(Beton(betons / f"train-{file}.beton")) for name, file in files.items()}
     shares = (CLEAN, (("q50", 1.0),), MIXED)
-    plans = tuple(EpochPlan(number, 0, each, 0.0, 3) for number, each in enumerate(shares))
+    plans = tuple(EpochPlan(number, 0, share, 0.0, 3) for number, share in enumerate(shares))
     sampler = EpochSampler(variants, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
     loader = open_loader(kind, sampler, cpu)
     alone = {
@@ -231,8 +230,8 @@ def test_a_sample_that_does_not_decode_is_an_error_by_name(
     beton = write(tmp_path / "bad.beton", [jpeg(CAT), jpeg(CAT), BROKEN[what], jpeg(CAT)])
     sampler = EpochSampler({"": Variant(beton)}, WHOLE, train=train, batch=2, workers=2)
     before = threading.active_count()
-    way_out = "on_error=skip" if train else "Make the file again"
-    with pytest.raises(ImageError, match=rf"^sample 2 of .*bad\.beton: .*{way_out}\.$"):
+    remedy = "on_error=skip" if train else "Encode the file again"
+    with pytest.raises(ImageError, match=rf"^sample 2 of .*bad\.beton: .*{remedy}\.$"):
         epoch(kind, sampler, cpu)
     assert threading.active_count() == before
 
@@ -253,7 +252,7 @@ SIZES = {
 def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
     tmp_path: Path, cpu: Runtime, kind: str, train: bool, size: str, mode: int
 ) -> None:
-    """12 GB for the bomb, if its word were taken."""
+    """The bomb would take 12 GB if its header were believed."""
     beton = write(tmp_path / "lies.beton", [jpeg(CAT), jpeg(CAT)])
     beton.widths[1], beton.heights[1] = SIZES[size]
     beton.modes[1] = mode
@@ -264,8 +263,8 @@ def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_what_pillow_forgives_both_loaders_show_as_pillow_does(tmp_path: Path, cpu: Runtime, train: bool) -> None:
-    """CMYK and PNG that a foreign writer stored as they were: libturbojpeg refuses them."""
+def test_both_loaders_show_images_that_only_pillow_reads_as_pillow_does(tmp_path: Path, cpu: Runtime, train: bool) -> None:
+    """CMYK and PNG images that another writer stored unchanged, which libturbojpeg refuses."""
     cmyk, png = jpeg(CAT.convert("CMYK"), quality=95), BytesIO()
     CAT.save(png, "PNG")
     beton = write(tmp_path / "odd.beton", [cmyk, jpeg(CAT), png.getvalue()])
@@ -277,28 +276,28 @@ def test_what_pillow_forgives_both_loaders_show_as_pillow_does(tmp_path: Path, c
         assert np.array_equal(pictures(ffcv)[2], np.asarray(CAT))
 
 
-def test_on_error_skip_both_loaders_put_the_same_sample_there_and_count_it(tmp_path: Path, cpu: Runtime) -> None:
+def test_on_error_skip_both_loaders_take_the_same_replacement_and_count_it(tmp_path: Path, cpu: Runtime) -> None:
     rolled = [np.roll(np.asarray(CAT), 4 * number, axis=0) for number in range(12)]
-    payloads = [jpeg(Image.fromarray(each), quality=95) for each in rolled]
+    payloads = [jpeg(Image.fromarray(pixels), quality=95) for pixels in rolled]
     payloads[3] = payloads[7] = bytes(700)
     beton = write(tmp_path / "bad.beton", payloads)
     sampler = EpochSampler({"": Variant(beton)}, WHOLE, train=True, batch=5, skip_broken=True, seed=8)
-    seen = []
+    epochs = []
     for kind in KINDS:
         loader = open_loader(kind, sampler, cpu)
         for number in (0, 1):
             batches = list(loader.at(number))
             assert loader.replaced == 2
             labels = torch.cat([labels for _, labels in batches])
-            assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label is that of the picture"
-            seen.append((torch.cat([images for images, _ in batches]), labels))
+            assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label belongs to the picture"
+            epochs.append((torch.cat([images for images, _ in batches]), labels))
     for number in (0, 1):
-        assert torch.equal(seen[number][1], seen[2 + number][1])
-        assert (seen[number][0].int() - seen[2 + number][0].int()).abs().max() <= 1
+        assert torch.equal(epochs[number][1], epochs[2 + number][1])
+        assert (epochs[number][0].int() - epochs[2 + number][0].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_error_skip_does_not_replace_what_is_evaluated(tmp_path: Path, cpu: Runtime, kind: str) -> None:
+def test_on_error_skip_does_not_replace_validation_samples(tmp_path: Path, cpu: Runtime, kind: str) -> None:
     beton = write(tmp_path / "bad.beton", [jpeg(CAT), bytes(700)])
     with pytest.raises(ImageError, match="sample 1"):
         epoch(kind, EpochSampler({"": Variant(beton)}, WHOLE, train=False, batch=2, skip_broken=True), cpu)
@@ -329,11 +328,11 @@ def test_a_hundred_epochs_broken_off_leave_no_thread_and_no_memory(betons: Path,
     threads, memory = break_off(20)
     threads_then, memory_then = break_off(100)
     assert threads_then == threads
-    assert memory_then - memory < 16 << 20, "an epoch's own buffers are 1 MB, stock FFCV keeps 120 MB for each"
+    assert memory_then - memory < 16 << 20, "the buffers of an epoch are 1 MB; stock FFCV keeps 120 MB per epoch"
 
 
 def test_one_large_image_costs_its_own_size_and_no_more(tmp_path: Path, cpu: Runtime) -> None:
-    """Stock FFCV sets aside five batches of the largest width times the largest height: 92 GB for these 64 images."""
+    """Stock FFCV allocates five batches of the largest width times the largest height: 92 GB for these 64 images."""
     large = Image.new("RGB", (6000, 4000), (10, 200, 30))
     samples = [(jpeg(large), 6000, 4000, 1), *[(jpeg(CAT), SIDE, SIDE, 0)] * 63]
     sampler = EpochSampler.of(Variant(Beton(write_beton(tmp_path / "large.beton", samples))), WHOLE, batch=64, workers=2)
@@ -342,7 +341,7 @@ def test_one_large_image_costs_its_own_size_and_no_more(tmp_path: Path, cpu: Run
     assert abs(pictures(images)[0].astype(int) - (10, 200, 30)).max() <= 2
 
 
-def test_lanes_have_as_much_to_do_each() -> None:
+def test_lanes_share_the_work_evenly() -> None:
     from jpegcurr.training.data.ffcv_kernel import TASK
     from jpegcurr.training.data.ffcv_loader import _lanes
 
@@ -356,8 +355,8 @@ def test_lanes_have_as_much_to_do_each() -> None:
         assert max(work) <= sum(work) / lanes + tasks["size"].max()
 
 
-def test_stored_files_and_qualities_at_load_agree_with_the_encoder(tmp_path: Path, cpu: Runtime) -> None:
-    """At every quality of a ladder, in both loaders, to the bit."""
+def test_stored_files_and_on_the_fly_qualities_agree_with_the_encoder(tmp_path: Path, cpu: Runtime) -> None:
+    """At seven qualities, in both loaders, to the bit."""
     source = jpeg(CAT, quality=97, subsampling="4:4:4")
     beton = write(tmp_path / "one.beton", [source])
     for quality in (1, 10, 50, 75, 95, 96, 100):
@@ -370,13 +369,12 @@ def test_stored_files_and_qualities_at_load_agree_with_the_encoder(tmp_path: Pat
 
 
 def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime) -> None:
-    """They mark numba's types of their arrays as read-only, so that numba does not find what is compiled for these."""
+    """They mark numba's types of their arrays as read-only, and numba then does not find the code for these types."""
     from ffcv.loader import Loader
     from numba.core.dispatcher import Dispatcher
     from numba.types import Array
 
-    from jpegcurr.training.data import ffcv_kernel as ffcv_decode
-    from jpegcurr.training.data import resample_kernel as resample
+    from jpegcurr.training.data import ffcv_kernel, resample_kernel
     from jpegcurr.training.data.ffcv_loader import _kept
 
     path = betons / "val-q50.beton"
@@ -386,23 +384,23 @@ def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime
     for os_cache in (True, False):
         stock = Loader(str(path), batch_size=4, num_workers=1, os_cache=os_cache, pipelines={"image": None})
         _kept.append(stock)
-        marked |= {(each.dtype, each.ndim) for each in stock.memory_manager.state_type.types}
+        marked |= {(array.dtype, array.ndim) for array in stock.memory_manager.state_type.types}
     after, _ = epoch("ffcv", sampler, cpu)
     assert torch.equal(before, after)
-    compiled = [each for module in (ffcv_decode, resample) for each in vars(module).values() if isinstance(each, Dispatcher)]
-    types = {part for each in compiled for signature in each.signatures for part in signature}
-    arrays = {(each.dtype, each.ndim) for each in types if isinstance(each, Array)}
+    functions = [value for module in (ffcv_kernel, resample_kernel) for value in vars(module).values()]
+    signatures = [signature for value in functions if isinstance(value, Dispatcher) for signature in value.signatures]
+    arrays = {(part.dtype, part.ndim) for signature in signatures for part in signature if isinstance(part, Array)}
     assert arrays, "nothing was compiled"
     assert not arrays & marked
 
 
-def test_what_is_kept_on_the_disk_is_not_taken_for_that_of_another_resample() -> None:
-    """numba's own stamp is of the file that holds the function alone."""
-    from jpegcurr.training.data.ffcv_kernel import _kernel, make_batch
+def test_a_change_of_the_resample_kernel_invalidates_the_cached_decoder() -> None:
+    """numba's own key covers only the file that contains the function."""
+    from jpegcurr.training.data.ffcv_kernel import _compile, make_batch
     from jpegcurr.training.data.resample_kernel import __file__ as resample_source
 
     def key(kernel: Any) -> object:
         return kernel._cache._index_key((), kernel.targetctx.codegen())
 
-    assert key(_kernel("one")) == key(_kernel("one")) != key(_kernel("another"))
-    assert key(make_batch) == key(_kernel(sha256(Path(resample_source).read_bytes()).hexdigest()))
+    assert key(_compile("one")) == key(_compile("one")) != key(_compile("another"))
+    assert key(make_batch) == key(_compile(sha256(Path(resample_source).read_bytes()).hexdigest()))

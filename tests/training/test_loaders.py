@@ -20,7 +20,7 @@ from jpegcurr.training.data import loaders
 from jpegcurr.training.data.datasets import open_datasets
 from jpegcurr.training.data.loaders import choose_cache, choose_kind, open_loader, open_loaders
 from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
-from jpegcurr.training.data.transforms import centre_view, render
+from jpegcurr.training.data.transforms import centre_crop, render
 
 IMAGE = ImageSection(size=40)
 _open: dict[tuple[str, bool], Loader] = {}
@@ -75,7 +75,7 @@ def test_a_validation_epoch_is_every_sample_once_as_pillow_sees_it(loader: Loade
     images = torch.cat([images for images, _ in batches])
     assert torch.cat([labels for _, labels in batches]).tolist() == beton.labels.tolist()
     for index, image in enumerate(images):
-        expected = centre_view(read_pixels(beton, index), IMAGE)
+        expected = centre_crop(read_pixels(beton, index), IMAGE)
         assert (image.int() - expected.int()).abs().max() <= 1
 
 
@@ -146,17 +146,17 @@ def test_a_view_without_chance_is_the_whole_image_resized(tmp_path: Path) -> Non
         sampler = EpochSampler({"": Variant(beton)}, image, train=train, batch=1)
         (row,) = sampler.samples(0, np.array([0]))
         assert np.array_equal(render(sampler, row, 80), expected)
-    assert np.array_equal(centre_view(pixels, still).permute(1, 2, 0).numpy(), pixels)
+    assert np.array_equal(centre_crop(pixels, still).permute(1, 2, 0).numpy(), pixels)
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
 def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -> None:
     pixels = np.asarray(photograph("cat"))
     image = ImageSection(size=64, interpolation=interpolation)
-    sampler = centre_view(pixels, image).float()
+    sampler = centre_crop(pixels, image).float()
     assert sampler.shape == (3, 64, 64)
     others = [
-        centre_view(pixels, ImageSection(size=64, interpolation=each)).float() for each in ("area", "bilinear", "bicubic")
+        centre_crop(pixels, ImageSection(size=64, interpolation=each)).float() for each in ("area", "bilinear", "bicubic")
     ]
     assert sum(torch.equal(sampler, other) for other in others) == 1
 

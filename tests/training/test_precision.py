@@ -1,4 +1,4 @@
-"""Other precisions than float32, and compiling, as far as a CPU has them."""
+"""Precisions other than float32, and compilation, as far as a CPU supports them."""
 
 import math
 from pathlib import Path
@@ -30,14 +30,14 @@ def test_half_precision_follows_float32(betons: Path, tmp_path: Path, precision:
     expected = losses("whole", betons, tmp_path)
     assert losses("half", betons, tmp_path, precision=precision) == pytest.approx(expected, abs=0.1)
     weights = load_file("half/model.safetensors")
-    assert all(each.dtype == torch.float32 for each in weights.values())
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
     whole = load_file("whole/model.safetensors")
     assert any(not torch.equal(weights[name], whole[name]) for name in weights)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_gradients_are_clipped_in_every_precision(betons: Path, tmp_path: Path, precision: str) -> None:
-    """Plain SGD moves the weights by its rate times the norm of the gradient, which is the largest that is allowed."""
+    """Plain SGD moves the weights by its rate times the gradient norm, which is clipped to the maximum here."""
     torch.manual_seed(0)
     plain = (
         "optim={name: sgd, momentum: 0, weight_decay: 0, clip_grad: 1.0e-3}",
@@ -47,11 +47,11 @@ def test_gradients_are_clipped_in_every_precision(betons: Path, tmp_path: Path, 
     before = create_model(recipe.model, 4).state_dict()
     train(recipe, Path("run"), runtime=resolve_runtime("cpu", precision=precision))
     after = load_file("run/model.safetensors")
-    moved = math.sqrt(sum(float((after[name] - each).square().sum()) for name, each in before.items()))
+    moved = math.sqrt(sum(float((after[name] - weight).square().sum()) for name, weight in before.items()))
     assert 1e-3 < moved <= 3 * 1e-3 * 1.01
 
 
-def test_float16_goes_on_with_the_scale_it_had(betons: Path, tmp_path: Path) -> None:
+def test_float16_resumes_with_its_loss_scale(betons: Path, tmp_path: Path) -> None:
     recipe, runtime = tiny_recipe(betons, tmp_path, *SHORT), resolve_runtime("cpu", precision="float16")
     train(recipe, Path("whole"), runtime=runtime)
 
@@ -68,10 +68,10 @@ def test_float16_goes_on_with_the_scale_it_had(betons: Path, tmp_path: Path) -> 
         assert '"scaler": {"scale": ' in file.metadata()["jpegcurr"]
 
 
-def test_a_step_that_overflows_float16_is_left_out_and_counted(
+def test_a_step_that_overflows_float16_is_skipped_and_counted(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first scale is too large; it is halved at each step that overflows."""
+    """The first scale is too large, and is halved at every step that overflows."""
     large = torch.amp.GradScaler("cpu", init_scale=2.0**21)
     monkeypatch.setattr("jpegcurr.runtime.Runtime.scaler", lambda _: large)
     recipe = tiny_recipe(betons, tmp_path, *SHORT, "batch.size=8", "curriculum.1.until_epoch=8")
@@ -91,10 +91,10 @@ def test_a_loss_that_is_not_a_number_ends_a_float16_run_too(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_model_learns_the_same_and_leaves_the_same_files(
+def test_a_compiled_model_learns_the_same_and_writes_the_same_files(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced as for a GPU, and run by torch's own operations: what is tested is what stands around it."""
+    """The model is traced as for a GPU and run by torch's own operations: the test is about our code around it."""
     compiled: list[torch.nn.Module] = []
     real = torch.compile
 
@@ -112,7 +112,7 @@ def test_a_compiled_model_learns_the_same_and_leaves_the_same_files(
     assert names[0] == names[1]
 
 
-def test_an_unknown_precision_is_told() -> None:
+def test_an_unknown_precision_is_an_error() -> None:
     with pytest.raises(UsageError, match="--precision 'fp8' is not known"):
         resolve_runtime("cpu", precision="fp8")
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model: the same curve, one log, and an end together."""
+"""Processes that train one model together: the same curve, one log, and a common end."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from jpegcurr.runtime import ALONE, Runtime, World, joined
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
-# Stochastic depth drops other paths in every process, so it is left out; AdamW's eps keeps roundings small.
+# Stochastic depth drops other paths in every process, so it is disabled; AdamW's eps keeps rounding differences small.
 OPTIONS = (
     "model.drop_path=0",
     "optim.eps=1e-3",
@@ -35,19 +35,19 @@ OPTIONS = (
 )
 
 
-def words(recipe: Recipe, *options: str) -> list[str]:
-    """A command line that trains ``recipe``."""
+def arguments(recipe: Recipe, *options: str) -> list[str]:
+    """Return the arguments of a command that trains ``recipe``."""
     Path("tiny.yaml").write_text(dump_recipe(recipe))
     return ["train", "--recipe", "tiny.yaml", "--device", "cpu", *options]
 
 
-def errors(said: Sequence[str]) -> list[str]:
-    return [line for line in said if line.startswith("error")]
+def errors(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if line.startswith("error")]
 
 
 @pytest.fixture(scope="module")
 def pair(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two processes."""
+    """Train a run with two processes, and return its folder."""
     folder = tmp_path_factory.mktemp("pair")
     (folder / "tiny.yaml").write_text(dump_recipe(tiny_recipe(betons, folder, *OPTIONS)))
     torchrun = [
@@ -63,10 +63,10 @@ def pair(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     command = [*torchrun, "--recipe", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert sum(line.startswith("phase") for line in done.stderr.splitlines()) == 2, "one log"
-    assert "2 devices x 2 micro-batches x 4" in done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert sum(line.startswith("phase") for line in process.stderr.splitlines()) == 2, "one log"
+    assert "2 devices x 2 micro-batches x 4" in process.stderr
     return folder / "run"
 
 
@@ -83,9 +83,9 @@ def test_two_processes_give_the_curve_of_one(pair: Path, betons: Path, cpu: Runt
     assert max(float((first[key] - second[key]).abs().max()) for key in first) < 1e-4
 
 
-def test_sigterm_saves_the_moment_and_the_pair_goes_on_to_the_same_weights(pair: Path, betons: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_a_checkpoint_and_the_resumed_pair_has_the_same_weights(pair: Path, betons: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(betons, tmp_path, *OPTIONS)
-    running = Group(words(recipe, "--out", "run", "--save-every", "1"))
+    running = Group(arguments(recipe, "--out", "run", "--save-every", "1"))
     deadline = time.monotonic() + 120
     while not Path("run/state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -93,7 +93,7 @@ def test_sigterm_saves_the_moment_and_the_pair_goes_on_to_the_same_weights(pair:
     assert running.ended() == [143, 143], running.said
     (line,) = errors(running.said)
     assert "To resume: torchrun --nproc-per-node 2 -m jpegcurr train" in line
-    resumed = Group(words(recipe, "--out", "run", "--resume"))
+    resumed = Group(arguments(recipe, "--out", "run", "--resume"))
     assert resumed.ended() == [0, 0], resumed.said
     assert sum(line.startswith("resuming") for line in resumed.said) == 1
     states = [load_file(folder / "state.safetensors") for folder in (pair, Path("run"))]
@@ -101,7 +101,7 @@ def test_sigterm_saves_the_moment_and_the_pair_goes_on_to_the_same_weights(pair:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_what_two_began_one_may_end(
+def test_one_process_may_resume_a_run_of_two(
     pair: Path, betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(pair, "run")
@@ -112,7 +112,7 @@ def test_what_two_began_one_may_end(
         assert row["train/loss"] == pytest.approx(expected["train/loss"], abs=2e-5)
 
 
-def test_a_process_that_fails_ends_the_others_and_one_message_is_said(betons: Path, tmp_path: Path) -> None:
+def test_a_process_that_fails_ends_the_others_with_one_message(betons: Path, tmp_path: Path) -> None:
     data = bytearray((betons / "train-q50.beton").read_bytes())
     beton = Beton(betons / "train-q50.beton")
     data[int(beton.pointers[5]) : int(beton.pointers[5]) + int(beton.sizes[5])] = bytes(int(beton.sizes[5]))
@@ -125,7 +125,7 @@ def test_a_process_that_fails_ends_the_others_and_one_message_is_said(betons: Pa
         "evaluate=[]",
         "schedule.warmup_epochs=0",
     )
-    failing = Group(words(recipe, "--out", "run"))
+    failing = Group(arguments(recipe, "--out", "run"))
     assert failing.ended() == [1, 1], failing.said
     assert any("sample 5 of" in line for line in errors(failing.said)), failing.said
     others = [line for line in errors(failing.said) if "sample 5 of" not in line]
@@ -133,8 +133,8 @@ def test_a_process_that_fails_ends_the_others_and_one_message_is_said(betons: Pa
     assert not any("Traceback" in line for line in failing.said), failing.said
 
 
-def test_a_mistake_is_said_once(betons: Path, tmp_path: Path) -> None:
-    failing = Group(words(tiny_recipe(betons, tmp_path), "--set", "batch.sizze=3"))
+def test_a_mistake_is_reported_once(betons: Path, tmp_path: Path) -> None:
+    failing = Group(arguments(tiny_recipe(betons, tmp_path), "--set", "batch.sizze=3"))
     assert failing.ended() == [2, 1], failing.said
     assert len(errors(failing.said)) == 1
     assert sum("unknown key" in line for line in failing.said) == 1
@@ -146,15 +146,15 @@ def test_a_mistake_is_said_once(betons: Path, tmp_path: Path) -> None:
 def test_gradients_are_exchanged_once_a_step(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many micro-batches it has; in a group of one, which exchanges with itself."""
+    """The number of micro-batches does not matter; here a group of one exchanges with itself."""
     exchanged = 0
 
     def count(_state: object, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         nonlocal exchanged
         exchanged += bucket.is_last()
-        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        done.set_result(bucket.buffer())
-        return done
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
 
     def prepare(_runtime: Runtime, model: torch.nn.Module) -> torch.nn.Module:
         wrapped = torch.nn.parallel.DistributedDataParallel(model)
@@ -170,7 +170,7 @@ def test_gradients_are_exchanged_once_a_step(
     assert exchanged == sum(int(row["steps"]) for row in rows) == 12
 
 
-def test_alone_it_asks_nobody() -> None:
+def test_a_single_process_exchanges_nothing() -> None:
     with joined() as world:
         assert world == ALONE
     tensor = torch.ones(2)
@@ -183,26 +183,26 @@ def test_alone_it_asks_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
-    [({"RANK": "one"}, "these are torchrun's"), ({"RANK": "1", "WORLD_SIZE": "2"}, "cannot be reached: .*MASTER")],
+    ("environment", "message"),
+    [({"RANK": "one"}, "torchrun sets these"), ({"RANK": "1", "WORLD_SIZE": "2"}, "cannot be reached: .*MASTER")],
 )
-def test_an_environment_that_is_no_torchruns_is_told(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str
+def test_an_environment_that_torchrun_did_not_set_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=said), joined():
+    with pytest.raises(UsageError, match=message), joined():
         pass
 
 
 @pytest.mark.parametrize(("size", "ranks", "micro"), [(16, 1, 8), (16, 2, 8), (16, 4, 4), (24, 3, 8)])
-def test_the_micro_batch_is_what_fits_a_device_and_divides_the_step(
+def test_the_micro_batch_fits_a_device_and_divides_the_step(
     betons: Path, tmp_path: Path, size: int, ranks: int, micro: int
 ) -> None:
     assert tiny_recipe(betons, tmp_path, f"batch.size={size}").micro(ranks) == micro
 
 
-def test_a_step_that_does_not_divide_is_told(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+def test_a_step_that_cannot_be_divided_is_an_error(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"batch\.size 16 is not a multiple of batch\.per_device 8 on each of 3 devices"):
         tiny_recipe(betons, tmp_path).micro(3)
     world = World(0, 17)
@@ -210,5 +210,5 @@ def test_a_step_that_does_not_divide_is_told(betons: Path, cpu: Runtime, tmp_pat
         tiny_recipe(betons, tmp_path).micro(world.ranks)
 
 
-def test_the_head_says_how_it_ran(pair: Path) -> None:
+def test_run_json_says_how_many_processes_ran(pair: Path) -> None:
     assert "one of 2 processes" in json.loads((pair / "run.json").read_text())["runtime"]

@@ -1,4 +1,4 @@
-"""The compiled resize against Pillow and torch, pixel for pixel."""
+"""The compiled resize compared with Pillow and torch, pixel for pixel."""
 
 import cv2
 import numpy as np
@@ -17,13 +17,13 @@ Size = tuple[int, int]  # height, width
 
 FILTERS = {Image.Resampling.BILINEAR: 1, Image.Resampling.BICUBIC: 2}
 
-# Lengths of which many are tiny or extreme: the ends of rows, and weights in numbers that are no multiple of anything.
+# Many lengths are tiny, which exercises the ends of rows and numbers of weights that are no multiple of a vector.
 LENGTHS = st.one_of(st.integers(1, 9), st.integers(1, 300))
 BOTH_FILTERS = pytest.mark.parametrize("kind", list(FILTERS), ids=lambda kind: kind.name)
 
 
 def ours(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
-    """The crop resized by our code, which leaves alone what surrounds the result in memory."""
+    """Return the crop resized by our code, and check that the memory around the result is unchanged."""
     from jpegcurr.training.data.resample_kernel import resample
 
     around = np.full(3 * size[0] * size[1] + 64, 119, np.uint8)
@@ -34,25 +34,25 @@ def ours(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels
 
 
 def theirs(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
-    """The crop resized by torch (bilinear), or by Pillow, in two steps so that every version does the rows first."""
+    """Return the crop resized by torch (bilinear), or by Pillow, in two steps so that every version does the rows first."""
     top, left, height, width = box
     part = np.ascontiguousarray(source[top : top + height, left : left + width])
     if kind == Image.Resampling.BILINEAR:
         batch = torch.from_numpy(part)[None].permute(0, 3, 1, 2)
-        done = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
-        return done[0].permute(1, 2, 0).numpy()
+        resized = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
     return np.asarray(Image.fromarray(part).resize((size[1], height), kind).resize(size[::-1], kind))
 
 
 def noise(height: int, width: int, seed: int = 0, saturated: bool = False) -> Pixels:
-    """Every level, or black and white alone, where the bicubic filter overshoots and is clipped, also between the passes."""
+    """Return random levels, or only black and white: there the bicubic filter overshoots and is clipped in both passes."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return (pixels > 127) * np.uint8(255) if saturated else pixels
 
 
 @st.composite
 def boxes(draw: st.DrawFn) -> tuple[Size, Box]:
-    """The size of an image, and a box in it."""
+    """Draw the size of an image, and a box in it."""
     size, starts, lengths = [], [], []
     for _ in range(2):
         length = draw(LENGTHS)
@@ -67,7 +67,7 @@ def boxes(draw: st.DrawFn) -> tuple[Size, Box]:
 @given(where=boxes(), size=st.tuples(LENGTHS, LENGTHS), saturated=st.booleans(), seed=st.integers(0, 2**32 - 1))
 @example(where=((300, 1), (0, 0, 300, 1)), size=(1, 300), saturated=True, seed=0)
 @example(where=((1, 300), (0, 0, 1, 300)), size=(300, 1), saturated=True, seed=0)
-@example(where=((100, 60), (0, 0, 97, 60)), size=(64, 44), saturated=True, seed=0)  # where Pillow 13 alone does columns first
+@example(where=((100, 60), (0, 0, 97, 60)), size=(64, 44), saturated=True, seed=0)  # Pillow 13 does columns first here
 @settings(max_examples=400, deadline=None)
 def test_pixels_are_theirs_to_the_bit(
     kind: Image.Resampling, where: tuple[Size, Box], size: Size, saturated: bool, seed: int
@@ -116,7 +116,7 @@ def test_a_size_that_does_not_change_changes_no_pixel(kind: Image.Resampling) ->
 
 
 @BOTH_FILTERS
-def test_pixels_outside_the_crop_are_not_seen(kind: Image.Resampling) -> None:
+def test_pixels_outside_the_crop_have_no_effect(kind: Image.Resampling) -> None:
     source = np.asarray(photograph("cat").crop((0, 0, 90, 120))).copy()
     for box in ((0, 0, 100, 70), (20, 20, 100, 70), (11, 7, 100, 71)):
         inside = np.zeros(source.shape, bool)
@@ -125,9 +125,9 @@ def test_pixels_outside_the_crop_are_not_seen(kind: Image.Resampling) -> None:
         assert np.array_equal(first, second)
 
 
-@pytest.mark.filterwarnings("ignore")  # numba tells of the threading layers it finds
+@pytest.mark.filterwarnings("ignore")  # numba warns about its threading layers
 def test_compiled_code_with_fastmath_and_threads_gets_the_same() -> None:
-    """As FFCV compiles its kernels; with the types of fields in them."""
+    """FFCV compiles its kernels with these options, and its fields have these types."""
     from numba import njit, prange
 
     from jpegcurr.training.data.resample_kernel import BICUBIC, resample
@@ -139,8 +139,8 @@ def test_compiled_code_with_fastmath_and_threads_gets_the_same() -> None:
             resample(source, top, left, height, width, out[index], BICUBIC)
 
     source = np.asarray(photograph("cat"))
-    chosen = np.array([(index, 2 * index, 150 - index, 90 + index) for index in range(40)], np.uint32)
+    boxes = np.array([(index, 2 * index, 150 - index, 90 + index) for index in range(40)], np.uint32)
     out = np.empty((40, 64, 64, 3), np.uint8)
-    batch(source, chosen, out)
-    for box, image in zip(chosen.tolist(), out, strict=True):
+    batch(source, boxes, out)
+    for box, image in zip(boxes.tolist(), out, strict=True):
         assert np.array_equal(image, ours(source, tuple(box), (64, 64), Image.Resampling.BICUBIC))

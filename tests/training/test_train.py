@@ -238,7 +238,7 @@ def test_the_average_forgets_as_fast_as_asked(section: dict[str, float], steps: 
     """What is kept over two epochs of five steps."""
     assert EmaSection.model_validate(section).per_step(steps) ** 10 == pytest.approx(kept)
     assert EmaSection().per_step(steps) == 0.9999
-    with pytest.raises(ValueError, match="leave one away"):
+    with pytest.raises(ValueError, match="omit one of them"):
         EmaSection(decay=0.9, half_life=1)
 
 

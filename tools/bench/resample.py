@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Milliseconds a crop takes to be resized by our compiled code, OpenCV, Pillow and torch, turn by turn in one thread.
 
-The crops are random-resized ones of photographs, as training makes them, and the libraries are called as the plain loader calls
-them. "Levels apart" is the largest difference between the two, of 255; by area, over crops of which no side grows: others go to
-OpenCV in both loaders.
+The crops are random-resized ones of photographs, as in training, and the libraries are called as the plain loader calls them.
+"Levels apart" is the largest difference between the two, of 255. By area it covers only crops of which no side grows, because
+both loaders leave the others to OpenCV.
 """
 
 import statistics
@@ -25,14 +25,14 @@ from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, random_boxes
 from jpegcurr.training.data.ffcv_kernel import FILTERS
 from jpegcurr.training.data.resample_kernel import resample
-from jpegcurr.training.data.transforms import resized
+from jpegcurr.training.data.transforms import resize
 from jpegcurr.training.sample_rng import SampleRng
 
 Resize = Callable[[Pixels, tuple[int, int, int, int]], Pixels]
 
 
 def crops_of(folder: Path, limit: int, size: int) -> list[tuple[Pixels, tuple[int, int, int, int]]]:
-    """Decoded images, each with the top, left, height and width of a crop."""
+    """Return decoded images with the top, left, height and width of a crop of each."""
     images = [decode_rgb(source.store.read(item)) for source in open_sources(folder, limit=limit) for item in source.items]
     heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
     boxes = random_boxes(heights, widths, ImageSection(size=size), SampleRng(0, 0, np.arange(len(images))), 0)
@@ -40,35 +40,35 @@ def crops_of(folder: Path, limit: int, size: int) -> list[tuple[Pixels, tuple[in
 
 
 def compiled(size: int, interpolation: Interpolation) -> Resize:
-    """``resample``, into new memory as the others do."""
+    """Return a call of ``resample`` that allocates its output, as the libraries do."""
 
-    def resize(image: Pixels, box: tuple[int, int, int, int]) -> Pixels:
+    def call(image: Pixels, box: tuple[int, int, int, int]) -> Pixels:
         out = np.empty((size, size, 3), np.uint8)
         resample(image, *box, out, FILTERS[interpolation])
         return out
 
-    return resize
+    return call
 
 
 def library(size: int, interpolation: Interpolation, image: Pixels, box: tuple[int, int, int, int]) -> Pixels:
-    """What the plain loader takes: OpenCV's area, torch's bilinear, Pillow's bicubic."""
+    """Resize as the plain loader does: OpenCV's area, torch's bilinear, Pillow's bicubic."""
     top, left, height, width = box
-    return resized(image[top : top + height, left : left + width], size, interpolation)
+    return resize(image[top : top + height, left : left + width], size, interpolation)
 
 
-def measure(resize: Resize, crops: Sequence[tuple[Pixels, tuple[int, int, int, int]]]) -> float:
-    """Milliseconds a crop."""
+def measure(contender: Resize, crops: Sequence[tuple[Pixels, tuple[int, int, int, int]]]) -> float:
+    """Return the milliseconds per crop."""
     start = time.perf_counter()
     for image, box in crops:
-        resize(image, box)
+        contender(image, box)
     return 1000 * (time.perf_counter() - start) / len(crops)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all filters and print a table."""
     parser = bench_parser(__doc__, folder=True, runs=5)
-    parser.add_argument("--size", type=positive, default=224, help="pixels a side of the result (224)")
-    parser.add_argument("--limit", type=positive, default=200, help="images (200)")
+    parser.add_argument("--size", type=positive, default=224, help="side of the result in pixels (224)")
+    parser.add_argument("--limit", type=positive, default=200, help="number of images (200)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -79,23 +79,23 @@ def main() -> None:
         contenders[interpolation, "compiled"] = compiled(arguments.size, interpolation)
         contenders[interpolation, name] = partial(library, arguments.size, interpolation)
     times: dict[tuple[Interpolation, str], list[float]] = {key: [] for key in contenders}
-    for turn, (key, resize) in product(range(arguments.runs + 1), contenders.items()):
-        times[key].append(measure(resize, crops))
+    for turn, (key, contender) in product(range(arguments.runs + 1), contenders.items()):
+        times[key].append(measure(contender, crops))
         if not turn:  # a warm-up, in which numba compiles
             times[key].clear()
-    medians = {key: statistics.median(each) for key, each in times.items()}
+    medians = {key: statistics.median(runs) for key, runs in times.items()}
     print(f"{'filter':<10}{'compiled ms':>12}{'library':>9}{'ms':>8}{'ratio':>7}{'levels apart':>14}")
-    figures = {}
+    results = {}
     for interpolation, name in libraries.items():
         ours, theirs = (contenders[interpolation, who] for who in ("compiled", name))
-        alike = [each for each in crops if interpolation != "area" or min(each[1][2:]) >= arguments.size]
-        apart = max((int(np.abs(ours(*crop).astype(int) - theirs(*crop)).max()) for crop in alike), default=0)
+        comparable = [crop for crop in crops if interpolation != "area" or min(crop[1][2:]) >= arguments.size]
+        apart = max((int(np.abs(ours(*crop).astype(int) - theirs(*crop)).max()) for crop in comparable), default=0)
         mine, other = medians[interpolation, "compiled"], medians[interpolation, name]
         print(f"{interpolation:<10}{mine:>12.3f}{name:>9}{other:>8.3f}{other / mine:>7.1f}{apart:>14}")
-        figures[interpolation] = {"compiled_ms": round(mine, 3), f"{name}_ms": round(other, 3), "levels_apart": apart}
+        results[interpolation] = {"compiled_ms": round(mine, 3), f"{name}_ms": round(other, 3), "levels_apart": apart}
     counts = f"{len(crops)} crops to {arguments.size} pixels, {arguments.runs} runs after one warm-up"
     print("\n".join([counts, *(f"{name}: {value}" for name, value in circumstances().items())]))
-    record(arguments.json, "resample", {"counts": counts, **figures})
+    record(arguments.json, "resample", {"counts": counts, **results})
 
 
 if __name__ == "__main__":

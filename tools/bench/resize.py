@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What decoding at a smaller scale gains before a resize, and what it costs in exactness.
+"""The gain of decoding at a smaller scale before a resize, and its cost in exactness.
 
-Every JPEG of a folder is made smaller by several factors, with a full decode and with the one that jpegcurr chooses, turn by
-turn in one thread. Printed are the time of decode and resize, the speed-up, and how far the two results are apart, beside
-how far quality 95 is from the full result: that is what any further encoding does at the least.
+Every JPEG of a folder is reduced by several factors, with a full decode and with the decode that jpegcurr chooses, turn by turn
+in one thread. The table has the time of decode and resize, the speed-up, and the PSNR between the two results. For comparison,
+it also has the PSNR of quality 95 against the full decode: any further encoding costs at least that much.
 """
 
 import math
@@ -26,7 +26,7 @@ FACTORS = (3, 4, 6, 8, 12, 24)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One factor: milliseconds, and decibels against the full decode."""
+    """The results for one factor: milliseconds per image, and decibels against the full decode."""
 
     factor: int
     images: int
@@ -38,7 +38,7 @@ class Row:
 
 
 def measure(jpegs: Sequence[bytes], factor: int, name: str) -> Row | None:
-    """Both ways, image by image; None if no image is large enough to be decoded at a smaller scale."""
+    """Measure both ways, image by image; return None if no image is large enough to be decoded at a smaller scale."""
     times: dict[float, list[float]] = {math.inf: [], codec.HEADROOM: []}
     apart, q95 = [], []
     for data in jpegs:
@@ -60,7 +60,7 @@ def measure(jpegs: Sequence[bytes], factor: int, name: str) -> Row | None:
         q95.append(psnr(pixels[math.inf][:, :, ::-1], decode_rgb(encoded.data)))
     if not apart:
         return None
-    full, scaled = (1e3 * sum(each) / len(each) for each in times.values())
+    full, scaled = (1e3 * sum(seconds) / len(seconds) for seconds in times.values())
     return Row(factor, len(apart), full, scaled, statistics.median(apart), min(apart), statistics.median(q95))
 
 
@@ -71,16 +71,16 @@ def _png(bgr: np.ndarray) -> bytes:
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Decibels, of 8-bit images."""
+    """Return the peak signal-to-noise ratio of 8-bit images in decibels."""
     error = float(((one.astype(np.float64) - other) ** 2).mean())
     return 10 * math.log10(255**2 / error) if error else 99.0
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all factors and print a table."""
     parser = bench_parser(__doc__, folder=True)
-    parser.add_argument("--filter", default="bicubic", help="of the resize (bicubic)")
-    parser.add_argument("--limit", type=positive, default=200, help="images (200)")
+    parser.add_argument("--filter", default="bicubic", help="filter of the resize (bicubic)")
+    parser.add_argument("--limit", type=positive, default=200, help="number of images (200)")
     arguments = parser.parse_args()
     jpegs = []
     try:
@@ -97,8 +97,8 @@ def main() -> None:
         )
     print("\n".join(f"{name}: {value}" for name, value in circumstances().items()))
     fields = Row.__dataclass_fields__
-    figures = [{name: round(getattr(row, name), 2) for name in fields} for row in rows]
-    record(arguments.json, "resize", {"filter": arguments.filter, "rows": figures})
+    results = [{name: round(getattr(row, name), 2) for name in fields} for row in rows]
+    record(arguments.json, "resize", {"filter": arguments.filter, "rows": results})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, whole_float32
-from jpegcurr.training.data.transforms import centre_view
+from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.load import Run
 
 BATCH = 32
@@ -105,7 +105,7 @@ class ViewRunner:
             views: dict[tuple[int, str], torch.Tensor] = {}
             for name, encoded in zip(specs, reencode(read_file(file), list(specs.values())), strict=True):
                 pixels = decode_rgb(encoded.data, scratch=True)
-                views |= {(number, name): centre_view(pixels, section) for number, section in enumerate(self.sections)}
+                views |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
         return PreparedImage(file, views)

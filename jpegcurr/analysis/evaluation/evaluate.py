@@ -142,7 +142,7 @@ def open_arms(runs: Sequence[Run], betons: Mapping[str, Path | OnTheFlyJpeg]) ->
         for run in runs:
             _check_classes(run, dataset)
     arms = (split_on_the_fly(each) for each in betons.values())
-    return [Dataset(opened[path].where, opened[path].beton, opened[path].manifest, on_the_fly) for path, on_the_fly in arms]
+    return [Dataset(opened[path].field, opened[path].beton, opened[path].manifest, on_the_fly) for path, on_the_fly in arms]
 
 
 def evaluate_run(

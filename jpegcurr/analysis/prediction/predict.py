@@ -14,7 +14,7 @@ from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.transforms import centre_view
+from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.load import Classifier
 
 BATCH = 64
@@ -89,7 +89,7 @@ def _classify_batch(run: Classifier, files: Sequence[Path], labels: dict[str, in
     seen: dict[Path, FilePrediction] = {}
     for file in files:
         try:
-            views[file] = centre_view(read_image(file), run.image)
+            views[file] = centre_crop(read_image(file), run.image)
         except ImageError as error:
             seen[file] = FilePrediction(file, labels.get(_folder(file)), None, None, str(error))
     if views:

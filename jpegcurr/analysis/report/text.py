@@ -12,7 +12,7 @@ from jpegcurr.analysis.cam.similarity import Comparison
 from jpegcurr.analysis.report.views import RunRow, arms, qualities, view_names
 from jpegcurr.analysis.stats import LEVEL, Paired, compare_paired, holm
 from jpegcurr.system import library_versions
-from jpegcurr.text import listed, sanitize
+from jpegcurr.text import join_words, sanitize
 
 EXPLAINED = {
     "reference": "each image's prediction in the first view, the same in all views",
@@ -183,7 +183,7 @@ def _differences(tests: Sequence[_Test], p_values: Sequence[float]) -> str:
         shows = f"by itself each would show from {least:.1f} points on" if least < 100 else "too few images to show any"
         largest = f"the largest is {widest.pair.difference + 0:+.1f} points at {widest.at}" if len(same) > 1 else ""
         alone = f"{widest.pair.difference + 0:+.1f} points" if len(same) == 1 else ""
-        parts.append(f"no detectable difference at {listed([test.at for test in same])} ({largest or alone}; {shows})")
+        parts.append(f"no detectable difference at {join_words([test.at for test in same])} ({largest or alone}; {shows})")
     for test, p_value in zip(tests, p_values, strict=True):
         if p_value < LEVEL:
             way = "higher" if test.pair.difference > 0 else "lower"

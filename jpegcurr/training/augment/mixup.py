@@ -1,7 +1,7 @@
-"""Mixup and CutMix on the device, after the loader, so that both loaders have them; and the targets that belong to them.
+"""Mixup and CutMix of images and targets on the device, the same for both loaders.
 
-As timm's ``Mixup`` in its batch mode, which is what the published ConvNeXts had: one draw for a whole chunk of images, each
-mixed with the one as far from the chunk's other end. What is drawn for a chunk depends on (seed, epoch, chunk) alone.
+They work as timm's ``Mixup`` in batch mode, which the published ConvNeXts used: one draw for a whole chunk of images, of which
+the i-th from the start is mixed with the i-th from the end. The draw depends on (seed, epoch, chunk) alone.
 """
 
 from math import sqrt
@@ -11,17 +11,17 @@ import torch
 
 from jpegcurr.recipe.schema import MixSection
 
-_TAG = 0x6D6978  # apart from the order, which is drawn from (seed, epoch) too
+_TAG = 0x6D6978  # separates these random numbers from those of the order, which also come from (seed, epoch)
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 def mix(
     images: torch.Tensor, targets: torch.Tensor, section: MixSection, seed: int, epoch: int, first_chunk: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mix float ``images`` [b 3 h w] and their ``targets`` [b classes], chunk by chunk, counted from ``first_chunk``."""
+    """Mix float ``images`` [b 3 h w] and their ``targets`` [b classes] chunk by chunk, numbered from ``first_chunk`` on."""
     if not section.mixup and not section.cutmix:
         return images, targets
-    mixed, softer = images.clone(), targets.clone()
+    mixed, mixed_targets = images.clone(), targets.clone()
     for number, start in enumerate(range(0, len(images), section.chunk)):
         part = slice(start, start + section.chunk)
         share, box = draw(section, (seed, epoch, first_chunk + number), images.shape[2:])
@@ -31,12 +31,12 @@ def mix(
         else:
             top, bottom, left, right = box
             mixed[part, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
-        softer[part] = share * targets[part] + (1 - share) * targets[part].flip(0)
-    return mixed, softer
+        mixed_targets[part] = share * targets[part] + (1 - share) * targets[part].flip(0)
+    return mixed, mixed_targets
 
 
 def draw(section: MixSection, key: tuple[int, int, int], size: torch.Size) -> tuple[float, Box | None]:
-    """The share that an image keeps of itself, and the box that its partner takes where it is CutMix."""
+    """Return the share that an image keeps of itself, and for CutMix the box that its partner fills; None for mixup."""
     random = np.random.default_rng((*key, _TAG))
     if random.random() >= section.prob:
         return 1.0, None

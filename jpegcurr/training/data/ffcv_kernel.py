@@ -1,12 +1,14 @@
-"""Our decoder in FFCV's pipeline: a batch of jobs to pixels, in compiled code, without the interpreter.
+"""The compiled decoder in FFCV's pipeline: from the samples of a batch to pixels, without the interpreter.
 
-It stands where FFCV's ``RandomResizedCropRGBImageDecoder`` would, and differs in what matters to an experiment about JPEG
-quality: libjpeg's accurate DCT (FFCV's fast one is off by 48 levels at worst, most in the cleanest files), every return code
-looked at (FFCV leaves the previous image in the place of one that does not decode), crops that are given and not drawn here,
-memory for one image a worker instead of for every sample in flight at the size of the largest. It is compiled once for all
-loaders, and numba keeps that on the disk.
+It replaces FFCV's ``RandomResizedCropRGBImageDecoder`` and differs where an experiment about JPEG quality needs it:
 
-The C functions are looked up through FFCV's own extension, whose dependency libturbojpeg is.
+- It uses libjpeg's accurate DCT. FFCV's fast one is off by up to 48 levels, most in the cleanest files.
+- It checks every return code. Where an image does not decode, FFCV leaves the previous one in its place.
+- It is given the crops and does not draw them.
+- It needs memory for one image per worker, not for every sample in flight at the size of the largest.
+
+It is compiled once for all loaders, and numba caches the result on the disk. The C functions are those of libturbojpeg, which
+FFCV's own extension has loaded.
 """
 
 import ctypes
@@ -29,7 +31,8 @@ from jpegcurr.training.data.sampling import SAMPLE
 
 FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
 
-# A job with all that compiled code has to know: where in memory the sample's bytes are, and what they claim to hold.
+# A sample with everything that compiled code needs: the address of its stored bytes, and their size and format as the file
+# states them.
 TASK = np.dtype(
     [
         *((name, SAMPLE[name]) for name in SAMPLE.names or ()),
@@ -42,20 +45,20 @@ TASK = np.dtype(
     ],
     align=True,
 )
-# For arrays of one dimension, whatever is in them: stock FFCV's memory manager, if one is made in the same process, marks
-# numba's type ``uint8[::1]`` as read-only, after which numba does not find again what it compiled for that type.
+# The type of all one-dimensional byte arrays. If the same process creates stock FFCV's memory manager, that marks numba's type
+# ``uint8[::1]`` as read-only, and numba no longer finds the code that it compiled for that type.
 BYTE = np.int8
 GOOD, BROKEN = 0, 1
 
-# What has more pixels is left to Pillow, which refuses it: a header must not decide how much memory is asked for.
-_MOST_PIXELS = 2 * 89_478_485  # Image.MAX_IMAGE_PIXELS, twice, as Pillow has it
+# Larger images are left to Pillow, which refuses them: a header must not decide how much memory is allocated.
+_MAX_PIXELS = 2 * 89_478_485  # Image.MAX_IMAGE_PIXELS, twice, as Pillow has it
 # turbojpeg.h
 _RGB, _SAMP_420 = 0, 2
 _NO_REALLOC, _ACCURATE_DCT = 1024, 4096
 
 
 def _external(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Callable[..., Any]:
-    """A C function that compiled code calls by name, so that the code can be kept on the disk (a pointer could not)."""
+    """Return a C function that compiled code calls by name. Code with a pointer in it could not be cached on the disk."""
     address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
     llvmlite.binding.add_symbol(f"jpegcurr_{name}", address)
     function: Callable[..., Any] = types.ExternalFunction(f"jpegcurr_{name}", result(*arguments))
@@ -76,9 +79,9 @@ _resize_area = _external(_library, "resize", types.void, *[_long] * 11)
 
 
 class SampleDecoder(Operation):  # type: ignore[misc]
-    """FFCV's extension point: carries out the tasks of a batch, which come with the memory for it as the storage state.
+    """FFCV's extension point: decodes the tasks of a batch, which arrive as the storage state, together with output memory.
 
-    That memory belongs to the batch: FFCV's own ring of buffers would have to be copied from, and would be as large as ever.
+    That memory belongs to the batch. FFCV's own ring of buffers would cost a copy, and as much memory as stock FFCV takes.
     """
 
     def __init__(self, interpolation: str) -> None:
@@ -86,23 +89,26 @@ class SampleDecoder(Operation):  # type: ignore[misc]
         self._filter = FILTERS[interpolation]
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
-        """See ``ffcv.pipeline.operation.Operation``."""
+        """Declare nothing: the output memory comes with the batch. See ``ffcv.pipeline.operation.Operation``."""
         return previous_state, None
 
     def generate_code(self) -> Callable[..., object]:
-        """See ``ffcv.pipeline.operation.Operation``."""
-        chosen = self._filter
+        """Return the function that FFCV compiles and calls. See ``ffcv.pipeline.operation.Operation``."""
+        filter_ = self._filter
 
         def decode(_batch_indices, _memory, _metadata, storage_state):  # type: ignore[no-untyped-def]
             tasks, order, ends, images, status = storage_state
-            make_batch(tasks, order, ends, images, status, chosen)
+            make_batch(tasks, order, ends, images, status, filter_)
             return status
 
         return decode
 
 
-def _kernel(called: str) -> Callable[..., None]:
-    """Keep what is compiled on the disk. numba renews it when this file changes; ``called`` stands for the others."""
+def _compile(version: str) -> Callable[..., None]:
+    """Compile the kernel and cache it on the disk.
+
+    numba compiles again when this file changes. ``version`` stands for the other files that the code comes from.
+    """
 
     @njit(parallel=True, nogil=True, cache=True)
     def make_batch(
@@ -113,27 +119,27 @@ def _kernel(called: str) -> Callable[..., None]:
         status: NDArray[np.int8],
         filter_: int,
     ) -> None:
-        """Carry out ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, int8 [n]).
+        """Decode ``tasks`` (TASK [n]) into ``images`` (uint8 [n h w 3]) and ``status`` (GOOD or BROKEN, int8 [n]).
 
         Lane k does the tasks ``order[ends[k]:ends[k + 1]]``; lanes run in parallel.
         """
-        _ = called  # what a function closes over is part of numba's key
+        _ = version  # numba's cache key contains the variables that a function closes over
         for lane in prange(len(ends) - 1):
             _make_lane(tasks, order[ends[lane] : ends[lane + 1]], images, status, filter_)
 
-    made: Callable[..., None] = make_batch
-    return made
+    kernel: Callable[..., None] = make_batch
+    return kernel
 
 
-make_batch = _kernel(sha256(Path(resample_source).read_bytes()).hexdigest())
+make_batch = _compile(sha256(Path(resample_source).read_bytes()).hexdigest())
 
 
 @njit(nogil=True)
-def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped-def]
-    pixels = np.empty(_largest(tasks, mine), BYTE)
-    jpeg = np.empty(_largest_jpeg(tasks, mine, images.shape[1]), BYTE)
+def _make_lane(tasks, lane, images, status, filter_):  # type: ignore[no-untyped-def]
+    pixels = np.empty(_largest_image(tasks, lane), BYTE)
+    jpeg = np.empty(_largest_jpeg(tasks, lane, images.shape[1]), BYTE)
     decoder, encoder = _init_decompress(), _init_compress()
-    for i in mine:
+    for i in lane:
         status[i] = _make(tasks[i], pixels, jpeg, decoder, encoder, images[i], filter_)
     _destroy(decoder)
     _destroy(encoder)
@@ -141,26 +147,26 @@ def _make_lane(tasks, mine, images, status, filter_):  # type: ignore[no-untyped
 
 @njit(nogil=True)
 def _is_sound(task):  # type: ignore[no-untyped-def]
-    """Whether the metadata are those of an image that holds the crop."""
+    """Return whether the metadata can be those of an image that contains the crop."""
     height, width = np.int64(task.image_height), np.int64(task.image_width)
-    if height * width > _MOST_PIXELS or task.top < 0 or task.left < 0 or task.height < 1 or task.width < 1:
+    if height * width > _MAX_PIXELS or task.top < 0 or task.left < 0 or task.height < 1 or task.width < 1:
         return False
     return task.top + task.height <= height and task.left + task.width <= width
 
 
 @njit(nogil=True)
-def _largest(tasks, mine):  # type: ignore[no-untyped-def]
+def _largest_image(tasks, lane):  # type: ignore[no-untyped-def]
     largest = np.int64(0)
-    for i in mine:
+    for i in lane:
         if _is_sound(tasks[i]):
             largest = max(largest, 3 * np.int64(tasks[i].image_height) * np.int64(tasks[i].image_width))
     return largest
 
 
 @njit(nogil=True)
-def _largest_jpeg(tasks, mine, size):  # type: ignore[no-untyped-def]
+def _largest_jpeg(tasks, lane, size):  # type: ignore[no-untyped-def]
     largest = 0
-    for i in mine:
+    for i in lane:
         if tasks[i].quality and tasks[i].before_crop and _is_sound(tasks[i]):
             largest = max(largest, _bound(tasks[i].image_width, tasks[i].image_height, _SAMP_420))
         elif tasks[i].quality:
@@ -192,20 +198,20 @@ def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore
 
 @njit(nogil=True)
 def _decode(decoder, address, size, pixels):  # type: ignore[no-untyped-def]
-    """Whether the JPEG at ``address`` has the size of ``pixels`` and decodes into it without even a warning."""
-    found = np.empty(4, np.int32)
-    cell = found.ctypes.data
+    """Decode the JPEG at ``address`` into ``pixels``; return whether it has their size and decodes without any warning."""
+    header = np.empty(4, np.int32)
+    cell = header.ctypes.data
     if _read_header(decoder, address, size, cell, cell + 4, cell + 8, cell + 12) != 0:
         return False
     height, width = pixels.shape[0], pixels.shape[1]
-    if found[0] != width or found[1] != height:
+    if header[0] != width or header[1] != height:
         return False
     return _decompress(decoder, address, size, pixels.ctypes.data, width, 0, height, _RGB, _ACCURATE_DCT) == 0
 
 
 @njit(nogil=True)
 def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyped-def]
-    """Replace ``pixels`` by what a JPEG of ``quality`` (4:2:0) keeps of them."""
+    """Encode ``pixels`` at ``quality`` (4:2:0) and decode the result into them; return whether both succeeded."""
     height, width = pixels.shape[0], pixels.shape[1]
     if not 0 < _bound(width, height, _SAMP_420) <= jpeg.size:
         return False
@@ -221,7 +227,7 @@ def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyp
 @njit(nogil=True)
 def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
     top, left, height, width = task.top, task.left, task.height, task.width
-    if filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # OpenCV has a formula of its own for this
+    if filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # where OpenCV uses another formula
         rows, columns = whole.shape[0], whole.shape[1]
         address, size = whole.ctypes.data, image.shape[0]
         _resize_area(0, address, rows, columns, top, top + height, left, left + width, image.ctypes.data, size, size)
@@ -236,6 +242,6 @@ def _mirror(image):  # type: ignore[no-untyped-def]
         for left in range(width // 2):
             for channel in range(3):
                 right = width - 1 - left
-                kept = image[row, left, channel]
+                swapped = image[row, left, channel]
                 image[row, left, channel] = image[row, right, channel]
-                image[row, right, channel] = kept
+                image[row, right, channel] = swapped

@@ -1,8 +1,8 @@
-"""Reading files that are larger than the memory: pages are fetched before they are needed and given back after.
+"""Reading of files larger than memory: pages are fetched ahead of their use and released after it.
 
-A page here is a beton's own, 8 MiB as a rule. Everything is advice to the kernel (``posix_fadvise``, ``madvise``) about the
-memory map that both loaders read from, so that wrong advice costs time and never a pixel, and several processes on one machine
-share what is read. In quasi-random order a few hundred pages are in use at a time; in random order all of them would be.
+A page here is a beton's own, 8 MiB by default. All of this is advice to the kernel (``posix_fadvise``, ``madvise``) about the
+memory map that both loaders read from: wrong advice costs time and never changes a pixel, and processes on one machine share
+the pages. In quasi-random order a few hundred pages are in use at a time; in random order all of them would be.
 """
 
 from collections.abc import Sequence
@@ -18,57 +18,58 @@ AHEAD = 3  # batches
 
 
 class Readahead:
-    """One epoch's pages; ``start`` is called before each batch is begun. Does nothing where ``view.os_cache`` is set."""
+    """The pages of one epoch. Call ``start`` before every batch; it does nothing if ``sampler.os_cache`` is set."""
 
     def __init__(self, sampler: EpochSampler, epoch: int, batches: Sequence[Indices]) -> None:
         self._files = list(dict.fromkeys(variant.beton for variant in sampler.variants.values()))
-        self._wanted = self._left = np.empty((0, 3), np.int64)
-        self._asked = self._given = 0
+        self._first_uses = self._last_uses = np.empty((0, 3), np.int64)
+        self._fetched = self._released = 0
         if not sampler.os_cache and len(batches):
-            self._wanted, self._left = _schedule(self._files, *_uses(sampler, self._files, epoch, batches))
+            self._first_uses, self._last_uses = _schedule(self._files, *_find_samples(sampler, self._files, epoch, batches))
 
     def start(self, batch: int, kept: int = 1) -> None:
-        """Ask for the pages of ``batch`` and the next few; give back what only the batches ``kept`` ago and before needed."""
-        while self._asked < len(self._wanted) and self._wanted[self._asked, 0] <= batch + AHEAD:
-            _, file, page = self._wanted[self._asked]
+        """Fetch the pages of ``batch`` and the next few; release those whose last use is at least ``kept`` batches ago."""
+        while self._fetched < len(self._first_uses) and self._first_uses[self._fetched, 0] <= batch + AHEAD:
+            _, file, page = self._first_uses[self._fetched]
             self._files[file].fetch_page(int(page))
-            self._asked += 1
-        self._give_back(batch - kept)
+            self._fetched += 1
+        self._release(batch - kept)
 
     def close(self) -> None:
-        """Give back what is left."""
-        self._give_back(np.iinfo(np.int64).max)
+        """Release all remaining pages."""
+        self._release(np.iinfo(np.int64).max)
 
-    def _give_back(self, before: int) -> None:
-        while self._given < len(self._left) and self._left[self._given, 0] <= before:
-            _, file, page = self._left[self._given]
+    def _release(self, last_batch: int) -> None:
+        while self._released < len(self._last_uses) and self._last_uses[self._released, 0] <= last_batch:
+            _, file, page = self._last_uses[self._released]
             self._files[file].release_page(int(page))
-            self._given += 1
+            self._released += 1
 
 
-def _uses(
+def _find_samples(
     sampler: EpochSampler, files: Sequence[Beton], epoch: int, batches: Sequence[Indices]
 ) -> tuple[Indices, Indices, Indices]:
-    """Of every sample in order: its batch, file and index. Several members may be of one file."""
+    """Return the batch, file and index of every sample in order. Variants may share a file."""
     occurrences = np.concatenate(batches)
-    numbers = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
-    file_of = np.array([files.index(variant.beton) for variant in sampler.variants.values()])
-    drawn = sampler.drawn_variants(epoch, SampleRng(sampler.seed, epoch, occurrences))
-    return numbers, file_of[drawn], sampler.indices(occurrences)
+    batch_numbers = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+    file_of_variant = np.array([files.index(variant.beton) for variant in sampler.variants.values()])
+    variants = sampler.drawn_variants(epoch, SampleRng(sampler.seed, epoch, occurrences))
+    return batch_numbers, file_of_variant[variants], sampler.indices(occurrences)
 
 
 def _schedule(
-    files: Sequence[Beton], batches: Indices, drawn: Indices, indices: Indices
+    files: Sequence[Beton], batch_numbers: Indices, file_numbers: Indices, indices: Indices
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of (batch, file, page), sorted by batch: which first needs a page, and which is the last to."""
+    """Return the first and the last use of every page, as rows of (batch, file, page) sorted by batch."""
     uses = []
-    for position, beton in enumerate(files):
-        mine = indices[drawn == position]
-        starts, sizes = beton.pointers[mine], beton.sizes[mine]
-        for ends in (starts, starts + np.maximum(sizes, 1) - 1):  # a record lies in one page, but a foreign file's may not
-            uses.append(np.stack([batches[drawn == position], np.full(len(mine), position), ends // beton.page_size], axis=1))
-    every = np.concatenate(uses)
-    every = every[np.lexsort((every[:, 0], every[:, 2], every[:, 1]))]
-    new = np.append(True, (every[1:, 1:] != every[:-1, 1:]).any(axis=1))
-    first, last = every[new], every[np.append(new[1:], True)]
+    for number, beton in enumerate(files):
+        in_file = file_numbers == number
+        starts, sizes = beton.pointers[indices[in_file]], beton.sizes[indices[in_file]]
+        # Our writer keeps a record within one page; a file of another writer may not.
+        for bytes_ in (starts, starts + np.maximum(sizes, 1) - 1):
+            uses.append(np.stack([batch_numbers[in_file], np.full(len(starts), number), bytes_ // beton.page_size], axis=1))
+    rows = np.concatenate(uses)
+    rows = rows[np.lexsort((rows[:, 0], rows[:, 2], rows[:, 1]))]
+    is_first = np.append(True, (rows[1:, 1:] != rows[:-1, 1:]).any(axis=1))
+    first, last = rows[is_first], rows[np.append(is_first[1:], True)]
     return first[np.argsort(first[:, 0], kind="stable")], last[np.argsort(last[:, 0], kind="stable")]

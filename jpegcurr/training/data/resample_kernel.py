@@ -1,16 +1,16 @@
 """Antialiased resizing in compiled code, for FFCV's threads: Pillow's bicubic and torch's bilinear, to the last bit.
 
-And OpenCV's area, which takes OpenCV itself three times as long.
+OpenCV's area is there too, to within one level and three times as fast as in OpenCV.
 
-The algorithm is that of Pillow's ``libImaging/Resample.c`` for 8 bits per channel, which torch took over for its
-``interpolate(antialias=True)``, with fewer bits for a weight. Each side is resized in a pass of its own,
-rows first, with 8 bits between the two: what Pillow does up to version 12 and torch does still. (From 13 on Pillow resizes
-columns first where that is cheaper, which gives other pixels; a view should not depend on the version.) An output pixel is a
-weighted sum over a window of the input, in integers, whose order does not matter; the weights are computed in double
-precision, operation by operation as there, and rounded to fixed point.
+The algorithm is that of Pillow's ``libImaging/Resample.c`` for 8 bits per channel, which torch's
+``interpolate(antialias=True)`` uses with fewer bits per weight. Rows and columns are resized in separate passes, rows first,
+with 8 bits in between, as in torch and in Pillow up to version 12. (From version 13 Pillow resizes columns first where that is
+cheaper, which gives other pixels; training images must not depend on the version.) An output pixel is a weighted sum over a
+window of the input, in integers, so the order of summation does not matter. The weights are computed in double precision, with
+Pillow's operations in Pillow's order, and rounded to fixed point.
 
-The sums take all the time, and LLVM does not vectorise them over three channels by itself: ``_blend`` is written in its own
-terms. numba comes with the extra ``ffcv``, so only the code for that loader may import this file.
+The sums take nearly all of the time, and LLVM does not vectorise them over three channels by itself, so ``_blend`` is written
+as LLVM code. numba comes with the extra ``ffcv``, so only the code for that loader may import this file.
 """
 
 import math
@@ -25,43 +25,44 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-# For every output pixel: the first pixel of its window of the input, how many there are, and their weights [out taps].
+# For every output pixel: the first pixel of its window of the input, the number of pixels in it, and their weights [out taps].
 Windows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
 
-AREA, BILINEAR, BICUBIC = 0, 1, 2  # the last two are the radii of their filters, in pixels, too
+AREA, BILINEAR, BICUBIC = 0, 1, 2  # the last two numbers are also the radii of these filters in pixels
 
-_BITS = 32 - 8 - 2  # of a weight after the binary point: an int32 holds 255 times any sum of weights
-_ROWS = 4  # in one _blend
+_BITS = 32 - 8 - 2  # fraction bits of a weight: 255 times any sum of weights then fits into an int32
+_ROWS = 4  # runs that one _blend sums at once
 _INT8, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
 def _compiled(function: _F) -> _F:
-    """Apply ``njit``. Whoever calls with fastmath would hand it down, and weights would differ, were it not refused here."""
+    """Apply ``njit`` without fastmath, which a caller's fastmath would otherwise turn on here and change the weights."""
     return cast("_F", njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function))
 
 
 @_compiled
 def resample(source: Bytes, top: int, left: int, height: int, width: int, destination: Bytes, kind: int) -> None:
-    """Crop RGB ``source`` (uint8 [h w 3]), then resize that to fill ``destination`` (uint8 [h w 3]); both C-contiguous.
+    """Crop RGB ``source`` (uint8 [h w 3]) and resize the crop to fill ``destination`` (uint8 [h w 3]); both C-contiguous.
 
-    ``kind`` is BILINEAR, BICUBIC, or AREA, which is OpenCV's ``INTER_AREA`` to within one level, for sides that do not grow
-    alone. Nothing is checked: the crop lies in the source, and no side is 0.
+    ``kind`` is BILINEAR, BICUBIC, or AREA: OpenCV's ``INTER_AREA`` to within one level, provided that no side grows. Nothing is
+    checked: the crop must lie within the source, and no side may be 0.
     """
     top, left, height, width = int(np.int64(top)), int(np.int64(left)), int(np.int64(height)), int(np.int64(width))
     out_height, out_width = destination.shape[:2]
     if kind == AREA:
-        across, down = _shares(width, out_width), _shares(height, out_height)
+        across, down = _area_windows(width, out_width), _area_windows(height, out_height)
     else:
-        across, down = _windows(width, out_width, kind), _windows(height, out_height, kind)
+        across, down = _filter_windows(width, out_width, kind), _filter_windows(height, out_height, kind)
     between = np.empty((height, out_width, 3), np.uint8)
     _resize_rows(source, top, left, height, width, across, between)
     _resize_columns(between, down, destination)
 
 
 @_compiled
-def _windows(size: int, out_size: int, kind: int) -> Windows:
+def _filter_windows(size: int, out_size: int, kind: int) -> Windows:
+    """Return the windows of the bilinear or the bicubic filter along a side."""
     scale = size / out_size
     stretch = max(scale, 1.0)
     radius = kind * stretch
@@ -77,12 +78,12 @@ def _windows(size: int, out_size: int, kind: int) -> Windows:
             total += weights[i, tap]
         for tap in range(counts[i]):
             weights[i, tap] /= total
-    return starts, counts, _fixed_points(weights, _bits_of_torch(weights) if kind == BILINEAR else _BITS)
+    return starts, counts, _to_fixed_point(weights, _torch_bits(weights) if kind == BILINEAR else _BITS)
 
 
 @_compiled
-def _shares(size: int, out_size: int) -> Windows:
-    """Windows of the mean over the part of the input that an output pixel covers."""
+def _area_windows(size: int, out_size: int) -> Windows:
+    """Return the windows of the mean over the part of the input that an output pixel covers."""
     scale = size / out_size
     starts, counts = np.empty(out_size, np.int64), np.empty(out_size, np.int64)
     weights = np.zeros((out_size, math.ceil(scale) + 2))
@@ -93,12 +94,12 @@ def _shares(size: int, out_size: int) -> Windows:
         for tap in range(counts[i]):
             pixel = starts[i] + tap
             weights[i, tap] = (min(pixel + 1.0, last) - max(pixel, first)) / scale
-    return starts, counts, _fixed_points(weights, _BITS)
+    return starts, counts, _to_fixed_point(weights, _BITS)
 
 
 @_compiled
 def _weight(x: float, kind: int) -> float:
-    """The triangle or the cubic (a = -0.5) at ``x`` pixels from its centre."""
+    """Return the triangle (bilinear) or the cubic with a = -0.5 (bicubic) at ``x`` pixels from its centre."""
     x = abs(x)
     if kind == BILINEAR:
         return max(1.0 - x, 0.0)
@@ -110,8 +111,8 @@ def _weight(x: float, kind: int) -> float:
 
 
 @_compiled
-def _bits_of_torch(weights: NDArray[np.float64]) -> int:
-    """After the binary point, so that the largest weight fits into an int16."""
+def _torch_bits(weights: NDArray[np.float64]) -> int:
+    """Return the fraction bits that torch gives to weights: as many as let the largest weight fit into an int16."""
     bits = 0
     while bits < _BITS and int(0.5 + weights.max() * (1 << (bits + 1))) < 1 << 15:
         bits += 1
@@ -119,8 +120,8 @@ def _bits_of_torch(weights: NDArray[np.float64]) -> int:
 
 
 @_compiled
-def _fixed_points(weights: NDArray[np.float64], bits: int) -> NDArray[np.int32]:
-    """With ``_BITS`` after the binary point, of which the first ``bits`` may be set. Half is rounded away from zero."""
+def _to_fixed_point(weights: NDArray[np.float64], bits: int) -> NDArray[np.int32]:
+    """Round weights to ``bits`` fraction bits, half away from zero, and return them with ``_BITS`` fraction bits."""
     fixed = np.empty(weights.shape, np.int32)
     for i in range(weights.shape[0]):
         for tap in range(weights.shape[1]):
@@ -131,12 +132,12 @@ def _fixed_points(weights: NDArray[np.float64], bits: int) -> NDArray[np.int32]:
 
 @_compiled
 def _resize_rows(source: Bytes, top: int, left: int, height: int, width: int, windows: Windows, out: Bytes) -> None:
-    """The rows of a crop of ``source`` [h w 3] -> ``out`` [height out_width 3].
+    """Resize the rows of a crop of ``source`` [h w 3] into ``out`` [height out_width 3].
 
-    All arrays have three dimensions: stock FFCV marks those of one and two as read-only, for all that is compiled after it.
+    All arrays have three dimensions, because stock FFCV marks numba's types of one and two dimensions as read-only.
 
-    Pixels are taken four bytes at a time, unless the fourth might lie beyond the source, and written so: the next pixel goes
-    over it. Fewer rows than a blend has are each done as many times.
+    A pixel is read and written as four bytes, unless the fourth might lie beyond the source; the next pixel overwrites the
+    fourth. A crop of fewer rows than one blend sums is done row by row, and all runs of a blend are then the same row.
     """
     starts, counts, weights = windows
     pitch, out_pitch = 3 * source.shape[1], 3 * len(starts)
@@ -156,7 +157,7 @@ def _resize_rows(source: Bytes, top: int, left: int, height: int, width: int, wi
 
 @_compiled
 def _resize_columns(source: Bytes, windows: Windows, out: Bytes) -> None:
-    """The columns of ``source`` [h w 3] -> ``out`` [out_height w 3]."""
+    """Resize the columns of ``source`` [h w 3] into ``out`` [out_height w 3]."""
     starts, counts, weights = windows
     length = pitch = 3 * source.shape[1]
     for y in range(len(starts)):
@@ -175,10 +176,11 @@ def _resize_columns(source: Bytes, windows: Windows, out: Bytes) -> None:
 def _type_blend(
     _context: Any, lanes: Any, source: Any, apart: Any, step: Any, weights: Any, count: Any, out: Any, out_apart: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Weighted sums of _ROWS runs of ``lanes`` (a literal) bytes, ``apart`` bytes apart, to runs ``out_apart`` bytes apart.
+    """Declare ``_blend``, which writes weighted sums of bytes for _ROWS runs of ``lanes`` (a literal) bytes at once.
 
-    Weight k (int32) of ``count`` is for the runs that begin k * ``step`` bytes after ``source``. ``source``, ``weights`` and
-    ``out`` are addresses, and may be unaligned.
+    Weight k (int32) of ``count`` belongs to the runs that begin k * ``step`` bytes after ``source``. Runs are ``apart`` bytes
+    apart in the source and ``out_apart`` in the output. ``source``, ``weights`` and ``out`` are addresses, which may be
+    unaligned.
     """
     numbers = (source, apart, step, weights, count, out, out_apart)
     return types.void(lanes, *[types.int64] * len(numbers)), _emit_blend
