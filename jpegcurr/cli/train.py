@@ -46,10 +46,8 @@ def train(
     """
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
-    from jpegcurr.training.data.datasets import count_images
     from jpegcurr.training.run_folder import STATE
-    from jpegcurr.training.schedule import planned_epochs
-    from jpegcurr.training.train import check_recipe
+    from jpegcurr.training.schedule import plan_run
     from jpegcurr.training.train import train as train_recipe
 
     if as_json and not plan:
@@ -57,8 +55,7 @@ def train(
     if plan:
         settled = load_recipe(find_recipe(recipe), overrides or ())
         with _in_its_line(recipe, overrides or ()):
-            check_recipe(settled)
-            planned = planned_epochs(settled, count_images(settled))
+            planned = plan_run(settled)
         console.print_plan(planned, as_json=as_json)
         return
     keep_freed_memory()

@@ -261,7 +261,7 @@ def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
         choose("loader.os_cache=false")
     off, (reason,) = choose("loader.os_cache=false", "batch.order=quasi_random")
     assert not off
-    assert reason.startswith("files are read ahead and given back (")
+    assert reason.startswith("files are read ahead, and their pages released (")
     monkeypatch.setattr(loaders, "available_memory", lambda: sum(each.beton.file_size for each in variants.values()))
     kept, (advice,) = choose()
     assert kept

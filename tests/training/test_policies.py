@@ -20,12 +20,12 @@ from jpegcurr.training.augment.pillow_ops import Interpolation, operate
 from jpegcurr.training.augment.policies import (
     _INCREASING,
     _PLAIN,
-    _TRIVIAL,
     BINS,
     Layer,
     Policy,
     RandAugment,
     TrivialAugment,
+    _trivial_amounts,
     augment,
     color_jitter,
     parse_policy,
@@ -228,9 +228,9 @@ def test_a_batch_is_augmented_as_timm_augments_each_image(text: str) -> None:
 
 def test_trivial_augment_is_torchvisions() -> None:
     theirs = torchvision_augment.TrivialAugmentWide()._augmentation_space(BINS)
-    assert list(theirs) == ["Identity", *_TRIVIAL]
+    assert list(theirs) == ["Identity", *_trivial_amounts()]
     images = pictures()[:1]
-    for name, amounts in _TRIVIAL.items():
+    for name, amounts in _trivial_amounts().items():
         magnitudes, signed = theirs[name]
         for sign, number in ((sign, number) for sign in (0, 1) for number in range(0, BINS, 5)):
             magnitude = float(magnitudes[number] if magnitudes.ndim else 0) * (-1 if signed and sign else 1)
@@ -245,7 +245,7 @@ def test_trivial_augment_draws_all_alike() -> None:
     images = drawn(TrivialAugment(), draws_of(14_000))
     assert {len(each) for each in images} == {0, 1}
     names = [each[0][0] if each else "" for each in images]
-    counts = np.array([names.count(name) for name in ("", *_TRIVIAL)])
+    counts = np.array([names.count(name) for name in ("", *_trivial_amounts())])
     assert abs(counts - 1000).max() < 150
     angles = [each[0][1] for each in images if each and each[0][0] == "Rotate"]
     assert len(set(angles)) == 2 * BINS - 1

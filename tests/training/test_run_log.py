@@ -14,7 +14,7 @@ from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime, World, resolve_runtime
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
-from jpegcurr.training.run_log import _shrunk, describe_change, describe_row, rate_warning, warn_of_loading
+from jpegcurr.training.run_log import _small_batch_warning, describe_change, describe_row, rate_warning, warn_of_loading
 from jpegcurr.training.train import train
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -48,7 +48,7 @@ def test_a_loader_that_is_the_limit_is_told(caplog: pytest.LogCaptureFixture, wa
         ("convnext_tiny", [], None),
         ("two_phase", ["batch.size=736", "batch.per_device=184"], None),  # the original experiment's
         ("small_data", [], None),
-        ("convnext_tiny", ["schedule.lr=4e-2"], "10 times what ConvNeXt was trained with"),
+        ("convnext_tiny", ["schedule.lr=4e-2"], "10 times the rate that ConvNeXt was trained with"),
         ("convnext_tiny", ["batch.size=128"], "7.1e-04 would be the same"),
         ("two_phase", ["curriculum.1.lr=0.1"], "25 times"),
         ("convnext_base_22k_to_1k", ["schedule.lr=4e-2"], None),  # not from scratch
@@ -77,7 +77,7 @@ def test_smaller_groups_on_many_devices_are_warned_of(
     recipe = tiny_recipe(betons, tmp_path, *overrides)
     model = create_model(recipe.model, 4)
     runtime = replace(resolve_runtime("cpu"), world=World(0, ranks))
-    warning = _shrunk(SimpleNamespace(recipe=recipe, model=model, runtime=runtime))  # type: ignore[arg-type]
+    warning = _small_batch_warning(SimpleNamespace(recipe=recipe, model=model, runtime=runtime))  # type: ignore[arg-type]
     assert (warning is None) == (said is None)
     assert said is None or said in str(warning)
 

@@ -7,21 +7,28 @@ it. Which these are is known on the host, so nothing waits for the device, and a
 The operations themselves are in ``pillow_ops``.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import AugmentSection, Recipe
 from jpegcurr.recipe.schema import Interpolation as ImageInterpolation
-from jpegcurr.training.augment.pillow_ops import Interpolation, operate
 from jpegcurr.training.sample_rng import SampleRng
+
+if TYPE_CHECKING:  # a recipe's policies are checked without torch
+    import torch
+
+    from jpegcurr.training.augment.pillow_ops import Interpolation
 
 Floats = NDArray[np.float64]
 
@@ -84,10 +91,11 @@ class TrivialAugment:
 
     def draw(self, rng: SampleRng) -> Iterator[Layer]:
         """One layer of operations."""
-        which = rng.integer(_FIRST + _OPERATION, 0, len(_TRIVIAL)) - 1
+        trivial = _trivial_amounts()
+        which = rng.integer(_FIRST + _OPERATION, 0, len(trivial)) - 1
         bins = rng.integer(_FIRST + _AMOUNT, 0, BINS - 1)
         negative = rng.integer(_FIRST + _SIGN, 0, 1)
-        yield Layer(tuple(_TRIVIAL), which, np.stack(list(_TRIVIAL.values()))[which, negative, bins])
+        yield Layer(tuple(trivial), which, np.stack(list(trivial.values()))[which, negative, bins])
 
 
 Policy = RandAugment | TrivialAugment
@@ -157,6 +165,10 @@ def _apply(
     images: torch.Tensor, layer: Layer, fill: Sequence[int] = (0, 0, 0), interpolation: Interpolation = "bicubic"
 ) -> None:
     """Carry out ``layer`` on ``images``, in place."""
+    import torch
+
+    from jpegcurr.training.augment.pillow_ops import operate
+
     order = np.argsort(layer.which, kind="stable")
     bounds = np.searchsorted(layer.which[order], np.arange(len(layer.names) + 1)).tolist()
     samples = torch.from_numpy(order).to(images.device, non_blocking=True)
@@ -224,6 +236,8 @@ _INCREASING: Mapping[str, _Amount] = {**_PLAIN, **_INCREASES}
 
 def _linspace(first: float, last: float) -> Floats:
     """In float32, as torchvision has it."""
+    import torch
+
     return torch.linspace(first, last, BINS).numpy().astype(np.float64)
 
 
@@ -235,18 +249,23 @@ def _around(middle: float, span: Floats) -> Floats:
     return _both(middle + span, middle - span)
 
 
-# What an operation is given, float64 [2 31], by the sign, positive first, and the magnitude, in torchvision's order. Shifts are
-# in whole pixels, and to the other side than Pillow's matrix has them.
-_TRIVIAL: Mapping[str, Floats] = {
-    **dict.fromkeys(("ShearX", "ShearY"), _around(0.0, _linspace(0.0, 0.99))),
-    **dict.fromkeys(("TranslateX", "TranslateY"), _around(0.0, -np.trunc(_linspace(0.0, 32.0)))),
-    "Rotate": _around(0.0, _linspace(0.0, 135.0)),
-    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _around(1.0, _linspace(0.0, 0.99))),
-    "Posterize": _both(8.0 - np.rint(np.arange(BINS) / ((BINS - 1) / 6))),
-    "Solarize": _both(np.ceil(_linspace(255.0, 0.0))),
-    "AutoContrast": _both(np.zeros(BINS)),
-    "Equalize": _both(np.zeros(BINS)),
-}
+@cache
+def _trivial_amounts() -> Mapping[str, Floats]:
+    """Return every operation's arguments, float64 [2 31], by sign, positive first, and magnitude, in torchvision's order.
+
+    Shifts are in whole pixels, and have the opposite sign of those in Pillow's matrix.
+    """
+    return {
+        **dict.fromkeys(("ShearX", "ShearY"), _around(0.0, _linspace(0.0, 0.99))),
+        **dict.fromkeys(("TranslateX", "TranslateY"), _around(0.0, -np.trunc(_linspace(0.0, 32.0)))),
+        "Rotate": _around(0.0, _linspace(0.0, 135.0)),
+        **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _around(1.0, _linspace(0.0, 0.99))),
+        "Posterize": _both(8.0 - np.rint(np.arange(BINS) / ((BINS - 1) / 6))),
+        "Solarize": _both(np.ceil(_linspace(255.0, 0.0))),
+        "AutoContrast": _both(np.zeros(BINS)),
+        "Equalize": _both(np.zeros(BINS)),
+    }
+
 
 _JITTERED = ("Brightness", "Contrast", "Color")
 _ORDERS = np.array(list(permutations(range(len(_JITTERED)))))
