@@ -299,7 +299,28 @@ def test_a_resume_on_other_data_is_refused(betons: Path, cpu: Runtime, trained: 
         train(tiny_recipe(betons, tmp_path, other), trained, runtime=cpu, resume=True)
 
 
-def test_a_damaged_head_is_told_by_name(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
+def test_a_run_of_version_0_1_resumes_though_its_head_has_former_names(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    def recipe(*more: str) -> Recipe:
+        whole = "data.q50.train={beton: BETONS/train-source.beton, quality: 50, stage: before_crop}"
+        crop = "data.q50.val={beton: BETONS/val-source.beton, quality: 20, stage: after_resize}"
+        return tiny_recipe(betons, tmp_path, *(option.replace("BETONS", str(betons)) for option in (whole, crop, *more)))
+
+    train(recipe(), Path("run"), runtime=cpu, until=1)
+    head = json.loads(Path("run/run.json").read_text())
+    for key, stage, where in (("train/q50", "before_crop", "stored"), ("val/q50", "after_resize", "view")):
+        at_load = head["data"][key]["at_load"]
+        assert at_load.pop("stage") == stage
+        at_load["where"] = where
+    Path("run/run.json").write_text(json.dumps(head))
+    assert len(train(recipe(), Path("run"), runtime=cpu, resume=True).rows) == 4
+    assert "where" not in Path("run/run.json").read_text()
+    head["data"]["train/q50"]["at_load"]["where"] = "view"
+    Path("run/run.json").write_text(json.dumps(head))
+    with pytest.raises(UsageError, match=r"train/q50 .* is not the data"):
+        train(recipe(), Path("run"), runtime=cpu, resume=True)
+
+
+def test_a_damaged_head_is_named(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
     (trained_copy / "run.json").write_text('{"id": 1}')
     with pytest.raises(UsageError, match=r"run\.json cannot be read as a run's description"):
         train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)

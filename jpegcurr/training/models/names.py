@@ -12,7 +12,7 @@ from jpegcurr.recipe.schema import ModelSection
 
 _MODEL = re.compile(r"^@register_model\b.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 _DEPRECATIONS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
-_OLD_NAME = re.compile(r"""["'](\w+)["']:""")
+_OLD_NAME = re.compile(r"""["'](\w+)["']\s*:""")
 
 
 def check_model(section: ModelSection, *, start: bool) -> None:
