@@ -1,7 +1,5 @@
-"""What a run leaves behind while it goes: ``metrics.jsonl`` and ``summary.csv`` always, TensorBoard and W&B if asked."""
+"""The metrics of a run: ``metrics.jsonl`` and ``summary.csv`` after every epoch, and TensorBoard and W&B on request."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -10,53 +8,51 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jpegcurr.errors import UsageError
-from jpegcurr.files import write_text
+from jpegcurr.files import csv_writer, write_text
 
 Row = dict[str, float | int | str]
 
 
 class Tracker(Protocol):
-    """An outside place that follows the metrics."""
+    """A service that receives the metrics."""
 
     def log(self, row: Mapping[str, float | int | str]) -> None:
         """Record one epoch."""
         ...
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Write everything that is buffered, and close."""
         ...
 
 
 class Metrics:
-    """One JSON object an epoch in ``metrics.jsonl``, the same as a table in timm's ``summary.csv``, and the trackers."""
+    """The rows of a run, one per epoch: JSON in ``metrics.jsonl``, a table in ``summary.csv`` as timm's, and the trackers."""
 
     def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), before: int = 0) -> None:
-        """Keep the rows of epochs earlier than ``before``; a resumed run writes the later ones again."""
+        """Read the rows of the epochs before ``before``; a resumed run writes the later ones again."""
         self._folder = folder
         self.trackers = list(trackers)
         self.rows = [row for row in read_metrics(folder) if int(row["epoch"]) < before]
 
     def record(self, row: Row) -> None:
-        """Append one epoch's row, everywhere; the files stay whole if this is interrupted."""
+        """Append the row of an epoch to the files and the trackers; an interruption leaves the files whole."""
         self.rows.append(row)
         write_text(self._folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
-        table = io.StringIO()
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        writer = csv.DictWriter(table, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self._folder / "summary.csv", table.getvalue())
+        with csv_writer(self._folder / "summary.csv") as writer:
+            writer.writerow(columns)
+            writer.writerows([row.get(column, "") for column in columns] for row in self.rows)
         for tracker in self.trackers:
             tracker.log(row)
 
     def close(self) -> None:
-        """Close the trackers."""
+        """Close all trackers."""
         for tracker in self.trackers:
             tracker.close()
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """Read the rows of ``metrics.jsonl``; none if there is no such file."""
+    """Return the rows of ``metrics.jsonl``, or an empty list if there is no such file."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -71,14 +67,14 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Tracker]:
-    """Open the trackers named in a recipe; a resumed ``run_id`` is gone on with. Raises UsageError for a missing package."""
+    """Open the trackers named in a recipe; a known ``run_id`` is resumed. Raises UsageError for a missing package."""
     openers: dict[str, type[_TensorBoard] | type[_Wandb]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
     return [openers[name](folder, run_id, config) for name in names]
 
 
 class _TensorBoard:
     def __init__(self, folder: Path, _run_id: str, config: Mapping[str, Any]) -> None:
-        self._writer = _extra("tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        self._writer = _import_tracker("tensorboard").SummaryWriter(str(folder / "tensorboard"))
         self._writer.add_text("recipe", "```\n" + json.dumps(config, indent=2) + "\n```")
 
     def log(self, row: Mapping[str, float | int | str]) -> None:
@@ -92,7 +88,7 @@ class _TensorBoard:
 
 class _Wandb:
     def __init__(self, folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
-        self._wandb = _extra("wandb")
+        self._wandb = _import_tracker("wandb")
         self._run = self._wandb.init(
             project="jpegcurr", name=folder.name, dir=str(folder), config=dict(config), id=run_id, resume="allow"
         )
@@ -102,13 +98,13 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
-        self._wandb.teardown()  # waits for its other process to have written all; finish alone may come back before
+        self._wandb.teardown()  # waits until its other process has written everything; finish alone may return earlier
 
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
-def _extra(name: str) -> Any:
+def _import_tracker(name: str) -> Any:
     try:
         return import_module(_MODULES[name])
     except ImportError:

@@ -167,7 +167,7 @@ def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -
     sampler = centre_view(pixels, image).float()
     assert sampler.shape == (3, 64, 64)
     others = [
-        centre_view(pixels, ImageSection(size=64, interpolation=each)).float() for each in ("area", "bilinear", "bicubic")
+        centre_view(pixels, ImageSection(size=64, interpolation=method)).float() for method in ("area", "bilinear", "bicubic")
     ]
     assert sum(torch.equal(sampler, other) for other in others) == 1
 
@@ -258,7 +258,7 @@ def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
             assert torch.equal(labels, labels_too)
 
 
-def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
+def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_the_log_says_so(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variants = {name: Variant(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50")}
