@@ -11,7 +11,7 @@ import torch
 from jpegcurr.errors import NotFiniteError
 from jpegcurr.training.augment.erasing import erase
 from jpegcurr.training.augment.mixup import mix
-from jpegcurr.training.augment.policies import TrivialAugment, augment, color_jitter, policy_of
+from jpegcurr.training.augment.policies import TrivialAugment, augment, color_jitter, parse_section_policy
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
@@ -84,7 +84,7 @@ def input_transform(state: TrainState, plan: EpochPlan) -> Callable[[Batch], tor
     What a sample gets depends on (seed, epoch, sample number) alone.
     """
     recipe, section, normalise = state.recipe, plan.augment, state.normalise
-    policy = policy_of(section, recipe.image.interpolation)
+    policy = parse_section_policy(section, recipe.image.interpolation)
     mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
     fill = [0, 0, 0] if isinstance(policy, TrivialAugment) else mean  # as torchvision fills, and as timm does
 

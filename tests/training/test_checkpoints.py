@@ -33,7 +33,7 @@ def test_the_last_states_are_kept_and_the_newest_takes_no_room(betons: Path, cpu
     assert kept() == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
     assert STATE.samefile("run/checkpoints/epoch-0003.safetensors")
     longer = tiny_recipe(betons, tmp_path, "save.last=1", "schedule.horizon=phase", "curriculum.1.until_epoch=5")
-    with pytest.raises(RecipeError, match=r"schedule\.horizon=phase: its cosine then begins anew"):
+    with pytest.raises(RecipeError, match=r"schedule\.horizon=phase: its cosine then starts again"):
         train(longer, Path("run"), runtime=cpu, resume=True)
 
 

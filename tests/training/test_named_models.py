@@ -105,8 +105,8 @@ def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
         ("convnext_tinny", "timm has no model of that name. Did you mean 'convnext_tiny'"),
         ("convnext_tiny_in22ft1", "Did you mean 'convnext_tiny_in22ft1k'"),
         ("runs/nowhere", "does not exist, .*jpegcurr models"),
-        ("convnext_base.clip_laiona", "its weights are without classes"),
-        ("volo_d5_512.sail_in1k", "in a way not done here: val_crop"),
+        ("convnext_base.clip_laiona", "its weights have no classes"),
+        ("volo_d5_512.sail_in1k", "preprocessing that is not supported: val_crop"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_a_sentence(cpu: Runtime, name: str, message: str) -> None:

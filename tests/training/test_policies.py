@@ -1,4 +1,4 @@
-"""Augmentation against timm's and torchvision's own, on photographs, and what it depends on."""
+"""Augmentation compared with timm's and torchvision's own on photographs, and the inputs that it depends on."""
 
 import random
 from collections.abc import Iterator
@@ -48,14 +48,14 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 @cache
 def pictures(width: int = 90, height: int = 70) -> list[Image.Image]:
-    """Crops of a photograph, and what tables of levels might stumble over: dark, of one colour, of two, and noise."""
+    """Return crops of a photograph, and hard cases for tables of levels: noise, dark, of two levels, and of one colour."""
     cat = photograph("cat")
     crops = [cat.crop((left, left // 5, left + width, left // 5 + height)) for left in range(0, 180, 30)]
     assert len(crops) == PHOTOGRAPHS
     random = np.random.default_rng(0)
     levels = [random.integers(high, size=(height, width, 3), dtype=np.uint8) for high in (256, 40, 2)]
     flat = np.full_like(levels[0], (0, 200, 255))
-    return [*crops, *(Image.fromarray(each) for each in (*levels, flat))]
+    return [*crops, *(Image.fromarray(pixels) for pixels in (*levels, flat))]
 
 
 def batch(count: int, width: int = 60, height: int = 48) -> torch.Tensor:
@@ -67,26 +67,26 @@ def batch(count: int, width: int = 60, height: int = 48) -> torch.Tensor:
 
 
 def of_timm(name: str, image: Image.Image, *amount: float, interpolation: Interpolation = "bicubic") -> Image.Image:
-    """Its function of that name, with its whole numbers whole."""
-    if name == "Posterize" and amount == (0,):  # which Pillow refuses by now, and painted black
+    """Apply timm's function of that name, with int arguments where it expects them."""
+    if name == "Posterize" and amount == (0,):  # Pillow refuses this now; it used to return black
         return Image.new("RGB", image.size)
     if name in ("Posterize", "Solarize", "SolarizeAdd"):
-        amount = tuple(int(each) for each in amount)
+        amount = tuple(int(value) for value in amount)
     function: Any = timm_augment.NAME_TO_OP[name]
     result: Image.Image = function(image, *amount, fillcolor=FILL, resample=FILTERS[interpolation])
     return result
 
 
 def difference(ours: torch.Tensor, theirs: Image.Image) -> np.ndarray:
-    """Levels, [3 h w]."""
+    """Return the difference in levels, [3 h w]."""
     return np.asarray(ours.int() - tensor(theirs).int())
 
 
-def all_of(name: str, amount: float, interpolation: Interpolation = "bicubic", **size: int) -> Iterator[np.ndarray]:
-    """Our operation on every picture, less timm's."""
+def differences(name: str, amount: float, interpolation: Interpolation = "bicubic", **size: int) -> Iterator[np.ndarray]:
+    """Yield the difference between our operation and timm's on every picture."""
     images = pictures(**size)
     amounts = torch.full((len(images),), amount, dtype=torch.float64)
-    ours = operate(name, torch.stack([tensor(each) for each in images]), amounts, FILL, interpolation)
+    ours = operate(name, torch.stack([tensor(image) for image in images]), amounts, FILL, interpolation)
     arguments = () if name in ("AutoContrast", "Equalize", "Invert") else (amount,)
     for one, image in zip(ours, images, strict=True):
         yield difference(one, of_timm(name, image, *arguments, interpolation=interpolation))
@@ -106,25 +106,25 @@ def all_of(name: str, amount: float, interpolation: Interpolation = "bicubic", *
 )
 def test_colours_are_timms_to_the_level(name: str, amounts: tuple[float, ...]) -> None:
     for amount in amounts:
-        assert not any(each.any() for each in all_of(name, amount)), amount
+        assert not any(levels.any() for levels in differences(name, amount)), amount
 
 
-@pytest.mark.parametrize(("interpolation", "mean", "most"), [("bilinear", 0.03, 1), ("bicubic", 0.8, 8)])
+@pytest.mark.parametrize(("interpolation", "mean", "largest"), [("bilinear", 0.03, 1), ("bicubic", 0.8, 8)])
 @pytest.mark.parametrize("name", MOVES)
-def test_moves_are_timms_to_a_fraction_of_a_level(name: str, interpolation: Interpolation, mean: float, most: int) -> None:
-    """Which pixels come from outside, too: those differ by a hundred levels."""
+def test_moves_are_timms_to_a_fraction_of_a_level(name: str, interpolation: Interpolation, mean: float, largest: int) -> None:
+    """The same pixels come from outside, too: otherwise they would differ by a hundred levels."""
     for amount in (-29.3, -7.0, 3.1, 24.0) if name == "Rotate" else (-0.43, -0.13, 0.027, 0.31):
-        for each in list(all_of(name, amount, interpolation))[:PHOTOGRAPHS]:
-            assert abs(each).mean() < mean, amount
-            assert abs(each).max() <= most, amount
+        for levels in list(differences(name, amount, interpolation))[:PHOTOGRAPHS]:
+            assert abs(levels).mean() < mean, amount
+            assert abs(levels).max() <= largest, amount
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
 def test_a_move_by_whole_pixels_is_exact(name: str, interpolation: Interpolation) -> None:
-    """Also of noise, and in an image in which float32 has to count far."""
+    """Noise too, and images large enough to strain float32 coordinates."""
     for amount in (-37, 0, 2, 400):
-        assert not any(each.any() for each in all_of(name, amount, interpolation, width=256, height=224)), amount
+        assert not any(levels.any() for levels in differences(name, amount, interpolation, width=256, height=224)), amount
 
 
 def test_samples_of_one_call_have_amounts_of_their_own() -> None:
@@ -150,7 +150,7 @@ def test_levels_become_timms_arguments(increasing: bool, monkeypatch: pytest.Mon
 
 
 def drawn_by_timm(text: str, count: int, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, float]]]:
-    """What it does to each of so many images: names and arguments."""
+    """Return the names and arguments of the operations that timm applies to every one of ``count`` images."""
     images: list[list[tuple[str, float]]] = []
     policy = timm_augment.rand_augment_transform(text, {})
     for op in policy.ops:
@@ -178,14 +178,14 @@ def drawn(policy: Policy, rng: SampleRng) -> list[list[tuple[str, float]]]:
 
 
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m7-mstd1.5-n3-p0.8", "rand-m6-p1-n1-inc1"])
-def test_what_is_drawn_is_distributed_like_timms(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_are_distributed_like_timms(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 6000
-    ours, theirs = drawn(parse_policy(text), draws_of(count)), drawn_by_timm(text, count, monkeypatch)
+    ours, theirs = drawn(parse_policy(text), rng_of(count)), drawn_by_timm(text, count, monkeypatch)
     for statistic in (lambda image: len(image), lambda image: image[0][0] if image else "", lambda image: image[-1:] == []):
-        assert alike([statistic(each) for each in ours], [statistic(each) for each in theirs])
+        assert alike([statistic(image) for image in ours], [statistic(image) for image in theirs])
     both = [{name: [] for name in _PLAIN} for _ in range(2)]  # type: list[dict[str, list[float]]]
     for amounts, images in zip(both, (ours, theirs), strict=True):
-        for name, amount in (each for image in images for each in image):
+        for name, amount in (operation for image in images for operation in image):
             amounts[name].append(amount)
     assert alike(*([name for name, of_it in amounts.items() for _ in of_it] for amounts in both))
     for name in _PLAIN:
@@ -193,17 +193,18 @@ def test_what_is_drawn_is_distributed_like_timms(text: str, monkeypatch: pytest.
 
 
 def alike(first: list[Any], second: list[Any]) -> bool:
+    """Return whether two samples may come from one distribution."""
     values = sorted({*first, *second}, key=str)
     table = [[part.count(value) for value in values] for part in (first, second)]
     return len(values) == 1 or bool(chi2_contingency(table).pvalue > 1e-3)
 
 
-def draws_of(count: int, seed: int = 0, epoch: int = 0) -> SampleRng:
+def rng_of(count: int, seed: int = 0, epoch: int = 0) -> SampleRng:
     return SampleRng(seed, epoch, np.arange(count))
 
 
 def test_layers_operations_and_signs_are_independent() -> None:
-    layers = list(RandAugment(layers=3).draw(draws_of(20_000)))
+    layers = list(RandAugment(layers=3).draw(rng_of(20_000)))
     for one, other in pairwise(layers):
         assert abs(np.corrcoef(one.which, other.which)[0, 1]) < 0.03
         assert abs(np.corrcoef(one.which >= 0, other.which >= 0)[0, 1]) < 0.03
@@ -213,8 +214,8 @@ def test_layers_operations_and_signs_are_independent() -> None:
 
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m5-mstd3-n3"])
 def test_a_batch_is_augmented_as_timm_augments_each_image(text: str) -> None:
-    """One operation after another, as drawn; where pixels were moved, what follows may widen a difference."""
-    policy, images, rng = parse_policy(text), batch(40), draws_of(40)
+    """Operations are applied in the order drawn; after a move, later operations may widen a difference."""
+    policy, images, rng = parse_policy(text), batch(40), rng_of(40)
     exact = 0
     for ours, before, operations in zip(augment(images, policy, rng, FILL), images, drawn(policy, rng), strict=True):
         image = Image.fromarray(before.permute(1, 2, 0).numpy())
@@ -241,20 +242,20 @@ def test_trivial_augment_is_torchvisions() -> None:
             assert abs(difference(ours, expected)).mean() <= mean, (name, magnitude)
 
 
-def test_trivial_augment_draws_all_alike() -> None:
-    images = drawn(TrivialAugment(), draws_of(14_000))
-    assert {len(each) for each in images} == {0, 1}
-    names = [each[0][0] if each else "" for each in images]
+def test_trivial_augment_draws_all_operations_equally_often() -> None:
+    images = drawn(TrivialAugment(), rng_of(14_000))
+    assert {len(operations) for operations in images} == {0, 1}
+    names = [operations[0][0] if operations else "" for operations in images]
     counts = np.array([names.count(name) for name in ("", *_trivial_amounts())])
     assert abs(counts - 1000).max() < 150
-    angles = [each[0][1] for each in images if each and each[0][0] == "Rotate"]
+    angles = [operations[0][1] for operations in images if operations and operations[0][0] == "Rotate"]
     assert len(set(angles)) == 2 * BINS - 1
     assert np.mean(angles) == pytest.approx(0, abs=8)
 
 
 def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the order and the factors that are drawn here."""
-    images, rng = batch(12), draws_of(12)
+    """torchvision is given the order and the factors that are drawn here."""
+    images, rng = batch(12), rng_of(12)
     factors: list[dict[str, float]] = [{} for _ in range(12)]
 
     def note(_images: torch.Tensor, layer: Layer, *_: object) -> None:
@@ -264,7 +265,7 @@ def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.training.augment.policies._apply", note)
         color_jitter(images, 0.4, rng)
-    assert len({tuple(each) for each in factors}) > 3
+    assert len({tuple(names) for names in factors}) > 3
     order = {"Brightness": 0, "Contrast": 1, "Color": 2}
     for ours, before, factor in zip(color_jitter(images, 0.4, rng), images, factors, strict=True):
         parameters = (torch.tensor([order[name] for name in factor]), *(factor[name] for name in order), None)
@@ -277,9 +278,9 @@ def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_factors_of_the_jitter_are_uniform(strength: float, low: float, monkeypatch: pytest.MonkeyPatch) -> None:
     layers: list[Layer] = []
     monkeypatch.setattr("jpegcurr.training.augment.policies._apply", lambda _images, layer: layers.append(layer))
-    color_jitter(batch(1), strength, draws_of(5000))
-    assert (np.sort([each.which for each in layers], 0) == np.arange(3)[:, None]).all()  # each of the three, once
-    orders = np.stack([each.which for each in layers], 1) @ (9, 3, 1)
+    color_jitter(batch(1), strength, rng_of(5000))
+    assert (np.sort([layer.which for layer in layers], 0) == np.arange(3)[:, None]).all()  # every operation once
+    orders = np.stack([layer.which for layer in layers], 1) @ (9, 3, 1)
     assert abs(np.unique(orders, return_counts=True)[1] - 5000 / 6).max() < 120
     for layer in layers:
         assert low <= layer.amounts.min() < low + 0.01
@@ -288,47 +289,48 @@ def test_factors_of_the_jitter_are_uniform(strength: float, low: float, monkeypa
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_what_is_done_belongs_to_the_sample_alone(policy: Policy) -> None:
-    images, which = batch(30), np.arange(30)
+def test_augmentation_depends_on_the_sample_alone(policy: Policy) -> None:
+    images, samples = batch(30), np.arange(30)
     before = images.clone()
-    whole = augment(images, policy, SampleRng(3, 1, which), FILL)
+    whole = augment(images, policy, SampleRng(3, 1, samples), FILL)
     assert torch.equal(images, before)
-    assert torch.equal(whole, augment(images, policy, SampleRng(3, 1, which), FILL))
+    assert torch.equal(whole, augment(images, policy, SampleRng(3, 1, samples), FILL))
     parts = [
-        augment(images[part], policy, SampleRng(3, 1, which[part]), FILL) for part in (slice(11), slice(11, 12), slice(12, 30))
+        augment(images[part], policy, SampleRng(3, 1, samples[part]), FILL)
+        for part in (slice(11), slice(11, 12), slice(12, 30))
     ]
     assert torch.equal(whole, torch.cat(parts))
-    back = augment(images.flip(0), policy, SampleRng(3, 1, which[::-1].copy()), FILL).flip(0)
+    back = augment(images.flip(0), policy, SampleRng(3, 1, samples[::-1].copy()), FILL).flip(0)
     assert torch.equal(whole, back)
     for key in ((3, 2), (4, 1)):
-        assert not torch.equal(whole, augment(images, policy, SampleRng(*key, which), FILL))
-    jittered = color_jitter(images, 0.4, SampleRng(3, 1, which))
-    assert torch.equal(jittered, torch.cat([color_jitter(images[[i]], 0.4, SampleRng(3, 1, which[[i]])) for i in which]))
+        assert not torch.equal(whole, augment(images, policy, SampleRng(*key, samples), FILL))
+    jittered = color_jitter(images, 0.4, SampleRng(3, 1, samples))
+    assert torch.equal(jittered, torch.cat([color_jitter(images[[i]], 0.4, SampleRng(3, 1, samples[[i]])) for i in samples]))
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_memory_format_is_kept_and_changes_nothing(policy: Policy) -> None:
     images = batch(30)
     channels_last = images.to(memory_format=torch.channels_last)
-    for apply in (lambda each: augment(each, policy, draws_of(30), FILL), lambda each: color_jitter(each, 0.4, draws_of(30))):
+    for apply in (lambda batch: augment(batch, policy, rng_of(30), FILL), lambda batch: color_jitter(batch, 0.4, rng_of(30))):
         augmented = apply(channels_last)
         assert augmented.dtype == torch.uint8
         assert augmented.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(augmented, apply(images))
 
 
-def test_what_comes_from_outside_is_the_fill() -> None:
+def test_pixels_from_outside_are_the_fill() -> None:
     moved = operate("TranslateXRel", batch(1), torch.tensor([0.5], dtype=torch.float64), FILL)
     assert (moved[0, :, :, -30:] == torch.tensor(FILL)[:, None, None]).all()
 
 
-def test_shares_and_layers_are_as_asked() -> None:
+def test_probability_and_number_of_layers_are_kept() -> None:
     for prob, layers in ((0.0, 2), (1.0, 1), (0.3, 4)):
-        images = drawn(RandAugment(prob=prob, layers=layers), draws_of(4000))
-        assert max(len(each) for each in images) <= layers
-        assert np.mean([len(each) for each in images]) == pytest.approx(prob * layers, abs=0.06)
+        images = drawn(RandAugment(prob=prob, layers=layers), rng_of(4000))
+        assert max(len(operations) for operations in images) <= layers
+        assert np.mean([len(operations) for operations in images]) == pytest.approx(prob * layers, abs=0.06)
     images = batch(8)
-    assert torch.equal(augment(images, RandAugment(prob=0.0), draws_of(8), FILL), images)
+    assert torch.equal(augment(images, RandAugment(prob=0.0), rng_of(8), FILL), images)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_shares_and_layers_are_as_asked() -> None:
         ("trivial", TrivialAugment()),
     ],
 )
-def test_a_policy_is_read_as_timm_reads_it(text: str, policy: Policy) -> None:
+def test_a_policy_is_parsed_as_timm_parses_it(text: str, policy: Policy) -> None:
     assert parse_policy(text) == policy
     if isinstance(policy, RandAugment):
         theirs = timm_augment.rand_augment_transform(text, {})
@@ -358,16 +360,16 @@ def test_a_policy_is_read_as_timm_reads_it(text: str, policy: Policy) -> None:
         *("rand-m11", "rand-m9.5", "rand-m-1", "rand-inc", "rand-inc2", "rand-n0", "rand-n11", "rand-p2", "rand-mstd101"),
     ],
 )
-def test_what_is_not_supported_is_refused(text: str) -> None:
+def test_unsupported_policies_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^'.*\.$"):
         parse_policy(text)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_no_value_is_read_back_from_the_device(policy: Policy) -> None:
-    """Meta tensors have none."""
+    """Meta tensors have no values."""
     for result in (
-        augment(batch(30).to("meta"), policy, draws_of(30), FILL),
-        color_jitter(batch(3).to("meta"), 0.4, draws_of(3)),
+        augment(batch(30).to("meta"), policy, rng_of(30), FILL),
+        color_jitter(batch(3).to("meta"), 0.4, rng_of(3)),
     ):
         assert result.shape[1:] == (3, 48, 60)

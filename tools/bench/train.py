@@ -53,7 +53,7 @@ from jpegcurr.errors import JpegcurrError
 from jpegcurr.recipe.schema import AugmentSection, ModelSection, OptimSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.system import keep_freed_memory, library_versions
-from jpegcurr.training.augment.policies import policy_of
+from jpegcurr.training.augment.policies import parse_section_policy
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model, normaliser
@@ -481,7 +481,7 @@ def main() -> None:
     try:
         runtime = resolve_runtime(given.device, precision=given.precision, compile=given.compile)
         check_model(ModelSection(name=options.model), start=True)
-        policy_of(AugmentSection(policy=options.policy), options.interpolation)
+        parse_section_policy(AugmentSection(policy=options.policy), options.interpolation)
         with TemporaryDirectory(prefix="bench-train-") as folder:
             data = make_data(given.folder, Path(folder), options.images)
             laps = measure(open_contenders(data, options, runtime), given.runs)
