@@ -12,7 +12,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.metrics import Normaliser
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # so that reading a checkpoint's header needs no timm
     from timm.utils import ModelEmaV3
 
 

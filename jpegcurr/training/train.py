@@ -10,6 +10,7 @@ from time import perf_counter
 
 import torch
 from safetensors import SafetensorError
+from timm.utils import ModelEmaV3, distribute_bn
 
 from jpegcurr.errors import NotFiniteError, Terminated, TrainingError
 from jpegcurr.files import write_json
@@ -113,8 +114,6 @@ def train(
 
 
 def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start: bool) -> TrainState:
-    from timm.utils import ModelEmaV3  # brings torchvision, torch._dynamo and wandb along
-
     torch.manual_seed(recipe.seed)
     classes = len(datasets.classes)
     model = runtime.place(create_model(recipe.model, classes, start=start))
@@ -136,8 +135,6 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
 
 def _validate(state: TrainState, loaders: dict[str, Loader]) -> Row:
     """Return the metrics of the raw and the averaged weights on every validation set, by column name."""
-    from timm.utils import distribute_bn
-
     row: Row = {}
     models, ranks = (state.model, state.ema.module), state.runtime.world.ranks
     if ranks > 1:
