@@ -1,4 +1,4 @@
-"""What is kept of a run, going back to it, and going on for longer."""
+"""Kept checkpoints: going back to one, and training a finished run for longer."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def test_one_can_go_back_to_a_kept_state_and_comes_to_the_same_end(
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(
     betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, wait: float
 ) -> None:
-    """By SIGKILL, some time after its first checkpoint, whatever it is doing."""
+    """The run is killed by SIGKILL at any moment after its first checkpoint."""
     recipe = tiny_recipe(betons, tmp_path)
     Path("tiny.yaml").write_text(dump_recipe(recipe))
     words = ["train", "--recipe", "tiny.yaml", "--device", "cpu", "--out", "run", "--save-every", "1"]
@@ -130,7 +130,7 @@ def test_a_state_torn_within_an_epoch_names_the_newest_that_is_kept(betons: Path
 def test_a_whole_run_goes_on_for_longer_and_its_new_rates_are_reported(
     betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run that was planned to end goes on in a new phase, with a cosine of its own: the original experiment."""
+    """A finished run continues with a new phase and a cosine of its own, as in the original experiment."""
     longer = ("curriculum=[{data: clean, until_epoch: 2}, {data: q50, until_epoch: 4}, {data: q50, until_epoch: 8}]",)
     with pytest.raises(RecipeError, match="To train for longer, add a phase"):
         train(tiny_recipe(betons, tmp_path, *longer), trained_copy, runtime=cpu, resume=True)

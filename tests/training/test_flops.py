@@ -1,4 +1,4 @@
-"""What training an image costs, against published counts, and which share of a device's peak that is."""
+"""Operations of training on an image, against published counts, and the share of a device's peak."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""The ConvNeXts without stages against the paper's figures, and in everything that is done with a model here."""
+"""Isotropic ConvNeXts: the paper's numbers, and every use of a model in this package."""
 
 from math import prod
 from pathlib import Path
@@ -32,12 +32,12 @@ default_cfgs = {TINY: isotropic.default_cfgs["convnext_isotropic_small"]}  # tim
 
 @register_model
 def convnext_isotropic_tiny_test(pretrained: bool = False, **options: Any) -> IsotropicConvNeXt:
-    """One that trains in a second."""
+    """Create a model that trains in a second."""
     return isotropic._create(TINY, pretrained, {"depth": DEPTH, "dim": DIM, **options})
 
 
 def authors_weights(classes: int, *, gamma: bool = False) -> StateDict:
-    """Random weights by the names of the authors' ``models/convnext_isotropic.py``."""
+    """Return random weights by the names of the authors' ``models/convnext_isotropic.py``."""
     random = torch.Generator().manual_seed(classes)
     weights: StateDict = {}
 
@@ -59,7 +59,7 @@ def authors_weights(classes: int, *, gamma: bool = False) -> StateDict:
 
 
 def authors_forward(weights: StateDict, images: torch.Tensor) -> torch.Tensor:
-    """What the paper's section 3.3 and figure 4 describe: patches, blocks at one size, pooling, norm, linear."""
+    """Compute the model of the paper's section 3.3 and figure 4: patches, blocks at one size, pooling, norm, linear."""
 
     def of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}.weight"], weights[f"{name}.bias"]

@@ -1,4 +1,4 @@
-"""The contract of both loaders, and what each promises besides."""
+"""The contract of both loaders, and the promises of either one."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def training(beton: Beton, workers: int = 1) -> EpochSampler:
 
 @pytest.fixture
 def loader(request: pytest.FixtureRequest, betons: Path, cpu: Runtime) -> Loader:
-    """A training or a validation loader of either kind; compiled once a session."""
+    """Return a training or validation loader of either kind, compiled once per session."""
     kind, train = request.param
     if (kind, train) not in _open:
         if train:

@@ -1,4 +1,4 @@
-"""timm's pretrained models where a run could stand: the names, how they see, and what is said where they cannot be had."""
+"""timm's pretrained models in place of a run: names, preprocessing, and errors."""
 
 import csv
 import warnings
@@ -23,7 +23,7 @@ NAME = "test_convnext.r160_in1k"
 
 
 def create_untrained(name: str, *, pretrained: bool, **options: object) -> torch.nn.Module:
-    """What timm makes of a name, without the download."""
+    """Create timm's model of a name, without the download."""
     assert pretrained
     torch.manual_seed(0)
     return timm.create_model(name, **options)

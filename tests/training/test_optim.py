@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and how fast each may move."""
+"""Weight decay and learning rates of parameters."""
 
 from math import ceil
 
@@ -16,7 +16,7 @@ def model_of(name: str) -> torch.nn.Module:
 
 
 def authors_layer(name: str) -> int:
-    """ConvNeXt's ``optim_factory.get_num_layer_for_convnext``, on the authors' names of parameters."""
+    """Return the layer by ConvNeXt's ``optim_factory.get_num_layer_for_convnext``, on the authors' names of parameters."""
     parts = name.split(".")
     if parts[0] == "downsample_layers":
         return {0: 0, 1: 2, 2: 3, 3: 12}[int(parts[1])]
@@ -27,7 +27,7 @@ def authors_layer(name: str) -> int:
 
 
 def authors_name(name: str) -> str:
-    """timm's name of a parameter -> the authors'."""
+    """Return the authors' name of a parameter from timm's."""
     if name.startswith("stem."):
         return name.replace("stem.", "downsample_layers.0.")
     if ".downsample." in name:

@@ -1,4 +1,4 @@
-"""Weights to start from, and that the models are those of the paper."""
+"""Weights to start from, and a comparison of the models with the paper's."""
 
 from argparse import Namespace
 from collections import OrderedDict
@@ -24,7 +24,7 @@ DIMS, DEPTHS = (40, 80, 160, 320), (2, 2, 6, 2)
 
 
 def authors_weights(classes: int, seed: int = 0) -> StateDict:
-    """Random weights of a ConvNeXt-Atto by the names of the authors' ``models/convnext.py``."""
+    """Return random weights of a ConvNeXt-Atto by the names of the authors' ``models/convnext.py``."""
     random = torch.Generator().manual_seed(seed)
 
     def weight(*shape: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ def authors_weights(classes: int, seed: int = 0) -> StateDict:
 
 
 def authors_forward(weights: StateDict, x: torch.Tensor) -> torch.Tensor:
-    """What the authors' ConvNeXt computes, from their paper's figure 4 and ``models/convnext.py``."""
+    """Compute the authors' ConvNeXt, from their paper's figure 4 and ``models/convnext.py``."""
 
     def of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -80,7 +80,7 @@ def authors_forward(weights: StateDict, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def published() -> Path:
-    """A checkpoint as the authors' program writes it: weights, and a Namespace of its options."""
+    """Write a checkpoint as the authors' program does: weights, and a Namespace of its options."""
     path = Path("convnext.pth")
     torch.save({"model": authors_weights(10), "epoch": 299, "args": Namespace(model="convnext_atto", lr=4e-3)}, path)
     return path

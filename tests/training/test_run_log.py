@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The log of a run, and its progress bar."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Numbers that belong to a sample, and the crops made of them."""
+"""Random numbers of a sample, and crops drawn with them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every loader is told to make: orders, ranks, mixtures, qualities."""
+"""The samples of an epoch: orders, ranks, mixtures, qualities."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_training_ranks_are_disjoint_and_make_the_same_steps_together(sampler: E
 
 @pytest.mark.parametrize(("ranks", "times"), [(1, 3), (2, 3), (1, 4), (4, 2)])
 def test_repeated_samples_are_other_crops_of_fewer_images(sampler: EpochSampler, ranks: int, times: int) -> None:
-    """As many images in all, each so many times within one step, and by other draws each time."""
+    """The epoch has as many images; a sample occurs several times within one step, with another crop every time."""
     whole = replace(sampler, repeats=times)
     count = len(sampler.beton)
     order = np.concatenate(

@@ -1,4 +1,4 @@
-"""The learning rate at every step, against the programs whose rate it is."""
+"""The learning rate at every step, against the published programs; and the plan of a run."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from jpegcurr.training.schedule import learning_rate, plan_run, planned_epochs
 
 
 def rates(schedule: ScheduleSection, epochs: int, steps: int) -> list[float]:
-    """Of every step of a run of one phase."""
+    """Return the rate of every step of a run of one phase."""
     plans = [EpochPlan(epoch, 0, (("clean", 1.0),), 0.0, epochs, lr=schedule.lr) for epoch in range(epochs)]
     return [learning_rate(schedule, plan, step, steps) for plan in plans for step in range(steps)]
 

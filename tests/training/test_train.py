@@ -1,4 +1,4 @@
-"""Training through a swap, and going on as if it had never stopped."""
+"""Training through a swap, and resuming as if never stopped."""
 
 import csv
 import json
@@ -69,7 +69,7 @@ def test_a_run_swaps_its_data_and_leaves_everything_behind(trained: Path, betons
 
 
 def test_it_learns(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """Four photographs are told apart far better than by chance (25 %)."""
+    """Four photographs are distinguished far better than by chance (25 %)."""
     ends = ["curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12", "image.size=64", "image.scale=[0.5,1.0]"]
     metrics = train(tiny_recipe(betons, tmp_path, *ends), Path("run"), runtime=cpu)
     assert metrics.rows[-1]["val/clean/top1"] >= 75
@@ -598,7 +598,7 @@ SCHEDULES = {
 def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_same_weights(
     betons: Path, cpu: Runtime, tmp_path: Path, schedule: str
 ) -> None:
-    """Bit for bit: bicubic views are the same to the last bit in both, and so is what is evaluated."""
+    """Bit for bit: bicubic images are the same to the last bit in both, and so is what is evaluated."""
     options = [option.replace("BETONS", str(betons)) for option in ("image.interpolation=bicubic", *SCHEDULES[schedule])]
 
     def recipe(kind: str, workers: int) -> Recipe:
