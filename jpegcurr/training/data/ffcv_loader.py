@@ -63,7 +63,8 @@ class FfcvLoader:
             for numbers in thread.batches:
                 with torch_threads_kept():  # FFCV's thread sets them when it starts
                     images, status = thread.take()
-                labels = torch.from_numpy(self._sampler.beton.labels[self._repaired(epoch, numbers, images.numpy(), status)])
+                indices = self._repaired(epoch, numbers, images.numpy(), status)
+                labels = torch.from_numpy(self._sampler.beton.labels[indices])
                 yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(labels), numbers)
         finally:
             thread.end()
