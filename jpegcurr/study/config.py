@@ -12,7 +12,7 @@ from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_checked, load_recipe
 from jpegcurr.recipe.schema import PathOrOnTheFly, Positive, Recipe, Section, split_on_the_fly
 from jpegcurr.study.fork import Trunk, share_trunks
-from jpegcurr.training.train import check_recipe
+from jpegcurr.training.checks import check_recipe
 
 StudyWeights = Literal["raw", "ema"]
 

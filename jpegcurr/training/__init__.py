@@ -1,1 +1,1 @@
-"""Room 2: betons in, checkpoint out."""
+"""Training: betons in, a run folder with checkpoints out."""

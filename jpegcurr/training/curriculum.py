@@ -1,4 +1,4 @@
-"""Which data each epoch sees: a pure function of the recipe."""
+"""The curriculum: the plan of every epoch, as a pure function of the recipe."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ _NONE = AugmentSection()
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
-    """One epoch. ``phase`` counts from 0; the learning rate's cosine ends at epoch ``horizon`` (exclusive), from peak ``lr``.
+    """One epoch. ``phase`` counts from 0; the learning rate's cosine falls from ``lr`` until epoch ``horizon`` (exclusive).
 
-    ``shares`` are the data sets by name with what share of the samples comes from each (they sum to 1); ``progress`` is 0 in
-    the phase's first epoch and 1 in its last, and is what ramps go by; ``size`` replaces ``image.size`` for training. A step is
-    of ``batch`` images.
+    ``shares`` are pairs of a data set's name and the share of samples drawn from it; they sum to 1. ``progress`` rises from 0
+    in the phase's first epoch to 1 in its last, and sets the value of ramps. ``size``, if not None, replaces ``image.size`` in
+    training. ``batch`` is the number of images per optimiser step.
     """
 
     epoch: int
@@ -28,7 +28,7 @@ class EpochPlan:
 
     @property
     def data(self) -> str:
-        """For people and logs: ``clean``, or ``75% clean + 25% q50``."""
+        """The data sets as text for the log: ``clean``, or ``75% clean + 25% q50``."""
         if len(self.shares) == 1:
             return self.shares[0][0]
         return " + ".join(f"{100 * share:.3g}% {name}" for name, share in self.shares)

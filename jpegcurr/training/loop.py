@@ -1,4 +1,4 @@
-"""One optimiser step: images as the model sees them, gradients of micro-batches, the update."""
+"""The training loop: an epoch, one optimiser step of it, and the checks that its numbers are finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,116 +15,19 @@ from jpegcurr.training.augment.policies import TrivialAugment, augment, color_ji
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
-from jpegcurr.training.loss import LOSSES, soft_targets
+from jpegcurr.training.loss import LOSSES, binary_targets, soft_targets
 from jpegcurr.training.optim import set_learning_rate
 from jpegcurr.training.sample_rng import SampleRng
 from jpegcurr.training.schedule import learning_rate
 from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Row
 
-
-def shown(trainer: TrainState, plan: EpochPlan) -> Callable[[int, torch.Tensor], torch.Tensor]:
-    """What makes of a micro-batch, by its number and uint8 [b 3 h w], the normalised float [b 3 h w] that is mixed."""
-    recipe, section, normalise = trainer.recipe, plan.augment, trainer.normalise
-    policy = parse_section_policy(section, recipe.image.interpolation)
-    mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
-    fill = [0, 0, 0] if isinstance(policy, TrivialAugment) else mean  # as torchvision's, and as timm's
-    batches = trainer.batches(plan.epoch)
-
-    def show(number: int, images: torch.Tensor) -> torch.Tensor:
-        rng = SampleRng(recipe.seed, plan.epoch, batches[number])
-        if policy is not None:
-            images = augment(images, policy, rng, fill)
-        elif section.color_jitter:
-            images = color_jitter(images, section.color_jitter, rng)
-        seen: torch.Tensor = normalise(images)
-        return erase(seen, section.erase, rng, fill=section.erase_fill) if section.erase else seen
-
-    return show
-
-
-def backward(trainer: TrainState, plan: EpochPlan, number: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Add the gradients of this process's ``number``-th micro-batch of the epoch, and return its share of the step's loss."""
-    recipe, of = trainer.recipe, trainer.micro_batches(plan)
-    targets = soft_targets(labels, trainer.classes, recipe.optim.label_smoothing)
-    seen, targets = mix(images, targets, recipe.mix, recipe.seed, plan.epoch, _first_chunk(trainer, of, number))
-    if recipe.optim.bce_threshold is not None:
-        targets = (targets > recipe.optim.bce_threshold).to(targets.dtype)
-    with _gradients_kept(trainer, last=(number + 1) % of == 0):
-        with trainer.runtime.autocast():
-            loss = LOSSES[recipe.optim.loss](trainer.prepared(seen), targets) / of
-        trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
-
-
-def _first_chunk(trainer: TrainState, of: int, number: int) -> int:
-    """Which of the epoch's chunks to mix a micro-batch begins with; any number of processes mixes the same images."""
-    world = trainer.runtime.world
-    step, within = divmod(number, of)
-    before = (step * world.ranks + world.rank) * of + within
-    return before * math.ceil(trainer.micro / trainer.recipe.mix.chunk)
-
-
-def _gradients_kept(trainer: TrainState, *, last: bool) -> AbstractContextManager[object]:
-    """Processes exchange gradients once a step, after its last micro-batch."""
-    alone = last or not isinstance(trainer.prepared, torch.nn.parallel.DistributedDataParallel)
-    return nullcontext() if alone else trainer.prepared.no_sync()  # type: ignore[operator]
-
-
-def running_statistics(trainer: TrainState) -> list[torch.Tensor]:
-    """Copies of the model's buffers where a step may be left out: by then its forward passes have changed them."""
-    leaves_out = trainer.recipe.optim.on_nan == "skip" or trainer.scaler.is_enabled()
-    return [each.clone() for each in trainer.model.buffers()] if leaves_out else []
-
-
-def update(
-    trainer: TrainState, plan: EpochPlan, position: EpochProgress, loss: torch.Tensor, statistics: list[torch.Tensor]
-) -> None:
-    """One optimiser step, unless it is one to leave out: one that is not finite, if the recipe says so, or overflows float16.
-
-    ``loss`` is the mean over its images, ``statistics`` what the model's buffers were before it.
-    """
-    optim, parameters, scaled = trainer.recipe.optim, list(trainer.model.parameters()), trainer.scaler.is_enabled()
-    if scaled:
-        trainer.scaler.unscale_(trainer.optimizer)
-    if optim.clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_grad)
-    looked_at = optim.on_nan == "skip" and not scaled  # the scaler looks itself, and has to know of every step
-    taken = not looked_at or math.isfinite((loss + _gradient_norm(parameters)).item())
-    if taken:
-        set_learning_rate(trainer.optimizer, learning_rate(trainer.recipe.schedule, plan, position.step, trainer.steps(plan)))
-        taken = _stepped(trainer)
-    if taken:
-        trainer.ema.update(trainer.model)
-    else:
-        for buffer, before in zip(trainer.model.buffers(), statistics, strict=True):
-            buffer.copy_(before)
-    if taken or optim.on_nan == "raise":
-        position.loss += loss * taken  # not a number if the loss is not one, overflow or not
-    position.skipped += not taken
-    trainer.optimizer.zero_grad(set_to_none=True)
-    position.step += 1
-
-
-def _stepped(trainer: TrainState) -> bool:
-    """Step; whether it was taken: float16's scaler leaves a step out whose gradients overflow, and then scales less."""
-    scaler = trainer.scaler
-    before = scaler.get_scale()
-    scaler.step(trainer.optimizer)
-    scaler.update()
-    return scaler.get_scale() >= before
-
-
-def _gradient_norm(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
-    return torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-
-
-CHECK_EVERY = 100  # optimiser steps between looks at whether the loss is still finite: each look waits for the device
+CHECK_EVERY = 100  # optimiser steps between checks that the loss is finite: each check waits for the device
 
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """An epoch under way, after some step. ``waited`` is the share of the time in which there were no images yet."""
+    """An epoch after one of its steps. ``waited`` is the share of the time that was spent waiting for images."""
 
     plan: EpochPlan
     step: int
@@ -136,51 +39,165 @@ class StepInfo:
 
 
 def train_epoch(
-    trainer: TrainState, loader: Loader, plan: EpochPlan, position: EpochProgress, after_step: Callable[[StepInfo], None]
+    state: TrainState, loader: Loader, plan: EpochPlan, progress: EpochProgress, after_step: Callable[[StepInfo], None]
 ) -> Row:
-    """Train what is left of the epoch; ``position`` moves along, and ``after_step`` is told after every optimiser step.
+    """Train the rest of an epoch from ``progress``, which is updated; call ``after_step`` after every optimiser step.
+
+    Returns:
+        The epoch's row of metrics, without those of validation.
 
     Raises:
         NotFiniteError: the loss or a weight is not finite.
     """
-    micro_batches, steps, world = trainer.micro_batches(plan), trainer.steps(plan), trainer.runtime.world
-    seconds, waited, replaced = position.seconds, position.waited, position.replaced
+    micro_batches, world = state.micro_batches(plan), state.runtime.world
+    seconds, waited, replaced = progress.seconds, progress.waited, progress.replaced
     started = perf_counter()
-    trainer.model.train()
-    loss, statistics = torch.zeros_like(position.loss), list[torch.Tensor]()
-    first = position.step * micro_batches
-    show = shown(trainer, plan)
-    batches = _Timed(loader.at(plan.epoch, first))
-    for number, (images, labels) in enumerate(batches, start=first):
+    state.model.train()
+    transform = input_transform(state, plan)
+    loss, buffers = torch.zeros_like(progress.loss), list[torch.Tensor]()
+    first = progress.step * micro_batches
+    batches = _TimedBatches(loader.at(plan.epoch, first))
+    for number, batch in enumerate(batches, start=first):
         if number % micro_batches == 0:
-            statistics = running_statistics(trainer)
-        loss += backward(trainer, plan, number, show(number, images), labels)
+            buffers = _copy_buffers(state)
+        loss += backward(state, plan, number, transform(batch), batch.labels)
         if (number + 1) % micro_batches == 0:
-            update(trainer, plan, position, world.sum(loss) / world.ranks, statistics)
+            update(state, plan, progress, world.sum(loss) / world.ranks, buffers)
             loss = torch.zeros_like(loss)
-            position.seconds = seconds + perf_counter() - started
-            position.waited = waited + batches.waited
-            position.replaced = replaced + loader.replaced
-            if position.step % CHECK_EVERY == 0:
-                _finite(position.loss.item(), "loss", plan)
-            ended = perf_counter()
-            after_step(_progress(trainer, plan, position))
-            started += perf_counter() - ended  # saving is not training
-    check_finite(trainer, plan, position)
-    if steps == position.skipped:
+            progress.seconds = seconds + perf_counter() - started
+            progress.waited = waited + batches.waited
+            progress.replaced = replaced + loader.replaced
+            if progress.step % CHECK_EVERY == 0:
+                _check_number(progress.loss.item(), "loss", plan)
+            paused = perf_counter()
+            after_step(_step_info(state, plan, progress))
+            started += perf_counter() - paused  # the time of callbacks and checkpoints is not training time
+    check_finite(state, plan, progress)
+    if state.steps(plan) == progress.skipped:
         raise NotFiniteError(f"No step of epoch {plan.epoch} had a finite loss: all were skipped. Try a smaller schedule.lr.")
-    return _row(trainer, plan, position)
+    return _metrics_row(state, plan, progress)
 
 
-def check_finite(trainer: TrainState, plan: EpochPlan, position: EpochProgress) -> None:
-    """Raise NotFiniteError if a loss of the epoch so far, or a weight, is not finite: such a moment is not to be saved."""
-    _finite(position.loss.item(), "loss", plan)
-    norms = torch.stack([parameter.detach().norm() for parameter in trainer.model.parameters()])
-    _finite(norms.sum().item(), f"weights' norm after step {position.step}", plan)  # the last update is in no loss yet
+def input_transform(state: TrainState, plan: EpochPlan) -> Callable[[Batch], torch.Tensor]:
+    """Return a function that makes a batch's uint8 images augmented, normalised float images [b 3 h w].
+
+    What a sample gets depends on (seed, epoch, sample number) alone.
+    """
+    recipe, section, normalise = state.recipe, plan.augment, state.normalise
+    policy = parse_section_policy(section, recipe.image.interpolation)
+    mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
+    fill = [0, 0, 0] if isinstance(policy, TrivialAugment) else mean  # as torchvision fills, and as timm does
+
+    def transform(batch: Batch) -> torch.Tensor:
+        images, rng = batch.images, SampleRng(recipe.seed, plan.epoch, batch.numbers)
+        if policy is not None:
+            images = augment(images, policy, rng, fill)
+        elif section.color_jitter:
+            images = color_jitter(images, section.color_jitter, rng)
+        inputs: torch.Tensor = normalise(images)
+        return erase(inputs, section.erase, rng, fill=section.erase_fill) if section.erase else inputs
+
+    return transform
 
 
-class _Timed:
-    """Batches, and for how long they were waited for, in seconds."""
+def backward(state: TrainState, plan: EpochPlan, number: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Add the gradients of this process's micro-batch ``number`` of the epoch.
+
+    ``inputs`` are the transformed images, float [b 3 h w], not mixed yet. Returns the micro-batch's share of the step's loss.
+    """
+    recipe, micro_batches = state.recipe, state.micro_batches(plan)
+    targets = soft_targets(labels, state.classes, recipe.optim.label_smoothing)
+    first_chunk = _first_chunk(state, micro_batches, number)
+    inputs, targets = mix(inputs, targets, recipe.mix, recipe.seed, plan.epoch, first_chunk)
+    if recipe.optim.bce_threshold is not None:
+        targets = binary_targets(targets, recipe.optim.bce_threshold)
+    with _gradient_exchange(state, last=(number + 1) % micro_batches == 0):
+        with state.runtime.autocast():
+            loss = LOSSES[recipe.optim.loss](state.prepared(inputs), targets) / micro_batches
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def update(
+    state: TrainState, plan: EpochPlan, progress: EpochProgress, loss: torch.Tensor, buffers: list[torch.Tensor]
+) -> None:
+    """Take one optimiser step, or skip it: if it is not finite and the recipe skips such steps, or if it overflows float16.
+
+    ``loss`` is the mean over the step's images; ``buffers`` are copies of the model's buffers from before the step.
+    """
+    optim, parameters = state.recipe.optim, list(state.model.parameters())
+    scaled = state.scaler.is_enabled()
+    if scaled:
+        state.scaler.unscale_(state.optimizer)
+    if optim.clip_grad is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_grad)
+    checked = optim.on_nan == "skip" and not scaled  # float16's scaler checks by itself, and has to see every step
+    taken = not checked or math.isfinite((loss + _gradient_norm(parameters)).item())
+    if taken:
+        set_learning_rate(state.optimizer, learning_rate(state.recipe.schedule, plan, progress.step, state.steps(plan)))
+        taken = _optimizer_step(state)
+    if taken:
+        state.ema.update(state.model)
+    else:
+        for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    if taken or optim.on_nan == "raise":
+        progress.loss += loss * taken  # not a number if the loss is not finite, float16 overflow or not
+    progress.skipped += not taken
+    state.optimizer.zero_grad(set_to_none=True)
+    progress.step += 1
+
+
+def check_finite(state: TrainState, plan: EpochPlan, progress: EpochProgress) -> None:
+    """Raise NotFiniteError if the epoch's loss so far, or a weight, is not finite. Called before every checkpoint."""
+    _check_number(progress.loss.item(), "loss", plan)
+    norms = torch.stack([parameter.detach().norm() for parameter in state.model.parameters()])
+    _check_number(norms.sum().item(), f"weights' norm after step {progress.step}", plan)  # no loss has the last update in it
+
+
+def _check_number(value: float, name: str, plan: EpochPlan) -> None:
+    if not math.isfinite(value):
+        raise NotFiniteError(
+            f"The {name} of epoch {plan.epoch} is {value}. "
+            "A smaller schedule.lr, or optim.clip_grad, usually helps; optim.on_nan=skip skips such steps."
+        )
+
+
+def _first_chunk(state: TrainState, micro_batches: int, number: int) -> int:
+    """Return the epoch's number of a micro-batch's first chunk to mix; any number of processes mixes the same images."""
+    world = state.runtime.world
+    step, within = divmod(number, micro_batches)
+    before = (step * world.ranks + world.rank) * micro_batches + within
+    return before * math.ceil(state.micro / state.recipe.mix.chunk)
+
+
+def _gradient_exchange(state: TrainState, *, last: bool) -> AbstractContextManager[object]:
+    """Return the context in which processes exchange gradients only after a step's last micro-batch."""
+    exchanges = last or not isinstance(state.prepared, torch.nn.parallel.DistributedDataParallel)
+    return nullcontext() if exchanges else state.prepared.no_sync()  # type: ignore[operator]
+
+
+def _copy_buffers(state: TrainState) -> list[torch.Tensor]:
+    """Copy the model's buffers if the step may be skipped, since its forward passes change them; else return no copies."""
+    may_skip = state.recipe.optim.on_nan == "skip" or state.scaler.is_enabled()
+    return [buffer.clone() for buffer in state.model.buffers()] if may_skip else []
+
+
+def _optimizer_step(state: TrainState) -> bool:
+    """Step, and return whether it was taken: float16's scaler skips a step whose gradients overflow, and lowers its scale."""
+    scaler = state.scaler
+    before = scaler.get_scale()
+    scaler.step(state.optimizer)
+    scaler.update()
+    return scaler.get_scale() >= before
+
+
+def _gradient_norm(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+class _TimedBatches:
+    """Batches, and the seconds that the caller ``waited`` for them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
@@ -196,39 +213,31 @@ class _Timed:
             yield batch
 
 
-def _progress(trainer: TrainState, plan: EpochPlan, position: EpochProgress) -> StepInfo:
-    steps, step = trainer.steps(plan), position.step
-    rate = learning_rate(trainer.recipe.schedule, plan, step - 1, steps)
-    speed, waited = step * plan.batch / position.seconds, position.waited / position.seconds
-    return StepInfo(plan, step, steps, rate, speed, waited, lambda: position.mean_loss)
+def _step_info(state: TrainState, plan: EpochPlan, progress: EpochProgress) -> StepInfo:
+    steps, step = state.steps(plan), progress.step
+    rate = learning_rate(state.recipe.schedule, plan, step - 1, steps)
+    speed, waited = step * plan.batch / progress.seconds, progress.waited / progress.seconds
+    return StepInfo(plan, step, steps, rate, speed, waited, lambda: progress.mean_loss)
 
 
-def _row(trainer: TrainState, plan: EpochPlan, position: EpochProgress) -> Row:
-    steps, runtime = trainer.steps(plan), trainer.runtime
-    speed = steps * plan.batch / position.seconds
+def _metrics_row(state: TrainState, plan: EpochPlan, progress: EpochProgress) -> Row:
+    steps, runtime = state.steps(plan), state.runtime
+    speed = steps * plan.batch / progress.seconds
     row: Row = {
         "epoch": plan.epoch,
         "phase": plan.phase,
         "data": plan.data,
-        "lr_first": learning_rate(trainer.recipe.schedule, plan, 0, steps),
-        "lr_last": learning_rate(trainer.recipe.schedule, plan, steps - 1, steps),
+        "lr_first": learning_rate(state.recipe.schedule, plan, 0, steps),
+        "lr_last": learning_rate(state.recipe.schedule, plan, steps - 1, steps),
         "steps": steps,
-        "replaced": runtime.world.total(position.replaced),
-        "skipped": position.skipped,
-        "seconds": position.seconds,
-        "data_wait": position.waited / position.seconds,
+        "replaced": runtime.world.total(progress.replaced),
+        "skipped": progress.skipped,
+        "seconds": progress.seconds,
+        "data_wait": progress.waited / progress.seconds,
         "images_per_second": speed,
-        "train/loss": position.mean_loss,
+        "train/loss": progress.mean_loss,
     }
     if peak := peak_flops(runtime.name, runtime.dtype):
-        flops = training_flops(trainer.model, plan.size or trainer.recipe.image.size)
+        flops = training_flops(state.model, plan.size or state.recipe.image.size)
         row["mfu"] = mfu(flops, speed / runtime.world.ranks, peak)
     return row
-
-
-def _finite(value: float, what: str, plan: EpochPlan) -> None:
-    if not math.isfinite(value):
-        raise NotFiniteError(
-            f"The {what} of epoch {plan.epoch} is {value}. "
-            "A smaller schedule.lr, or optim.clip_grad, usually helps; optim.on_nan=skip leaves such steps out."
-        )

@@ -1,19 +1,27 @@
-"""Losses on soft targets, and the targets."""
+"""Losses on soft targets, and the targets themselves."""
 
 from collections.abc import Callable
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+# (logits [b classes], targets [b classes]) -> the mean over the images; of BCE, over images and classes.
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "bce": binary_cross_entropy_with_logits,
+}
+
 
 def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
-    """Labels, int64 [b], as shares of ``classes``, float32 [b classes]: ``smoothing`` of each is spread over all of them."""
+    """Return a distribution over ``classes`` for every label (int64 [b]), float32 [b classes].
+
+    ``smoothing`` of each distribution is spread evenly over all classes, the label's own included.
+    """
     off = smoothing / classes
     targets = torch.full((len(labels), classes), off, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - smoothing + off)
 
 
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "cross_entropy": cross_entropy,
-    "bce": binary_cross_entropy_with_logits,
-}
+def binary_targets(targets: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return 1 for every share of ``targets`` [b classes] above ``threshold``, and 0 for the others, for a loss per class."""
+    return (targets > threshold).to(targets.dtype)

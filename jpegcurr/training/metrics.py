@@ -48,7 +48,7 @@ def score(models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Load
     try:
         for model in models:
             model.eval()
-        for batch, labels in loader.at(0):
+        for batch, labels, _ in loader.at(0):
             inputs = normalise(batch)
             totals += torch.stack([_totals(model, inputs, labels, runtime) for model in models]).cpu()
     finally:

@@ -1,74 +1,84 @@
-"""The folder of a run: whether a run may start or go on in it, and what it says of itself."""
+"""The folder of a run: whether a run may start or resume in it, and ``run.json``, which describes the run."""
+
+from __future__ import annotations
 
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
 from jpegcurr.recipe.loading import dump_recipe, load_recipe
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.runtime import Runtime
 from jpegcurr.system import library_versions
-from jpegcurr.training.checkpoint import epochs_begun
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.data.datasets import Datasets
-from jpegcurr.training.data.loaders import Loaders
+
+if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
+    from jpegcurr.runtime import Runtime
+    from jpegcurr.training.data.datasets import Datasets
+    from jpegcurr.training.data.loaders import Loaders
 
 log = logging.getLogger("jpegcurr")
 
 STATE = "state.safetensors"
 _HEAD = "run.json"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
-# What a resumed run may change: the epochs to come, what is evaluated and kept, and how the data is reached; and the schedule's
-# horizon, where the plans of what is done stay as they were.
+# A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
+# the schedule's horizon, as long as the plans of the epochs already trained stay the same.
 _FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data", "save"})
 
 
 def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
-    """A new run needs a folder without one, a resumed run the folder of the same recipe, which is returned as it was.
+    """Check that ``recipe`` may start or resume in ``out``; return the recipe that a resumed run had before, else None.
 
-    A run that was stopped before its first checkpoint may be started over. Raises UsageError or RecipeError.
+    A new run needs a folder without a run; a run that stopped before its first checkpoint may be started over. A resumed run
+    needs the folder of the same recipe.
+
+    Raises:
+        UsageError: the folder holds a run and ``resume`` is not set, or the reverse.
+        RecipeError: the recipe differs in a part that a resumed run may not change.
     """
-    begun = (out / STATE).is_file()
-    if resume and begun:
+    started = (out / STATE).is_file()
+    if resume and started:
         return _check_same_recipe(recipe, out)
     if resume:
-        raise UsageError(f"--resume: {out} holds no run to go on with. Leave --resume out to start one.")
-    if begun:
-        raise UsageError(f"{out} exists. Go on with that run with --resume, or choose another folder with --out.")
+        raise UsageError(f"--resume: {out} holds no run to resume. Omit --resume to start one.")
+    if started:
+        raise UsageError(f"{out} exists. Resume that run with --resume, or choose another folder with --out.")
     if out.exists() and not (out / _HEAD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not a run. Choose another folder with --out.")
     return None
 
 
 def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
+    from jpegcurr.training.checkpoint import epochs_started
+
     before = load_recipe(out / "recipe.yaml")
     if changes := describe_changes(fixed_part(before), fixed_part(recipe)):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(
-            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start anew.{lines}"
+            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start a new run.{lines}"
         )
-    done = epochs_begun(out / STATE)
+    done = epochs_started(out / STATE)
     if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
         raise RecipeError(
             f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
-            "Only epochs to come may change. To train for longer, add a phase, and set schedule.horizon=phase: its cosine then "
-            "begins anew at the end of the last one."
+            "Only later epochs may change. To train for longer, add a phase, and set schedule.horizon=phase: its cosine then "
+            "starts again at the end of the last one."
         )
     return before
 
 
 def fixed_part(recipe: Recipe) -> dict[str, Any]:
-    """What a resumed run may not change, whatever its epochs to come, as plain values."""
+    """Return the part of a recipe that a resumed run may not change, as plain values."""
     return recipe.model_dump(mode="json", include=set(Recipe.model_fields) - _FREE, exclude={"schedule": {"horizon"}})
 
 
 def describe_changes(was: Any, now: Any, where: str = "") -> list[str]:
-    """``batch.size was 16, is 32`` for every leaf that differs."""
+    """Return a line such as ``batch.size was 16, is 32`` for every value that differs."""
     if isinstance(was, dict) and isinstance(now, dict):
         keys = dict.fromkeys((*was, *now))
         return [line for key in keys for line in describe_changes(was.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
@@ -76,16 +86,16 @@ def describe_changes(was: Any, now: Any, where: str = "") -> list[str]:
 
 
 def check_same_data(out: Path, datasets: Datasets) -> None:
-    """Raise UsageError if a data set of the run in ``out`` now holds other images or another quality."""
+    """Raise UsageError if a data set of the run in ``out`` now holds other images or has another quality."""
     before = _read_head(out)["data"]
-    for key, facts in _describe(datasets).items():
+    for key, facts in _describe_data(datasets).items():
         known = before.get(key, facts)
-        if any(known.get(what) != facts[what] for what in ("images", "quality", "at_load", "keys_sha256")):
+        if any(known.get(name) != facts[name] for name in ("images", "quality", "at_load", "keys_sha256")):
             raise UsageError(f"--resume: {key} ({facts['path']}) is not the data that {out} was trained on so far.")
 
 
 def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
-    """Write what was asked for and what it was made of; return the run's id, which a resumed run keeps."""
+    """Write ``recipe.yaml`` and ``run.json``; return the run's id, which a resumed run keeps."""
     out.mkdir(parents=True, exist_ok=True)
     before = _read_head(out) if (out / _HEAD).is_file() else {}
     run_id = before.get("id") or uuid4().hex[:12]
@@ -101,7 +111,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "runtime": runtime.reason,
         "loader": loaders.kind,
         "classes": len(datasets.classes),
-        "data": _describe(datasets),
+        "data": _describe_data(datasets),
     }
     write_json(out / _HEAD, head)
     return run_id
@@ -110,13 +120,22 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
 def _read_head(out: Path) -> dict[str, Any]:
     try:
         head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
-        return {"id": head["id"], "data": head["data"], "runtime": head["runtime"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{out / _HEAD} is not as a run leaves it ({error!r}). Choose another --out.") from None
+        data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in head["data"].items()}
+        return {"id": head["id"], "data": data, "runtime": head["runtime"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{out / _HEAD} cannot be read as a run's description ({error!r}). Choose another --out.") from None
 
 
-def _describe(datasets: Datasets) -> dict[str, dict[str, Any]]:
-    """``train/clean`` and so on: which file, and what identifies its images."""
+def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the facts of an on-the-fly encoding by their current names; version 0.1 wrote ``where`` instead of ``stage``."""
+    if at_load is None or "where" not in at_load:
+        return at_load
+    stages = {"stored": "before_crop", "view": "after_resize"}
+    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages[at_load["where"]]}
+
+
+def _describe_data(datasets: Datasets) -> dict[str, dict[str, Any]]:
+    """Return the file of every data set, and the facts that identify its images, by names such as ``train/clean``."""
     return {
         f"{role}/{name}": {
             "path": str(dataset.beton.path),

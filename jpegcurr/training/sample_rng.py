@@ -1,8 +1,8 @@
-"""Random numbers that belong to a sample: a pure function of (seed, epoch, sample), whoever asks and in whatever order.
+"""Random numbers of a sample: a pure function of (seed, epoch, sample), whatever the order, the batch or the process.
 
 The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), run for all
-samples at once. NumPy's own counter-based generator, Philox, would have to be made anew for each sample, which at ten
-thousand images a second is the whole of a processor.
+samples at once. NumPy's counter-based generator, Philox, would need a new object for every sample, which at ten thousand
+images a second takes a whole processor.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class SampleRng:
-    """Independent streams of numbers for each of ``samples`` in ``epoch``."""
+    """Independent streams of random numbers for every sample of ``samples``, int64 [n], in ``epoch``."""
 
     def __init__(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> None:
         state = np.full(len(samples), seed, np.uint64)
@@ -25,18 +25,18 @@ class SampleRng:
         return len(self._state)
 
     def uniform(self, stream: int) -> NDArray[np.float64]:
-        """Float64 [n] in [0, 1), the same for the same ``stream``, 0 and up."""
+        """Return float64 [n] in [0, 1), always the same for one ``stream`` (0, 1, 2, ...)."""
         step = np.uint64((stream + 1) * int(_GAMMA) % 2**64)
         return (_mixed(self._state + step) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def integer(self, stream: int, low: NDArray[np.int64] | int, high: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        """Int64 [n], from ``low`` to ``high``, both included."""
+        """Return int64 [n] from ``low`` to ``high``, both included."""
         return np.floor(low + self.uniform(stream) * (np.asarray(high) - low + 1)).astype(np.int64)
 
-    def take(self, which: NDArray[np.int64]) -> "SampleRng":
-        """The streams of some of the samples."""
+    def take(self, positions: NDArray[np.int64]) -> "SampleRng":
+        """Return the streams of the samples at ``positions``."""
         taken = object.__new__(SampleRng)
-        taken._state = self._state[which]
+        taken._state = self._state[positions]
         return taken
 
 

@@ -1,16 +1,21 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the step, and the plan of a whole run."""
 
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
 from jpegcurr.recipe.schema import Recipe, ScheduleSection
+from jpegcurr.training.checks import check_recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
+from jpegcurr.training.data.datasets import count_images
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEpoch:
-    """An epoch before it is trained: ``steps`` optimiser steps at rates from ``lr_first`` to ``lr_last``, on ``images``."""
+    """An epoch before it is trained: ``steps`` optimiser steps on ``images``, with rates from ``lr_first`` to ``lr_last``.
+
+    ``size`` is the side length of the model's input, in pixels.
+    """
 
     plan: EpochPlan
     size: int
@@ -20,13 +25,24 @@ class PlannedEpoch:
     lr_last: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, for JSON; ``data`` are shares by data set."""
-        figures = {name: getattr(self, name) for name in ("lr_first", "lr_last", "size", "steps", "images")}
-        return {"epoch": self.plan.epoch, "phase": self.plan.phase, "data": dict(self.plan.shares), **figures}
+        """Return plain values by name, for JSON; ``data`` holds the share of each data set."""
+        numbers = {name: getattr(self, name) for name in ("lr_first", "lr_last", "size", "steps", "images")}
+        return {"epoch": self.plan.epoch, "phase": self.plan.phase, "data": dict(self.plan.shares), **numbers}
+
+
+def plan_run(recipe: Recipe) -> list[PlannedEpoch]:
+    """Check ``recipe`` and return its epochs; nothing is created, and neither torch nor timm is imported.
+
+    Raises:
+        RecipeError, UsageError: the recipe cannot be trained.
+        BetonError: the first training set is missing, and no other file tells how many images it would hold.
+    """
+    check_recipe(recipe)
+    return planned_epochs(recipe, count_images(recipe))
 
 
 def planned_epochs(recipe: Recipe, images: int) -> list[PlannedEpoch]:
-    """All that is settled beforehand about a run on ``images`` training images."""
+    """Return every epoch of a run on ``images`` training images."""
     return [_planned(recipe, plan, images // plan.batch) for plan in plan_epochs(recipe)]
 
 
@@ -36,13 +52,14 @@ def _planned(recipe: Recipe, plan: EpochPlan, steps: int) -> PlannedEpoch:
 
 
 def learning_rate(schedule: ScheduleSection, plan: EpochPlan, step: int, steps: int) -> float:
-    """Return the rate of the ``step``-th (from 0) of the ``steps`` of the epoch ``plan``.
+    """Return the rate of step number ``step`` (from 0) of the ``steps`` of the epoch ``plan``.
 
     Warm-up is ``linspace(0, lr, n)``, both ends included, so the first step has rate 0 and the peak comes twice; the cosine
-    stops one step short of ``min_lr``. Source: ConvNeXt's ``utils.cosine_scheduler``, which a resumed run builds anew from
-    its ``--epochs``; that is what a ``horizon`` that changes between phases reproduces. With ``per: epoch`` it is torch's
-    ``LinearLR`` before a ``CosineAnnealingLR``: the peak comes once, in the first epoch after warm-up. Where phases differ in
-    their batch, and so in their steps, the curve stays the same over epochs.
+    stops one step short of ``min_lr``. Source: ConvNeXt's ``utils.cosine_scheduler``. A resumed run of the authors' program
+    builds that schedule again from its ``--epochs``, which a ``horizon`` that changes between phases reproduces.
+
+    With ``per: epoch`` the schedule is torch's ``LinearLR`` before a ``CosineAnnealingLR``: the peak comes once, in the first
+    epoch after warm-up. Where phases differ in their batch, and so in their steps, the curve over epochs stays the same.
     """
     per_step = schedule.per == "step"
     steps, now = (steps, plan.epoch * steps + step) if per_step else (1, plan.epoch)

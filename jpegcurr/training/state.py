@@ -1,30 +1,32 @@
-"""What a run works on, and how far it is."""
+"""The state of a run: its model and optimiser, and the progress of the current epoch."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from timm.utils import ModelEmaV3
 
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.data.sampling import Indices
 from jpegcurr.training.metrics import Normaliser
+
+if TYPE_CHECKING:  # so that reading a checkpoint's header needs no timm
+    from timm.utils import ModelEmaV3
 
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """All that an epoch changes or needs; ``images`` are in the training set, ``batches`` the samples of its micro-batches.
+    """Everything that a training step reads or changes; ``images`` is the number of images in the training set.
 
-    ``model`` holds the weights; ``prepared`` is the same as it is called in training, compiled or in parallel.
+    ``model`` holds the weights; ``prepared`` is the same model as training calls it, compiled or wrapped for several processes.
     """
 
     recipe: Recipe
     runtime: Runtime
     classes: int
     images: int
-    batches: Callable[[int], list[Indices]]
     model: torch.nn.Module
     prepared: torch.nn.Module
     normalise: Normaliser
@@ -34,23 +36,24 @@ class TrainState:
 
     @property
     def micro(self) -> int:
-        """Images a forward pass."""
+        """Images per forward pass."""
         return self.recipe.micro(self.runtime.world.ranks)
 
     def steps(self, plan: EpochPlan) -> int:
-        """Optimiser steps of an epoch."""
+        """Return the number of optimiser steps of an epoch."""
         return self.images // plan.batch
 
     def micro_batches(self, plan: EpochPlan) -> int:
-        """Forward passes of this process for one step."""
+        """Return the number of forward passes of this process per optimiser step."""
         return plan.batch // (self.micro * self.runtime.world.ranks)
 
 
 @dataclass(slots=True)
 class EpochProgress:
-    """How far an epoch is: after ``step`` steps, whose losses sum to ``loss``, in ``seconds``, ``waited`` of them for images.
+    """The progress of an epoch: ``step`` steps done, their summed ``loss``, and the ``seconds`` that they took.
 
-    ``replaced`` samples are this process's and, in the first, those of all from before a resume.
+    ``waited`` are the seconds spent waiting for images, ``skipped`` the steps that were not taken, and ``replaced`` the samples
+    that this process replaced; in the first process they include those of all processes from before a resume.
     """
 
     epoch: int
@@ -62,11 +65,11 @@ class EpochProgress:
     skipped: int = 0
 
     @classmethod
-    def at_start(cls, epoch: int, runtime: Runtime) -> "EpochProgress":
-        """Nothing of ``epoch`` is done."""
+    def at_start(cls, epoch: int, runtime: Runtime) -> EpochProgress:
+        """Return the progress of an epoch that has not started."""
         return cls(epoch, 0, torch.zeros((), device=runtime.device))
 
     @property
     def mean_loss(self) -> float:
-        """Of the steps so far that were taken; reading it waits for the device."""
+        """The mean loss of the steps taken so far; reading it waits for the device."""
         return self.loss.item() / max(self.step - self.skipped, 1)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +62,8 @@ def read_metrics(folder: Path) -> list[Row]:
 def check_trackers(names: Sequence[str]) -> None:
     """Raise UsageError if a tracker named in a recipe is not installed."""
     for name in names:
-        _import_tracker(name)
+        if find_spec(name) is None:  # importing it would import torch
+            raise _missing(name)
 
 
 def open_trackers(names: Sequence[str], folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Tracker]:
@@ -106,4 +108,8 @@ def _import_tracker(name: str) -> Any:
     try:
         return import_module(_MODULES[name])
     except ImportError:
-        raise UsageError(f"tracking: {name} is not installed: pip install 'jpegcurr[{name}]'.") from None
+        raise _missing(name) from None
+
+
+def _missing(name: str) -> UsageError:
+    return UsageError(f"tracking: {name} is not installed: pip install 'jpegcurr[{name}]'.")

@@ -1,4 +1,4 @@
-"""What is kept of a run, going back to it, and going on for longer."""
+"""Kept checkpoints: going back to one, and training a finished run for longer."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def test_the_last_states_are_kept_and_the_newest_takes_no_room(betons: Path, cpu
     assert kept() == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
     assert STATE.samefile("run/checkpoints/epoch-0003.safetensors")
     longer = tiny_recipe(betons, tmp_path, "save.last=1", "schedule.horizon=phase", "curriculum.1.until_epoch=5")
-    with pytest.raises(RecipeError, match=r"schedule\.horizon=phase: its cosine then begins anew"):
+    with pytest.raises(RecipeError, match=r"schedule\.horizon=phase: its cosine then starts again"):
         train(longer, Path("run"), runtime=cpu, resume=True)
 
 
@@ -51,7 +51,7 @@ def test_one_can_go_back_to_a_kept_state_and_comes_to_the_same_end(
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(
     betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, wait: float
 ) -> None:
-    """By SIGKILL, some time after its first checkpoint, whatever it is doing."""
+    """The run is killed by SIGKILL at any moment after its first checkpoint."""
     recipe = tiny_recipe(betons, tmp_path)
     Path("tiny.yaml").write_text(dump_recipe(recipe))
     words = ["train", "--recipe", "tiny.yaml", "--device", "cpu", "--out", "run", "--save-every", "1"]
@@ -94,8 +94,8 @@ def test_the_best_epoch_is_the_one_of_the_column_asked_for(
 ) -> None:
     train(tiny_recipe(betons, tmp_path, f"save.best={column}"), Path("run"), runtime=cpu)
     values = [row[column] for row in read_metrics(Path("run"))]
-    said = json.loads(Path("run/best/best.json").read_text())
-    assert said == {"epoch": values.index(best(values)), "column": column, "value": best(values)}
+    best_json = json.loads(Path("run/best/best.json").read_text())
+    assert best_json == {"epoch": values.index(best(values)), "column": column, "value": best(values)}
     weights = load_run(Path("run"), cpu, "best").model.state_dict()
     theirs = timm.create_model("local-dir:run/best", pretrained=True).state_dict()
     assert all(torch.equal(weights[name], theirs[name]) for name in theirs)
@@ -108,8 +108,8 @@ def test_the_best_of_a_future_that_was_given_up_is_forgotten(
     best.write_text(json.dumps({"epoch": 3, "column": "val/clean/top1", "value": 101.0}))
     (trained_copy / "checkpoints/epoch-0001.safetensors").replace(trained_copy / "state.safetensors")
     train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
-    said = json.loads(best.read_text())
-    assert said["value"] == read_metrics(trained_copy)[said["epoch"]]["val/clean/top1"]
+    best_json = json.loads(best.read_text())
+    assert best_json["value"] == read_metrics(trained_copy)[best_json["epoch"]]["val/clean/top1"]
 
 
 def test_a_state_torn_within_an_epoch_names_the_newest_that_is_kept(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
@@ -127,18 +127,18 @@ def test_a_state_torn_within_an_epoch_names_the_newest_that_is_kept(betons: Path
         train(recipe, Path("run"), runtime=cpu, resume=True)
 
 
-def test_a_whole_run_goes_on_for_longer_and_its_new_rates_are_said(
+def test_a_whole_run_goes_on_for_longer_and_its_new_rates_are_reported(
     betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run that was planned to end goes on in a new phase, with a cosine of its own: the original experiment."""
+    """A finished run continues with a new phase and a cosine of its own, as in the original experiment."""
     longer = ("curriculum=[{data: clean, until_epoch: 2}, {data: q50, until_epoch: 4}, {data: q50, until_epoch: 8}]",)
     with pytest.raises(RecipeError, match="To train for longer, add a phase"):
         train(tiny_recipe(betons, tmp_path, *longer), trained_copy, runtime=cpu, resume=True)
     train(tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]"), Path("run"), runtime=cpu)
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         train(tiny_recipe(betons, tmp_path, "schedule.horizon=phase"), Path("run"), runtime=cpu, resume=True)
-    (said,) = [line for line in caplog.messages if line.startswith("the plan has changed")]
-    first, *lines = said.splitlines()
+    (change,) = [line for line in caplog.messages if line.startswith("the plan has changed")]
+    first, *lines = change.splitlines()
     assert first == "the plan has changed: 4 epochs instead of 2. From here on:"
     assert [line.split("  lr ")[0] for line in lines] == ["  epoch   2  q50", "  epoch   3  q50"]
     rate = 1e-6 + (2e-3 - 1e-6) / 2 * (1 + math.cos(math.pi / 3))  # a third of the way from epoch 1 to 4

@@ -21,7 +21,7 @@ from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader
-from jpegcurr.training.data.sampling import Batch, EpochSampler, Variant
+from jpegcurr.training.data.sampling import EpochSampler, Variant
 
 pytestmark = list(FFCV)
 KINDS = ("ffcv", "plain")
@@ -35,9 +35,9 @@ def write(path: Path, payloads: Sequence[bytes], side: int = SIDE) -> Beton:
     return Beton(write_beton(path, [(payload, side, side, label) for label, payload in enumerate(payloads)]))
 
 
-def epoch(kind: str, sampler: EpochSampler, cpu: Runtime, number: int = 0) -> Batch:
+def epoch(kind: str, sampler: EpochSampler, cpu: Runtime, number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     batches = list(open_loader(kind, sampler, cpu).at(number))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, _ in batches])
 
 
 def pictures(images: torch.Tensor) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_pixels_are_the_same_for_any_workers_and_on_replay(betons: Path, cpu: Ru
     plans = (EpochPlan(0, 0, CLEAN, 0.0, 1), EpochPlan(1, 1, MIXED, 0.0, 2))
     sampler = EpochSampler(variants, ImageSection(size=40), train=True, batch=8, seed=3, plans=plans)
     loader = open_loader(kind, replace(sampler, workers=1), cpu)
-    first = [torch.cat([images for images, _ in loader.at(number)]) for number in (0, 1, 0, 1)]
+    first = [torch.cat([images for images, *_ in loader.at(number)]) for number in (0, 1, 0, 1)]
     assert torch.equal(first[0], first[2])
     assert torch.equal(first[1], first[3])
     assert not torch.equal(first[0], first[1])
@@ -154,8 +154,8 @@ def test_one_loader_swaps_and_mixes_files_sample_by_sample(betons: Path, cpu: Ru
     for number, names in enumerate((["clean"], ["q50"], ["clean", "q50"])):
         order = sampler.order(number)
         drawn = sampler.samples(number, order)["variant"]
-        expected = {name: torch.cat([images for images, _ in alone[name].at(number)]) for name in names}
-        mixed = torch.cat([images for images, _ in loader.at(number)])
+        expected = {name: torch.cat([images for images, *_ in alone[name].at(number)]) for name in names}
+        mixed = torch.cat([images for images, *_ in loader.at(number)])
         for position, image in enumerate(mixed):
             assert torch.equal(image, expected[list(files)[drawn[position]]][position])
     assert set(drawn) == {0, 1}
@@ -169,7 +169,7 @@ def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path
     variant = Variant(Beton(betons / "train-q50.beton"))
     loader = open_loader(kind, EpochSampler({"": variant}, ImageSection(size=32), train=True, batch=30, plans=plans), cpu)
     compiled = len(make_batch.signatures)
-    assert [[tuple(images.shape) for images, _ in loader.at(number)] for number in range(3)] == [
+    assert [[tuple(images.shape) for images, *_ in loader.at(number)] for number in range(3)] == [
         [(30, 3, size, size), (18, 3, size, size)] for size in (40, 64, 32)
     ]
     assert len(make_batch.signatures) == compiled
@@ -180,7 +180,7 @@ def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path
 def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runtime, kind: str, batch: int) -> None:
     sampler = EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
     counts = []
-    for images, labels in open_loader(kind, sampler, cpu).at(0):
+    for images, labels, _ in open_loader(kind, sampler, cpu).at(0):
         assert images.shape == (len(labels), 3, 40, 40)
         assert labels.shape == (len(labels),)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
@@ -288,9 +288,9 @@ def test_on_error_skip_both_loaders_take_the_same_replacement_and_count_it(tmp_p
         for number in (0, 1):
             batches = list(loader.at(number))
             assert loader.replaced == 2
-            labels = torch.cat([labels for _, labels in batches])
+            labels = torch.cat([labels for _, labels, _ in batches])
             assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label belongs to the picture"
-            epochs.append((torch.cat([images for images, _ in batches]), labels))
+            epochs.append((torch.cat([images for images, *_ in batches]), labels))
     for number in (0, 1):
         assert torch.equal(epochs[number][1], epochs[2 + number][1])
         assert (epochs[number][0].int() - epochs[2 + number][0].int()).abs().max() <= 1

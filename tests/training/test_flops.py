@@ -1,4 +1,4 @@
-"""What training an image costs, against published counts, and which share of a device's peak that is."""
+"""Operations of training on an image, against published counts, and the share of a device's peak."""
 
 import pytest
 import timm
@@ -60,13 +60,13 @@ def test_a_larger_image_costs_as_much_more_as_it_has_pixels() -> None:
 
 def test_the_model_is_neither_run_nor_changed() -> None:
     model = timm.create_model("resnet18", num_classes=4).eval()  # whose batch norms count what they see
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     drawn = torch.get_rng_state()
     with torch.no_grad():
         training_flops(model, 32)
     assert not model.training
-    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
-    assert all(each.grad is None and each.requires_grad for each in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(tensor.grad is None and tensor.requires_grad for tensor in model.parameters())
     assert torch.equal(torch.get_rng_state(), drawn)
 
 

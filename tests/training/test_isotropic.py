@@ -1,4 +1,4 @@
-"""The ConvNeXts without stages against the paper's figures, and in everything that is done with a model here."""
+"""Isotropic ConvNeXts: the paper's numbers, and every use of a model in this package."""
 
 from math import prod
 from pathlib import Path
@@ -32,34 +32,34 @@ default_cfgs = {TINY: isotropic.default_cfgs["convnext_isotropic_small"]}  # tim
 
 @register_model
 def convnext_isotropic_tiny_test(pretrained: bool = False, **options: Any) -> IsotropicConvNeXt:
-    """One that trains in a second."""
+    """Create a model that trains in a second."""
     return isotropic._create(TINY, pretrained, {"depth": DEPTH, "dim": DIM, **options})
 
 
 def authors_weights(classes: int, *, gamma: bool = False) -> StateDict:
-    """Random weights by the names of the authors' ``models/convnext_isotropic.py``."""
+    """Return random weights by the names of the authors' ``models/convnext_isotropic.py``."""
     random = torch.Generator().manual_seed(classes)
-    found: StateDict = {}
+    weights: StateDict = {}
 
     def put(name: str, *shape: int) -> None:
-        found[f"{name}.weight"] = torch.randn(shape, generator=random) / prod(shape[1:]) ** 0.5
-        found[f"{name}.bias"] = torch.randn(shape[0], generator=random) / 5
+        weights[f"{name}.weight"] = torch.randn(shape, generator=random) / prod(shape[1:]) ** 0.5
+        weights[f"{name}.bias"] = torch.randn(shape[0], generator=random) / 5
 
     put("stem", DIM, 3, 16, 16)
     for block in range(DEPTH):
         if gamma:
-            found[f"blocks.{block}.gamma"] = torch.randn(DIM, generator=random)
+            weights[f"blocks.{block}.gamma"] = torch.randn(DIM, generator=random)
         put(f"blocks.{block}.dwconv", DIM, 1, 7, 7)
         put(f"blocks.{block}.norm", DIM)
         put(f"blocks.{block}.pwconv1", 4 * DIM, DIM)
         put(f"blocks.{block}.pwconv2", DIM, 4 * DIM)
     put("norm", DIM)
     put("head", classes, DIM)
-    return found
+    return weights
 
 
 def authors_forward(weights: StateDict, images: torch.Tensor) -> torch.Tensor:
-    """What the paper's section 3.3 and figure 4 describe: patches, blocks at one size, pooling, norm, linear."""
+    """Compute the model of the paper's section 3.3 and figure 4: patches, blocks at one size, pooling, norm, linear."""
 
     def of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -91,7 +91,7 @@ def test_models_are_as_large_as_the_paper_says(size: str, parameters: float, gma
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(count)
         model(torch.empty(1, 3, 224, 224))
-    assert sum(each.numel() for each in model.parameters()) == pytest.approx(parameters, abs=5e3)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(parameters, abs=5e3)
     assert counted / 1e9 == pytest.approx(gmacs, abs=0.0005)
     assert any(name.endswith("gamma") for name, _ in model.named_parameters()) == scaled
 
@@ -130,18 +130,18 @@ def test_it_begins_as_the_authors_does() -> None:
     dropped = [getattr(block.drop_path, "drop_prob", 0.0) for block in model.blocks]
     assert dropped == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
     scaled = timm.create_model("convnext_isotropic_large", dim=8).state_dict()
-    gammas = [each for name, each in scaled.items() if name.endswith("gamma")]
+    gammas = [tensor for name, tensor in scaled.items() if name.endswith("gamma")]
     assert torch.allclose(torch.stack(gammas), torch.full((36, 8), 1e-6))
 
 
 def test_every_parameter_learns() -> None:
     model = create_model(ModelSection(name=TINY, drop_path=0.1, layer_scale=0.5), 5).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.nn.functional.cross_entropy(model(images), torch.arange(64) % 5).backward()
     optimizer.step()
-    assert not [name for name, each in model.state_dict().items() if torch.equal(each, before[name])]
+    assert not [name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])]
 
 
 def test_it_has_what_timms_models_have() -> None:
@@ -158,7 +158,7 @@ def test_it_has_what_timms_models_have() -> None:
     model.reset_classifier(0)
     assert torch.equal(model(images), model.forward_head(features, pre_logits=True))
     maps = timm.create_model(TINY, features_only=True, out_indices=(0, 2))
-    assert [tuple(each.shape) for each in maps(torch.randn(1, 3, 64, 64))] == [(1, DIM, 4, 4)] * 2
+    assert [tuple(level.shape) for level in maps(torch.randn(1, 3, 64, 64))] == [(1, DIM, 4, 4)] * 2
     assert maps.feature_info.reduction() == [16, 16]
 
 
@@ -188,6 +188,6 @@ def test_a_run_is_trained_exported_loaded_and_explained(betons: Path, photos: Pa
     assert [example.seen[0].cam.shape for example in study.examples] == [(4, 4)] * 2
 
 
-def test_a_name_that_is_nearly_right_is_told() -> None:
+def test_a_name_that_is_nearly_right_is_reported() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'convnext_isotropic_small'"):
         create_model(ModelSection(name="convnext_isotropic_smal"), 10)

@@ -1,4 +1,4 @@
-"""The contract of both loaders, and what each promises besides."""
+"""The contract of both loaders, and the promises of either one."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def training(beton: Beton, workers: int = 1) -> EpochSampler:
 
 @pytest.fixture
 def loader(request: pytest.FixtureRequest, betons: Path, cpu: Runtime) -> Loader:
-    """A training or a validation loader of either kind; compiled once a session."""
+    """Return a training or validation loader of either kind, compiled once per session."""
     kind, train = request.param
     if (kind, train) not in _open:
         if train:
@@ -56,13 +56,14 @@ def params(train: bool) -> list[object]:
 def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: Loader, sampler: EpochSampler) -> None:
     for epoch in (0, 3):
         batches = list(loader.at(epoch))
-        assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
+        assert [len(labels) for _, labels, _ in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
         assert len(loader) == 5
-        for images, labels in batches:
+        for images, labels, numbers in batches:
             assert images.shape == (8, 3, 40, 40)
-            assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
-        seen = torch.cat([labels for _, labels in batches]).numpy()
-        assert (seen == sampler.beton.labels[sampler.order(epoch)]).all()
+            assert (images.dtype, labels.dtype, numbers.dtype) == (torch.uint8, torch.int64, np.int64)
+        labels = torch.cat([batch.labels for batch in batches]).numpy()
+        assert (labels == sampler.beton.labels[sampler.order(epoch)]).all()
+        assert np.array_equal(np.concatenate([batch.numbers for batch in batches]), sampler.order(epoch))
     assert not np.array_equal(sampler.order(0), sampler.order(3))
 
 
@@ -70,20 +71,30 @@ def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: 
 def test_a_validation_epoch_is_every_sample_once_as_pillow_sees_it(loader: Loader, betons: Path) -> None:
     beton = Beton(betons / "val-source.beton")
     batches = list(loader.at(0))
-    assert [len(labels) for _, labels in batches] == [7, 7, 2]
+    assert [len(labels) for _, labels, _ in batches] == [7, 7, 2]
     assert len(loader) == 3
-    images = torch.cat([images for images, _ in batches])
-    assert torch.cat([labels for _, labels in batches]).tolist() == beton.labels.tolist()
+    images = torch.cat([images for images, *_ in batches])
+    assert torch.cat([labels for _, labels, _ in batches]).tolist() == beton.labels.tolist()
+    assert np.concatenate([batch.numbers for batch in batches]).tolist() == list(range(16))
     for index, image in enumerate(images):
         expected = centre_crop(read_pixels(beton, index), IMAGE)
         assert (image.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
+def test_an_epoch_may_start_at_any_batch(loader: Loader) -> None:
+    whole, rest = list(loader.at(2)), list(loader.at(2, 3))
+    for batch, again in zip(whole[3:], rest, strict=True):
+        assert np.array_equal(batch.numbers, again.numbers)
+        assert torch.equal(batch.images, again.images)
+        assert torch.equal(batch.labels, again.labels)
+
+
+@pytest.mark.parametrize("loader", params(train=True), indirect=True)
 def test_kept_batches_do_not_change(loader: Loader) -> None:
     kept = []
     copies = []
-    for images, labels in loader.at(1):
+    for images, labels, _ in loader.at(1):
         kept.append((images, labels))
         copies.append((images.clone(), labels.clone()))
     for (images, labels), (images_then, labels_then) in zip(kept, copies, strict=True):
@@ -102,7 +113,7 @@ def test_an_epoch_left_early_leaves_no_thread_and_the_next_is_whole(loader: Load
     while threading.active_count() > before and time.monotonic() < patience:
         time.sleep(0.01)
     assert threading.active_count() <= before
-    assert sum(len(labels) for _, labels in loader.at(0)) == 40
+    assert sum(len(labels) for _, labels, _ in loader.at(0)) == 40
 
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
@@ -117,7 +128,7 @@ def test_plain_pixels_depend_on_seed_epoch_and_sample_alone(sampler: EpochSample
     torch.manual_seed(workers)
     state = torch.get_rng_state()
     batches = list(open_loader("plain", training(sampler.beton, workers), cpu).at(2))
-    images = torch.cat([images for images, _ in batches])
+    images = torch.cat([images for images, *_ in batches])
     for position, index in enumerate(sampler.order(2)):
         (row,) = sampler.samples(2, np.array([index]))
         assert np.array_equal(images[position].permute(1, 2, 0).numpy(), render(sampler, row, 40))
@@ -156,7 +167,7 @@ def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -
     sampler = centre_crop(pixels, image).float()
     assert sampler.shape == (3, 64, 64)
     others = [
-        centre_crop(pixels, ImageSection(size=64, interpolation=each)).float() for each in ("area", "bilinear", "bicubic")
+        centre_crop(pixels, ImageSection(size=64, interpolation=method)).float() for method in ("area", "bilinear", "bicubic")
     ]
     assert sum(torch.equal(sampler, other) for other in others) == 1
 
@@ -242,12 +253,12 @@ def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
     for kind in ("plain", "ffcv") if find_spec("ffcv") else ("plain",):
         sampler = EpochSampler.of(Variant(Beton(betons / "train-q50.beton")), IMAGE, batch=4, workers=2)
         first, second = (open_loader(kind, sampler, cpu).at(0) for _ in range(2))
-        for (images, labels), (images_too, labels_too) in zip(first, second, strict=True):
+        for (images, labels, _), (images_too, labels_too, _) in zip(first, second, strict=True):
             assert torch.equal(images, images_too)
             assert torch.equal(labels, labels_too)
 
 
-def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
+def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_the_log_says_so(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variants = {name: Variant(Beton(betons / f"train-{name}.beton")) for name in ("source", "q50")}
@@ -261,8 +272,8 @@ def test_files_that_do_not_fit_into_memory_are_read_in_pieces_and_it_is_said(
         choose("loader.os_cache=false")
     off, (reason,) = choose("loader.os_cache=false", "batch.order=quasi_random")
     assert not off
-    assert reason.startswith("files are read ahead and given back (")
-    monkeypatch.setattr(loaders, "available_memory", lambda: sum(each.beton.file_size for each in variants.values()))
+    assert reason.startswith("files are read ahead, and their pages released (")
+    monkeypatch.setattr(loaders, "available_memory", lambda: sum(variant.beton.file_size for variant in variants.values()))
     kept, (advice,) = choose()
     assert kept
     assert "batch.order=quasi_random" in advice

@@ -1,4 +1,4 @@
-"""timm's pretrained models where a run could stand: the names, how they see, and what is said where they cannot be had."""
+"""timm's pretrained models in place of a run: names, preprocessing, and errors."""
 
 import csv
 import warnings
@@ -23,7 +23,7 @@ NAME = "test_convnext.r160_in1k"
 
 
 def create_untrained(name: str, *, pretrained: bool, **options: object) -> torch.nn.Module:
-    """What timm makes of a name, without the download."""
+    """Create timm's model of a name, without the download."""
     assert pretrained
     torch.manual_seed(0)
     return timm.create_model(name, **options)
@@ -44,10 +44,10 @@ def test_the_fifteen_legacy_names_are_what_timm_makes_of_them() -> None:
     assert len(LEGACY) == 15
     assert all(timm.is_model(old) and timm.is_model(name) and timm.is_model_pretrained(name) for old, name in LEGACY.items())
     for old in ("convnext_tiny_in22ft1k", "convnext_tiny_384_in22ft1k", "convnext_tiny_in22k"):
-        with torch.device("meta"), warnings.catch_warnings(record=True) as said:
+        with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             timm.create_model(old)
-        assert str(said[0].message) == f"Mapping deprecated model name {old} to current {LEGACY[old]}."
+        assert str(caught[0].message) == f"Mapping deprecated model name {old} to current {LEGACY[old]}."
 
 
 def test_a_legacy_name_is_loaded_by_todays(cpu: Runtime) -> None:
@@ -70,8 +70,8 @@ def test_a_named_model_gives_timms_own_probabilities(cpu: Runtime) -> None:
     transform = create_transform(**config | {"crop_pct": 1.0})
     with Image.open("cat.png") as image, torch.inference_mode():
         expected = named.model(transform(image.crop((4, 4, 164, 164)))[None]).softmax(dim=1)[0].numpy()
-    (seen,) = classify(named, [Path("cat.png")], cpu)
-    np.testing.assert_allclose(seen.probabilities, expected, rtol=1e-4)
+    (prediction,) = classify(named, [Path("cat.png")], cpu)
+    np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-4)
     assert not np.allclose(expected, 1e-3, rtol=1e-3), "a model that says nothing would pass"
 
 
@@ -87,8 +87,8 @@ def test_imagenets_classes_are_wordnets_numbers_and_have_names(cpu: Runtime) -> 
 def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime, weights: Path) -> None:
     named = load_named(NAME, cpu, checkpoint=weights)
     assert named.classes == tuple("0123456")
-    found, expected = named.model.state_dict(), torch.load(weights, weights_only=True)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    loaded, expected = named.model.state_dict(), torch.load(weights, weights_only=True)
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
@@ -99,26 +99,26 @@ def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("convnext_tiny.fb_in22k_ft_in1", r"no weights for .*Did you mean 'convnext_tiny\.fb_in22k_ft_in1k'"),
         ("convnext_tinny", "timm has no model of that name. Did you mean 'convnext_tiny'"),
         ("convnext_tiny_in22ft1", "Did you mean 'convnext_tiny_in22ft1k'"),
         ("runs/nowhere", "does not exist, .*jpegcurr models"),
-        ("convnext_base.clip_laiona", "its weights are without classes"),
-        ("volo_d5_512.sail_in1k", "in a way not done here: val_crop"),
+        ("convnext_base.clip_laiona", "its weights have no classes"),
+        ("volo_d5_512.sail_in1k", "preprocessing that is not supported: val_crop"),
     ],
 )
-def test_a_name_that_cannot_be_used_is_a_sentence(cpu: Runtime, name: str, said: str) -> None:
+def test_a_name_that_cannot_be_used_is_a_sentence(cpu: Runtime, name: str, message: str) -> None:
     def create(name: str, **options: object) -> torch.nn.Module:
         with torch.device("meta"):
             return create_untrained(name, **options)
 
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         load_classifier(Path(name), cpu, create=create)
 
 
-def test_without_a_network_the_way_out_is_said(cpu: Runtime) -> None:
+def test_without_a_network_the_way_out_is_reported(cpu: Runtime) -> None:
     with pytest.raises(
         JpegcurrError, match=r"could not be downloaded \(Name or service not known\).*--checkpoint FILE"
     ) as left:
@@ -144,12 +144,12 @@ def test_predict_takes_a_name_and_a_file_of_weights(weights: Path, capsys: pytes
 
 
 def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = {each.name: each for each in list_named("convnext_tiny*")}
+    listed = {model.name: model for model in list_named("convnext_tiny*")}
     tiny = listed["convnext_tiny.fb_in22k_ft_in1k_384"]
     assert (tiny.legacy, tiny.size, tiny.classes, tiny.parameters) == ("convnext_tiny_384_in22ft1k", 384, 1000, 28_589_128)
     assert "convnext_tiny.dinov3_lvd1689m" not in listed, "it does not classify"
-    assert "volo_d5_512.sail_in1k" not in {each.name for each in list_named("volo_d5", count=0)}, "predict refuses it"
-    assert [each.name for each in list_named("small_in22k", count=0)] == ["convnext_small.fb_in22k"]
+    assert "volo_d5_512.sail_in1k" not in {model.name for model in list_named("volo_d5", count=0)}, "predict refuses it"
+    assert [model.name for model in list_named("small_in22k", count=0)] == ["convnext_small.fb_in22k"]
     with pytest.raises(SystemExit) as left:
         main(["models", "convnxt_tiny"])
     assert left.value.code == 2

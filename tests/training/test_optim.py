@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and how fast each may move."""
+"""Weight decay and learning rates of parameters."""
 
 from math import ceil
 
@@ -16,7 +16,7 @@ def model_of(name: str) -> torch.nn.Module:
 
 
 def authors_layer(name: str) -> int:
-    """ConvNeXt's ``optim_factory.get_num_layer_for_convnext``, on the authors' names of parameters."""
+    """Return the layer by ConvNeXt's ``optim_factory.get_num_layer_for_convnext``, on the authors' names of parameters."""
     parts = name.split(".")
     if parts[0] == "downsample_layers":
         return {0: 0, 1: 2, 2: 3, 3: 12}[int(parts[1])]
@@ -27,7 +27,7 @@ def authors_layer(name: str) -> int:
 
 
 def authors_name(name: str) -> str:
-    """timm's name of a parameter -> the authors'."""
+    """Return the authors' name of a parameter from timm's."""
     if name.startswith("stem."):
         return name.replace("stem.", "downsample_layers.0.")
     if ".downsample." in name:
@@ -37,16 +37,16 @@ def authors_name(name: str) -> str:
 
 @pytest.mark.parametrize("name", ["convnext_small", "convnext_base", "convnextv2_base"])
 def test_layers_are_the_authors_fourteen(name: str) -> None:
-    names = [each for each, _ in model_of(name).named_parameters()]
+    names = [key for key, _ in model_of(name).named_parameters()]
     ids = layer_ids(model_of(name), names)
-    assert ids == {each: authors_layer(authors_name(each)) for each in names}
+    assert ids == {key: authors_layer(authors_name(key)) for key in names}
     assert set(ids.values()) == set(range(14))
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_atto", "convnextv2_nano"])
 def test_smaller_models_have_as_many_layers_as_groups_of_three_blocks_give(name: str) -> None:
     model = model_of(name)
-    ids = layer_ids(model, [each for each, _ in model.named_parameters()])
+    ids = layer_ids(model, [key for key, _ in model.named_parameters()])
     last = 4 + ceil(len(model.stages[2].blocks) / 3)
     assert set(ids.values()) == set(range(last + 1))
     assert (ids["stem.0.weight"], ids["stages.3.downsample.0.weight"], ids["head.fc.weight"]) == (0, last - 1, last)
@@ -73,12 +73,12 @@ def test_a_layer_moves_as_fast_as_its_distance_from_the_head_allows() -> None:
 def test_biases_norms_layer_scale_and_grn_are_not_decayed(name: str) -> None:
     model = model_of(name)
     groups = parameter_groups(model, OptimSection(weight_decay=0.05))
-    found = {each: group["weight_decay"] for group in groups for each in group["names"]}
-    assert found.keys() == {each for each, _ in model.named_parameters()}
+    decays = {key: group["weight_decay"] for group in groups for key in group["names"]}
+    assert decays.keys() == {key for key, _ in model.named_parameters()}
     for module_name, module in model.named_modules():
         weighs = isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
-        for each, _ in module.named_parameters(prefix=module_name, recurse=False):
-            assert found[each] == (0.05 if weighs and each.endswith(".weight") else 0.0), each
+        for key, _ in module.named_parameters(prefix=module_name, recurse=False):
+            assert decays[key] == (0.05 if weighs and key.endswith(".weight") else 0.0), key
 
 
 def test_grn_of_the_authors_shape_is_not_decayed() -> None:
@@ -111,27 +111,27 @@ def test_optimisers_are_those_named(section: OptimSection, kind: str, expected: 
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"name": "sgd", "betas": (0.9, 0.99)}, "betas does nothing with sgd"),
         ({"name": "nesterov", "eps": 1e-8}, "eps does nothing with nesterov"),
         ({"momentum": 0.9}, "momentum does nothing with adamw"),
     ],
 )
-def test_a_field_of_another_optimiser_is_refused(fields: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_field_of_another_optimiser_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         OptimSection.model_validate(fields)
 
 
 def test_a_step_moves_each_parameter_by_its_own_rate() -> None:
     model = timm.create_model("test_convnext", num_classes=4)
-    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = create_optimizer(model, OptimSection(name="sgd", weight_decay=0.0, momentum=0.0, layer_decay=0.5))
     set_learning_rate(optimizer, 1.0)
-    for each in model.parameters():
-        each.grad = torch.ones_like(each)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     ids = layer_ids(model, before)
-    for name, each in model.named_parameters():
-        moved = (before[name] - each.detach()).mean().item()
+    for name, parameter in model.named_parameters():
+        moved = (before[name] - parameter.detach()).mean().item()
         assert moved == pytest.approx(0.5 ** (max(ids.values()) - ids[name]), rel=1e-3), name

@@ -1,4 +1,4 @@
-"""Weights to start from, and that the models are those of the paper."""
+"""Weights to start from, and a comparison of the models with the paper's."""
 
 from argparse import Namespace
 from collections import OrderedDict
@@ -24,17 +24,17 @@ DIMS, DEPTHS = (40, 80, 160, 320), (2, 2, 6, 2)
 
 
 def authors_weights(classes: int, seed: int = 0) -> StateDict:
-    """Random weights of a ConvNeXt-Atto by the names of the authors' ``models/convnext.py``."""
+    """Return random weights of a ConvNeXt-Atto by the names of the authors' ``models/convnext.py``."""
     random = torch.Generator().manual_seed(seed)
 
     def weight(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=random) / max(1, shape[-1] * shape[-2] if len(shape) > 2 else 1) ** 0.5 / 5
 
-    found: StateDict = OrderedDict()
+    weights: StateDict = OrderedDict()
 
     def put(name: str, *shape: int) -> None:
-        found[f"{name}.weight"] = 1 + weight(*shape) if len(shape) == 1 else weight(*shape)
-        found[f"{name}.bias"] = weight(shape[0])
+        weights[f"{name}.weight"] = 1 + weight(*shape) if len(shape) == 1 else weight(*shape)
+        weights[f"{name}.bias"] = weight(shape[0])
 
     put("downsample_layers.0.0", DIMS[0], 3, 4, 4)
     put("downsample_layers.0.1", DIMS[0])
@@ -44,18 +44,18 @@ def authors_weights(classes: int, seed: int = 0) -> StateDict:
     for stage, (dim, depth) in enumerate(zip(DIMS, DEPTHS, strict=True)):
         for block in range(depth):
             name = f"stages.{stage}.{block}"
-            found[f"{name}.gamma"] = weight(dim)
+            weights[f"{name}.gamma"] = weight(dim)
             put(f"{name}.dwconv", dim, 1, 7, 7)
             put(f"{name}.norm", dim)
             put(f"{name}.pwconv1", 4 * dim, dim)
             put(f"{name}.pwconv2", dim, 4 * dim)
     put("norm", DIMS[-1])
     put("head", classes, DIMS[-1])
-    return found
+    return weights
 
 
 def authors_forward(weights: StateDict, x: torch.Tensor) -> torch.Tensor:
-    """What the authors' ConvNeXt computes, from their paper's figure 4 and ``models/convnext.py``."""
+    """Compute the authors' ConvNeXt, from their paper's figure 4 and ``models/convnext.py``."""
 
     def of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -80,7 +80,7 @@ def authors_forward(weights: StateDict, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def published() -> Path:
-    """A checkpoint as the authors' program writes it: weights, and a Namespace of its options."""
+    """Write a checkpoint as the authors' program does: weights, and a Namespace of its options."""
     path = Path("convnext.pth")
     torch.save({"model": authors_weights(10), "epoch": 299, "args": Namespace(model="convnext_atto", lr=4e-3)}, path)
     return path
@@ -104,14 +104,14 @@ def test_a_head_for_other_classes_is_begun_anew(published: Path) -> None:
 def test_files_of_timm_and_runs_are_started_from(trained: Path) -> None:
     model = timm.create_model("test_convnext", num_classes=4)
     torch.save(model.state_dict(), "timm.pth")
-    torch.save({"state_dict": {f"module.{name}": each for name, each in model.state_dict().items()}}, "wrapped.pth")
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}}, "wrapped.pth")
     save_file(model.state_dict(), "timm.safetensors")
     for file in ("timm.pth", "wrapped.pth", "timm.safetensors"):
         again = create_model(ModelSection(name="test_convnext", checkpoint=Path(file)), 4)
-        assert all(torch.equal(again.state_dict()[name], each) for name, each in model.state_dict().items()), file
+        assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items()), file
     run = timm.create_model(f"local-dir:{trained}", pretrained=True).state_dict()
     again = create_model(ModelSection(name="test_convnext", checkpoint=trained), 4)
-    assert all(torch.equal(again.state_dict()[name], each) for name, each in run.items())
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in run.items())
 
 
 class _Harm:
@@ -128,13 +128,13 @@ def test_a_pickle_that_would_do_something_is_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\x80\x04N.", b"PK\x03\x04"])
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_what_holds_no_weights_is_told(data: bytes, name: str) -> None:
+def test_what_holds_no_weights_is_reported(data: bytes, name: str) -> None:
     Path(name).write_bytes(data)
-    with pytest.raises(UsageError, match=r"a\.(pth|safetensors) (cannot be read as weights|holds something else)"):
+    with pytest.raises(UsageError, match=r"a\.(pth|safetensors) (cannot be read as weights|holds something other)"):
         load_weights(Path(name))
 
 
-def test_a_missing_checkpoint_and_one_of_another_model_are_told(published: Path, cpu: Runtime, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_and_one_of_another_model_are_reported(published: Path, cpu: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.pth does not exist"):
         create_model(ModelSection(name="convnext_atto", checkpoint=Path("gone.pth")), 10)
     Path("gone").mkdir()
@@ -143,9 +143,10 @@ def test_a_missing_checkpoint_and_one_of_another_model_are_told(published: Path,
     with pytest.raises(RecipeError, match=r"'convnext_femto' cannot start from convnext\.pth: "):
         create_model(ModelSection(name="convnext_femto", checkpoint=published), 10)
     torch.save({"fc.weight": torch.zeros(3, 8), "trunk.weight": torch.zeros(8, 8)}, "other.pth")
-    with pytest.raises(RecipeError, match=r"other\.pth has other weights than 'test_resnet' needs: \d+ tensors, such as conv1"):
+    message = r"other\.pth does not hold the weights that 'test_resnet' needs: \d+ tensors, such as conv1"
+    with pytest.raises(RecipeError, match=message):
         create_model(ModelSection(name="test_resnet", checkpoint=Path("other.pth")), 10)
-    with pytest.raises(RecipeError, match="timm cannot make 'resnet18' with these settings"):
+    with pytest.raises(RecipeError, match="timm cannot create 'resnet18' with these settings"):
         create_model(ModelSection(name="resnet18", layer_scale=1e-6), 10)
 
 
@@ -209,5 +210,5 @@ def test_models_are_as_large_as_the_paper_says(name: str, parameters: int, gmacs
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(count)
         model(torch.empty(1, 3, 224, 224))
-    assert sum(each.numel() for each in model.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert gmacs is None or counted / 1e9 == pytest.approx(gmacs, abs=0.0005)

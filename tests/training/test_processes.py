@@ -107,7 +107,7 @@ def test_one_process_may_resume_a_run_of_two(
     shutil.copytree(pair, "run")
     Path("run/checkpoints/epoch-0001.safetensors").replace("run/state.safetensors")
     train(tiny_recipe(betons, tmp_path, *OPTIONS), Path("run"), runtime=cpu, resume=True)
-    assert "saved by 2 processes, going on with 1: what stochastic depth drops is drawn anew" in caplog.messages
+    assert "the checkpoint is of 2 processes, and 1 resume it: stochastic depth drops other paths" in caplog.messages
     for row, expected in zip(read_metrics(Path("run")), read_metrics(pair), strict=True):
         assert row["train/loss"] == pytest.approx(expected["train/loss"], abs=2e-5)
 

@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The log of a run, and its progress bar."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime, World, resolve_runtime
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
-from jpegcurr.training.run_log import _shrunk, describe_change, describe_row, rate_warning, warn_of_loading
+from jpegcurr.training.run_log import _small_batch_warning, describe_change, describe_row, rate_warning, warn_of_loading
 from jpegcurr.training.train import train
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -22,7 +22,7 @@ ROW = {"epoch": 3, "data": "q50", "lr_first": 1e-3, "lr_last": 5e-4, "train/loss
 ROW |= {"data_wait": 0.25, "seconds": 100.0, "replaced": 0, "skipped": 0}
 
 
-def test_a_line_says_what_people_look_for() -> None:
+def test_a_line_says_what_people_want_to_know() -> None:
     measured = ROW | {"mfu": 0.31, "val/q50/top1": 71.23, "val/q50/ema_top1": 72.0, "replaced": 2, "skipped": 1}
     line = describe_row(measured, 150, 3725)
     assert line.startswith("epoch   3/150  q50  lr 1.0e-03 to 5.0e-04  loss 2.500  1234 img/s, 25% waiting, mfu 31%")
@@ -36,33 +36,35 @@ def test_a_changed_plan_says_its_length_only_where_that_changed(tmp_path: Path) 
     assert describe_change(before, shorter, 16, 2).startswith("the plan has changed: 3 epochs instead of 4. From here on:")
 
 
-@pytest.mark.parametrize(("wait", "seconds", "said"), [(0.25, 100.0, True), (0.1, 100.0, False), (0.25, 5.0, False)])
-def test_a_loader_that_is_the_limit_is_told(caplog: pytest.LogCaptureFixture, wait: float, seconds: float, said: bool) -> None:
+@pytest.mark.parametrize(("wait", "seconds", "warned"), [(0.25, 100.0, True), (0.1, 100.0, False), (0.25, 5.0, False)])
+def test_a_loader_that_is_the_limit_is_reported(
+    caplog: pytest.LogCaptureFixture, wait: float, seconds: float, warned: bool
+) -> None:
     warn_of_loading(ROW | {"data_wait": wait, "seconds": seconds}, SimpleNamespace(kind="plain"))  # type: ignore[arg-type]
-    assert ("the loader is the limit" in caplog.text) == said
+    assert ("the loader is the limit" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "said"),
+    ("name", "overrides", "part"),
     [
         ("convnext_tiny", [], None),
         ("two_phase", ["batch.size=736", "batch.per_device=184"], None),  # the original experiment's
         ("small_data", [], None),
-        ("convnext_tiny", ["schedule.lr=4e-2"], "10 times what ConvNeXt was trained with"),
+        ("convnext_tiny", ["schedule.lr=4e-2"], "10 times the rate that ConvNeXt was trained with"),
         ("convnext_tiny", ["batch.size=128"], "7.1e-04 would be the same"),
         ("two_phase", ["curriculum.1.lr=0.1"], "25 times"),
         ("convnext_base_22k_to_1k", ["schedule.lr=4e-2"], None),  # not from scratch
         ("resnet50_standard", ["schedule.lr=9"], None),
     ],
 )
-def test_a_rate_far_above_what_is_known_to_work_is_warned_of(name: str, overrides: list[str], said: str | None) -> None:
+def test_a_rate_far_above_what_is_known_to_work_is_warned_of(name: str, overrides: list[str], part: str | None) -> None:
     warning = rate_warning(load_recipe(RECIPES / f"{name}.yaml", overrides))
-    assert (warning is None) == (said is None)
-    assert said is None or said in str(warning)
+    assert (warning is None) == (part is None)
+    assert part is None or part in str(warning)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "ranks", "said"),
+    ("overrides", "ranks", "part"),
     [
         (["batch.per_device=16", "mix.mixup=0.8"], 2, "mixed in smaller groups"),
         (["batch.per_device=16", "model={name: test_resnet}"], 2, "normed in smaller groups"),
@@ -72,29 +74,29 @@ def test_a_rate_far_above_what_is_known_to_work_is_warned_of(name: str, override
     ],
 )
 def test_smaller_groups_on_many_devices_are_warned_of(
-    betons: Path, tmp_path: Path, overrides: list[str], ranks: int, said: str | None
+    betons: Path, tmp_path: Path, overrides: list[str], ranks: int, part: str | None
 ) -> None:
     recipe = tiny_recipe(betons, tmp_path, *overrides)
     model = create_model(recipe.model, 4)
     runtime = replace(resolve_runtime("cpu"), world=World(0, ranks))
-    warning = _shrunk(SimpleNamespace(recipe=recipe, model=model, runtime=runtime))  # type: ignore[arg-type]
-    assert (warning is None) == (said is None)
-    assert said is None or said in str(warning)
+    warning = _small_batch_warning(SimpleNamespace(recipe=recipe, model=model, runtime=runtime))  # type: ignore[arg-type]
+    assert (warning is None) == (part is None)
+    assert part is None or part in str(warning)
 
 
-def test_progress_is_told_step_by_step(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    seen: list[tuple[int, int, float, float]] = []
+def test_progress_is_reported_step_by_step(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    steps: list[tuple[int, int, float, float]] = []
 
     def follow(now: StepInfo) -> None:
         assert 0 <= now.waited <= 1
         assert now.images_per_second > 0
-        seen.append((now.plan.epoch, now.step, now.learning_rate, now.mean_loss()))
+        steps.append((now.plan.epoch, now.step, now.learning_rate, now.mean_loss()))
 
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]")
     rows = train(recipe, Path("run"), runtime=cpu, on_step=follow).rows
-    assert [each[:2] for each in seen] == [(epoch, step) for epoch in range(4) for step in (1, 2, 3)]
+    assert [step[:2] for step in steps] == [(epoch, step) for epoch in range(4) for step in (1, 2, 3)]
     for row in rows:
-        of_epoch = [each for each in seen if each[0] == row["epoch"]]
+        of_epoch = [step for step in steps if step[0] == row["epoch"]]
         assert (of_epoch[0][2], of_epoch[-1][2]) == (row["lr_first"], row["lr_last"])
         assert of_epoch[-1][3] == row["train/loss"]
         assert 0 <= float(row["data_wait"]) <= 1
@@ -108,10 +110,10 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
 
 
 def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
-    looks: list[int] = []
+    reads: list[int] = []
 
     def loss() -> float:
-        looks.append(1)
+        reads.append(1)
         return 2.345
 
     plan = SimpleNamespace(epoch=7, data="q50")
@@ -121,7 +123,7 @@ def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], caps
     shown = capsys.readouterr().err
     for part in ("epoch 7 (q50)", "10/10", "loss 2.345", "lr 1.0e-03", "5,120 img/s", "2% waiting"):
         assert part in shown
-    assert len(looks) == 1, "once a second, for each look waits for the device"
+    assert len(reads) == 1, "once a second, for each read waits for the device"
 
 
 def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

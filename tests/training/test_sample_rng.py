@@ -1,4 +1,4 @@
-"""Numbers that belong to a sample, and the crops made of them."""
+"""Random numbers of a sample, and crops drawn with them."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_random_boxes_are_distributed_like_torchvisions(height: int, width: int)
     meta = torch.empty(3, height, width, device="meta")
     drawn = [crop.make_params([meta]) for _ in range(count)]
     for column, name in ((TOP, "top"), (LEFT, "left"), (HEIGHT, "height"), (WIDTH, "width")):
-        assert ks_2samp(ours[:, column], [each[name] for each in drawn], method="asymp").pvalue > 1e-3, name
+        assert ks_2samp(ours[:, column], [box[name] for box in drawn], method="asymp").pvalue > 1e-3, name
     assert (ours[:, TOP] >= 0).all()
     assert (ours[:, LEFT] >= 0).all()
     assert (ours[:, [HEIGHT, WIDTH]] >= 1).all()

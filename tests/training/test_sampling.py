@@ -1,4 +1,4 @@
-"""What every loader is told to make: orders, ranks, mixtures, qualities."""
+"""The samples of an epoch: orders, ranks, mixtures, qualities."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_training_ranks_are_disjoint_and_make_the_same_steps_together(sampler: E
 
 @pytest.mark.parametrize(("ranks", "times"), [(1, 3), (2, 3), (1, 4), (4, 2)])
 def test_repeated_samples_are_other_crops_of_fewer_images(sampler: EpochSampler, ranks: int, times: int) -> None:
-    """As many images in all, each so many times within one step, and by other draws each time."""
+    """The epoch has as many images; a sample occurs several times within one step, with another crop every time."""
     whole = replace(sampler, repeats=times)
     count = len(sampler.beton)
     order = np.concatenate(
@@ -102,7 +102,7 @@ def test_repeated_samples_are_other_crops_of_fewer_images(sampler: EpochSampler,
 
 def test_a_phase_may_have_its_own_batch(betons: Path, tmp_path: Path) -> None:
     plans = plan_epochs(tiny_recipe(betons, tmp_path, "curriculum.1.batch=24"))
-    assert [each.batch for each in plans] == [16, 16, 24, 24]
+    assert [plan.batch for plan in plans] == [16, 16, 24, 24]
     sampler = EpochSampler({"clean": Variant(Beton(betons / "train-source.beton"))}, IMAGE, True, 8, step=16, plans=plans[1:3])
     assert [len(sampler.order(epoch)) for epoch in (0, 1)] == [48, 48]
     assert [sampler.step_of(epoch) for epoch in (0, 1)] == [16, 24]
@@ -187,7 +187,7 @@ def test_weights_of_a_phase_ramp_from_its_first_epoch_to_its_last() -> None:
 def test_plans_of_mixtures_and_ramps(betons: Path, tmp_path: Path) -> None:
     ramp = "curriculum=[{data: clean, until_epoch: 1}, {data: {clean: 1, q50: {start: 0, end: 1}}, until_epoch: 4, size: 64}]"
     plans = plan_epochs(tiny_recipe(betons, tmp_path, ramp))
-    assert [each.data for each in plans] == ["clean", "clean", "66.7% clean + 33.3% q50", "50% clean + 50% q50"]
-    assert [each.progress for each in plans] == [0, 0, 0.5, 1]
-    assert [each.size for each in plans] == [None, 64, 64, 64]
-    assert all(abs(sum(share for _, share in each.shares) - 1) < 1e-12 for each in plans)
+    assert [plan.data for plan in plans] == ["clean", "clean", "66.7% clean + 33.3% q50", "50% clean + 50% q50"]
+    assert [plan.progress for plan in plans] == [0, 0, 0.5, 1]
+    assert [plan.size for plan in plans] == [None, 64, 64, 64]
+    assert all(abs(sum(share for _, share in plan.shares) - 1) < 1e-12 for plan in plans)

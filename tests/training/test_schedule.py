@@ -1,5 +1,7 @@
-"""The learning rate at every step, against the programs whose rate it is."""
+"""The learning rate at every step, against the published programs; and the plan of a run."""
 
+import subprocess
+import sys
 from decimal import Decimal
 from math import cos, pi
 from pathlib import Path
@@ -7,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import tiny_tree
+from samples import tiny_recipe, tiny_tree
 
+from jpegcurr.errors import BetonError, RecipeError, UsageError
 from jpegcurr.recipe.loading import find_recipe, load_recipe
 from jpegcurr.recipe.schema import Recipe, ScheduleSection, StepDecay
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.schedule import learning_rate
+from jpegcurr.training.schedule import learning_rate, plan_run, planned_epochs
 
 
 def rates(schedule: ScheduleSection, epochs: int, steps: int) -> list[float]:
-    """Of every step of a run of one phase."""
+    """Return the rate of every step of a run of one phase."""
     plans = [EpochPlan(epoch, 0, (("clean", 1.0),), 0.0, epochs, lr=schedule.lr) for epoch in range(epochs)]
     return [learning_rate(schedule, plan, step, steps) for plan in plans for step in range(steps)]
 
@@ -112,3 +115,46 @@ def test_a_phase_may_have_a_peak_of_its_own() -> None:
     share = (1 + cos(pi * 2 / 4)) / 2
     assert after == pytest.approx(1e-6 + (1e-4 - 1e-6) * share)
     assert after < before
+
+
+def test_a_plan_has_every_epoch_of_the_run(betons: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path, "curriculum.1.size=64")
+    planned = plan_run(recipe)
+    assert planned == planned_epochs(recipe, 48)
+    assert [(epoch.plan.data, epoch.size, epoch.steps, epoch.images) for epoch in planned[1:3]] == [
+        ("clean", 32, 3, 48),
+        ("q50", 64, 3, 48),
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("model.name=convnext_tinny", RecipeError, "Did you mean 'convnext_tiny'"),
+        ("augment.policy=rand-x9", RecipeError, r"augment\.policy: "),
+        ("tracking=[wandb]", UsageError, r"jpegcurr\[wandb\]"),
+        ("batch.size=64", RecipeError, "not one step an epoch"),
+        ("data.clean={train: none.beton, val: none.beton}", BetonError, "none.beton"),
+    ],
+)
+def test_a_plan_is_refused_as_the_run_would_be(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, error: type[Exception], message: str
+) -> None:
+    monkeypatch.setattr("jpegcurr.training.tracking.find_spec", lambda _name: None)
+    with pytest.raises(error, match=message):
+        plan_run(tiny_recipe(betons, tmp_path, override))
+
+
+def test_a_plan_needs_neither_torch_nor_timm() -> None:
+    modules = "checks curriculum run_folder sample_rng schedule models.names data.datasets data.sampling"
+    code = f"""
+import sys
+{"".join(f"import jpegcurr.training.{module};" for module in modules.split())}
+from pathlib import Path
+from jpegcurr.recipe.loading import find_recipe, load_recipe
+jpegcurr.training.checks.check_recipe(load_recipe(find_recipe(Path("convnext_tiny.yaml"))))
+print([name for name in ("torch", "torchvision", "timm") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Training through a swap, and going on as if it had never stopped."""
+"""Training through a swap, and resuming as if never stopped."""
 
 import csv
 import json
@@ -69,7 +69,7 @@ def test_a_run_swaps_its_data_and_leaves_everything_behind(trained: Path, betons
 
 
 def test_it_learns(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """Four photographs are told apart far better than by chance (25 %)."""
+    """Four photographs are distinguished far better than by chance (25 %)."""
     ends = ["curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12", "image.size=64", "image.scale=[0.5,1.0]"]
     metrics = train(tiny_recipe(betons, tmp_path, *ends), Path("run"), runtime=cpu)
     assert metrics.rows[-1]["val/clean/top1"] >= 75
@@ -165,14 +165,14 @@ def test_what_is_augmented_belongs_to_the_sample(betons: Path, cpu: Runtime, tmp
 
     def trained_with(name: str, *overrides: str) -> torch.Tensor:
         train(tiny_recipe(betons, tmp_path, *short, *overrides), Path(name), runtime=cpu)
-        return torch.cat([each.flatten() for each in load_run(Path(name), cpu).model.parameters()])
+        return torch.cat([parameter.flatten() for parameter in load_run(Path(name), cpu).model.parameters()])
 
     whole, halves = (trained_with(f"of {size}", augment, f"batch.per_device={size}") for size in (16, 8))
     plain = trained_with("plain", "batch.per_device=16")
     assert (whole - halves).abs().max() < 1e-3 * (whole - plain).abs().max()
 
 
-def test_an_unknown_policy_is_told_before_anything_is_made(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+def test_an_unknown_policy_is_reported_before_anything_is_created(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"curriculum\.1\.augment\.policy: 'randm9' is no policy"):
         train(tiny_recipe(betons, tmp_path, "curriculum.1.augment={policy: randm9}"), Path("run"), runtime=cpu)
     with pytest.raises(RecipeError, match="color_jitter does nothing beside a policy"):
@@ -264,9 +264,9 @@ def test_a_finished_run_can_go_on_into_a_new_phase_as_in_the_original_experiment
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
-        ("schedule.lr=1e-4", r"resume with the same, or start anew\.\n  schedule\.lr was 0\.002, is 0\.0001$"),
+        ("schedule.lr=1e-4", r"resume with the same, or start a new run\.\n  schedule\.lr was 0\.002, is 0\.0001$"),
         ("model.name=convnext_atto", r"  model\.name was test_convnext, is convnext_atto$"),
         ("seed=1", r"  seed was 0, is 1$"),
         ("curriculum.0.until_epoch=1", "plan of the 4 epochs already trained differs"),
@@ -274,10 +274,10 @@ def test_a_finished_run_can_go_on_into_a_new_phase_as_in_the_original_experiment
     ],
 )
 def test_a_resume_that_would_not_continue_the_run_is_refused(
-    betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, override: str, said: str
+    betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, override: str, message: str
 ) -> None:
     before = {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         train(tiny_recipe(betons, tmp_path, override), trained, runtime=cpu, resume=True)
     assert before == {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
 
@@ -299,9 +299,30 @@ def test_a_resume_on_other_data_is_refused(betons: Path, cpu: Runtime, trained: 
         train(tiny_recipe(betons, tmp_path, other), trained, runtime=cpu, resume=True)
 
 
-def test_a_damaged_head_is_told_by_name(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
+def test_a_run_of_version_0_1_resumes_though_its_head_has_former_names(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    def recipe(*more: str) -> Recipe:
+        whole = "data.q50.train={beton: BETONS/train-source.beton, quality: 50, stage: before_crop}"
+        crop = "data.q50.val={beton: BETONS/val-source.beton, quality: 20, stage: after_resize}"
+        return tiny_recipe(betons, tmp_path, *(option.replace("BETONS", str(betons)) for option in (whole, crop, *more)))
+
+    train(recipe(), Path("run"), runtime=cpu, until=1)
+    head = json.loads(Path("run/run.json").read_text())
+    for key, stage, where in (("train/q50", "before_crop", "stored"), ("val/q50", "after_resize", "view")):
+        at_load = head["data"][key]["at_load"]
+        assert at_load.pop("stage") == stage
+        at_load["where"] = where
+    Path("run/run.json").write_text(json.dumps(head))
+    assert len(train(recipe(), Path("run"), runtime=cpu, resume=True).rows) == 4
+    assert "where" not in Path("run/run.json").read_text()
+    head["data"]["train/q50"]["at_load"]["where"] = "view"
+    Path("run/run.json").write_text(json.dumps(head))
+    with pytest.raises(UsageError, match=r"train/q50 .* is not the data"):
+        train(recipe(), Path("run"), runtime=cpu, resume=True)
+
+
+def test_a_damaged_head_is_named(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
     (trained_copy / "run.json").write_text('{"id": 1}')
-    with pytest.raises(UsageError, match=r"run\.json is not as a run leaves it"):
+    with pytest.raises(UsageError, match=r"run\.json cannot be read as a run's description"):
         train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
 
 
@@ -318,7 +339,7 @@ def test_resume_needs_a_run_and_a_new_run_needs_a_new_folder(betons: Path, cpu: 
     with pytest.raises(UsageError, match="--resume: nothing holds no run"):
         train(recipe, Path("nothing"), runtime=cpu, resume=True)
     assert not Path("nothing").exists()
-    with pytest.raises(UsageError, match=r"exists\. Go on with that run with --resume"):
+    with pytest.raises(UsageError, match=r"exists\. Resume that run with --resume"):
         train(recipe, trained, runtime=cpu)
     Path("mine").mkdir()
     Path("mine/thesis.txt").touch()
@@ -327,7 +348,9 @@ def test_resume_needs_a_run_and_a_new_run_needs_a_new_folder(betons: Path, cpu: 
 
 
 @pytest.mark.parametrize("damage", [b"", b"junk" * 100])
-def test_a_damaged_state_is_told_by_name(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_state_is_reported_by_name(
+    betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, damage: bytes
+) -> None:
     (trained_copy / "state.safetensors").write_bytes(damage)
     with pytest.raises(UsageError, match=r"state\.safetensors cannot be resumed from"):
         train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
@@ -439,7 +462,7 @@ def test_raw_and_averaged_weights_differ(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda run: shutil.rmtree(run), "does not exist"),
         (lambda run: (run / "recipe.yaml").unlink(), "is not a run folder"),
@@ -448,9 +471,9 @@ def test_raw_and_averaged_weights_differ(trained: Path) -> None:
         (lambda run: (run / "config.json").write_text("{}"), "cannot be read"),
     ],
 )
-def test_what_is_no_run_is_told(trained_copy: Path, cpu: Runtime, spoil, said: str) -> None:
+def test_what_is_no_run_is_reported(trained_copy: Path, cpu: Runtime, spoil, message: str) -> None:
     spoil(trained_copy)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         load_run(trained_copy, cpu)
 
 
@@ -480,14 +503,14 @@ def test_the_log_says_what_is_used_and_where_the_swap_is(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         train(tiny_recipe(betons, tmp_path), Path("run"), runtime=cpu)
-    said = caplog.messages
-    assert any("CPU, float32" in line for line in said)
-    assert "loader: plain (asked for)" in said
-    swaps = [line for line in said if line.startswith("phase")]
+    messages = caplog.messages
+    assert any("CPU, float32" in line for line in messages)
+    assert "loader: plain (asked for)" in messages
+    swaps = [line for line in messages if line.startswith("phase")]
     assert swaps[0].startswith("phase 0: start with clean")
     assert swaps[1].startswith("phase 1: swap to q50")
     assert swaps[1].endswith("epochs 2 to 3")
-    assert sum(line.startswith("epoch ") for line in said) == 4
+    assert sum(line.startswith("epoch ") for line in messages) == 4
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -513,13 +536,10 @@ def test_wandb_follows_offline(betons: Path, cpu: Runtime, tmp_path: Path, monke
     assert b"val/q50/ema_top1" in log.read_bytes()
 
 
-def test_a_tracker_that_is_not_installed_is_told(
+def test_a_tracker_that_is_not_installed_is_named(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(_module: str) -> None:
-        raise ImportError
-
-    monkeypatch.setattr("jpegcurr.training.tracking.import_module", absent)
+    monkeypatch.setattr("jpegcurr.training.tracking.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"pip install 'jpegcurr\[wandb\]'"):
         train(tiny_recipe(betons, tmp_path, "tracking=[wandb]"), Path("run"), runtime=cpu)
     assert not Path("run").exists()
@@ -534,7 +554,7 @@ def test_devices_are_resolved_with_a_reason() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_cuda_device_that_is_not_there_is_told() -> None:
+def test_a_cuda_device_that_is_not_there_is_reported() -> None:
     with pytest.raises(UsageError, match="finds no CUDA device"):
         resolve_runtime("cuda")
     assert "no CUDA device" in resolve_runtime("auto").reason
@@ -578,8 +598,8 @@ SCHEDULES = {
 def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_same_weights(
     betons: Path, cpu: Runtime, tmp_path: Path, schedule: str
 ) -> None:
-    """Bit for bit: bicubic views are the same to the last bit in both, and so is what is evaluated."""
-    options = [each.replace("BETONS", str(betons)) for each in ("image.interpolation=bicubic", *SCHEDULES[schedule])]
+    """Bit for bit: bicubic images are the same to the last bit in both, and so is what is evaluated."""
+    options = [option.replace("BETONS", str(betons)) for option in ("image.interpolation=bicubic", *SCHEDULES[schedule])]
 
     def recipe(kind: str, workers: int) -> Recipe:
         return tiny_recipe(betons, tmp_path, *options, f"loader.kind={kind}", f"loader.workers={workers}")
@@ -600,7 +620,7 @@ def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_sa
 def test_the_log_names_mixtures_and_what_is_done_at_load(
     betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = [each.replace("BETONS", str(betons)) for each in SCHEDULES["qualities at load"]]
+    options = [option.replace("BETONS", str(betons)) for option in SCHEDULES["qualities at load"]]
     mixture = "curriculum=[{data: {clean: 3, q50: 1}, until_epoch: 2, size: 48}]"
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         train(
@@ -620,8 +640,8 @@ def test_the_log_says_where_a_ramp_leads(betons: Path, cpu: Runtime, tmp_path: P
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         train(tiny_recipe(betons, tmp_path, *SCHEDULES["a mixture that ramps"], "evaluate=[]"), Path("run"), runtime=cpu)
     clean, half = (betons / f"train-{name}.beton" for name in ("source", "q50"))
-    ramp = "clean, by degrees 33.3% clean + 66.7% q50"
-    assert f"phase 1: go on with {ramp} ({clean}; {half}) at 48 pixels, epochs 1 to 3" in caplog.messages
+    ramp = "clean, ramping to 33.3% clean + 66.7% q50"
+    assert f"phase 1: continue with {ramp} ({clean}; {half}) at 48 pixels, epochs 1 to 3" in caplog.messages
 
 
 def test_a_resume_with_another_quality_at_load_is_refused(betons: Path, cpu: Runtime, trained: Path, tmp_path: Path) -> None:

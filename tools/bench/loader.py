@@ -357,7 +357,7 @@ def training_step(model: torch.nn.Module) -> Callable[[Batch], None]:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step(batch: Batch) -> None:
-        images, labels = batch
+        images, labels, *_ = batch  # a stock loader's has no numbers
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images.float() / 255), labels).backward()
         optimizer.step()

@@ -159,7 +159,7 @@ def study_pruning(
         right: list[list[torch.Tensor]] = [[] for _ in range(1 + len(picked))]
         start = 0
         with held_still(run.model), torch.inference_mode(), runtime.autocast():
-            for batch, labels in batches.at(0):
+            for batch, labels, _ in batches.at(0):
                 rows = torch.from_numpy(~chosen[start : start + len(batch)]).to(batch.device)
                 start += len(batch)
                 images, truth = run.normalise(batch[rows]), labels[rows]

@@ -94,9 +94,9 @@ def study_channels(
 
     def batches() -> Iterator[list[torch.Tensor]]:
         for at_every_quality in zip(*(each.at(0) for each in loaders), strict=True):
-            yield [run.normalise(batch) for batch, _ in at_every_quality]
+            yield [run.normalise(batch) for batch, *_ in at_every_quality]
             if on_images:
-                on_images(sum(len(batch) for batch, _ in at_every_quality))
+                on_images(sum(len(batch) for batch, *_ in at_every_quality))
 
     with whole_float32():  # rounding would be a change too
         whole, half = follow_channels(run.model, picked, batches(), chosen)

@@ -66,7 +66,7 @@ def observe(
     try:
         for model, _ in models:
             model.eval()
-        for batch, labels in loader.at(0):
+        for batch, labels, _ in loader.at(0):
             for (model, normalise), seen in zip(models, parts, strict=True):
                 seen.append(_observe_batch(model, normalise(batch), labels, runtime))
             if on_images:

@@ -1,9 +1,9 @@
-"""FFCV's loader behind our contract. With ``ffcv_decode``, the only file that imports ffcv's pipeline.
+"""FFCV's loader behind our contract; only this file and ``ffcv_kernel`` import FFCV's pipeline.
 
-FFCV's graph, compiler, epoch thread and queue stay. Ours, through its own extension points, are the decoder (``ffcv_decode``),
-the tasks of each batch, from any number of betons, that it is handed instead of a memory manager's state, memory that a batch
-keeps, and an epoch thread whose errors reach the caller. What a swap of data sets changes is the jobs, so there is nothing to
-compile, open or warm up.
+FFCV's graph, compiler, epoch thread and queue are used as they are. Through FFCV's own extension points we replace the decoder
+(``ffcv_kernel``), the storage state (here the tasks of a batch, from any number of betons), the memory (each batch keeps its
+own) and the epoch thread's error handling (errors reach the caller). Swapping data sets changes only the tasks, so nothing has
+to be compiled, opened or warmed up.
 """
 
 from collections import deque
@@ -34,14 +34,14 @@ from jpegcurr.training.data.sampling import SAMPLE, Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
 BATCHES_AHEAD = 3  # FFCV's default
-# numba prints an ignored KeyError when a compiled loader is dropped before the process ends, so none is.
+# numba prints an ignored KeyError when a compiled loader is freed before the process ends, so all of them are kept.
 _kept: list["_Loader"] = []
 
 
 class FfcvLoader:
-    """``ffcv.loader.Loader`` with ``view.workers`` threads (0 means 1, more than there are processors means all).
+    """``ffcv.loader.Loader`` with ``sampler.workers`` threads (0 means 1; more than there are processors means all).
 
-    Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
+    Raises ImageError, with the sample's name, for one that does not decode (with ``sampler.skip_broken``: replaces it).
     """
 
     def __init__(self, sampler: EpochSampler, runtime: Runtime) -> None:
@@ -56,47 +56,48 @@ class FfcvLoader:
         return len(self._sampler)
 
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """See ``contract.Loader``."""
+        """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         thread = _Epoch(self._loader, self._sampler, epoch, first, self._runtime)
         try:
-            for indices in thread.batches:
-                with torch_threads_kept():  # FFCV's thread sets them when it begins
+            for numbers in thread.batches:
+                with torch_threads_kept():  # FFCV's thread sets them when it starts
                     images, status = thread.take()
-                made = self._repaired(epoch, indices, images.numpy(), status)
-                yield self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(self._sampler.labels(made))
+                indices = self._repaired(epoch, numbers, images.numpy(), status)
+                labels = torch.from_numpy(self._sampler.beton.labels[indices])
+                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(labels), numbers)
         finally:
             thread.end()
 
-    def _repaired(self, epoch: int, occurrences: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
-        """Which samples stand in ``images`` after those that did not decode have had the reference's decision."""
-        indices = self._sampler.indices(occurrences)
+    def _repaired(self, epoch: int, numbers: Indices, images: Pixels, status: NDArray[np.int8]) -> Indices:
+        """Decode again, with ``make_sample``, what FFCV could not; return the indices of the samples now in ``images``."""
+        indices = self._sampler.indices(numbers)
         if (status == GOOD).all():
             return indices
-        made = indices.copy()
+        repaired = indices.copy()
         for position in np.flatnonzero(status != GOOD):
-            sample = self._sampler.samples(epoch, occurrences[position : position + 1])[0]
-            made[position] = make_sample(self._sampler, epoch, sample, images[position])
-        self.replaced += int((made != indices).sum())
-        return made
+            sample = self._sampler.samples(epoch, numbers[position : position + 1])[0]
+            repaired[position] = make_sample(self._sampler, epoch, sample, images[position])
+        self.replaced += int((repaired != indices).sum())
+        return repaired
 
 
 class _Loader(StockLoader):  # type: ignore[misc]
-    """FFCV's loader without what its constructor does: Python dictionaries of all samples, 714 MB for ImageNet's."""
+    """FFCV's loader without its constructor, which builds Python dictionaries of all samples: 714 MB for ImageNet."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.batch_size = sampler.batch
         self.batches_ahead = BATCHES_AHEAD
         self.num_workers = min(max(sampler.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self.memory_manager = _NoMemory()
-        metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV passes it through; the tasks have all of it
+        metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV only passes it through: the tasks hold all metadata
         self.reader = SimpleNamespace(metadata=metadata)
         spec = PipelineSpec("image", decoder=SampleDecoder(sampler.image.interpolation))
         self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
         self.generate_code()
 
     def compile(self) -> None:
-        """Compile now, or load what was compiled before, rather than at the first batch: run it on nothing."""
+        """Compile now, or load numba's cache, rather than at the first batch, by running the pipeline on no samples."""
         none = np.zeros(0, np.int64)
         state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, BYTE))
         stages, _ = self.code
@@ -106,23 +107,23 @@ class _Loader(StockLoader):  # type: ignore[misc]
 
 
 class _NoMemory(AbstractContextManager[Any]):
-    """FFCV's memory manager and its context for an epoch; our tasks say where in memory samples are."""
+    """A memory manager for FFCV that does nothing: our tasks hold the address of every sample."""
 
     state = None
 
     def schedule_epoch(self, _batches: Sequence[Indices]) -> "_NoMemory":
-        """FFCV asks when an epoch begins."""
+        """Return the context of an epoch: FFCV calls this when one starts."""
         return self
 
     def start_batch(self, _number: int) -> None:
-        """FFCV says so before each batch."""
+        """Do nothing: FFCV calls this before each batch."""
 
     def __exit__(self, *_error: object) -> None:
         pass
 
 
 class _Epoch(EpochIterator):  # type: ignore[misc]
-    """FFCV's epoch thread, on our tasks; an error in it, for which FFCV's own ``next`` waits for ever, reaches the caller."""
+    """FFCV's epoch thread, on our tasks. An error in it reaches the caller, where FFCV's own ``next`` would wait for ever."""
 
     def __init__(self, loader: _Loader, sampler: EpochSampler, epoch: int, first: int, runtime: Runtime) -> None:
         self.batches = sampler.batches(epoch)[first:]
@@ -130,43 +131,45 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         self._lanes = loader.num_workers
         self._samples = sampler.samples_of(epoch, self.batches)
         self._readahead = Readahead(sampler, epoch, self.batches)
-        self._made: deque[torch.Tensor] = deque()
+        self._images: deque[torch.Tensor] = deque()
         self._failure: Exception | None = None
         super().__init__(loader, np.concatenate(self.batches) if self.batches else np.empty(0, np.int64))
 
     def run(self) -> None:
-        """FFCV's, guarded."""
+        """Run FFCV's thread, and keep its error for ``take``."""
         try:
             super().run()
-        except Exception as error:  # whatever it is, the caller has to know
+        except Exception as error:  # of any class: take() raises it for the caller
             self._failure = error
             self.output_queue.put(None)
 
     def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
-        """FFCV's, after settling what is to be decoded from where to where."""
+        """Run FFCV's pipeline on the tasks of the next batch."""
         self._readahead.start(number)
         tasks = _tasks(self._sampler, next(self._samples))
         size = self._sampler.size(self._epoch)
         images = self._runtime.memory(len(tasks), size, size, 3)
         self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
         result = super().run_pipeline(number, batch_indices, *others)
-        self._made.append(images)
+        self._images.append(images)
         return result
 
     def take(self) -> tuple[torch.Tensor, NDArray[np.int8]]:
-        """The next batch: images (uint8 [b h w 3]), and which of them are good."""
+        """Return the next batch: images, uint8 [b h w 3], and the decoder's status of each, int8 [b]."""
         fields = next(self, None)
         if fields is None:
-            what = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
-            raise TrainingError(f"FFCV's loading thread failed ({what}). Set loader.kind=plain to go on.") from self._failure
+            reason = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
+            raise TrainingError(
+                f"FFCV's loading thread failed ({reason}). Use the other loader: --set loader.kind=plain."
+            ) from self._failure
         (status,) = fields
-        return self._made.popleft(), status
+        return self._images.popleft(), status
 
     def end(self) -> None:
-        """Stop after the batch under way.
+        """Stop after the current batch.
 
-        FFCV's ``close`` is not enough: the thread looks at it only when the queue has been full for half a second, and waits
-        for ever to put its last None into a full one. So it is given nothing more to load, and the queue is emptied.
+        FFCV's ``close`` is not enough: the thread checks it only after the queue has been full for half a second, and waits for
+        ever to put its last None into a full queue. So the thread gets nothing more to load, and the queue is emptied.
         """
         self.iter_ixes = iter(())
         self.close()
@@ -183,19 +186,19 @@ def _tasks(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
         tasks[name] = samples[name]
     for position, variant in enumerate(sampler.variants.values()):
         mine = samples["variant"] == position
-        at, beton = samples["index"][mine], variant.beton
-        tasks["address"][mine] = beton.address + beton.pointers[at]
-        tasks["size"][mine] = beton.sizes[at]
-        tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[at], beton.widths[at]
-        tasks["raw"][mine] = beton.modes[at] != MODE_JPEG
+        indices, beton = samples["index"][mine], variant.beton
+        tasks["address"][mine] = beton.address + beton.pointers[indices]
+        tasks["size"][mine] = beton.sizes[indices]
+        tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[indices], beton.widths[indices]
+        tasks["raw"][mine] = beton.modes[indices] != MODE_JPEG
         tasks["before_crop"][mine] = variant.before_crop
     return tasks
 
 
 def _lanes(tasks: np.ndarray, lanes: int) -> tuple[Indices, Indices]:
-    """Deal tasks out so that every lane has as much to do: the dearest first, back and forth.
+    """Divide tasks into lanes of about equal cost: the most expensive first, back and forth.
 
-    An image's cost is about 10 ns a byte of its JPEG and 2 ns a pixel. Returns the tasks lane by lane, and where lanes end.
+    An image costs about 10 ns per byte of its JPEG and 2 ns per pixel. Returns the tasks lane by lane, and where lanes end.
     """
     cost = 5 * tasks["size"] + tasks["image_height"].astype(np.int64) * tasks["image_width"]
     turn = np.arange(len(tasks)) % (2 * lanes)

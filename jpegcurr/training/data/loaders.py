@@ -1,4 +1,4 @@
-"""Choosing between the two loaders, and opening them on the data sets of a recipe."""
+"""Opening the loaders of a recipe: FFCV's or the plain one, on its training and validation sets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,37 +12,35 @@ from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.system import available_cpus, available_memory
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.datasets import Datasets
-from jpegcurr.training.data.sampling import EpochSampler, Indices, Loader, Variant
+from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
 
-MOST_WORKERS = 16  # unless a recipe names more
-CACHE_SHARE = 0.8  # of the memory that is free, for the operating system to keep files in
+MOST_WORKERS = 16  # unless a recipe asks for more
+CACHE_SHARE = 0.8  # of the free memory: training files up to this size are left to the system's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Loaders:
-    """Open loaders: ``train`` on all training sets of the curriculum at once, ``val`` by data set name.
+    """Open loaders: ``train`` on all training sets of the curriculum, ``val`` by data set name.
 
-    ``batches`` gives the samples of every training batch of an epoch. ``kind`` is ``ffcv`` or ``plain``; ``reasons`` are the
-    sentences that say why, and how files are read.
+    ``kind`` is ``ffcv`` or ``plain``; ``reasons`` are sentences for the log: why this loader, and how files are read.
     """
 
     train: Loader
-    batches: Callable[[int], list[Indices]]
     val: dict[str, Loader]
     kind: str
     reasons: tuple[str, ...]
 
 
 def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loaders:
-    """Open one loader on all training sets of ``recipe`` and one on each validation set, so that a swap opens nothing.
+    """Open one loader on all training sets of ``recipe``, so that a swap opens nothing, and one on each validation set.
 
     Raises:
-        RecipeError: the loader asked for cannot do what is asked.
+        RecipeError: the requested loader is not available, or cannot read as requested.
     """
     world = runtime.world
     workers = loading_workers(world.local_ranks) if recipe.loader.workers == "auto" else recipe.loader.workers
     kind, reason = choose_kind(recipe.loader.kind)
-    variants = {name: each.variant for name, each in datasets.train.items()}
+    variants = {name: dataset.variant for name, dataset in datasets.train.items()}
     os_cache, cache_reason = choose_cache(recipe, variants)
     train = EpochSampler(
         variants,
@@ -60,33 +58,33 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
         rank=world.rank,
         ranks=world.ranks,
     )
-    seen = partial(EpochSampler.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
+    sampler_of = partial(EpochSampler.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
     val = {
-        name: open_loader(kind, replace(seen(each.variant), rank=world.rank, ranks=world.ranks), runtime)
-        for name, each in datasets.val.items()
+        name: open_loader(kind, replace(sampler_of(dataset.variant), rank=world.rank, ranks=world.ranks), runtime)
+        for name, dataset in datasets.val.items()
     }
-    return Loaders(open_loader(kind, train, runtime), train.batches, val, kind, (reason, *cache_reason))
+    return Loaders(open_loader(kind, train, runtime), val, kind, (reason, *cache_reason))
 
 
 def open_loader(kind: str, sampler: EpochSampler, runtime: Runtime) -> Loader:
-    """Open one loader of ``kind`` ``ffcv`` or ``plain``."""
+    """Open one loader; ``kind`` is ``ffcv`` or ``plain``."""
     opener: dict[str, Callable[[EpochSampler, Runtime], Loader]] = {"ffcv": _open_ffcv, "plain": _open_plain}
     return opener[kind](sampler, runtime)
 
 
 def loading_workers(processes: int = 1) -> int:
-    """One for every processor, within reason, shared by the processes on this machine."""
+    """Return the number of loading threads: one per processor, at most 16, divided among the processes on this machine."""
     return max(1, min(available_cpus() // processes, MOST_WORKERS))
 
 
-def choose_kind(asked: str) -> tuple[str, str]:
-    """Return ``ffcv`` or ``plain`` and why; raises RecipeError where ``asked`` cannot be had."""
-    if asked == "plain":
+def choose_kind(requested: str) -> tuple[str, str]:
+    """Return ``ffcv`` or ``plain``, and the reason; raise RecipeError if ``requested`` is ``ffcv`` and it cannot be used."""
+    if requested == "plain":
         return "plain", "loader: plain (asked for)"
     obstacle = _obstacle_to_ffcv()
     if obstacle is None:
-        return "ffcv", f"loader: ffcv ({'asked for' if asked == 'ffcv' else 'installed'})"
-    if asked == "ffcv":
+        return "ffcv", f"loader: ffcv ({'asked for' if requested == 'ffcv' else 'installed'})"
+    if requested == "ffcv":
         raise RecipeError(f"loader.kind: ffcv cannot be used: {obstacle}. Set loader.kind=plain or auto.")
     return "plain", f"loader: plain ({obstacle})"
 
@@ -106,7 +104,7 @@ def _obstacle_to_ffcv() -> str | None:
 
 
 def _threads_are_safe(layer: str) -> bool:
-    """Whether numba's threading layer may be entered from two threads; ``default`` is the first that can be imported."""
+    """Return whether two threads may enter numba's threading layer; ``default`` is the first that can be imported."""
     safe = {"tbb": ("tbbpool",), "omp": ("omppool",), "workqueue": ()}.get(layer, ("tbbpool", "omppool"))
     return any(_imports(f"numba.np.ufunc.{name}") for name in safe)
 
@@ -120,25 +118,30 @@ def _imports(module: str) -> bool:
 
 
 def choose_cache(recipe: Recipe, variants: Mapping[str, Variant]) -> tuple[bool, tuple[str, ...]]:
-    """Whether the system's cache keeps what is read, and the sentence that says why if there is one.
+    """Return whether to leave files to the system's cache, and the sentences for the log that say why.
 
     Raises:
-        RecipeError: it should not, and the order would then read everything anew for each batch.
+        RecipeError: the recipe refuses the cache, but its random order would then read the files again for every batch.
     """
-    asked, quasi = recipe.loader.os_cache, recipe.batch.order == "quasi_random"
-    if asked is True:
+    requested, quasi = recipe.loader.os_cache, recipe.batch.order == "quasi_random"
+    if requested is True:
         return True, ()
-    if asked is False and not quasi:
-        raise RecipeError("loader.os_cache: false needs batch.order: quasi_random; in random order every batch is everywhere.")
-    size, free = sum({each.beton.path: each.beton.file_size for each in variants.values()}.values()), available_memory()
+    if requested is False and not quasi:
+        raise RecipeError(
+            "loader.os_cache: false needs batch.order: quasi_random. In random order every batch reads from all over the files."
+        )
+    size, free = (
+        sum({variant.beton.path: variant.beton.file_size for variant in variants.values()}.values()),
+        available_memory(),
+    )
     sizes = f"{size / 1e9:.0f} GB of training files, {free / 1e9:.0f} GB of free memory"
-    if asked is False:
-        return False, (f"files are read ahead and given back ({sizes})",)
+    if requested is False:
+        return False, (f"files are read ahead, and their pages released ({sizes})",)
     if size <= CACHE_SHARE * free:
         return True, ()
     if quasi:
-        return False, (f"files are read ahead and given back: they do not fit ({sizes})",)
-    return True, (f"{sizes}: if reading is slow, batch.order=quasi_random reads in long pieces",)
+        return False, (f"files are read ahead, and their pages released: they do not fit into the cache ({sizes})",)
+    return True, (f"{sizes}: if reading is slow, try batch.order=quasi_random, which reads long pieces",)
 
 
 def _open_ffcv(sampler: EpochSampler, runtime: Runtime) -> Loader:

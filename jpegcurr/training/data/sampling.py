@@ -1,19 +1,20 @@
-"""What a loader is, whichever one it is.
+"""Samplers and the loader's contract: which samples an epoch has, in which order, at which quality and crop.
 
-A loader yields ``(uint8 [b 3 h w], int64 [b])`` on the runtime's device, has ``len()`` in batches, and ``at(epoch)``. Which
-samples come and in which order is a function of (seed, epoch); which data set, quality, crop and flip a sample gets, of
-(seed, epoch, sample). So the number of workers changes nothing, a resumed run sees what an unbroken one would have, and two
-data sets that differ in quality alone show the same crops of the same images. All of it is settled here, in a ``SAMPLE`` for
-every sample; the loaders only carry jobs out.
+Both loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
+and their order are a function of (seed, epoch); the data set, quality, crop and flip of a sample, of (seed, epoch, sample).
+So the number of workers changes nothing, a resumed run gets the batches of an unbroken one, and two data sets that
+differ in quality alone give the same crops of the same images. ``EpochSampler`` decides all of it, as one ``SAMPLE`` record per
+sample; the loaders only decode these records.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.reader import Beton
@@ -22,10 +23,12 @@ from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
 from jpegcurr.training.sample_rng import SampleRng
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
 Indices = NDArray[np.int64]
 
-# One sample to be made: ``variant`` is the position in ``EpochSampler.variants``, ``quality`` 0 where nothing is encoded again.
+# One sample: ``variant`` is the position in ``EpochSampler.variants``; ``quality`` is 0 where nothing is encoded on the fly.
 SAMPLE = np.dtype(
     [
         ("index", np.int64),
@@ -39,18 +42,45 @@ SAMPLE = np.dtype(
     ],
     align=True,
 )
-_FLIP, _MEMBER, _QUALITY, _BOX = 0, 1, 2, 3
+_FLIP, _VARIANT, _QUALITY, _BOX = 0, 1, 2, 3  # streams of random numbers
 _REPLACEMENT = _BOX + 4 * TRIES
 
-# Quasi-random order: windows of so many runs of so many neighbours are shuffled as one. 128 photographs are about a page of
-# 8 MiB at quality 95, so a window is about a gigabyte; at quality 50 a quarter of it.
+# Quasi-random order shuffles runs of neighbours, then the samples within each window of this many runs. 128 photographs are
+# about a page of 8 MiB at quality 95, so a window is about a gigabyte; at quality 50 a quarter of it.
 RUN, WINDOW = 128, 128
-TOGETHER = 2048  # samples whose jobs are drawn at once
+TOGETHER = 2048  # samples whose records are drawn in one call
+
+
+class Batch(NamedTuple):
+    """Samples that are loaded and trained on together.
+
+    ``images`` are uint8 [b 3 h w] and ``labels`` int64 [b], both on the runtime's device. ``numbers`` are int64 [b] on the
+    host: the occurrences that ``EpochSampler.order`` gives, on which random numbers depend.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    numbers: Indices
+
+
+class Loader(Protocol):
+    """The interface that both loaders have."""
+
+    replaced: int
+    """Number of samples of the current or last epoch that did not decode and were replaced by others."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of the first epoch."""
+        ...
+
+    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Iterate over ``epoch`` from batch ``first``; the caller owns each batch. Closing the iterator ends its threads."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A beton and what is done to its images when they are loaded, if anything."""
+    """A beton, and the JPEG encoding applied to its images while loading (None: none)."""
 
     beton: Beton
     on_the_fly: OnTheFlyJpeg | None = None
@@ -63,15 +93,15 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class EpochSampler:
-    """How betons are seen: in batches of ``batch``, shuffled and cropped at random if ``train``.
+    """The samples of every epoch, in batches of ``batch``; shuffled and cropped at random if ``train``.
 
-    ``members`` hold the same images at different qualities; ``plans`` say which of them an epoch draws from (without plans
-    there is one member). A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole.
-    With several ``ranks``, each step's images are dealt out in equal parts, so the steps are the same for any number of
-    ranks; for validation, ranks take turns, and each sample is seen by exactly one.
+    ``variants`` hold the same images at different qualities; ``plans`` give the share of each in an epoch (without plans there
+    is one variant). A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole. With
+    several ``ranks``, the images of each step are divided equally, so the steps are the same for any number of ranks; in
+    validation the ranks take turns, and each sample belongs to exactly one.
 
-    With ``repeats`` each of an epoch's samples occurs so many times, in one step as a rule: the n-th occurrence of sample i
-    stands in the order as ``i + n * len(beton)``, and is another crop.
+    With ``repeats`` each sample of an epoch occurs that many times, usually in one step: the n-th occurrence of sample i has
+    the number ``i + n * len(beton)`` in the order, and gets another crop.
     """
 
     variants: Mapping[str, Variant]
@@ -90,19 +120,17 @@ class EpochSampler:
     ranks: int = 1
 
     @classmethod
-    def of(
-        cls, variant: Variant, image: ImageSection, *, batch: int, workers: int = 0, os_cache: bool = True
-    ) -> "EpochSampler":
-        """One beton as validation sees it."""
+    def of(cls, variant: Variant, image: ImageSection, *, batch: int, workers: int = 0, os_cache: bool = True) -> EpochSampler:
+        """Return the sampler that validates on one variant."""
         return cls({"": variant}, image, train=False, batch=batch, workers=workers, os_cache=os_cache)
 
     @property
     def beton(self) -> Beton:
-        """The first of the betons; labels and number of samples are the same in all."""
+        """The first beton; labels and number of samples are the same in all."""
         return next(iter(self.variants.values())).beton
 
     def order(self, epoch: int) -> Indices:
-        """The occurrences of samples in ``epoch`` that this rank sees, in order."""
+        """Return the numbers of the occurrences of samples in ``epoch`` that belong to this rank, in order."""
         count = len(self.beton)
         if not self.train:
             return np.arange(self.rank, count, self.ranks)
@@ -110,42 +138,38 @@ class EpochSampler:
         shuffled = shuffle(count, np.random.default_rng((self.seed, epoch)))
         step = self.step_of(epoch)
         steps = _repeated(shuffled, self.repeats)[: count - count % step].reshape(-1, step)
-        if self.repeats > 1:  # the first occurrences before the second: a sample's are then far apart, in other micro-batches
+        if self.repeats > 1:  # first occurrences before second ones: a sample's are then far apart, in other micro-batches
             steps = np.take_along_axis(steps, np.argsort(steps // count, axis=1, kind="stable"), axis=1)
         return steps.reshape(-1, self.ranks, step // self.ranks)[:, self.rank].reshape(-1)
 
     def __len__(self) -> int:
-        """Batches of the first epoch."""
+        """Return the number of batches of the first epoch."""
         count, step = len(self.beton), self.step_of(0)
         mine = (count - count % step) // self.ranks if self.train else len(range(self.rank, count, self.ranks))
         return ceil(mine / self.batch)
 
     def step_of(self, epoch: int) -> int:
-        """Images of an optimiser step in ``epoch``."""
+        """Return the number of images of an optimiser step in ``epoch``."""
         return (self.plans[epoch].batch if self.plans else 0) or self.step
 
     def size(self, epoch: int) -> int:
-        """Pixels a side of what the model sees in ``epoch``."""
+        """Return the side length of the model's input in ``epoch``, in pixels."""
         return (self.plans[epoch].size if self.plans else None) or self.image.size
 
     def batches(self, epoch: int) -> list[Indices]:
-        """``order`` in pieces of ``batch``; the last may be smaller."""
+        """Return ``order`` in pieces of ``batch``; the last may be smaller."""
         order = self.order(epoch)
         return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
 
     def indices(self, occurrences: Indices) -> Indices:
-        """Which samples those are."""
+        """Return the index of the sample of every occurrence."""
         return occurrences % len(self.beton)
 
-    def labels(self, indices: Indices) -> torch.Tensor:
-        """Int64 [n]."""
-        return torch.from_numpy(self.beton.labels[indices])
-
-    def samples(self, epoch: int, indices: Indices) -> np.ndarray:
-        """What is to be made of the occurrences ``indices`` of samples in ``epoch``: a ``SAMPLE`` each."""
-        rng = SampleRng(self.seed, epoch, indices)
-        samples = np.zeros(len(indices), SAMPLE)
-        samples["index"] = self.indices(indices)
+    def samples(self, epoch: int, occurrences: Indices) -> np.ndarray:
+        """Return one ``SAMPLE`` record for every occurrence in ``epoch``."""
+        rng = SampleRng(self.seed, epoch, occurrences)
+        samples = np.zeros(len(occurrences), SAMPLE)
+        samples["index"] = self.indices(occurrences)
         samples["variant"] = self.drawn_variants(epoch, rng)
         samples["quality"] = self._qualities(epoch, samples["variant"], rng)
         heights, widths = self._sizes(samples)
@@ -159,23 +183,23 @@ class EpochSampler:
         return samples
 
     def samples_of(self, epoch: int, batches: Sequence[Indices]) -> Iterator[np.ndarray]:
-        """The ``jobs`` of each batch in turn; many are drawn at once, which takes a sixth of the time."""
+        """Yield the records of one batch after the other; many are drawn in one call, which takes a sixth of the time."""
         together = max(1, TOGETHER // self.batch)
         for first in range(0, len(batches), together):
             some = batches[first : first + together]
             yield from np.split(self.samples(epoch, np.concatenate(some)), np.cumsum([len(batch) for batch in some])[:-1])
 
     def drawn_variants(self, epoch: int, rng: SampleRng) -> NDArray[np.int64]:
-        """Which member each sample is taken from in ``epoch``."""
+        """Return the position of the variant that each sample is taken from in ``epoch``, int64 [n]."""
         if not self.plans:
             return np.zeros(len(rng), np.int64)
         shares = self.plans[epoch].shares
         positions = np.array([list(self.variants).index(name) for name, _ in shares])
         bounds = np.cumsum([share for _, share in shares])[:-1]
-        return positions[np.searchsorted(bounds, rng.uniform(_MEMBER), side="right")]
+        return positions[np.searchsorted(bounds, rng.uniform(_VARIANT), side="right")]
 
     def replacement(self, epoch: int, index: int, attempt: int) -> int:
-        """The sample that stands in for one that does not decode, at the ``attempt``-th attempt."""
+        """Return the index of the sample to try, at attempt number ``attempt``, instead of one that does not decode."""
         rng = SampleRng(self.seed, epoch, np.array([index]))
         return int(rng.integer(_REPLACEMENT + attempt, 0, len(self.beton) - 1)[0])
 
@@ -201,26 +225,11 @@ class EpochSampler:
             mine = samples["variant"] == position
             indices = samples["index"][mine]
             heights[mine], widths[mine] = variant.beton.heights[indices], variant.beton.widths[indices]
-        return np.maximum(heights, 1), np.maximum(widths, 1)  # damaged metadata, which decoders refuse
-
-
-class Loader(Protocol):
-    """What the training loop asks of a loader."""
-
-    replaced: int
-    """Samples that did not decode in the epoch under way or last seen, and were replaced by others."""
-
-    def __len__(self) -> int:
-        """Batches of the first epoch."""
-        ...
-
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Iterate ``epoch`` from its batch ``first`` on; leaving early stops what works behind it. A batch is the caller's."""
-        ...
+        return np.maximum(heights, 1), np.maximum(widths, 1)  # damaged metadata has 0; the decoder then raises
 
 
 def _repeated(indices: Indices, times: int) -> Indices:
-    """Each of the first so many samples ``times`` over, as many in all: the n-th time as ``sample + n * len(samples)``."""
+    """Return as many occurrences as ``indices``: each of the first samples ``times`` over, as ``sample + n * len(indices)``."""
     count = len(indices)
     distinct = indices[: ceil(count / times), None] + count * np.arange(times)
     return distinct.reshape(-1)[:count]
@@ -231,7 +240,7 @@ def _shuffled(count: int, generator: np.random.Generator) -> Indices:
 
 
 def _shuffled_in_windows(count: int, generator: np.random.Generator) -> Indices:
-    """Runs of neighbours are shuffled, then the samples within every window of runs."""
+    """Shuffle runs of neighbours, then the samples within every window of runs."""
     runs = ceil(count / RUN)
     place = np.empty(runs, np.int64)
     place[generator.permutation(runs)] = np.arange(runs)

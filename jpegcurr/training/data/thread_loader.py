@@ -1,7 +1,7 @@
-"""The loader that needs no compiler: threads that make one batch after the other, by ``views.render``.
+"""The loader without a compiler: threads that decode one batch after the other with ``transforms.make_sample``.
 
-Decoding and resizing run outside the interpreter lock, so threads do what processes would, without copying every batch
-from one to the other, without shared memory, and the first batch of an epoch is there after the time of one batch.
+Decoding and resizing release the interpreter lock, so threads do the work of processes without copying batches between them,
+without shared memory, and the first batch of an epoch takes the time of one batch.
 """
 
 from collections import deque
@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 
 import numpy as np
+import torch
 
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.runtime import Runtime
@@ -18,14 +19,14 @@ from jpegcurr.training.data.readahead import Readahead
 from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
-AHEAD = 3  # batches under way, the one that is waited for included
+AHEAD = 3  # batches in progress, including the one that the caller waits for
 PIECE = 8  # samples a task
 
 
 class PlainLoader:
-    """Memory-mapped betons, decoded by ``view.workers`` threads; by the caller's own if 0.
+    """Memory-mapped betons, decoded by ``sampler.workers`` threads; by the caller's own if 0.
 
-    Raises ImageError, with the sample's name, for one that does not decode (``view.skip_broken``: replaces it).
+    Raises ImageError, with the sample's name, for one that does not decode (with ``sampler.skip_broken``: replaces it).
     """
 
     def __init__(self, sampler: EpochSampler, runtime: Runtime) -> None:
@@ -37,7 +38,7 @@ class PlainLoader:
         return len(self._sampler)
 
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """See ``contract.Loader``."""
+        """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         if not self._sampler.workers:
             yield from self._batches(epoch, first, lambda task: task)
@@ -48,45 +49,53 @@ class PlainLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _batches(self, epoch: int, first: int, begin: "Callable[[_Task], _Task]") -> Iterator[Batch]:
+    def _batches(self, epoch: int, first: int, start: "Callable[[_Task], _Task]") -> Iterator[Batch]:
         batches = self._sampler.batches(epoch)[first:]
-        pending: deque[_Pending] = deque()
+        pending: deque[_PendingBatch] = deque()
         with closing(Readahead(self._sampler, epoch, batches)) as readahead:
-            for number, samples in enumerate(self._sampler.samples_of(epoch, batches)):
-                readahead.start(number, kept=AHEAD)
-                pending.append(_Pending(self._sampler, epoch, samples, self._runtime, begin))
+            for position, samples in enumerate(self._sampler.samples_of(epoch, batches)):
+                readahead.start(position, kept=AHEAD)
+                pending.append(_PendingBatch(self._sampler, epoch, batches[position], samples, self._runtime, start))
                 if len(pending) == AHEAD:
                     yield self._finished(pending.popleft())
             while pending:
                 yield self._finished(pending.popleft())
 
-    def _finished(self, pending: "_Pending") -> Batch:
-        made = pending.made()
-        self.replaced += int((made != pending.indices).sum())
+    def _finished(self, pending: "_PendingBatch") -> Batch:
+        indices = pending.wait()
+        self.replaced += int((indices != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
-        return images, self._runtime.upload(self._sampler.labels(made))
+        labels = self._runtime.upload(torch.from_numpy(self._sampler.beton.labels[indices]))
+        return Batch(images, labels, pending.numbers)
 
 
 _Task = Callable[[], list[int]]
 
 
-class _Pending:
-    """A batch whose pieces are begun."""
+class _PendingBatch:
+    """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3]."""
 
     def __init__(
-        self, sampler: EpochSampler, epoch: int, samples: np.ndarray, runtime: Runtime, begin: Callable[[_Task], _Task]
+        self,
+        sampler: EpochSampler,
+        epoch: int,
+        numbers: Indices,
+        samples: np.ndarray,
+        runtime: Runtime,
+        start: Callable[[_Task], _Task],
     ) -> None:
+        self.numbers = numbers
         self.indices: Indices = samples["index"]
         size = sampler.size(epoch)
         self.images = runtime.memory(len(samples), size, size, 3)
         out = self.images.numpy()
-        pieces = [slice(start, start + PIECE) for start in range(0, len(samples), PIECE)]
-        self._tasks = [begin(partial(_make, sampler, epoch, samples[piece], out[piece])) for piece in pieces]
+        pieces = [slice(first, first + PIECE) for first in range(0, len(samples), PIECE)]
+        self._tasks = [start(partial(_make_samples, sampler, epoch, samples[piece], out[piece])) for piece in pieces]
 
-    def made(self) -> Indices:
-        """Wait; returns the indices of the samples that stand in ``images``."""
+    def wait(self) -> Indices:
+        """Wait for all pieces, and return the indices of the samples that ``images`` now holds."""
         return np.array([index for task in self._tasks for index in task()], np.int64)
 
 
-def _make(sampler: EpochSampler, epoch: int, samples: np.ndarray, out: Pixels) -> list[int]:
+def _make_samples(sampler: EpochSampler, epoch: int, samples: np.ndarray, out: Pixels) -> list[int]:
     return [make_sample(sampler, epoch, sample, image) for sample, image in zip(samples, out, strict=True)]

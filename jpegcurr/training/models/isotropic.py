@@ -1,7 +1,7 @@
-"""ConvNeXt without stages: the isotropic models of Liu et al. 2022 (arXiv 2201.03545), section 3.3, which timm has not.
+"""ConvNeXt without stages: the isotropic models of Liu et al. 2022 (arXiv 2201.03545), section 3.3, which timm lacks.
 
 As in a ViT, patches of 16 pixels become a grid that keeps its size and width through all blocks: 14 by 14 at 224 pixels. Blocks
-and head are timm's own. To import this module is to register the models with timm.
+and head are timm's own. Importing this module registers the models with timm. Accuracies here are the published ones.
 """
 
 import re
@@ -16,14 +16,14 @@ from torch import nn
 
 PATCH = 16  # pixels a side
 _AUTHORS = "https://dl.fbaipublicfiles.com/convnext/convnext_iso_{}_1k_224_ema.pth"
-_TIMMS_NAMES = ((r"^head\.", "head.fc."), (r"^norm\.", "head.norm."), (r"\.dwconv\.", ".conv_dw."), (r"\.pwconv", ".mlp.fc"))
+_RENAMES = ((r"^head\.", "head.fc."), (r"^norm\.", "head.norm."), (r"\.dwconv\.", ".conv_dw."), (r"\.pwconv", ".mlp.fc"))
 
 
 class IsotropicConvNeXt(nn.Module):
-    """``depth`` ConvNeXt blocks of ``dim`` channels on one grid, with what timm's models have.
+    """``depth`` ConvNeXt blocks of ``dim`` channels on one grid, with the interface of timm's models.
 
-    ``ls_init_value`` is what layer scale begins with; None or 0: there is none. ``drop_path_rate`` is the last block's; the
-    first has none, and it rises in a line.
+    ``ls_init_value`` is the initial layer scale; None or 0 disables it. ``drop_path_rate`` is the stochastic depth of the
+    last block; it rises linearly from 0 in the first.
     """
 
     def __init__(
@@ -46,53 +46,53 @@ class IsotropicConvNeXt(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.feature_info = [{"num_chs": dim, "reduction": PATCH, "module": f"blocks.{block}"} for block in range(depth)]
         self.head = NormMlpClassifierHead(dim, num_classes, pool_type=global_pool, drop_rate=drop_rate)
-        self.apply(_begin)
+        self.apply(_initialise)
         with torch.no_grad():
             for parameter in self.head.fc.parameters():
                 parameter.mul_(head_init_scale)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [b 3 h w] -> the last block's [b dim h/16 w/16]."""
+        """Return the last block's features [b dim h/16 w/16] of images [b 3 h w]."""
         features: torch.Tensor = self.blocks(self.stem(x))
         return features
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """What ``forward_features`` gave, pooled -> [b dim] normalised, if ``pre_logits``, or logits [b classes]."""
+        """Pool features; return logits [b classes], or the normalised features [b dim] if ``pre_logits``."""
         out: torch.Tensor = self.head(x, pre_logits=pre_logits)
         return out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [b 3 h w] -> logits [b classes]."""
+        """Return the logits [b classes] of images [b 3 h w]."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer."""
+        """Return the linear layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Begin the linear layer anew."""
+        """Replace the linear layer by one for ``num_classes``."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters are of one layer, as timm asks: the stem's, each block's, and (none of these) the head's."""
+        """Return timm's patterns of parameter names by layer: the stem, every block, and, as the rest, the head."""
         return {"stem": r"^stem", "blocks": r"^blocks" if coarse else r"^blocks\.(\d+)"}
 
 
 def checkpoint_filter_fn(weights: dict[str, Any], _model: nn.Module) -> dict[str, Any]:
-    """Weights by the names that they have here, from those or from the authors' (``models/convnext_isotropic.py``)."""
+    """Rename weights from the authors' names (``models/convnext_isotropic.py``) to ours; return ours as they are."""
     weights = weights.get("model", weights)
-    return weights if "head.norm.weight" in weights else {_timms_name(name): each for name, each in weights.items()}
+    return weights if "head.norm.weight" in weights else {_rename(name): tensor for name, tensor in weights.items()}
 
 
-def _timms_name(name: str) -> str:
-    for authors, timms in _TIMMS_NAMES:
+def _rename(name: str) -> str:
+    for authors, timms in _RENAMES:
         name = re.sub(authors, timms, name)
     return name
 
 
-def _begin(module: nn.Module) -> None:
-    """The authors' initial weights; norms begin as they are."""
+def _initialise(module: nn.Module) -> None:
+    """Initialise weights as the authors do; norms keep torch's defaults."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -116,7 +116,9 @@ def _config(size: str) -> dict[str, Any]:
 
 
 _SIZES = ("small", "base", "large")
-default_cfgs = generate_default_cfgs({f"convnext_isotropic_{size}.fb_in1k": _config(size) for size in _SIZES})  # timm reads it
+default_cfgs = generate_default_cfgs(
+    {f"convnext_isotropic_{size}.fb_in1k": _config(size) for size in _SIZES}
+)  # timm reads this name
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> IsotropicConvNeXt:
@@ -133,17 +135,17 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> IsotropicCo
 
 @register_model
 def convnext_isotropic_small(pretrained: bool = False, **options: Any) -> IsotropicConvNeXt:
-    """22 M parameters, 4.3 G multiply-adds an image of 224 pixels; published: 78.7 % top-1."""
+    """Create the small model: 22 M parameters, 4.3 G multiply-adds at 224 pixels; 78.7 % top-1."""
     return _create("convnext_isotropic_small", pretrained, {"depth": 18, "dim": 384, **options})
 
 
 @register_model
 def convnext_isotropic_base(pretrained: bool = False, **options: Any) -> IsotropicConvNeXt:
-    """87 M parameters, 16.9 G multiply-adds an image of 224 pixels; published: 82.0 % top-1."""
+    """Create the base model: 87 M parameters, 16.9 G multiply-adds at 224 pixels; 82.0 % top-1."""
     return _create("convnext_isotropic_base", pretrained, {"depth": 18, "dim": 768, **options})
 
 
 @register_model
 def convnext_isotropic_large(pretrained: bool = False, **options: Any) -> IsotropicConvNeXt:
-    """306 M parameters, 59.7 G multiply-adds an image of 224 pixels; published: 82.6 % top-1. With layer scale."""
+    """Create the large model, with layer scale: 306 M parameters, 59.7 G multiply-adds at 224 pixels; 82.6 % top-1."""
     return _create("convnext_isotropic_large", pretrained, {"depth": 36, "dim": 1024, "ls_init_value": 1e-6, **options})

@@ -1,4 +1,4 @@
-"""Weights to start from: timm's own, a run's, any file of weights, or one that the ConvNeXt authors' program wrote."""
+"""Weights to start from: a file in timm's format, a run's, or a checkpoint of the ConvNeXt authors' program."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -8,24 +8,17 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 
 from jpegcurr.errors import UsageError
+from jpegcurr.training.models.names import find_weights
 
 StateDict = dict[str, torch.Tensor]
 _HEADS = ("head.fc.weight", "head.weight", "fc.weight", "classifier.weight")
 
 
-def find_weights(path: Path) -> Path:
-    """The file that ``path`` is, or that holds the weights of the run that it is; raises UsageError if there is none."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(f"model.checkpoint: {file} does not exist. Give a file of weights, or the folder of a run.")
-    return file
-
-
 def load_weights(path: Path) -> StateDict:
-    """Read weights from a ``.safetensors``, a ``.pth`` that torch wrote, or a run's folder; raw ones, not averaged ones.
+    """Read the raw (not averaged) weights of a ``.safetensors`` file, a ``.pth`` that torch wrote, or a run's folder.
 
-    Nothing that a pickle could do is done (``weights_only``), but for argparse's Namespace, which the authors' checkpoints
-    hold beside the weights.
+    A pickle cannot run code here (``weights_only``); of classes only argparse's Namespace is allowed, which the authors'
+    checkpoints hold beside the weights.
 
     Raises:
         UsageError: there is no such file, or it holds no weights.
@@ -33,19 +26,19 @@ def load_weights(path: Path) -> StateDict:
     file = find_weights(path)
     try:
         with torch.serialization.safe_globals([Namespace]):
-            found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # what torch.load makes of bytes that are no checkpoint has no common class
+            content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except Exception as error:  # torch.load's errors on files that are no checkpoint have no common class
         reason = str(error).partition("\n")[0]
         raise UsageError(f"model.checkpoint: {file} cannot be read as weights ({reason}).") from None
     for key in ("model", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
-        raise UsageError(f"model.checkpoint: {file} holds something else than weights by name.")
-    weights: StateDict = clean_state_dict(found)
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise UsageError(f"model.checkpoint: {file} holds something other than tensors by name.")
+    weights: StateDict = clean_state_dict(content)
     return weights
 
 
 def count_classes(weights: StateDict) -> int | None:
-    """How many outputs the model had that ``weights`` are of; None if it had no classifier by a usual name."""
+    """Return the number of outputs of the model that ``weights`` are of; None if no classifier has a usual name."""
     return next((len(weights[name]) for name in _HEADS if name in weights), None)
