@@ -206,13 +206,13 @@ def print_evaluations(
 ) -> None:
     """One row an arm; top-1 by run and quality; each arm, and the classes, against the first on the same images; the files."""
     from jpegcurr.analysis.evaluation import tables
-    from jpegcurr.analysis.evaluation.evaluate import described
-    from jpegcurr.analysis.evaluation.naming import arm_name
+    from jpegcurr.analysis.evaluation.evaluate import paired_values
+    from jpegcurr.analysis.evaluation.naming import evaluation_name
     from jpegcurr.analysis.evaluation.tables import changed_classes
 
     if as_json:
         rows = zip(results, pairs, strict=True)
-        out.print_json(json.dumps([each.as_dict() | {"against_first": described(pair)} for each, pair in rows]))
+        out.print_json(json.dumps([each.as_dict() | {"against_first": paired_values(pair)} for each, pair in rows]))
         return
     columns, cells = tables.score_table(results)
     print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
@@ -221,7 +221,7 @@ def print_evaluations(
         print_table(*matrix)
     if paired := tables.paired_table(results, pairs):
         out.print()
-        reference = arm_name(results[0], results)
+        reference = evaluation_name(results[0], results)
         print_table(*paired, title=f"against {reference}, on the same {results[0].scores.images:,} images")
         out.print(tables.paired_verdicts(results, pairs), markup=False)
         out.print("Detectable is the difference that is seen with 80 % power, in points of top-1.", markup=False)

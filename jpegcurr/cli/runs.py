@@ -66,7 +66,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_arms
+    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
@@ -77,7 +77,7 @@ def evaluate(
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
-    arms = open_arms(loaded, choose_sets(loaded[0], data or (), wanted, "after_resize" if on_the_fly else "before_crop"))
+    arms = open_sets(loaded, choose_sets(loaded[0], data or (), wanted, "after_resize" if on_the_fly else "before_crop"))
     total, done = len(loaded) * sum(len(arm.beton) for arm in arms), 0
     with terminal.progress_bar("img") as bar:
 

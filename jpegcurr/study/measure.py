@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_arms
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
@@ -68,7 +68,7 @@ def measure_run(
         if not left:
             continue
         run = load_run(folder, runtime, weights)
-        results = evaluate_runs([run], open_arms([run], left), runtime, on_images=lambda _count: stopped())
+        results = evaluate_runs([run], open_sets([run], left), runtime, on_images=lambda _count: stopped())
         for name, each in zip(left, results, strict=True):
             facts = {"data": str(each.data), "quality": each.quality, "at_load": each.at_load, "keys": each.keys}
             save_outcomes(paths[name], each.outcomes, {**facts, "loader": each.loader, "computed": runtime.reason})

@@ -28,7 +28,7 @@ from jpegcurr.analysis.channels.study import (
     study_channels,
 )
 from jpegcurr.analysis.channels.tables import meanings, moved_table, stage_table, to_csv
-from jpegcurr.analysis.evaluation.evaluate import at_qualities, open_arms
+from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
@@ -335,7 +335,7 @@ def test_a_quality_held_against_itself_moves_nothing(trained: Path, betons: Path
     run = load_run(trained, cpu)
     for name in ("val-source.beton", "val-source.json", "val-source.items.jsonl"):
         shutil.copy(betons / name, tmp_path / name)
-    arms = open_arms([run], {"": betons / "val-source.beton", "again": tmp_path / "val-source.beton"})
+    arms = open_sets([run], {"": betons / "val-source.beton", "again": tmp_path / "val-source.beton"})
     study = study_channels(run, arms, cpu, layers=["stages.1", "stages.3", "stages.1"])
     assert [layer.layer for layer in study.layers] == ["stages.1", "stages.3"]
     assert [arm.name for arm in study.arms] == [str(betons / "val-source.beton"), str(tmp_path / "val-source.beton")]
@@ -348,7 +348,7 @@ def test_a_quality_held_against_itself_moves_nothing(trained: Path, betons: Path
 @pytest.mark.filterwarnings("ignore")
 def test_ffcvs_loaders_side_by_side_give_the_figures_of_plain_ones(trained: Path, betons: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
-    arms = open_arms([run], at_qualities([betons / "val-source.beton"], ["source", 50, 10]))
+    arms = open_sets([run], expand_qualities([betons / "val-source.beton"], ["source", 50, 10]))
     plain, ffcv = (study_channels(run, arms, cpu, loader=loader) for loader in ("plain", "ffcv"))
     assert (plain.loader, ffcv.loader, plain.images) == ("plain", "ffcv", 16)
     for first, second in zip(plain.layers, ffcv.layers, strict=True):
@@ -358,7 +358,9 @@ def test_ffcvs_loaders_side_by_side_give_the_figures_of_plain_ones(trained: Path
 def test_images_that_are_not_the_same_are_not_held_against_each_other(trained: Path, betons: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     with pytest.raises(UsageError, match=r"train-source\.beton holds other images than .*val-source\.beton"):
-        check_same_images(open_arms([run], at_qualities([betons / f"{each}-source.beton" for each in ("val", "train")], [50])))
+        check_same_images(
+            open_sets([run], expand_qualities([betons / f"{each}-source.beton" for each in ("val", "train")], [50]))
+        )
 
 
 def test_the_command_writes_every_channel_and_says_what_moved(run) -> None:

@@ -13,11 +13,11 @@ import pytest
 from jpegcurr.analysis.evaluation import evaluate
 from jpegcurr.analysis.evaluation.evaluate import (
     Evaluation,
-    at_qualities,
     compare_evaluations,
     evaluate_run,
     evaluate_runs,
-    open_arms,
+    expand_qualities,
+    open_sets,
 )
 from jpegcurr.analysis.evaluation.naming import quality_lines
 from jpegcurr.analysis.evaluation.outputs import accuracy_curve
@@ -70,8 +70,8 @@ def table(path: str) -> list[list[str]]:
 def test_quality_50_made_in_memory_gives_the_predictions_of_the_stored_file(betons: Path, trained: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     (stored,) = evaluate_run(run, {"q50": betons / "val-q50.beton"}, cpu)
-    (made,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50]), cpu)
-    (view,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50], "after_resize"), cpu)
+    (made,) = evaluate_run(run, expand_qualities([betons / "val-source.beton"], [50]), cpu)
+    (view,) = evaluate_run(run, expand_qualities([betons / "val-source.beton"], [50], "after_resize"), cpu)
     assert same_outcomes(stored, made)
     assert not np.array_equal(view.outcomes.confidence, made.outcomes.confidence), "after the resize is another treatment"
     assert (made.tested, made.at_load, view.at_load) == (
@@ -93,7 +93,7 @@ def test_every_image_counts_once_with_any_batch(betons: Path, trained: Path, cpu
 
 def test_arms_are_held_against_the_first_and_written_as_csv(betons: Path, trained: Path, cpu: Runtime) -> None:
     runs = [load_run(trained, cpu), replace(load_run(trained, cpu, "ema"), path=Path("other"))]
-    arms = open_arms(runs, at_qualities([betons / "val-source.beton"], ["source", 10]))
+    arms = open_sets(runs, expand_qualities([betons / "val-source.beton"], ["source", 10]))
     results = list(evaluate_runs(runs, arms, cpu))
     pairs = compare_evaluations(results)
     matrix, paired = accuracy_matrix(results), paired_table(results, pairs)
@@ -113,7 +113,7 @@ def test_arms_are_held_against_the_first_and_written_as_csv(betons: Path, traine
 
 def test_a_file_that_is_not_of_the_source_is_not_encoded_again(betons: Path) -> None:
     with pytest.raises(UsageError, match=r"val-q50\.beton has quality 50: --qualities would encode it a second time"):
-        at_qualities([betons / "val-q50.beton"], [90])
+        expand_qualities([betons / "val-q50.beton"], [90])
 
 
 def test_runs_that_see_alike_share_one_pass(betons: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_runs_that_see_alike_share_one_pass(betons: Path, trained: Path, cpu: Ru
     closer = raw.recipe.image.model_copy(update={"val_crop": 0.5})
     other = replace(raw, path=Path("closer"), recipe=raw.recipe.model_copy(update={"image": closer}))
     runs: list[Run] = [raw, other, ema]
-    arms = open_arms(runs, at_qualities([betons / "val-source.beton"], ["source", 10]))
+    arms = open_sets(runs, expand_qualities([betons / "val-source.beton"], ["source", 10]))
     alone = [result for run in runs for result in evaluate_runs([run], arms, cpu)]
     opened: list[object] = []
 
@@ -158,7 +158,7 @@ def test_models_are_put_back_where_the_pass_breaks(betons: Path, trained: Path, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(evaluate_runs(runs, open_arms(runs, {"": betons / "val-source.beton"}), cpu, on_images=stop))
+        list(evaluate_runs(runs, open_sets(runs, {"": betons / "val-source.beton"}), cpu, on_images=stop))
     assert [run.model.training for run in runs] == [False, True]
 
 
@@ -207,7 +207,7 @@ def test_the_curve_says_what_was_tested() -> None:
 
 
 def test_classes_are_written_with_their_images(trained: Path, betons: Path, cpu: Runtime) -> None:
-    results = list(evaluate_run(load_run(trained, cpu), at_qualities([betons / "val-source.beton"], ["source", 10]), cpu))
+    results = list(evaluate_run(load_run(trained, cpu), expand_qualities([betons / "val-source.beton"], ["source", 10]), cpu))
     write_classes(Path("classes.csv"), results)
     columns, *rows = table("classes.csv")
     assert columns == ["class", "images", "source", "10"]
@@ -289,10 +289,10 @@ def test_tables_of_two_runs_at_six_qualities_fit_a_terminal_of_80_columns() -> N
         [["restart_only", "75.00", "75.00", "72.75"], ["two_phase", "75.00", "75.00", "72.75"]],
     )
     assert paired_verdicts(results, pairs) == (
-        "By McNemar's test at 5 %, each arm by itself, lower: two_phase, 10 | restart_only, 10; no detectable difference "
-        "in the others."
+        "By McNemar's test at 5 %, each comparison by itself, lower: two_phase, 10 | restart_only, 10; no detectable "
+        "difference in the others."
     )
-    assert paired_verdicts(results[:2], pairs[:2]).endswith("each arm by itself, no detectable difference.")
+    assert paired_verdicts(results[:2], pairs[:2]).endswith("each comparison by itself, no detectable difference.")
 
 
 def test_several_betons_are_told_apart_by_their_names() -> None:

@@ -29,7 +29,7 @@ from jpegcurr.analysis.channels.pruning import (
 from jpegcurr.analysis.channels.statistics import Channels
 from jpegcurr.analysis.channels.study import LayerStudy, study_channels
 from jpegcurr.analysis.channels.tables import as_values, prune_meanings, prune_table, prune_title
-from jpegcurr.analysis.evaluation.evaluate import at_qualities, evaluate_run, open_arms
+from jpegcurr.analysis.evaluation.evaluate import evaluate_run, expand_qualities, open_sets
 from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import compare_paired
 from jpegcurr.errors import UsageError
@@ -188,8 +188,8 @@ def run(trained: Path, cpu: Runtime) -> Run:
 
 def test_top1_is_what_evaluate_measures_on_the_images_that_were_not_chosen_on(run: Run, betons: Path, cpu: Runtime) -> None:
     """Of each choice, made by hand in the model that evaluate runs; and statistics are those of the chosen images alone."""
-    made = at_qualities([betons / "train-source.beton"], ["source", 10])
-    arms = open_arms([run], made)
+    made = expand_qualities([betons / "train-source.beton"], ["source", 10])
+    arms = open_sets([run], made)
     chosen = split_images(arms[0].beton.labels, 3)
     study = study_channels(run, arms, cpu, chosen=chosen)
     seen = 0
@@ -222,8 +222,8 @@ def test_top1_is_what_evaluate_measures_on_the_images_that_were_not_chosen_on(ru
 
 def test_under_autocast_statistics_are_of_float32_and_accuracy_is_evaluates(run: Run, betons: Path, cpu: Runtime) -> None:
     half = resolve_runtime("cpu", precision="bfloat16")
-    made = at_qualities([betons / "train-source.beton"], ["source", 50])
-    arms = open_arms([run], made)
+    made = expand_qualities([betons / "train-source.beton"], ["source", 50])
+    arms = open_sets([run], made)
     chosen = split_images(arms[0].beton.labels, 0)
     exact, study = (study_channels(run, arms, runtime, layers=["stages.3"], chosen=chosen) for runtime in (cpu, half))
     assert np.array_equal(exact.layers[0].channels[1].change, study.layers[0].channels[1].change)
@@ -238,8 +238,8 @@ def test_under_autocast_statistics_are_of_float32_and_accuracy_is_evaluates(run:
 
 def test_a_channel_that_brings_the_quality_into_the_model_is_found_and_pruned(cpu: Runtime, run: Run, betons: Path) -> None:
     """The first channel of the last stage is made large where images are at quality 10; without it they are as they were."""
-    made = at_qualities([betons / "train-source.beton"], ["source", 10])
-    arms = open_arms([run], made)
+    made = expand_qualities([betons / "train-source.beton"], ["source", 10])
+    arms = open_sets([run], made)
     chosen = split_images(arms[0].beton.labels, 0)
     assert study_channels(run, arms, cpu, chosen=chosen).chosen[3].channels[1].most_moved()[0] != 0, "not planted yet"
     passes: list[bool] = []
@@ -268,7 +268,9 @@ def test_a_channel_that_brings_the_quality_into_the_model_is_found_and_pruned(cp
 
 
 def test_a_study_that_cannot_be_is_refused_before_images_are_looked_at(run: Run, betons: Path, cpu: Runtime) -> None:
-    alone, both = (open_arms([run], at_qualities([betons / "val-source.beton"], each)) for each in (["source"], ["source", 50]))
+    alone, both = (
+        open_sets([run], expand_qualities([betons / "val-source.beton"], each)) for each in (["source"], ["source", 50])
+    )
     with pytest.raises(UsageError, match="needs two qualities at least"):
         check_prunable(run, alone, cpu, ["stages.3"], [4])
     with pytest.raises(UsageError, match=r"--prune-study 65: stages\.3 has 64 channels"):
@@ -279,7 +281,7 @@ def test_a_study_that_cannot_be_is_refused_before_images_are_looked_at(run: Run,
 
 
 def test_the_model_is_left_as_it_was_found_when_it_raises(run: Run, betons: Path, cpu: Runtime) -> None:
-    arms = open_arms([run], at_qualities([betons / "val-source.beton"], ["source", 50]))
+    arms = open_sets([run], expand_qualities([betons / "val-source.beton"], ["source", 50]))
     chosen = split_images(arms[0].beton.labels, 0)
     study = study_channels(run, arms, cpu, chosen=chosen)
     head = run.model.head  # type: ignore[union-attr]
@@ -302,7 +304,7 @@ def test_the_model_is_left_as_it_was_found_when_it_raises(run: Run, betons: Path
 
 
 def test_the_table_has_every_choice_next_to_random_ones_and_json_has_all_of_it(run: Run, betons: Path, cpu: Runtime) -> None:
-    arms = open_arms([run], at_qualities([betons / "train-source.beton"], ["source", 10]))
+    arms = open_sets([run], expand_qualities([betons / "train-source.beton"], ["source", 10]))
     chosen = split_images(arms[0].beton.labels, 0)
     study = study_channels(run, arms, cpu, chosen=chosen)
     (found,) = study_pruning(run, arms, cpu, study, [8, 60], chosen, layers=["stages.3"])

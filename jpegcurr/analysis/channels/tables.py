@@ -12,7 +12,7 @@ import numpy as np
 from jpegcurr.analysis.channels.pruning import PruneStudy, Trial
 from jpegcurr.analysis.channels.statistics import Channels
 from jpegcurr.analysis.channels.study import ChannelStudy, QualityColumn
-from jpegcurr.analysis.evaluation.evaluate import described
+from jpegcurr.analysis.evaluation.evaluate import paired_values
 from jpegcurr.analysis.evaluation.tables import Table
 from jpegcurr.analysis.stats import LEVEL
 from jpegcurr.files import json_values
@@ -167,7 +167,7 @@ def _pruned(study: PruneStudy) -> dict[str, Any]:
         {
             **asdict(trial.choice),
             "qualities": {
-                name: {"top1": trial.top1[name], "against_unmasked": described(pair)} for name, pair in trial.pairs.items()
+                name: {"top1": trial.top1[name], "against_unmasked": paired_values(pair)} for name, pair in trial.pairs.items()
             },
         }
         for trial in study.trials
