@@ -264,7 +264,8 @@ def _print_confusion(confusion: "Confusion") -> None:
     out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
     pairs = confusion.most_confused()
     rows = [
-        [sanitize(full_name(each.truth)), sanitize(full_name(each.predicted)), f"{each.count} of {each.of}"] for each in pairs
+        [sanitize(full_name(each.truth)), sanitize(full_name(each.predicted)), f"{each.count} of {each.images}"]
+        for each in pairs
     ]
     if rows:
         print_table(["class", "most often taken for", "images"], rows, left=2)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from samples import encode_all
 from scipy.stats import ttest_rel
 
-from jpegcurr.analysis.channels.activations import DEAD, watched
-from jpegcurr.analysis.channels.statistics import Moments, RunningStats, by_size, settle
+from jpegcurr.analysis.channels.activations import DEAD, watch_layers
+from jpegcurr.analysis.channels.statistics import Moments, RunningStats, rank_by_size, summarise_channels
 from jpegcurr.analysis.channels.study import (
     ChannelStudy,
     LayerStudy,
@@ -163,7 +163,7 @@ def test_what_never_changes_has_no_shift_and_is_never_most_moved() -> None:
     assert np.isnan(after.shift[[DEAD_ONE, CONSTANT]]).all()
     assert after.most_moved() == [GREEN, RED, BLUE]
     assert after.moved.tolist() == [False, False, False, True, False]
-    assert by_size(np.array([np.nan, -2.0, 1.0, np.nan, 2.0])) == [1, 4, 2]
+    assert rank_by_size(np.array([np.nan, -2.0, 1.0, np.nan, 2.0])) == [1, 4, 2]
 
 
 def test_what_moves_up_here_and_down_there_is_seen_by_image_and_is_no_shift() -> None:
@@ -221,7 +221,7 @@ def test_channels_that_do_not_move_are_told_to_in_no_more_than_5_of_100_studies(
     for _ in range(1000):
         images = random.normal(size=(40, 50))
         arms = [images, *(images + random.normal(size=images.shape) for _ in range(2))]
-        wrong += any(each.moved.any() for each in settle([[_tally(arm, images) for arm in arms]])[0])
+        wrong += any(each.moved.any() for each in summarise_channels([[_tally(arm, images) for arm in arms]])[0])
     assert 0 < wrong / 1000 <= 0.05 + 0.021
 
 
@@ -251,17 +251,17 @@ def test_the_model_is_left_as_it_was_found_when_a_layer_raises(place: str) -> No
 def test_a_layer_whose_channels_cannot_be_told_is_refused_by_name() -> None:
     model, images = timm.create_model("test_convnext").eval(), torch.rand(2, 3, 96, 96)
     for layer, said in [
-        ("head.fc", r"head\.fc gives \[2, 1000\], in which no channels can be told.*stages\.0"),
+        ("head.fc", r"head\.fc returns \[2, 1000\], whose channel axis is not known.*stages\.0"),
         ("nowhere", "no such layer"),
     ]:
         with pytest.raises(UsageError, match=said):
             followed(model, [images], [layer])
     vit = timm.create_model("test_vit").eval()
     with (
-        watched(vit, ["blocks.4.attn.attn_drop"]) as look,
+        watch_layers(vit, ["blocks.4.attn.attn_drop"]) as summarise,
         pytest.raises(UsageError, match=r"attn_drop is called 0 times in one pass"),
     ):
-        look(torch.rand(2, 3, 160, 160))
+        summarise(torch.rand(2, 3, 160, 160))
 
 
 def test_tables_say_what_is_known_and_nothing_more() -> None:
@@ -282,7 +282,7 @@ def test_tables_say_what_is_known_and_nothing_more() -> None:
     ((layer, quality, listed),) = table[1]
     shift = study.layers[0].channels[1].shift[GREEN]
     assert (layer, quality, listed) == ("first", "50", f"{GREEN}:{shift:+.3f} {RED}:+0.000?")
-    assert "5 % over all 5 looks" in " ".join(meanings(study))
+    assert "at 5 % over all 5 tests" in " ".join(meanings(study))
     alone = study_of(followed(Planted(), [images]))
     assert moved_table(alone, 2) is None
     assert len(meanings(alone)) == 1
@@ -338,7 +338,7 @@ def test_a_quality_held_against_itself_moves_nothing(trained: Path, betons: Path
     arms = open_sets([run], {"": betons / "val-source.beton", "again": tmp_path / "val-source.beton"})
     study = study_channels(run, arms, cpu, layers=["stages.1", "stages.3", "stages.1"])
     assert [layer.layer for layer in study.layers] == ["stages.1", "stages.3"]
-    assert [arm.name for arm in study.arms] == [str(betons / "val-source.beton"), str(tmp_path / "val-source.beton")]
+    assert [arm.name for arm in study.columns] == [str(betons / "val-source.beton"), str(tmp_path / "val-source.beton")]
     for layer in study.layers:
         assert not layer.channels[1].change.any()
         assert (layer.channels[1].p == 1).all()
@@ -393,12 +393,12 @@ def test_tables_can_be_read_in_80_columns(run, monkeypatch: pytest.MonkeyPatch) 
         ("channels run --seed 3", "--seed is the prune study's"),
         ("channels run --qualities source,200", "quality '200'"),
         ("channels run --layer stages.9", r"'stages\.9': the model has no such layer"),
-        ("channels run --layer head.fc --qualities source,50", r"head\.fc gives .*no channels can be told"),
+        ("channels run --layer head.fc --qualities source,50", r"head\.fc returns .*channel axis is not known"),
         ("channels run --prune-study 4,x", "--prune-study '4,x': give how many"),
         ("channels run --prune-study 0", "--prune-study '0': give how many"),
         ("channels run --prune-study 65", r"--prune-study 65: stages\.3 has 64 channels\. Give smaller"),
         ("channels run --layer stages.0 --prune-study 8,25", r"--prune-study 25: stages\.0 has 24 channels"),
-        ("channels run --data betons/val-source.beton --prune-study 4", "needs two qualities at least"),
+        ("channels run --data betons/val-source.beton --prune-study 4", "compares at least two qualities"),
         ("channels run --data betons/val-source.beton --data betons/train-source.beton", "holds other images than"),
         ("channels run --data betons/val-q50.beton --qualities 30", r"has quality 50: --qualities would encode it a second"),
         ("channels run --csv there.csv", r"there\.csv exists.*--force"),

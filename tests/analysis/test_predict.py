@@ -212,7 +212,7 @@ def test_a_sorted_folder_is_replaced_only_with_force_and_only_if_it_is_one(
     Path("sorted").mkdir()
     Path("sorted/mine.txt").touch()
     code, said = sort()
-    assert (code, "holds what jpegcurr has not sorted" in said) == (2, True)
+    assert (code, "holds other files than sorted images" in said) == (2, True)
     Path("sorted/mine.txt").unlink()
     assert sort()[0] == 0
     assert call("predict", str(trained), "images/cat", "--by-class", "sorted", "-o", "new.csv") == 2
@@ -240,7 +240,7 @@ def test_the_most_confused_pairs_come_first_and_histograms_are_of_the_true_class
     confusion = Confusion(["a", "b", "c"])
     for truth, shares in [(0, [0.1, 0.9, 0]), (0, [0.3, 0.7, 0]), (0, [1, 0, 0]), (1, [0.6, 0.35, 0.05]), (None, [1, 0, 0])]:
         confusion.add(seen_as("x.jpg", truth, shares))
-    assert [(pair.truth, pair.predicted, pair.count, pair.of) for pair in confusion.most_confused()] == [
+    assert [(pair.truth, pair.predicted, pair.count, pair.images) for pair in confusion.most_confused()] == [
         ("a", "b", 2, 3),
         ("b", "a", 1, 1),
     ]
@@ -254,7 +254,7 @@ def test_of_images_without_labels_nothing_that_needs_them_is_made(
 ) -> None:
     for option, path in (("--by-class", "sorted"), ("--confusion", "c.csv")):
         assert call("predict", str(trained), "odd", option, path) == 2
-        assert f"{option} needs images in folders called like the classes" in capsys.readouterr().err
+        assert f"{option} needs images in folders named like the classes" in capsys.readouterr().err
     assert call("predict", str(trained), "odd") == 0
     assert "labelled" not in capsys.readouterr().out
 
@@ -262,7 +262,7 @@ def test_of_images_without_labels_nothing_that_needs_them_is_made(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--sheet sheet.pdf", r"end its name in .html or .png"),
+        ("--sheet sheet.pdf", r"Give a name that ends in .html or .png"),
         ("--copy", "--copy is for --by-class"),
         ("--sheet a.html --csv a.html", "a.html would be written twice"),
         ("--by-class sorted --confusion sorted/c.csv", "would lie in the folder of --by-class"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jpegcurr.analysis.cam.grad_cam import held_still
 from jpegcurr.analysis.channels import activations
-from jpegcurr.analysis.channels.activations import masked_logits, watched
+from jpegcurr.analysis.channels.activations import masked_logits, watch_layers
 from jpegcurr.analysis.channels.pruning import (
     DRAWS,
     Choice,
@@ -86,8 +86,8 @@ def test_masks_that_share_a_pass_give_what_each_gives_by_itself(
 ) -> None:
     """Where they cannot share it, within a residual block, each has its own; of one image they always can."""
     model, batch = network(name), torch.randn(images, 3, side, side, generator=torch.Generator().manual_seed(1))
-    with watched(model, [layer]) as look:
-        seen = look(batch)[layer]
+    with watch_layers(model, [layer]) as summarise:
+        seen = summarise(batch)[layer]
     channels = seen.mean.shape[1]
     sets = [[], [0], [1, 5], list(range(channels // 2)), list(range(channels))]
     masks = torch.ones(len(sets), channels)
@@ -155,7 +155,7 @@ def test_half_of_every_class_is_chosen_by_seed(labels: list[int], seed: int) -> 
 def test_another_seed_is_another_half_and_three_images_are_too_few() -> None:
     labels = np.zeros(100, np.int64)
     assert not np.array_equal(split_images(labels, 0), split_images(labels, 1))
-    with pytest.raises(UsageError, match=r"--prune-study needs 4 images at least.*there are 3"):
+    with pytest.raises(UsageError, match=r"--prune-study needs at least 4 images.*there are 3"):
         split_images(np.arange(3), 0)
 
 
@@ -177,7 +177,7 @@ def test_channels_are_chosen_by_their_largest_shift_and_constant_ones_never() ->
     assert len({each.channels for each in random if each.k == 3}) > 1
     assert choices == choose_channels(layer, [1, 3], seed=0)
     assert choices != choose_channels(layer, [1, 3], seed=1)
-    with pytest.raises(UsageError, match=r"--prune-study 5: of stages\.3's 5 channels 1 are constant on the 8 images"):
+    with pytest.raises(UsageError, match=r"--prune-study 5: 1 of stages\.3's 5 channels are constant on the 8 images"):
         choose_channels(layer, [5], seed=0)
 
 
@@ -271,7 +271,7 @@ def test_a_study_that_cannot_be_is_refused_before_images_are_looked_at(run: Run,
     alone, both = (
         open_sets([run], expand_qualities([betons / "val-source.beton"], each)) for each in (["source"], ["source", 50])
     )
-    with pytest.raises(UsageError, match="needs two qualities at least"):
+    with pytest.raises(UsageError, match="compares at least two qualities"):
         check_prunable(run, alone, cpu, ["stages.3"], [4])
     with pytest.raises(UsageError, match=r"--prune-study 65: stages\.3 has 64 channels"):
         check_prunable(run, both, cpu, ["stages.3"], [4, 65])
