@@ -237,7 +237,7 @@ def test_a_layer_that_cannot_be_explained_is_told() -> None:
     vit = network("test_vit")
     with pytest.raises(UsageError, match=r"reads the class token alone.*blocks\.5\.norm1"):
         grad_cam(vit, "blocks.5", pictures(2, 160))
-    with pytest.raises(UsageError, match=r"gives \[2, 2, 101, 32\]"):
+    with pytest.raises(UsageError, match=r"returns \[2, 2, 101, 32\]"):
         grad_cam(vit, "blocks.4.attn.q_norm", pictures(2, 160))
     with pytest.raises(UsageError, match="is called 0 times"):
         grad_cam(vit, "blocks.4.attn.attn_drop", pictures(2, 160))
