@@ -35,7 +35,7 @@ class EvaluationFiles:
     def check(self, *, force: bool) -> None:
         """Raise UsageError for a file that cannot be written, or that exists and ``force`` is not given."""
         if self.plot is not None and self.plot.suffix != ".svg":
-            raise UsageError(f"--plot {self.plot}: the curve is an SVG file. Give a name that ends in .svg.")
+            raise UsageError(f"--plot {self.plot}: the curve is drawn as SVG; give it a name that ends in .svg.")
         absolute = [path.absolute() for path in self.paths]
         if repeated := [path for path in absolute if absolute.count(path) > 1]:
             raise UsageError(f"{repeated[0].name} would be written twice. Give each output a name of its own.")
