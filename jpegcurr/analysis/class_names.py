@@ -1,4 +1,4 @@
-"""What people call the classes of ImageNet, which are named by WordNet's numbers."""
+"""Readable names of ImageNet's classes, whose own names are WordNet's numbers."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def _wordnet() -> ImageNetInfo:
 
 
 def readable_name(name: str) -> str:
-    """``n01440764`` -> ``tench, Tinca tinca``; any other name is what people call it already, and stays."""
+    """Return the readable name, ``n01440764`` -> ``tench, Tinca tinca``; any other name is returned as it is."""
     if not _WORDNET.fullmatch(name):
         return name
     try:
@@ -25,11 +25,11 @@ def readable_name(name: str) -> str:
 
 
 def full_name(name: str) -> str:
-    """The readable name beside the class's own, if it is another: ``n01440764 tench, Tinca tinca``."""
+    """Return the class's own name and the readable one, if they differ: ``n01440764 tench, Tinca tinca``."""
     readable = readable_name(name)
     return name if readable == name else f"{name} {readable}"
 
 
 def have_readable_names(names: Sequence[str]) -> bool:
-    """Whether any class has a readable name that is another than its own."""
+    """Return whether any class has a readable name that differs from its own."""
     return any(readable_name(name) != name for name in names)

@@ -1,4 +1,4 @@
-"""The layers of a timm model that can be explained, and where the channels stand in what they give."""
+"""Layers of a timm model by name, and the layout of their outputs: which axis holds the channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,20 @@ Kind = Literal["NCHW", "NHWC", "NLC"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a layer's output [b ...] is laid out; ``grid`` is (h, w), ``extra`` the tokens before those of the patches."""
+    """The layout of a layer's output [b ...].
+
+    Attributes:
+        kind: the order of the axes: [b c h w], [b h w c], or [b tokens c].
+        grid: (h, w).
+        extra: the number of tokens before those of the patches, such as a class token.
+    """
 
     kind: Kind
     grid: tuple[int, int]
     extra: int = 0
 
     def nchw(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The output, or its gradient, as a view [b c h w]."""
+        """Return the output, or its gradient, as a view [b c h w]."""
         if self.kind == "NHWC":
             return tensor.permute(0, 3, 1, 2)
         if self.kind == "NLC":
@@ -30,13 +36,13 @@ class Layout:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model that ``torch.compile`` was given, or ``model`` itself."""
+    """Return the model that ``torch.compile`` was given, or ``model`` itself."""
     inner: nn.Module = getattr(model, "_orig_mod", model)
     return inner
 
 
 def stages(model: nn.Module) -> list[str]:
-    """The names of the feature stages, as timm's ``feature_info`` gives them; the last is the default to explain."""
+    """Return the names of the feature stages from timm's ``feature_info``; the last is the default to explain."""
     return [str(stage["module"]) for stage in _feature_info(model)]
 
 
@@ -49,29 +55,29 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
 
 
 def stages_sentence(model: nn.Module) -> str:
-    """The way out for whoever named a layer that cannot be explained."""
+    """Return a sentence that lists the stages, for errors about a layer."""
     names = stages(model)
-    return f"Its stages: {', '.join(names)}." if names else "timm names no stages of it."
+    return f"Its stages: {', '.join(names)}." if names else "timm names no stages of this model."
 
 
 def read_layout(model: nn.Module, layer: str, shape: Sequence[int], images: Sequence[int]) -> Layout:
-    """Find the channels in what ``layer`` gives for square images, by how many there are and by the grid that is left.
+    """Return the layout of the output of ``layer`` for square images, found by the number of channels and the square grid.
 
-    How many there are is told by the layer itself (a convolution, a norm, a linear layer) or by timm's ``feature_info``
-    for its stage. [b n c] is read as patches, row by row, where timm says how many there are.
+    The number of channels is taken from the layer itself (a convolution, a norm, a linear layer) or from timm's
+    ``feature_info`` for its stage. [b n c] is read as patches, row by row, if timm gives their number.
 
     Args:
         model: the whole model.
         layer: a name in it.
-        shape: of the layer's output.
-        images: the shape of what the model was given, [b 3 s s].
+        shape: the shape of the layer's output.
+        images: the shape of the model's input, [b 3 s s].
 
     Raises:
-        UsageError: there is no grid in it, or it cannot be told which axis holds the channels.
+        UsageError: the output has no grid, or the axis of the channels is ambiguous.
     """
     if shape[0] == images[0]:
         grids = _grids(shape)
-        if len(shape) == 4 and not _is_of_tokens(model):
+        if len(shape) == 4 and not _is_transformer(model):
             kind = _kind(model, layer, {kind: shape[1 if kind == "NCHW" else 3] for kind in grids}, shape, images)
             if kind:
                 return Layout(kind, grids[kind])
@@ -79,13 +85,13 @@ def read_layout(model: nn.Module, layer: str, shape: Sequence[int], images: Sequ
         if tokens:
             return tokens
     raise UsageError(
-        f"--layer {layer} gives {list(shape)}, in which no map can be told: Grad-CAM needs [batch channels h w], "
+        f"--layer {layer} returns {list(shape)}, which cannot be read as a map: Grad-CAM needs [batch channels h w], "
         f"[batch h w channels] or the tokens of all patches. {stages_sentence(model)}"
     )
 
 
 def _grids(shape: Sequence[int]) -> dict[Kind, tuple[int, int]]:
-    """The layouts in which the grid of a square image is square."""
+    """Return the layouts in which the grid of a square image is square."""
     grids: dict[Kind, tuple[int, int]] = {}
     if len(shape) == 4 and shape[2] == shape[3]:
         grids["NCHW"] = (shape[2], shape[3])
@@ -104,12 +110,12 @@ def _kind(model: nn.Module, layer: str, channels: dict[Kind, int], shape: Sequen
         return _only(list(channels))
     fitting = [kind for kind, count in channels.items() if count == stage["num_chs"]]
     if layer == stage["module"]:
-        said: Any = getattr(model, "output_fmt", None) or "NCHW"
-        usual: Kind = getattr(said, "value", said)
+        output_format: Any = getattr(model, "output_fmt", None) or "NCHW"
+        usual: Kind = getattr(output_format, "value", output_format)
         return usual if usual in fitting else _only(fitting or list(channels))
     if fitting:
         return _only(fitting)
-    # Within a stage there may be more channels or fewer than it gives, but on its grid, or on that of its first block.
+    # Within a stage a layer may have other channels than the stage's output, but its grid, or that of its first block.
     side = images[-1] / stage["reduction"]
     on_grid = abs(shape[2] - side) < 1 or abs(shape[2] - 2 * side) < 2
     return _only(list(channels)) if on_grid else None
@@ -120,7 +126,7 @@ def _only(kinds: Sequence[Kind]) -> Kind | None:
 
 
 def _own_channels(module: nn.Module) -> tuple[Kind, int] | None:
-    """What a layer says of its output itself: the layout that its kind has, and the number of channels."""
+    """Return the layout and the number of channels of a layer's output, as its type implies them; None for other types."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return "NCHW", module.out_channels
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -139,17 +145,17 @@ def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _stage(model: nn.Module, layer: str) -> dict[str, Any] | None:
-    """timm's entry for the stage that is ``layer`` or that it is within."""
-    return next((each for each in _feature_info(model) if f"{layer}.".startswith(f"{each['module']}.")), None)
+    """Return timm's entry for the stage that is ``layer`` or contains it."""
+    return next((stage for stage in _feature_info(model) if f"{layer}.".startswith(f"{stage['module']}.")), None)
 
 
-def _is_of_tokens(model: nn.Module) -> bool:
-    """Whether it is a plain transformer, in which what has four axes is attention, one grid of tokens by tokens a head."""
+def _is_transformer(model: nn.Module) -> bool:
+    """Return whether the model is a plain transformer, where outputs with four axes are attention (tokens by tokens a head)."""
     return hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed")
 
 
 def _token_layout(model: nn.Module, shape: Sequence[int], images: Sequence[int]) -> Layout | None:
-    if not _is_of_tokens(model):
+    if not _is_transformer(model):
         return None
     embed: Any = model.patch_embed
     extra = int(getattr(model, "num_prefix_tokens", 0))

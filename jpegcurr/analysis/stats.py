@@ -1,4 +1,7 @@
-"""Figures of right and wrong answers: of one model, and of two on the same images. NumPy and SciPy only."""
+"""Statistics of accuracies: intervals, paired tests, Holm's correction, bootstrap means and calibration.
+
+NumPy and SciPy only. "Right answers" are flags, bool [images]: whether a model's prediction is the true class.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,81 +13,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, binomtest
 
-RESAMPLES = 2000
-_CELLS = 1 << 21  # of a block of images: 16 MB each of a few arrays, however many images there are
-
-
-@dataclass(frozen=True, slots=True)
-class MeanCI:
-    """A mean over ``images`` images, and where it lies in 95 % of resamples of them; nan where it is undefined."""
-
-    mean: float
-    low: float
-    high: float
-    images: int
-
-
-def estimate_means(values: NDArray[np.floating], *, resamples: int = RESAMPLES, seed: int = 0) -> list[MeanCI]:
-    """The mean of every column of ``values`` [images columns] with its percentile bootstrap interval (Efron 1979).
-
-    Images are drawn with replacement, the same ones for all columns; nan is left out. One image has no interval. The same
-    values give the same interval. Beside ``values`` it takes the memory of a block of images.
-    """
-    images, columns = values.shape
-    sums, counts = np.zeros((resamples, columns)), np.zeros((resamples, columns))
-    total, known = np.zeros(columns), np.zeros(columns, np.int64)
-    for start, times in _drawn(images, resamples, seed):
-        block = values[start : start + times.shape[1]].astype(np.float64)
-        there = np.isfinite(block)
-        block[~there] = 0
-        sums += times @ block  # how often each image is drawn is all that a mean needs
-        counts += times @ there.astype(np.float64)
-        total += block.sum(axis=0)
-        known += there.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # a resample in which a figure is nowhere defined
-        means = sums / counts
-    estimates = []
-    for column, count in enumerate(known.tolist()):
-        mean = float(total[column] / count) if count else nan
-        low, high = np.nanpercentile(means[:, column], [2.5, 97.5]).tolist() if count > 1 else (nan, nan)
-        estimates.append(MeanCI(mean, low, high, count))
-    return estimates
-
-
-def _drawn(images: int, resamples: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """How often each resample has each image, [resamples images], one block of images after the other, with its first.
-
-    How many of a resample's draws fall into each block is multinomial, and within a block they fall anywhere: drawing the
-    numbers and then the places is the same bootstrap as drawing images from the whole list.
-    """
-    random = np.random.default_rng(seed)
-    size = max(1, _CELLS // resamples)
-    starts = np.arange(0, images, size)
-    sizes = np.minimum(size, images - starts)
-    falls = random.multinomial(images, sizes / images, size=resamples)
-    for number, (start, count) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
-        rows = np.repeat(count * np.arange(resamples), falls[:, number])
-        cells = rows + random.integers(count, size=len(rows))
-        times = np.bincount(cells, minlength=resamples * count).reshape(resamples, count)
-        yield start, times.astype(np.float64)
-
-
-BINS = 15
 LEVEL = 0.05
-EXACT_BELOW = 25
+EXACT_BELOW = 25  # flips, for McNemar's test
+RESAMPLES = 2000
+BINS = 15  # of the calibration error
+_CELLS = 1 << 21  # of a block of images: 16 MB for each of a few arrays, however many images there are
 
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """One arm against a reference on the same ``images``; points are of top-1, in percent.
+    """A comparison of two models on the same ``images``; points are of top-1, in percent.
 
     Attributes:
-        difference: this arm's top-1 less the reference's, points.
+        difference: the model's top-1 less the reference's, points.
         low, high: its 95 % interval, by the percentile bootstrap over images.
-        lost, gained: images that only the reference has right, that only this arm has right.
-        p_value: of McNemar's test, two-sided; ``test`` says in which form.
+        lost, gained: the number of images that only the reference has right, and that only the model has right.
+        p_value: of McNemar's test, two-sided; ``test`` is its form.
         detectable: see ``detectable_difference``.
     """
 
@@ -100,28 +46,50 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """By McNemar's test at 5 %: ``lower``, ``higher``, or ``no detectable difference``."""
+        """The result of McNemar's test at 5 %: ``lower``, ``higher``, or ``no detectable difference``."""
         if self.p_value >= LEVEL:
             return "no detectable difference"
         return "higher" if self.difference > 0 else "lower"
 
 
-def short_p(value: float) -> str:
-    """``0.034``, or ``< 0.001``."""
-    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+@dataclass(frozen=True, slots=True)
+class ClassChange:
+    """A comparison of two models on the ``images`` of one class; ``right`` is the reference's number of right answers.
+
+    ``lost``, ``gained`` and ``p_value`` are as in ``Paired``.
+    """
+
+    label: int
+    images: int
+    right: int
+    lost: int
+    gained: int
+    p_value: float
+
+    @property
+    def difference(self) -> float:
+        """The change of the class's top-1, points."""
+        return 100 * (self.gained - self.lost) / self.images
 
 
-def mean_known(values: NDArray[np.floating]) -> float:
-    """The mean of those that are finite; nan if none is."""
-    known = values[np.isfinite(values)].astype(np.float64)
-    return float(known.mean()) if len(known) else nan
+@dataclass(frozen=True, slots=True)
+class MeanCI:
+    """A mean over ``images`` images and its 95 % interval, ``low`` to ``high``; nan where undefined."""
+
+    mean: float
+    low: float
+    high: float
+    images: int
+
+
+# Two models on the same images
 
 
 def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:
-    """Hold two arms' right answers, bool [images] in the same order, against each other.
+    """Compare the right answers of two models, bool [images] in the same order; ``seed`` is the bootstrap's.
 
     Raises:
-        ValueError: they are not of the same number of images, or of none.
+        ValueError: the numbers of images differ, or are 0.
     """
     if reference.shape != other.shape or not len(reference):
         raise ValueError(f"{reference.shape} and {other.shape} are not outcomes of the same images")
@@ -133,40 +101,10 @@ def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:
     return Paired(images, difference, low, high, lost, gained, p_value, test, detectable)
 
 
-@cache
-def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
-    """The two-sided p-value that images flip one way as often as the other, and the form of the test.
-
-    Exact (binomial) below 25 flips; from there on mid-p, which is not as conservative and holds its level where the
-    chi-squared form does not (Fagerland, Lydersen and Laake, BMC Med. Res. Methodol. 13:91, 2013).
-    """
-    flips, fewer = lost + gained, min(lost, gained)
-    if flips < EXACT_BELOW:
-        return (float(binomtest(fewer, flips).pvalue) if flips else 1.0), "exact"
-    return float(2 * binom.cdf(fewer - 1, flips, 0.5) + binom.pmf(fewer, flips, 0.5)), "mid-p"
-
-
-@dataclass(frozen=True, slots=True)
-class ClassChange:
-    """The ``images`` of the class ``label`` in two arms; points are of top-1, percent, ``p_value`` is McNemar's."""
-
-    label: int
-    images: int
-    right: int
-    lost: int
-    gained: int
-    p_value: float
-
-    @property
-    def difference(self) -> float:
-        """Points of the class's top-1."""
-        return 100 * (self.gained - self.lost) / self.images
-
-
 def compare_classes(labels: NDArray[np.int64], reference: Flags, other: Flags) -> list[ClassChange]:
-    """Hold two arms' right answers, bool [images] in the order of ``labels``, against each other within each class.
+    """Compare the right answers of two models, bool [images] in the order of ``labels``, within each class.
 
-    Classes without images are left out. ``right`` is the reference's. The p-values are those of one look each; see ``holm``.
+    Classes without images are omitted. The p-values are not corrected for the number of classes; see ``holm``.
     """
     images, right = np.bincount(labels), np.bincount(labels[reference], minlength=labels.max() + 1)
     lost, gained = (np.bincount(labels[flips], minlength=len(images)) for flips in (reference & ~other, other & ~reference))
@@ -178,24 +116,21 @@ def compare_classes(labels: NDArray[np.int64], reference: Flags, other: Flags) -
     ]
 
 
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """The p-values of so many looks (the last axis), adjusted: one below 0.05 among equals is 5 % likely at most, all together.
+@cache
+def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
+    """Return McNemar's two-sided p-value, under which images flip one way as often as the other, and the form of the test.
 
-    Holm's step-down of Bonferroni's correction (Scand. J. Stat. 6:65, 1979), which assumes nothing of how looks hang together.
-    What is nan is no look, and stays.
+    The test is exact (binomial) below 25 flips. From there on it is mid-p, which is less conservative and keeps its level where
+    the chi-squared form does not (Fagerland, Lydersen and Laake, BMC Med. Res. Methodol. 13:91, 2013).
     """
-    looks = np.asarray(p_values, np.float64)
-    order = np.argsort(looks, axis=-1, kind="stable")  # nan comes last
-    ranked = np.take_along_axis(looks, order, axis=-1)
-    count = np.isfinite(looks).sum(axis=-1, keepdims=True)
-    left = np.maximum(count - np.arange(looks.shape[-1]), 1)
-    adjusted = np.empty_like(looks)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(ranked * left, axis=-1), 1.0), axis=-1)
-    return adjusted
+    flips, fewer = lost + gained, min(lost, gained)
+    if flips < EXACT_BELOW:
+        return (float(binomtest(fewer, flips).pvalue) if flips else 1.0), "exact"
+    return float(2 * binom.cdf(fewer - 1, flips, 0.5) + binom.pmf(fewer, flips, 0.5)), "mid-p"
 
 
 def bootstrap_interval(lost: int, gained: int, images: int, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the difference, points, from 2,000 resamples of the images.
+    """Return the 95 % percentile interval of the difference, points, from 2,000 resamples of the images.
 
     An image counts -1 (lost), 1 (gained) or 0, and the numbers of these among images drawn with replacement are multinomial:
     drawing the three numbers is the same bootstrap as drawing the images.
@@ -207,39 +142,117 @@ def bootstrap_interval(lost: int, gained: int, images: int, *, seed: int = 0) ->
 
 
 def detectable_difference(discordant: int, images: int) -> float:
-    """Points of accuracy that McNemar's test finds with 80 % power (two-sided 5 %): 280 * sqrt(share discordant / n).
+    """Return the points of accuracy that McNemar's test detects with 80 % power: 280 * sqrt(share of discordant / images).
 
-    The normal approximation, with at least 8 discordant images: the exact test is never significant with fewer than 6,
-    all to one side, and where 8 are expected, 6 or more come in 80 % of cases.
+    This is the normal approximation for a two-sided test at 5 %, with at least 8 discordant images: the exact test is never
+    significant with fewer than 6, all to one side, and where 8 are expected, 6 or more occur in 80 % of cases.
     """
     return 280 * sqrt(max(discordant, 8)) / images
 
 
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Return the p-values of a family of tests (the last axis), adjusted so that one false positive is 5 % likely at most.
+
+    Holm's step-down form of Bonferroni's correction (Scand. J. Stat. 6:65, 1979), which holds however the tests depend on each
+    other. A nan is no test and stays nan.
+    """
+    raw = np.asarray(p_values, np.float64)
+    order = np.argsort(raw, axis=-1, kind="stable")  # nan comes last
+    ranked = np.take_along_axis(raw, order, axis=-1)
+    count = np.isfinite(raw).sum(axis=-1, keepdims=True)
+    remaining = np.maximum(count - np.arange(raw.shape[-1]), 1)
+    adjusted = np.empty_like(raw)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(ranked * remaining, axis=-1), 1.0), axis=-1)
+    return adjusted
+
+
+def short_p(value: float) -> str:
+    """Format a p-value: ``0.034``, or ``< 0.001``."""
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+# One model
+
+
 def accuracy_interval(right: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of the share of ``right`` answers, percent, by Wilson's score (J. Am. Stat. Assoc. 22:209, 1927).
+    """Return the 95 % interval of the share of ``right`` answers, percent: Wilson's score (J. Am. Stat. Assoc. 22:209, 1927).
 
     Raises:
-        ValueError: there are no images, or fewer than are right.
+        ValueError: there are no images, or fewer than right answers.
     """
     interval = binomtest(right, images).proportion_ci(1 - LEVEL, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
-def calibration_error(confidence: NDArray[np.floating], right: Flags) -> float:
-    """The expected calibration error, points, of top-1 ``confidence`` (0 to 1) and whether it was ``right``, both [images].
+def class_accuracy(labels: NDArray[np.int64], right: Flags, classes: int) -> NDArray[np.float64]:
+    """Return the share of each class's images that are ``right``, percent, [classes]; nan for a class without images."""
+    count = np.bincount(labels, minlength=classes)
+    hits = np.bincount(labels, right, minlength=classes)
+    shares = np.full(classes, np.nan)
+    np.divide(100 * hits, count, out=shares, where=count > 0)
+    return shares
 
-    The mean distance of accuracy and confidence over 15 bins of equal width, open below and closed above, each weighted by
-    its images: equation 3 of Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+def calibration_error(confidence: NDArray[np.floating], right: Flags) -> float:
+    """Return the expected calibration error, points, from ``confidence`` in the prediction (0 to 1) and ``right``, [images].
+
+    The mean distance between accuracy and confidence over 15 bins of equal width, open below and closed above, each weighted by
+    its number of images: equation 3 of Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     bins = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
     gaps = np.bincount(bins, right - confidence.astype(np.float64), minlength=BINS)
     return 100 * float(np.abs(gaps).sum()) / len(right)
 
 
-def class_accuracy(labels: NDArray[np.int64], right: Flags, classes: int) -> NDArray[np.float64]:
-    """The share of each class's images that are ``right``, percent, [classes]; nan for a class without images."""
-    count = np.bincount(labels, minlength=classes)
-    hits = np.bincount(labels, right, minlength=classes)
-    shares = np.full(classes, np.nan)
-    np.divide(100 * hits, count, out=shares, where=count > 0)
-    return shares
+# Means of any values
+
+
+def mean_known(values: NDArray[np.floating]) -> float:
+    """Return the mean of the finite values; nan if there are none."""
+    known = values[np.isfinite(values)].astype(np.float64)
+    return float(known.mean()) if len(known) else nan
+
+
+def estimate_means(values: NDArray[np.floating], *, resamples: int = RESAMPLES, seed: int = 0) -> list[MeanCI]:
+    """Return the mean of every column of ``values`` [images columns] with its percentile bootstrap interval (Efron 1979).
+
+    Images are drawn with replacement, the same ones for all columns; nan is omitted. One image has no interval. The same values
+    give the same interval. Beside ``values`` this needs the memory of one block of images.
+    """
+    images, columns = values.shape
+    sums, counts = np.zeros((resamples, columns)), np.zeros((resamples, columns))
+    total, known = np.zeros(columns), np.zeros(columns, np.int64)
+    for start, times in _draw_blocks(images, resamples, seed):
+        block = values[start : start + times.shape[1]].astype(np.float64)
+        finite = np.isfinite(block)
+        block[~finite] = 0
+        sums += times @ block  # a mean needs no more than how often each image is drawn
+        counts += times @ finite.astype(np.float64)
+        total += block.sum(axis=0)
+        known += finite.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # a resample without any finite value
+        means = sums / counts
+    estimates = []
+    for column, count in enumerate(known.tolist()):
+        mean = float(total[column] / count) if count else nan
+        low, high = np.nanpercentile(means[:, column], [2.5, 97.5]).tolist() if count > 1 else (nan, nan)
+        estimates.append(MeanCI(mean, low, high, count))
+    return estimates
+
+
+def _draw_blocks(images: int, resamples: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield each block of images: its first image, and how often every resample has every image, [resamples images].
+
+    How many of a resample's draws fall into each block is multinomial, and within a block they fall anywhere: drawing the
+    numbers and then the places is the same bootstrap as drawing images from the whole list.
+    """
+    random = np.random.default_rng(seed)
+    size = max(1, _CELLS // resamples)
+    starts = np.arange(0, images, size)
+    sizes = np.minimum(size, images - starts)
+    draws = random.multinomial(images, sizes / images, size=resamples)
+    for number, (start, count) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        rows = np.repeat(count * np.arange(resamples), draws[:, number])
+        cells = rows + random.integers(count, size=len(rows))
+        times = np.bincount(cells, minlength=resamples * count).reshape(resamples, count)
+        yield start, times.astype(np.float64)

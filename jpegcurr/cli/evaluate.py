@@ -46,7 +46,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_arms
+    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
@@ -57,7 +57,7 @@ def evaluate(
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
-    arms = open_arms(loaded, choose_sets(loaded[0], data or (), chosen, "after_resize" if on_the_fly else "before_crop"))
+    arms = open_sets(loaded, choose_sets(loaded[0], data or (), chosen, "after_resize" if on_the_fly else "before_crop"))
     with progress_bar("img") as bar:
         on_images = bar.counter("evaluate", len(loaded) * sum(len(arm.beton) for arm in arms))
         results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
@@ -71,11 +71,11 @@ def print_evaluations(
 ) -> None:
     """Print accuracies, top-1 by run and quality, differences from the first, the classes that changed, and files written."""
     from jpegcurr.analysis.evaluation import tables
-    from jpegcurr.analysis.evaluation.evaluate import described
-    from jpegcurr.analysis.evaluation.naming import arm_name
+    from jpegcurr.analysis.evaluation.evaluate import paired_values
+    from jpegcurr.analysis.evaluation.naming import evaluation_name
 
     if as_json:
-        rows = [result.as_dict() | {"against_first": described(pair)} for result, pair in zip(results, pairs, strict=True)]
+        rows = [result.as_dict() | {"against_first": paired_values(pair)} for result, pair in zip(results, pairs, strict=True)]
         out.print_json(json.dumps(rows))
         return
     columns, cells = tables.score_table(results)
@@ -85,7 +85,7 @@ def print_evaluations(
         print_table(*matrix)
     if paired := tables.paired_table(results, pairs):
         out.print()
-        reference = arm_name(results[0], results)
+        reference = evaluation_name(results[0], results)
         print_table(*paired, title=f"compared with {reference}, on the same {results[0].scores.images:,} images")
         out.print(tables.paired_verdicts(results, pairs), markup=False)
         out.print("Detectable: the difference in top-1, in points, that is detected with 80 % power.", markup=False)

@@ -96,7 +96,7 @@ def _print_confusion(confusion: "Confusion") -> None:
     share = 100 * confusion.right / confusion.images
     out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
     rows = [
-        [sanitize(full_name(pair.truth)), sanitize(full_name(pair.predicted)), f"{pair.count} of {pair.of}"]
+        [sanitize(full_name(pair.truth)), sanitize(full_name(pair.predicted)), f"{pair.count} of {pair.images}"]
         for pair in confusion.most_confused()
     ]
     if rows:

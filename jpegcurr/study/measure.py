@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_arms
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
@@ -72,7 +72,7 @@ def measure_run(
         if not missing:
             continue
         run = load_run(folder, runtime, weights)
-        results = evaluate_runs([run], open_arms([run], missing), runtime, on_images=lambda _count: check_stop())
+        results = evaluate_runs([run], open_sets([run], missing), runtime, on_images=lambda _count: check_stop())
         for name, result in zip(missing, results, strict=True):
             facts = {"data": str(result.data), "quality": result.quality, "at_load": result.at_load, "keys": result.keys}
             save_outcomes(paths[name], result.outcomes, {**facts, "loader": result.loader, "computed": runtime.reason})

@@ -1,18 +1,18 @@
-"""Accuracy and loss of a model on a loader, every sample counted once."""
+"""The evaluation pass that yields logits, and top-1, top-5 and loss from it, every sample counted once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch.nn import functional as F
 
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.sampling import Loader
+from jpegcurr.training.data.sampling import Batch, Loader
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of ``images`` images: ``top1`` and ``top5`` in percent, ``loss`` the mean cross-entropy in nats."""
+    """Scores over ``images`` images: ``top1`` and ``top5`` in percent, ``loss`` the mean cross-entropy in nats."""
 
     images: int
     top1: float
@@ -20,7 +20,7 @@ class Scores:
     loss: float
 
     def as_dict(self) -> dict[str, float]:
-        """Plain numbers by name."""
+        """Return plain numbers by name."""
         return asdict(self)
 
 
@@ -36,34 +36,50 @@ class Normaliser(torch.nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Return the normalised images."""
         return (images.float() - self.mean) / self.std
 
 
 @torch.inference_mode()
-def score(models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Loader, runtime: Runtime) -> list[Scores]:
-    """Evaluate every model (put into evaluation mode and back) on one pass of ``loader``, all processes' parts together."""
-    training = [model.training for model in models]
-    totals = torch.zeros(len(models), 4, dtype=torch.float64)
+def evaluate_batches(
+    models: Sequence[tuple[torch.nn.Module, Normaliser]], batches: Iterable[Batch], runtime: Runtime
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+    """Yield the float32 logits [b classes] of every model and the labels [b] of every batch, on the runtime's device.
+
+    The models compute in the runtime's precision. They are in evaluation mode until the iterator ends or is closed, and then
+    in the mode that they were in. Neighbours with the same normaliser share its output.
+    """
+    training = [model.training for model, _ in models]
     try:
-        for model in models:
+        for model, _ in models:
             model.eval()
-        for batch, labels, _ in loader.at(0):
-            inputs = normalise(batch)
-            totals += torch.stack([_totals(model, inputs, labels, runtime) for model in models]).cpu()
+        for images, labels, _ in batches:
+            logits, shared = [], None
+            for model, normalise in models:
+                if normalise is not shared:
+                    inputs, shared = normalise(images), normalise
+                with runtime.autocast():
+                    logits.append(model(inputs).float())
+            yield logits, labels
     finally:
-        for model, mode in zip(models, training, strict=True):
+        for (model, _), mode in zip(models, training, strict=True):
             model.train(mode)
+
+
+@torch.inference_mode()
+def score(models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Loader, runtime: Runtime) -> list[Scores]:
+    """Return the scores of every model on one pass of ``loader``, over the samples of all processes together."""
+    totals = torch.zeros(len(models), 4, dtype=torch.float64)
+    for logits, labels in evaluate_batches([(model, normalise) for model in models], loader.at(0), runtime):
+        totals += torch.stack([_sums(of_model, labels) for of_model in logits]).cpu()
     return [
         Scores(int(images), 100 * top1 / images, 100 * top5 / images, loss / images)
         for images, top1, top5, loss in runtime.world.sum(totals).tolist()
     ]
 
 
-def _totals(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, runtime: Runtime) -> torch.Tensor:
-    """How many there are, are right at once, are right among the first five, and the summed loss: float64 [4]."""
-    with runtime.autocast():
-        logits = model(inputs).float()
+def _sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the number of images, of correct top-1 and of correct top-5 answers, and the summed loss: float64 [4]."""
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     count = torch.tensor(len(labels), device=loss.device)

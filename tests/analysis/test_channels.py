@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from samples import encode_all
 from scipy.stats import ttest_rel
 
-from jpegcurr.analysis.channels.activations import DEAD, watched
-from jpegcurr.analysis.channels.statistics import Moments, RunningStats, by_size, settle
+from jpegcurr.analysis.channels.activations import DEAD, watch_layers
+from jpegcurr.analysis.channels.statistics import Moments, RunningStats, rank_by_size, summarise_channels
 from jpegcurr.analysis.channels.study import (
     ChannelStudy,
     LayerStudy,
@@ -28,7 +28,7 @@ from jpegcurr.analysis.channels.study import (
     study_channels,
 )
 from jpegcurr.analysis.channels.tables import meanings, moved_table, stage_table, to_csv
-from jpegcurr.analysis.evaluation.evaluate import at_qualities, open_arms
+from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
@@ -38,7 +38,7 @@ DEAD_ONE, CONSTANT, RED, GREEN, BLUE = range(5)
 
 
 class Planted(torch.nn.Module):
-    """One layer whose channels are a dead one, a constant one, and red, green and blue themselves."""
+    """A model with one layer, whose channels are a dead one, a constant one, and red, green and blue themselves."""
 
     def __init__(self, *, channels_last: bool = False) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def pictures(count: int = 12, side: int = 6, seed: int = 0) -> torch.Tensor:
 
 
 def greener(images: torch.Tensor, by: float = 0.25) -> torch.Tensor:
-    """The same images at a quality that adds to green, to each a little differently."""
+    """Return the same images at a quality that adds to green, a little differently in every image."""
     changed = images.clone()
     changed[:, 1] += by + 0.01 * pictures(len(images), seed=9)[:, 1]
     return changed
@@ -80,14 +80,14 @@ def greener(images: torch.Tensor, by: float = 0.25) -> torch.Tensor:
 def followed(
     model: torch.nn.Module, images: Sequence[torch.Tensor], layers: Sequence[str] = ("first",), batch: int = 5
 ) -> list[LayerStudy]:
-    return list(follow_channels(model, layers, zip(*(each.split(batch) for each in images), strict=True))[0])
+    return list(follow_channels(model, layers, zip(*(of_quality.split(batch) for of_quality in images), strict=True))[0])
 
 
 def study_of(layers: Sequence[LayerStudy]) -> ChannelStudy:
-    arms = tuple(
+    columns = tuple(
         QualityColumn(name, Path("val.beton"), "source", None, None) for name in ("source", "50")[: len(layers[0].channels)]
     )
-    return ChannelStudy(Path("run"), "raw", "plain", layers[0].channels[0].images, arms, tuple(layers))
+    return ChannelStudy(Path("run"), "raw", "plain", layers[0].channels[0].images, columns, tuple(layers))
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,15 +113,17 @@ def test_one_image_has_no_deviation() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 4095))
-def test_figures_do_not_depend_on_the_batches_nor_on_who_is_chosen(batch: int, chosen: int) -> None:
+def test_statistics_do_not_depend_on_the_batches_nor_on_the_chosen_images(batch: int, chosen: int) -> None:
     model, images = Planted(), pictures()
     flags = np.array([chosen >> bit & 1 for bit in range(12)], np.bool_)
-    arms = [images, greener(images)]
-    whole, half = follow_channels(model, ["first"], zip(*(each.split(batch) for each in arms), strict=True), flags)
-    _same(whole[0], followed(model, arms, batch=12)[0])
+    qualities = [images, greener(images)]
+    whole, half = follow_channels(
+        model, ["first"], zip(*(of_quality.split(batch) for of_quality in qualities), strict=True), flags
+    )
+    _same(whole[0], followed(model, qualities, batch=12)[0])
     assert len(half) == int(flags.any())
     if half:
-        _same(half[0], followed(model, [each[torch.from_numpy(flags)] for each in arms], batch=12)[0])
+        _same(half[0], followed(model, [of_quality[torch.from_numpy(flags)] for of_quality in qualities], batch=12)[0])
 
 
 def _same(first: LayerStudy, second: LayerStudy) -> None:
@@ -131,13 +133,13 @@ def _same(first: LayerStudy, second: LayerStudy) -> None:
             assert np.allclose(getattr(a, name), getattr(b, name), rtol=1e-5, atol=1e-7, equal_nan=True), name
 
 
-def test_the_planted_channels_have_the_figures_of_a_two_pass_reference() -> None:
+def test_the_planted_channels_have_the_statistics_of_a_two_pass_reference() -> None:
     images = pictures()
     images[:3, 0] = -1  # three images without red
-    arms = [images, greener(images)]
-    (layer,) = followed(Planted(), arms)
+    qualities = [images, greener(images)]
+    (layer,) = followed(Planted(), qualities)
     before, after = layer.channels
-    means = [each.clamp(min=0).double().mean(dim=(2, 3)).numpy() for each in arms]
+    means = [of_quality.clamp(min=0).double().mean(dim=(2, 3)).numpy() for of_quality in qualities]
     assert (len(layer), layer.layout.kind, layer.layout.grid, before.images) == (5, "NCHW", (6, 6), 12)
     assert before.mean[RED:] == pytest.approx(means[0].mean(axis=0), rel=1e-6)
     assert before.deviation[RED:] == pytest.approx(means[0].std(axis=0, ddof=1), rel=1e-5)
@@ -154,7 +156,7 @@ def test_the_planted_channels_have_the_figures_of_a_two_pass_reference() -> None
 
 
 def test_what_never_changes_has_no_shift_and_is_never_most_moved() -> None:
-    """Not even where float32's rounding is a spread of its own."""
+    """This holds even where float32's rounding is a spread of its own."""
     images, model = pictures(), Planted()
     model.first[0].weight.data[CONSTANT, 1] = 5e-7  # a few roundings of 1, up or down  # type: ignore[union-attr]
     model.first[0].bias.data[CONSTANT] = 1  # type: ignore[union-attr]
@@ -163,10 +165,10 @@ def test_what_never_changes_has_no_shift_and_is_never_most_moved() -> None:
     assert np.isnan(after.shift[[DEAD_ONE, CONSTANT]]).all()
     assert after.most_moved() == [GREEN, RED, BLUE]
     assert after.moved.tolist() == [False, False, False, True, False]
-    assert by_size(np.array([np.nan, -2.0, 1.0, np.nan, 2.0])) == [1, 4, 2]
+    assert rank_by_size(np.array([np.nan, -2.0, 1.0, np.nan, 2.0])) == [1, 4, 2]
 
 
-def test_what_moves_up_here_and_down_there_is_seen_by_image_and_is_no_shift() -> None:
+def test_a_channel_that_moves_up_here_and_down_there_has_per_image_changes_but_no_shift() -> None:
     images = pictures()
     changed = images.clone()
     changed[::2, 1] += 0.125
@@ -179,8 +181,8 @@ def test_what_moves_up_here_and_down_there_is_seen_by_image_and_is_no_shift() ->
 
 
 def test_channels_first_and_last_give_the_same() -> None:
-    arms = [pictures(), greener(pictures())]
-    first, last = followed(Planted(), arms)[0], followed(Planted(channels_last=True), arms)[0]
+    qualities = [pictures(), greener(pictures())]
+    first, last = followed(Planted(), qualities)[0], followed(Planted(channels_last=True), qualities)[0]
     assert (first.layout.kind, last.layout.kind) == ("NCHW", "NHWC")
     _same(first, last)
 
@@ -198,7 +200,7 @@ def test_a_channel_that_is_always_negative_is_not_dead_and_one_that_is_next_to_n
     assert layer.channels[0].dead.tolist() == dead.astype(float).tolist()
 
 
-def test_tokens_of_the_class_are_left_out_and_an_output_changed_in_place_is_seen_as_it_was() -> None:
+def test_class_tokens_are_not_counted_and_an_output_is_read_before_it_is_changed_in_place() -> None:
     torch.manual_seed(0)
     vit, images = timm.create_model("test_vit").eval(), torch.rand(2, 3, 160, 160)
     kept: list[torch.Tensor] = []
@@ -214,24 +216,26 @@ def test_tokens_of_the_class_are_left_out_and_an_output_changed_in_place_is_seen
     assert layer.channels[0].mean == pytest.approx(kept[1].mean(dim=(0, 2, 3)).detach().double().numpy(), abs=1e-6)
 
 
-def test_channels_that_do_not_move_are_told_to_in_no_more_than_5_of_100_studies() -> None:
-    """Fifty channels at two qualities: one look alone would be wrong in 99 of 100. To three standard deviations (2.1 %)."""
+def test_channels_that_do_not_move_are_called_moved_in_no_more_than_5_of_100_studies() -> None:
+    """Fifty channels at two qualities: uncorrected tests would err in 99 of 100. To three standard deviations (2.1 %)."""
     random = np.random.default_rng(4)
     wrong = 0
     for _ in range(1000):
         images = random.normal(size=(40, 50))
-        arms = [images, *(images + random.normal(size=images.shape) for _ in range(2))]
-        wrong += any(each.moved.any() for each in settle([[_tally(arm, images) for arm in arms]])[0])
+        qualities = [images, *(images + random.normal(size=images.shape) for _ in range(2))]
+        wrong += any(
+            channels.moved.any() for channels in summarise_channels([[_stats(means, images) for means in qualities]])[0]
+        )
     assert 0 < wrong / 1000 <= 0.05 + 0.021
 
 
-def _tally(means: np.ndarray, reference: np.ndarray) -> RunningStats:
+def _stats(means: np.ndarray, reference: np.ndarray) -> RunningStats:
     none = np.zeros(means.shape[1])
     return RunningStats(Moments.of(means), Moments.of(means - reference), none, none, none.astype(np.int64))
 
 
 @pytest.mark.parametrize("place", ["stem", "stages.3", "head.drop"])
-def test_the_model_is_left_as_it_was_found_when_a_layer_raises(place: str) -> None:
+def test_the_model_is_restored_when_a_layer_raises(place: str) -> None:
     model = timm.create_model("test_convnext").train()
     model.stages[1].eval()
     training = [part.training for part in model.modules()]
@@ -242,29 +246,29 @@ def test_the_model_is_left_as_it_was_found_when_a_layer_raises(place: str) -> No
         followed(model, [torch.rand(2, 3, 96, 96)], ["stages.2"])
     setattr(model.get_submodule(owner), name, whole)
     assert [part.training for part in model.modules()] == training
-    assert all(each.requires_grad for each in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
 
 
-def test_a_layer_whose_channels_cannot_be_told_is_refused_by_name() -> None:
+def test_a_layer_without_a_known_channel_axis_is_refused_by_name() -> None:
     model, images = timm.create_model("test_convnext").eval(), torch.rand(2, 3, 96, 96)
-    for layer, said in [
-        ("head.fc", r"head\.fc gives \[2, 1000\], in which no channels can be told.*stages\.0"),
+    for layer, message in [
+        ("head.fc", r"head\.fc returns \[2, 1000\], whose channel axis is not known.*stages\.0"),
         ("nowhere", "no such layer"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             followed(model, [images], [layer])
     vit = timm.create_model("test_vit").eval()
     with (
-        watched(vit, ["blocks.4.attn.attn_drop"]) as look,
+        watch_layers(vit, ["blocks.4.attn.attn_drop"]) as summarise,
         pytest.raises(UsageError, match=r"attn_drop is called 0 times in one pass"),
     ):
-        look(torch.rand(2, 3, 160, 160))
+        summarise(torch.rand(2, 3, 160, 160))
 
 
-def test_tables_say_what_is_known_and_nothing_more() -> None:
+def test_tables_show_known_values_and_nothing_more() -> None:
     images = pictures()
     study = study_of(followed(Planted(), [images, greener(images)]))
     columns, rows = stage_table(study)
@@ -282,13 +286,13 @@ def test_tables_say_what_is_known_and_nothing_more() -> None:
     ((layer, quality, listed),) = table[1]
     shift = study.layers[0].channels[1].shift[GREEN]
     assert (layer, quality, listed) == ("first", "50", f"{GREEN}:{shift:+.3f} {RED}:+0.000?")
-    assert "5 % over all 5 looks" in " ".join(meanings(study))
+    assert "at 5 % over all 5 tests" in " ".join(meanings(study))
     alone = study_of(followed(Planted(), [images]))
     assert moved_table(alone, 2) is None
     assert len(meanings(alone)) == 1
 
 
-def test_the_csv_has_a_row_for_each_channel_and_nothing_where_nothing_is_defined() -> None:
+def test_the_csv_has_a_row_for_every_channel_and_empty_cells_for_undefined_values() -> None:
     images = pictures()
     study = study_of(followed(Planted(), [images, greener(images)]))
     rows = list(csv.DictReader(to_csv(study).splitlines()))
@@ -313,32 +317,32 @@ def run(capsys: pytest.CaptureFixture[str], betons: Path, trained: Path) -> Call
     return call
 
 
-def test_quality_50_made_in_memory_has_the_figures_of_the_stored_file(run) -> None:
-    """Without --qualities it is the run's own validation sets, source and quality 50 as they are stored."""
-    stored, made, view = (
+def test_quality_50_on_the_fly_has_the_statistics_of_the_stored_file(run) -> None:
+    """Without --qualities the command reads the run's own validation sets, source and quality 50 as they are stored."""
+    stored, encoded, resized = (
         json.loads(run(f"channels run --device cpu --json {options}")[1])
         for options in ("", "--qualities source,50", "--qualities source,50 --on-the-fly")
     )
     assert (stored["reference"], stored["images"], stored["prune_study"]) == ("source", 16, [])
     assert [layer["layer"] for layer in stored["layers"]] == [f"stages.{stage}" for stage in range(4)]
-    for one, two, three in zip(stored["layers"], made["layers"], view["layers"], strict=True):
-        assert [each["name"] for each in one["qualities"]] == ["source", "50"]
+    for one, two, three in zip(stored["layers"], encoded["layers"], resized["layers"], strict=True):
+        assert [entry["name"] for entry in one["qualities"]] == ["source", "50"]
         assert one["qualities"][1]["channels"] == two["qualities"][1]["channels"]
         assert one["qualities"][1]["channels"] != three["qualities"][1]["channels"]
         assert (
             one["qualities"][1]["most_moved"][0]
-            == max(one["qualities"][1]["channels"], key=lambda each: abs(each["shift_sd"] or 0))["channel"]
+            == max(one["qualities"][1]["channels"], key=lambda entry: abs(entry["shift_sd"] or 0))["channel"]
         )
 
 
-def test_a_quality_held_against_itself_moves_nothing(trained: Path, betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+def test_a_quality_compared_with_itself_moves_nothing(trained: Path, betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     run = load_run(trained, cpu)
     for name in ("val-source.beton", "val-source.json", "val-source.items.jsonl"):
         shutil.copy(betons / name, tmp_path / name)
-    arms = open_arms([run], {"": betons / "val-source.beton", "again": tmp_path / "val-source.beton"})
-    study = study_channels(run, arms, cpu, layers=["stages.1", "stages.3", "stages.1"])
+    datasets = open_sets([run], {"": betons / "val-source.beton", "again": tmp_path / "val-source.beton"})
+    study = study_channels(run, datasets, cpu, layers=["stages.1", "stages.3", "stages.1"])
     assert [layer.layer for layer in study.layers] == ["stages.1", "stages.3"]
-    assert [arm.name for arm in study.arms] == [str(betons / "val-source.beton"), str(tmp_path / "val-source.beton")]
+    assert [column.name for column in study.columns] == [str(betons / "val-source.beton"), str(tmp_path / "val-source.beton")]
     for layer in study.layers:
         assert not layer.channels[1].change.any()
         assert (layer.channels[1].p == 1).all()
@@ -346,19 +350,21 @@ def test_a_quality_held_against_itself_moves_nothing(trained: Path, betons: Path
 
 @pytest.mark.ffcv
 @pytest.mark.filterwarnings("ignore")
-def test_ffcvs_loaders_side_by_side_give_the_figures_of_plain_ones(trained: Path, betons: Path, cpu: Runtime) -> None:
+def test_ffcvs_loaders_side_by_side_give_the_statistics_of_plain_ones(trained: Path, betons: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
-    arms = open_arms([run], at_qualities([betons / "val-source.beton"], ["source", 50, 10]))
-    plain, ffcv = (study_channels(run, arms, cpu, loader=loader) for loader in ("plain", "ffcv"))
+    datasets = open_sets([run], expand_qualities([betons / "val-source.beton"], ["source", 50, 10]))
+    plain, ffcv = (study_channels(run, datasets, cpu, loader=loader) for loader in ("plain", "ffcv"))
     assert (plain.loader, ffcv.loader, plain.images) == ("plain", "ffcv", 16)
     for first, second in zip(plain.layers, ffcv.layers, strict=True):
         _same(first, second)
 
 
-def test_images_that_are_not_the_same_are_not_held_against_each_other(trained: Path, betons: Path, cpu: Runtime) -> None:
+def test_different_images_are_not_compared(trained: Path, betons: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     with pytest.raises(UsageError, match=r"train-source\.beton holds other images than .*val-source\.beton"):
-        check_same_images(open_arms([run], at_qualities([betons / f"{each}-source.beton" for each in ("val", "train")], [50])))
+        check_same_images(
+            open_sets([run], expand_qualities([betons / f"{split}-source.beton" for split in ("val", "train")], [50]))
+        )
 
 
 def test_the_command_writes_every_channel_and_says_what_moved(run) -> None:
@@ -370,9 +376,9 @@ def test_the_command_writes_every_channel_and_says_what_moved(run) -> None:
     with open("all.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * (24 + 32 + 48 + 64)
-    mine = [row for row in rows if (row["layer"], row["tested"]) == ("stages.3", "10")]
-    largest = sorted(mine, key=lambda row: -abs(float(row["shift_sd"])))[:3]
-    assert [each.split(":")[0] for each in most[2:]] == [row["channel"] for row in largest]
+    last_stage = [row for row in rows if (row["layer"], row["tested"]) == ("stages.3", "10")]
+    largest = sorted(last_stage, key=lambda row: -abs(float(row["shift_sd"])))[:3]
+    assert [cell.split(":")[0] for cell in most[2:]] == [row["channel"] for row in largest]
 
 
 def test_tables_can_be_read_in_80_columns(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,37 +390,37 @@ def test_tables_can_be_read_in_80_columns(run, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("channels nowhere", "nowhere does not exist"),
         ("channels run --on-the-fly", "--on-the-fly says where --qualities are made"),
         ("channels run --seed 3", "--seed is the prune study's"),
         ("channels run --qualities source,200", "quality '200'"),
         ("channels run --layer stages.9", r"'stages\.9': the model has no such layer"),
-        ("channels run --layer head.fc --qualities source,50", r"head\.fc gives .*no channels can be told"),
+        ("channels run --layer head.fc --qualities source,50", r"head\.fc returns .*channel axis is not known"),
         ("channels run --prune-study 4,x", "--prune-study '4,x': give how many"),
         ("channels run --prune-study 0", "--prune-study '0': give how many"),
         ("channels run --prune-study 65", r"--prune-study 65: stages\.3 has 64 channels\. Give smaller"),
         ("channels run --layer stages.0 --prune-study 8,25", r"--prune-study 25: stages\.0 has 24 channels"),
-        ("channels run --data betons/val-source.beton --prune-study 4", "needs two qualities at least"),
+        ("channels run --data betons/val-source.beton --prune-study 4", "compares at least two qualities"),
         ("channels run --data betons/val-source.beton --data betons/train-source.beton", "holds other images than"),
         ("channels run --data betons/val-q50.beton --qualities 30", r"has quality 50: --qualities would encode it a second"),
         ("channels run --csv there.csv", r"there\.csv exists.*--force"),
         ("channels run --loader nonsense", "nonsense"),
     ],
 )
-def test_a_mistake_is_a_sentence_with_exit_code_2_and_nothing_written(run, command: str, said: str) -> None:
+def test_a_mistake_is_a_sentence_with_exit_code_2_and_nothing_written(run, command: str, message: str) -> None:
     Path("there.csv").touch()
     code, out, err = run(f"{command} --device cpu")
     assert code == 2
     assert out == ""
-    assert re.search(said, err), err
+    assert re.search(message, err), err
     assert {path.name for path in Path().iterdir()} == {"betons", "run", "there.csv"}
     assert Path("there.csv").stat().st_size == 0
 
 
 def test_other_images_are_refused_by_their_keys_where_labels_are_alike(run, photos: Path) -> None:
-    """The same classes in the same order: only the manifests know."""
+    """Both have the same classes in the same order: only the manifests know."""
     shutil.copytree(photos, "others")
     for path in sorted(Path("others/val").rglob("*.jpg")):
         path.rename(path.with_name(f"other-{path.name}"))

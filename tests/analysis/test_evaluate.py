@@ -1,4 +1,4 @@
-"""Runs held against each other on the same images, at qualities that are stored or made in memory."""
+"""Evaluations of runs on the same images, at qualities that are stored or encoded on the fly, and their comparison."""
 
 import csv
 from collections import Counter
@@ -13,13 +13,13 @@ import pytest
 from jpegcurr.analysis.evaluation import evaluate
 from jpegcurr.analysis.evaluation.evaluate import (
     Evaluation,
-    at_qualities,
     compare_evaluations,
     evaluate_run,
     evaluate_runs,
-    open_arms,
+    expand_qualities,
+    open_sets,
 )
-from jpegcurr.analysis.evaluation.naming import quality_lines
+from jpegcurr.analysis.evaluation.naming import quality_lines, quality_names, run_names
 from jpegcurr.analysis.evaluation.outputs import accuracy_curve
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.analysis.evaluation.tables import (
@@ -50,11 +50,11 @@ def simulated(
     classes: tuple[str, ...] = ("cat", "dog", "hen"),
     keys: str | None = "same",
 ) -> Evaluation:
-    """What a model would have made of images of these ``labels``."""
+    """Return the evaluation of a model that has these answers ``right`` on images with these ``labels``."""
     truth, hit = np.array(labels), np.array(right)
     outcomes = Outcomes(truth, np.where(hit, truth, truth + 1), np.full(len(hit), 0.5), hit, np.ones(len(hit)))
-    seen = tested if at_load else quality
-    return Evaluation(Path(run), "raw", Path(data), quality, seen, at_load, "plain", classes, keys, outcomes)
+    model_input = tested if at_load else quality
+    return Evaluation(Path(run), "raw", Path(data), quality, model_input, at_load, "plain", classes, keys, outcomes)
 
 
 def same_outcomes(one: Evaluation, other: Evaluation) -> bool:
@@ -67,14 +67,14 @@ def table(path: str) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_quality_50_made_in_memory_gives_the_predictions_of_the_stored_file(betons: Path, trained: Path, cpu: Runtime) -> None:
+def test_quality_50_on_the_fly_gives_the_predictions_of_the_stored_file(betons: Path, trained: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     (stored,) = evaluate_run(run, {"q50": betons / "val-q50.beton"}, cpu)
-    (made,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50]), cpu)
-    (view,) = evaluate_run(run, at_qualities([betons / "val-source.beton"], [50], "after_resize"), cpu)
-    assert same_outcomes(stored, made)
-    assert not np.array_equal(view.outcomes.confidence, made.outcomes.confidence), "after the resize is another treatment"
-    assert (made.tested, made.at_load, view.at_load) == (
+    (encoded,) = evaluate_run(run, expand_qualities([betons / "val-source.beton"], [50]), cpu)
+    (resized,) = evaluate_run(run, expand_qualities([betons / "val-source.beton"], [50], "after_resize"), cpu)
+    assert same_outcomes(stored, encoded)
+    assert not np.array_equal(resized.outcomes.confidence, encoded.outcomes.confidence), "after the resize is another treatment"
+    assert (encoded.tested, encoded.at_load, resized.at_load) == (
         50,
         "quality 50, on the fly, before the crop",
         "quality 50, on the fly, after the resize",
@@ -84,17 +84,17 @@ def test_quality_50_made_in_memory_gives_the_predictions_of_the_stored_file(beto
 def test_every_image_counts_once_with_any_batch(betons: Path, trained: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
     batch = run.recipe.batch.model_copy(update={"per_device": 5, "size": 15})
-    for each in (run, replace(run, recipe=run.recipe.model_copy(update={"batch": batch}))):
-        (result,) = evaluate_run(each, {"": betons / "val-source.beton"}, cpu)
+    for candidate in (run, replace(run, recipe=run.recipe.model_copy(update={"batch": batch}))):
+        (result,) = evaluate_run(candidate, {"": betons / "val-source.beton"}, cpu)
         assert result.outcomes.labels.tolist() == sorted([0, 1, 2, 3] * 4), "in the order of the file"
         shares = list(result.class_accuracy().values())
         assert np.mean(shares) == pytest.approx(result.scores.top1), "four classes of four images"
 
 
-def test_arms_are_held_against_the_first_and_written_as_csv(betons: Path, trained: Path, cpu: Runtime) -> None:
+def test_evaluations_are_compared_with_the_first_and_written_as_csv(betons: Path, trained: Path, cpu: Runtime) -> None:
     runs = [load_run(trained, cpu), replace(load_run(trained, cpu, "ema"), path=Path("other"))]
-    arms = open_arms(runs, at_qualities([betons / "val-source.beton"], ["source", 10]))
-    results = list(evaluate_runs(runs, arms, cpu))
+    datasets = open_sets(runs, expand_qualities([betons / "val-source.beton"], ["source", 10]))
+    results = list(evaluate_runs(runs, datasets, cpu))
     pairs = compare_evaluations(results)
     matrix, paired = accuracy_matrix(results), paired_table(results, pairs)
     assert matrix is not None
@@ -106,25 +106,27 @@ def test_arms_are_held_against_the_first_and_written_as_csv(betons: Path, traine
     rows = [dict(zip(columns, row, strict=True)) for row in cells]
     assert [(row["run"], row["tested"]) for row in rows[1:]] == [(str(trained), "10"), ("other", "source"), ("other", "10")]
     assert rows[0]["verdict"] == ""
-    for row, each, pair in zip(rows[1:], results[1:], pairs[1:], strict=True):
+    for row, result, pair in zip(rows[1:], results[1:], pairs[1:], strict=True):
         assert pair is not None
-        assert (float(row["top1"]), float(row["low"]), row["verdict"]) == (each.scores.top1, pair.low, pair.verdict)
+        assert (float(row["top1"]), float(row["low"]), row["verdict"]) == (result.scores.top1, pair.low, pair.verdict)
 
 
 def test_a_file_that_is_not_of_the_source_is_not_encoded_again(betons: Path) -> None:
     with pytest.raises(UsageError, match=r"val-q50\.beton has quality 50: --qualities would encode it a second time"):
-        at_qualities([betons / "val-q50.beton"], [90])
+        expand_qualities([betons / "val-q50.beton"], [90])
 
 
-def test_runs_that_see_alike_share_one_pass(betons: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_with_the_same_input_share_one_pass(
+    betons: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Raw and averaged weights, the latter normalised otherwise, and a run that sees a smaller centre."""
     raw, ema = load_run(trained, cpu), replace(load_run(trained, cpu, "ema"), path=Path("ema"))
     ema = replace(ema, normalise=Normaliser((0.5,) * 3, (0.5,) * 3))
     closer = raw.recipe.image.model_copy(update={"val_crop": 0.5})
     other = replace(raw, path=Path("closer"), recipe=raw.recipe.model_copy(update={"image": closer}))
     runs: list[Run] = [raw, other, ema]
-    arms = open_arms(runs, at_qualities([betons / "val-source.beton"], ["source", 10]))
-    alone = [result for run in runs for result in evaluate_runs([run], arms, cpu)]
+    datasets = open_sets(runs, expand_qualities([betons / "val-source.beton"], ["source", 10]))
+    alone = [result for run in runs for result in evaluate_runs([run], datasets, cpu)]
     opened: list[object] = []
 
     def counted(*arguments: Any) -> Any:
@@ -133,12 +135,12 @@ def test_runs_that_see_alike_share_one_pass(betons: Path, trained: Path, cpu: Ru
 
     open_loader = evaluate.open_loader
     monkeypatch.setattr(evaluate, "open_loader", counted)
-    told: list[int] = []
-    together = list(evaluate_runs(runs, arms, cpu, on_images=told.append))
-    assert len(opened) == 4, "two arms, for raw and ema, and for the other"
-    assert sum(told) == 3 * 2 * 16
-    assert [(each.run, each.tested) for each in together] == [(each.run, each.tested) for each in alone]
-    assert [(each.run.name, each.tested) for each in together[2:]] == [
+    counts: list[int] = []
+    together = list(evaluate_runs(runs, datasets, cpu, on_images=counts.append))
+    assert len(opened) == 4, "two data sets, for raw and ema, and for the other run"
+    assert sum(counts) == 3 * 2 * 16
+    assert [(result.run, result.tested) for result in together] == [(result.run, result.tested) for result in alone]
+    assert [(result.run.name, result.tested) for result in together[2:]] == [
         ("closer", "source"),
         ("closer", 10),
         ("ema", "source"),
@@ -149,7 +151,7 @@ def test_runs_that_see_alike_share_one_pass(betons: Path, trained: Path, cpu: Ru
     assert not same_outcomes(together[0], together[4])
 
 
-def test_models_are_put_back_where_the_pass_breaks(betons: Path, trained: Path, cpu: Runtime) -> None:
+def test_models_return_to_their_mode_when_the_pass_fails(betons: Path, trained: Path, cpu: Runtime) -> None:
     runs = [load_run(trained, cpu), load_run(trained, cpu, "ema")]
     runs[1].model.train()
 
@@ -158,20 +160,20 @@ def test_models_are_put_back_where_the_pass_breaks(betons: Path, trained: Path, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(evaluate_runs(runs, open_arms(runs, {"": betons / "val-source.beton"}), cpu, on_images=stop))
+        list(evaluate_runs(runs, open_sets(runs, {"": betons / "val-source.beton"}), cpu, on_images=stop))
     assert [run.model.training for run in runs] == [False, True]
 
 
-def test_a_run_is_one_line_through_its_qualities_and_one_for_each_beton_where_they_meet() -> None:
-    def arm(run: str, data: str, quality: Quality | None, keys: str | None = "same", **more: Any) -> Evaluation:
+def test_a_run_has_one_line_over_its_qualities_or_a_line_for_every_beton_if_qualities_repeat() -> None:
+    def evaluated(run: str, data: str, quality: Quality | None, keys: str | None = "same", **more: Any) -> Evaluation:
         return simulated([True, True, False], [0, 1, 2], run=run, data=data, quality=quality, keys=keys, **more)
 
-    stored = [arm(run, f"q{quality}", quality) for run in ("a", "b") for quality in (10, "source", 90)]
-    assert [(name, [each.quality for each in arms]) for name, arms in quality_lines(stored)] == [
+    stored = [evaluated(run, f"q{quality}", quality) for run in ("a", "b") for quality in (10, "source", 90)]
+    assert [(name, [result.quality for result in line]) for name, line in quality_lines(stored)] == [
         ("a", ["source", 90, 10]),
         ("b", ["source", 90, 10]),
     ]
-    again = [*stored, arm("a", "new/q10", 10)]
+    again = [*stored, evaluated("a", "new/q10", 10)]
     assert [name for name, _ in quality_lines(again)] == [
         "a, q10",
         "a, qsource",
@@ -181,15 +183,15 @@ def test_a_run_is_one_line_through_its_qualities_and_one_for_each_beton_where_th
         "b, q90",
         "a, new/q10",
     ]
-    twice = [arm("a", "one", "source", "1"), arm("a", "one 50", 50, "1"), arm("a", "two", "source", "2")]
-    assert [(name, len(arms)) for name, arms in quality_lines(twice)] == [("one, one 50", 2), ("two", 1)]
-    assert [(name, len(arms)) for name, arms in quality_lines([stored[0], stored[0]])] == [("a", 1)]
-    unknown = [arm("a", "one", None, None), arm("a", "two", None, None)]
+    twice = [evaluated("a", "one", "source", "1"), evaluated("a", "one 50", 50, "1"), evaluated("a", "two", "source", "2")]
+    assert [(name, len(line)) for name, line in quality_lines(twice)] == [("one, one 50", 2), ("two", 1)]
+    assert [(name, len(line)) for name, line in quality_lines([stored[0], stored[0]])] == [("a", 1)]
+    unknown = [evaluated("a", "one", None, None), evaluated("a", "two", None, None)]
     assert [name for name, _ in quality_lines(unknown)] == ["one", "two"]
     assert ">not known</text>" in accuracy_curve(unknown)
 
 
-def test_the_curve_says_what_was_tested() -> None:
+def test_the_curve_names_the_tested_qualities() -> None:
     right, labels = [True] * 30 + [False] * 10, [0] * 40
     views = [
         simulated(right, labels),
@@ -207,18 +209,18 @@ def test_the_curve_says_what_was_tested() -> None:
 
 
 def test_classes_are_written_with_their_images(trained: Path, betons: Path, cpu: Runtime) -> None:
-    results = list(evaluate_run(load_run(trained, cpu), at_qualities([betons / "val-source.beton"], ["source", 10]), cpu))
+    results = list(evaluate_run(load_run(trained, cpu), expand_qualities([betons / "val-source.beton"], ["source", 10]), cpu))
     write_classes(Path("classes.csv"), results)
     columns, *rows = table("classes.csv")
     assert columns == ["class", "images", "source", "10"]
     assert [(row[0], row[1]) for row in rows] == [(name, "4") for name in ("astronaut", "cat", "coffee", "grass")]
-    for column, each in ((2, results[0]), (3, results[1])):
-        assert np.mean([float(row[column]) for row in rows]) == pytest.approx(each.scores.top1)
-        assert {row[0]: float(row[column]) for row in rows} == each.as_dict()["class_accuracy"]
+    for column, result in ((2, results[0]), (3, results[1])):
+        assert np.mean([float(row[column]) for row in rows]) == pytest.approx(result.scores.top1)
+        assert {row[0]: float(row[column]) for row in rows} == result.as_dict()["class_accuracy"]
     assert results[0].as_dict()["class_images"] == dict.fromkeys(results[0].classes, 4)
 
 
-def test_classes_of_other_images_are_counted_for_each_arm_and_names_keep_their_bytes() -> None:
+def test_classes_of_different_images_are_counted_by_evaluation_and_names_keep_their_bytes() -> None:
     classes = ("n01440764", "caf\udce9", "empty")
     one = simulated([True, True, False], [0, 1, 1], data="one", classes=("0", "1", "2"))
     two = simulated([True], [0], data="two", classes=classes, keys="other")
@@ -231,8 +233,8 @@ def test_classes_of_other_images_are_counted_for_each_arm_and_names_keep_their_b
     ]
 
 
-def test_the_classes_that_changed_most_are_told_with_what_chance_would_do() -> None:
-    """Of three classes of 100 images one loses 30, one gains 3 and one loses as many as it gains."""
+def test_the_classes_that_changed_most_have_corrected_p_values() -> None:
+    """Three classes of 100 images: one loses 30, one gains 3, and one loses as many as it gains."""
     labels = [0] * 100 + [1] * 100 + [2] * 100
     before = [True] * 300
     before[100:103] = [False] * 3
@@ -241,10 +243,10 @@ def test_the_classes_that_changed_most_are_told_with_what_chance_would_do() -> N
     after[:30] = [False] * 30
     after[205:210] = [False] * 5
     results = [simulated(before, labels), simulated(after, labels, quality=50, data="q50")]
-    found = changed_classes(results, compare_evaluations(results))
-    assert found is not None
-    (columns, rows), looks = found
-    assert (looks, columns[-1]) == (3, "p (Holm)")
+    changed = changed_classes(results, compare_evaluations(results))
+    assert changed is not None
+    (columns, rows), comparisons = changed
+    assert (comparisons, columns[-1]) == (3, "p (Holm)")
     assert rows == [
         ["cat", "50", "100", "100.0", "-30.0", "30", "0", "< 0.001"],
         ["dog", "50", "100", "97.0", "+3.0", "0", "3", "0.500"],
@@ -258,16 +260,16 @@ def test_equal_models_have_no_class_that_stands_out_in_19_of_20() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(50), 40)
     names = tuple(f"class {number}" for number in range(50))
-    told: Counter[bool] = Counter()
+    positives: Counter[bool] = Counter()
     for _ in range(200):
         first = random.random(2000) < 0.8
         second = first ^ (random.random(2000) < np.where(first, 0.05 / 0.8, 0.05 / 0.2))
-        arms = [simulated(list(each), list(labels), classes=names) for each in (first, second)]
-        found = changed_classes(arms, compare_evaluations(arms))
-        assert found is not None
-        assert len(found[0][1]) == 10
-        told[any(float(row[-1].removeprefix("<")) < 0.05 for row in found[0][1])] += 1
-    assert told[True] <= 200 * 0.05 + 3 * (200 * 0.05 * 0.95) ** 0.5
+        results = [simulated(list(right), list(labels), classes=names) for right in (first, second)]
+        changed = changed_classes(results, compare_evaluations(results))
+        assert changed is not None
+        assert len(changed[0][1]) == 10
+        positives[any(float(row[-1].removeprefix("<")) < 0.05 for row in changed[0][1])] += 1
+    assert positives[True] <= 200 * 0.05 + 3 * (200 * 0.05 * 0.95) ** 0.5
 
 
 def test_tables_of_two_runs_at_six_qualities_fit_a_terminal_of_80_columns() -> None:
@@ -289,17 +291,17 @@ def test_tables_of_two_runs_at_six_qualities_fit_a_terminal_of_80_columns() -> N
         [["restart_only", "75.00", "75.00", "72.75"], ["two_phase", "75.00", "75.00", "72.75"]],
     )
     assert paired_verdicts(results, pairs) == (
-        "By McNemar's test at 5 %, each arm by itself, lower: two_phase, 10 | restart_only, 10; no detectable difference "
-        "in the others."
+        "By McNemar's test at 5 %, each comparison by itself, lower: two_phase, 10 | restart_only, 10; no detectable "
+        "difference in the others."
     )
-    assert paired_verdicts(results[:2], pairs[:2]).endswith("each arm by itself, no detectable difference.")
+    assert paired_verdicts(results[:2], pairs[:2]).endswith("each comparison by itself, no detectable difference.")
 
 
-def test_several_betons_are_told_apart_by_their_names() -> None:
+def test_betons_are_distinguished_by_their_names() -> None:
     right, labels = [True, False], [0, 1]
     betons = [simulated(right, labels, data=f"betons/{name}.beton") for name in ("val", "other")]
-    made = [replace(each, tested=10, at_load="quality 10, on the fly, before the crop") for each in betons]
-    assert accuracy_matrix([*betons, *made]) == (
+    encoded = [replace(stored, tested=10, at_load="quality 10, on the fly, before the crop") for stored in betons]
+    assert accuracy_matrix([*betons, *encoded]) == (
         ["top-1, %", "source", "10"],
         [["val", "50.00", "50.00"], ["other", "50.00", "50.00"]],
     )
@@ -307,3 +309,29 @@ def test_several_betons_are_told_apart_by_their_names() -> None:
     assert (columns[:2], [row[0] for row in rows]) == (["data", "quality"], ["val", "other"])
     alike = [betons[0], replace(betons[1], data=Path("elsewhere/val.beton"))]
     assert [row[0] for row in score_table(alike)[1]] == ["betons/val", "elsewhere/val"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        ([("a/x", "raw"), ("b/y", "raw")], ["x", "y"]),
+        ([("a/x", "raw"), ("b/x", "ema")], ["a/x", "b/x"]),
+        ([("a/x", "raw"), ("a/x", "ema"), ("a/y", "raw")], ["x (raw)", "x (ema)", "y"]),
+        ([("a/x", "raw"), ("a/x", "raw")], ["x", "x #2"]),
+    ],
+)
+def test_runs_are_named_by_folder_then_weights_then_number(runs: list[tuple[str, str]], names: list[str]) -> None:
+    assert run_names([(Path(folder), weights) for folder, weights in runs]) == names
+
+
+def test_qualities_after_the_resize_are_named_once_for_all() -> None:
+    after, before = "quality 50, on the fly, after the resize", "quality 50, on the fly, before the crop"
+    assert quality_names([("source", None), (50, after)]) == (["source", "50"], ", encoded after the resize")
+    assert quality_names([(50, before), (50, after), (None, None)]) == (["50", "50, after the resize", "not known"], "")
+
+
+def test_two_weights_of_one_folder_are_two_runs() -> None:
+    raw = simulated([True, False], [0, 1])
+    results = [raw, replace(raw, weights="ema")]
+    assert [name for name, _ in quality_lines(results)] == ["run (raw)", "run (ema)"]
+    assert [row[0] for row in score_table(results)[1]] == ["run (raw)", "run (ema)"]

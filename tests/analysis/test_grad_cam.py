@@ -119,7 +119,7 @@ def test_as_many_channels_as_cells_a_side_are_no_riddle() -> None:
     assert read_layout(model, "stages.2", shape, images).kind == "NCHW"
     assert read_layout(model, "stages.2.blocks.0.norm", shape, images).kind == "NHWC"
     assert read_layout(model, "stages.2.blocks.0.conv_dw", shape, images).kind == "NCHW"
-    with pytest.raises(UsageError, match="no map can be told"):
+    with pytest.raises(UsageError, match="cannot be read as a map"):
         read_layout(model, "stages.2.blocks.0.drop_path", shape, images)
     assert read_layout(network("test_mambaout"), "stages.2", shape, images).kind == "NHWC"
 
@@ -130,9 +130,9 @@ def test_tokens_are_patches_row_by_row_after_those_of_the_class() -> None:
     tokens = torch.arange(101.0).expand(2, 3, 101).transpose(1, 2)
     assert torch.equal(layout.nchw(tokens)[1, 2], 1 + torch.arange(100.0).reshape(10, 10))
     assert read_layout(model, "blocks.4", (2, 100, 64), images).extra == 0, "CaiT adds the class token in its last blocks"
-    with pytest.raises(UsageError, match="no map can be told"):
+    with pytest.raises(UsageError, match="cannot be read as a map"):
         read_layout(model, "blocks.4", (2, 99, 64), images)
-    with pytest.raises(UsageError, match="no map can be told"):
+    with pytest.raises(UsageError, match="cannot be read as a map"):
         read_layout(model, "blocks.4", (8, 101, 64), images)  # windows, not images
 
 
@@ -232,12 +232,12 @@ def test_a_layer_that_cannot_be_explained_is_told() -> None:
     assert stages(model) == ["stages.0", "stages.1", "stages.2", "stages.3"]
     with pytest.raises(UsageError, match=r"'stages\.7'.*Did you mean 'stages\.\d'.*stages\.0, stages\.1"):
         grad_cam(model, "stages.7", pictures())
-    with pytest.raises(UsageError, match=r"head\.fc gives \[2, 7\].*Grad-CAM needs \[batch channels h w\]"):
+    with pytest.raises(UsageError, match=r"head\.fc returns \[2, 7\].*Grad-CAM needs \[batch channels h w\]"):
         grad_cam(model, "head.fc", pictures())
     vit = network("test_vit")
     with pytest.raises(UsageError, match=r"reads the class token alone.*blocks\.5\.norm1"):
         grad_cam(vit, "blocks.5", pictures(2, 160))
-    with pytest.raises(UsageError, match=r"gives \[2, 2, 101, 32\]"):
+    with pytest.raises(UsageError, match=r"returns \[2, 2, 101, 32\]"):
         grad_cam(vit, "blocks.4.attn.q_norm", pictures(2, 160))
     with pytest.raises(UsageError, match="is called 0 times"):
         grad_cam(vit, "blocks.4.attn.attn_drop", pictures(2, 160))

@@ -1,4 +1,4 @@
-"""Many files, and all that can be made of them: tables, submissions, contact sheets, sorted folders, confusion."""
+"""Predictions for many files and their outputs: tables, submissions, contact sheets, sorted folders, confusion."""
 
 import base64
 import csv
@@ -32,7 +32,7 @@ CLASSES = ["astronaut", "cat", "coffee", "grass"]
 
 
 class Page(HTMLParser):
-    """A page's tags, what they have, and its text; every tag that is opened must be closed in turn."""
+    """A page's tags with their attributes, and its text; every tag that is opened must be closed in turn."""
 
     VOID = frozenset({"meta", "img", "input"})
 
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def images(photos: Path) -> Path:
-    """Labelled images, and a folder with one whose name is markup and one that is none."""
+    """Labelled images, and a folder with an image whose name is markup and a file that is not an image."""
     shutil.copytree(photos / "val", "images")
     Path("odd").mkdir()
     shutil.copy(photos / "val/cat/00.jpg", f"odd/{EVIL}")
@@ -87,14 +87,14 @@ def rows_of(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def seen_as(file: str, truth: int | None, shares: list[float]) -> FilePrediction:
+def predicted(file: str, truth: int | None, shares: list[float]) -> FilePrediction:
     return FilePrediction(Path(file), truth, np.array(shares, np.float32), np.zeros((8, 8, 3), np.uint8))
 
 
-def test_files_and_folders_are_mixed_in_the_order_given_and_each_taken_once(images: Path) -> None:
+def test_files_and_folders_are_mixed_in_the_order_given_without_repetitions(images: Path) -> None:
     last, folder = Path("images/grass/03.jpg"), Path("images/cat")
-    found = find_all([last, folder, Path("odd/bad.jpg"), folder / "01.jpg", last])
-    assert found == [last, *(folder / f"0{number}.jpg" for number in range(4)), Path("odd/bad.jpg")]
+    files = find_all([last, folder, Path("odd/bad.jpg"), folder / "01.jpg", last])
+    assert files == [last, *(folder / f"0{number}.jpg" for number in range(4)), Path("odd/bad.jpg")]
     with pytest.raises(UsageError, match="nowhere does not exist"):
         find_all([folder, Path("nowhere")])
 
@@ -107,15 +107,17 @@ def test_a_submission_has_every_class_in_the_runs_order_and_leaves_out_what_cann
     assert list(rows[0]) == ["id", *run.classes] == ["id", *CLASSES]
     assert [row["id"] for row in rows] == ["00", "01", "02", "03", EVIL.removesuffix(".jpg")]
     files = [*sorted(Path("images/grass").iterdir()), Path("odd", EVIL)]
-    for row, seen in zip(rows, classify(run, files, cpu), strict=True):
+    for row, prediction in zip(rows, classify(run, files, cpu), strict=True):
         shares = [float(row[name]) for name in CLASSES]
         assert sum(shares) == pytest.approx(1, abs=1e-5)
-        assert shares == pytest.approx(seen.probabilities.tolist(), abs=1e-6)
+        assert shares == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
     assert "not read: odd/bad.jpg: not an image" in capsys.readouterr().err
     assert [row["error"] != "" for row in rows_of("predictions.csv")] == [False] * 5 + [True]
 
 
-def test_files_of_one_name_are_told_apart_or_refused(images: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_one_name_get_distinct_ids_or_are_refused(
+    images: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["predict", str(trained), "images", "--submission", "s.csv"]
     assert call(*arguments) == 2
     assert "4 files would have the id '00'. Tell them apart with --id path." in capsys.readouterr().err
@@ -148,8 +150,8 @@ def test_class_names_are_escaped_in_the_sheet() -> None:
     classes = ["<b>bold</b>", "n01440764"]
     sheet = ContactSheet("<i>run</i>", [Path("1.jpg")], classes)
     confusion = Confusion(classes)
-    for taker in (sheet, confusion):
-        taker.add(seen_as("1.jpg", 0, [0.25, 0.75]))
+    for sink in (sheet, confusion):
+        sink.add(predicted("1.jpg", 0, [0.25, 0.75]))
     sheet.write(Path("sheet.html"), confusion)
     page = Page(Path("sheet.html").read_text())
     assert not page.named("b")
@@ -192,15 +194,18 @@ def test_an_image_whose_name_is_not_text_goes_through_everything(photos: Path, r
 def test_images_are_sorted_by_truth_and_prediction(images: Path, run: Run, trained: Path, cpu: Runtime, copy: bool) -> None:
     shutil.copytree("images/cat", "again/cat")
     assert call("predict", str(trained), "images", "again", "odd", "--by-class", "sorted", *["--copy"] * copy) == 0
-    found = list(Path("sorted").rglob("*.jpg"))
-    assert len(found) == 20, "none but those in folders of classes, and none twice in one place"
-    assert all(path.is_symlink() != copy and path.read_bytes() for path in found)
+    sorted_files = list(Path("sorted").rglob("*.jpg"))
+    assert len(sorted_files) == 20, "none but those in folders of classes, and none twice in one place"
+    assert all(path.is_symlink() != copy and path.read_bytes() for path in sorted_files)
     expected = Counter(
-        (CLASSES[seen.truth], CLASSES[seen.likeliest(1)[0]]) for seen in classify(run, find_all([images, Path("again")]), cpu)
+        (CLASSES[prediction.truth], CLASSES[prediction.likeliest(1)[0]])
+        for prediction in classify(run, find_all([images, Path("again")]), cpu)
     )
-    assert Counter(path.parts[1:3] for path in found) == expected
+    assert Counter(path.parts[1:3] for path in sorted_files) == expected
     if not copy:
-        assert sorted(path.resolve() for path in found) == sorted(path.resolve() for path in find_all([images, Path("again")]))
+        assert sorted(path.resolve() for path in sorted_files) == sorted(
+            path.resolve() for path in find_all([images, Path("again")])
+        )
 
 
 def test_a_sorted_folder_is_replaced_only_with_force_and_only_if_it_is_one(
@@ -211,16 +216,16 @@ def test_a_sorted_folder_is_replaced_only_with_force_and_only_if_it_is_one(
 
     Path("sorted").mkdir()
     Path("sorted/mine.txt").touch()
-    code, said = sort()
-    assert (code, "holds what jpegcurr has not sorted" in said) == (2, True)
+    code, message = sort()
+    assert (code, "holds other files than sorted images" in message) == (2, True)
     Path("sorted/mine.txt").unlink()
     assert sort()[0] == 0
     assert call("predict", str(trained), "images/cat", "--by-class", "sorted", "-o", "new.csv") == 2
     assert "sorted is not empty" in capsys.readouterr().err
     assert sort("images/grass")[0] == 0
     assert [path.name for path in Path("sorted").iterdir() if path.is_dir()] == ["grass"]
-    code, said = sort("sorted")
-    assert (code, "lies in it" in said) == (2, True)
+    code, message = sort("sorted")
+    assert (code, "lies in it" in message) == (2, True)
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
@@ -228,7 +233,10 @@ def test_the_confusion_matrix_counts_every_labelled_image_once(
     images: Path, run: Run, cpu: Runtime, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("predict", str(trained), "images", "odd", "--confusion", "c.csv") == 0
-    expected = Counter((CLASSES[seen.truth], CLASSES[seen.likeliest(1)[0]]) for seen in classify(run, find_all([images]), cpu))
+    expected = Counter(
+        (CLASSES[prediction.truth], CLASSES[prediction.likeliest(1)[0]])
+        for prediction in classify(run, find_all([images]), cpu)
+    )
     rows = rows_of("c.csv")
     assert [row["truth"] for row in rows] == CLASSES
     assert {(row["truth"], name): int(row[name]) for row in rows for name in CLASSES if row[name] != "0"} == expected
@@ -239,8 +247,8 @@ def test_the_confusion_matrix_counts_every_labelled_image_once(
 def test_the_most_confused_pairs_come_first_and_histograms_are_of_the_true_class() -> None:
     confusion = Confusion(["a", "b", "c"])
     for truth, shares in [(0, [0.1, 0.9, 0]), (0, [0.3, 0.7, 0]), (0, [1, 0, 0]), (1, [0.6, 0.35, 0.05]), (None, [1, 0, 0])]:
-        confusion.add(seen_as("x.jpg", truth, shares))
-    assert [(pair.truth, pair.predicted, pair.count, pair.of) for pair in confusion.most_confused()] == [
+        confusion.add(predicted("x.jpg", truth, shares))
+    assert [(pair.truth, pair.predicted, pair.count, pair.images) for pair in confusion.most_confused()] == [
         ("a", "b", 2, 3),
         ("b", "a", 1, 1),
     ]
@@ -249,31 +257,31 @@ def test_the_most_confused_pairs_come_first_and_histograms_are_of_the_true_class
     assert confusion.histogram() == [0, 1, 0, 2, 0, 0, 0, 0, 0, 1]
 
 
-def test_of_images_without_labels_nothing_that_needs_them_is_made(
+def test_outputs_that_need_labels_are_refused_without_them(
     images: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option, path in (("--by-class", "sorted"), ("--confusion", "c.csv")):
         assert call("predict", str(trained), "odd", option, path) == 2
-        assert f"{option} needs images in folders called like the classes" in capsys.readouterr().err
+        assert f"{option} needs images in folders named like the classes" in capsys.readouterr().err
     assert call("predict", str(trained), "odd") == 0
     assert "labelled" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ("--sheet sheet.pdf", r"end its name in .html or .png"),
+        ("--sheet sheet.pdf", r"Give a name that ends in .html or .png"),
         ("--copy", "--copy is for --by-class"),
         ("--sheet a.html --csv a.html", "a.html would be written twice"),
         ("--by-class sorted --confusion sorted/c.csv", "would lie in the folder of --by-class"),
         ("--by-class odd/bad.jpg", "is not a folder"),
     ],
 )
-def test_a_wrong_use_is_a_sentence(
-    images: Path, trained: Path, capsys: pytest.CaptureFixture[str], options: str, said: str
+def test_a_wrong_use_is_one_sentence(
+    images: Path, trained: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
 ) -> None:
     assert call("predict", str(trained), "images", *options.split()) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("predictions.csv").exists()
 
 
@@ -295,17 +303,17 @@ def test_no_more_than_two_batches_of_pixels_are_held(
     alive: weakref.WeakSet[object] = weakref.WeakSet()
     most = 0
 
-    def watched(*arguments: object) -> Iterator[FilePrediction]:
-        for seen in classify(*arguments):
-            alive.add(seen.view.base)
-            yield seen
+    def tracked(*arguments: object) -> Iterator[FilePrediction]:
+        for prediction in classify(*arguments):
+            alive.add(prediction.view.base)
+            yield prediction
 
     def count(done: int) -> None:
         nonlocal most
         most = max(most, len(alive))
 
     monkeypatch.setattr(predict, "BATCH", 2)
-    monkeypatch.setattr(classification, "classify", watched)
+    monkeypatch.setattr(classification, "classify", tracked)
     outputs = Outputs(Path("p.csv"), submission=Path("s.csv"), identity="path", sheet=Path("s.html"), by_class=Path("sorted"))
     classify_files(run, find_all([images]), cpu, outputs, count)
     assert 1 <= most <= 4

@@ -1,4 +1,4 @@
-"""Channels set to zero: the same as one model at a time, chosen on other images than tested, next to honest controls."""
+"""Channels set to zero: masks together and one at a time, chosen on other images than tested, next to random controls."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jpegcurr.analysis.cam.grad_cam import held_still
 from jpegcurr.analysis.channels import activations
-from jpegcurr.analysis.channels.activations import masked_logits, watched
+from jpegcurr.analysis.channels.activations import masked_logits, watch_layers
 from jpegcurr.analysis.channels.pruning import (
     DRAWS,
     Choice,
@@ -29,7 +29,7 @@ from jpegcurr.analysis.channels.pruning import (
 from jpegcurr.analysis.channels.statistics import Channels
 from jpegcurr.analysis.channels.study import LayerStudy, study_channels
 from jpegcurr.analysis.channels.tables import as_values, prune_meanings, prune_table, prune_title
-from jpegcurr.analysis.evaluation.evaluate import at_qualities, evaluate_run, open_arms
+from jpegcurr.analysis.evaluation.evaluate import evaluate_run, expand_qualities, open_sets
 from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import compare_paired
 from jpegcurr.errors import UsageError
@@ -46,16 +46,16 @@ def network(name: str, **options: object) -> torch.nn.Module:
 
 
 def studied(*shifts: list[float]) -> LayerStudy:
-    """A layer of which nothing is known but its shifts at each quality."""
+    """Return the study of a layer of which only the shifts at each quality are known."""
     none = np.full(len(shifts[0]), np.nan)
-    rows = [none, *(np.array(each) for each in shifts)]
+    rows = [none, *(np.array(shift) for shift in shifts)]
     channels = [Channels(8, *[none] * 7, shift=row, per_image=none, t=none, p=none, p_holm=none) for row in rows]
     return LayerStudy("stages.3", Layout("NCHW", (1, 1)), tuple(channels))
 
 
 @contextmanager
 def zeroed(model: torch.nn.Module, layer: str, channels: list[int], axis: int) -> Iterator[None]:
-    """One mask by the plainest of hooks."""
+    """Apply one mask by the simplest possible hook."""
 
     def cut(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
@@ -81,18 +81,18 @@ CASES = [
 
 @pytest.mark.parametrize("images", [3, 1])
 @pytest.mark.parametrize(("name", "layer", "side", "axis", "together"), CASES)
-def test_masks_that_share_a_pass_give_what_each_gives_by_itself(
+def test_masks_that_share_a_pass_give_the_logits_of_single_masks(
     name: str, layer: str, side: int, axis: int, together: bool, images: int
 ) -> None:
-    """Where they cannot share it, within a residual block, each has its own; of one image they always can."""
+    """Within a residual block they cannot share a pass, except for a single image."""
     model, batch = network(name), torch.randn(images, 3, side, side, generator=torch.Generator().manual_seed(1))
-    with watched(model, [layer]) as look:
-        seen = look(batch)[layer]
-    channels = seen.mean.shape[1]
+    with watch_layers(model, [layer]) as summarise:
+        summary = summarise(batch)[layer]
+    channels = summary.mean.shape[1]
     sets = [[], [0], [1, 5], list(range(channels // 2)), list(range(channels))]
     masks = torch.ones(len(sets), channels)
-    for row, each in enumerate(sets):
-        masks[row, each] = 0
+    for row, channels_off in enumerate(sets):
+        masks[row, channels_off] = 0
     passes = 0
 
     def count(*_arguments: object) -> None:
@@ -102,19 +102,19 @@ def test_masks_that_share_a_pass_give_what_each_gives_by_itself(
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     with torch.no_grad():
         handle = first.register_forward_hook(count)
-        logits = masked_logits(model, layer, seen.layout, batch, masks)
+        logits = masked_logits(model, layer, summary.layout, batch, masks)
         handle.remove()
         assert logits.shape == (len(sets), images, 7)
         assert passes == (1 if together or images == 1 else 1 + len(sets))
-        for found, each in zip(logits, sets, strict=True):
-            with zeroed(model, layer, each, axis):
-                assert torch.allclose(found, model(batch), atol=1e-4)
+        for of_mask, channels_off in zip(logits, sets, strict=True):
+            with zeroed(model, layer, channels_off, axis):
+                assert torch.allclose(of_mask, model(batch), atol=1e-4)
         assert torch.allclose(logits[0], model(batch), atol=1e-4), "nothing is set to zero"
     assert not torch.allclose(logits[0], logits[3], atol=1e-2), "the masks do something"
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_masks_that_do_not_fit_together_share_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_that_do_not_fit_together_are_split_into_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = network("test_convnext"), torch.randn(2, 3, 96, 96)
     layout, masks = Layout("NCHW", (6, 6)), (torch.rand(7, 48) > 0.3).float()
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_masks_that_do_not_fit_together_share_several_passes(monkeypatch: pytest
 
 
 def test_zero_is_what_a_pruned_filter_gives() -> None:
-    """As if the weights that make the channel were taken away."""
+    """Setting a channel to zero is the same as setting its weights to zero."""
     model, batch = network("test_convnext"), torch.randn(2, 3, 96, 96)
     layer = "stages.1.downsample.1"
     mask = torch.ones(1, 32)
@@ -155,7 +155,7 @@ def test_half_of_every_class_is_chosen_by_seed(labels: list[int], seed: int) -> 
 def test_another_seed_is_another_half_and_three_images_are_too_few() -> None:
     labels = np.zeros(100, np.int64)
     assert not np.array_equal(split_images(labels, 0), split_images(labels, 1))
-    with pytest.raises(UsageError, match=r"--prune-study needs 4 images at least.*there are 3"):
+    with pytest.raises(UsageError, match=r"--prune-study needs at least 4 images.*there are 3"):
         split_images(np.arange(3), 0)
 
 
@@ -164,20 +164,20 @@ def test_channels_are_chosen_by_their_largest_shift_and_constant_ones_never() ->
     layer = studied([0.1, nan, -0.5, 0.2, 0.0], [-0.3, nan, 0.4, 0.1, 0.01])
     assert np.array_equal(largest_shifts(layer), [-0.3, nan, -0.5, 0.2, 0.01], equal_nan=True)
     choices = choose_channels(layer, [1, 3], seed=0)
-    told = [(each.k, each.which, each.channels) for each in choices if each.which != "random"]
-    assert told == [
+    ranked = [(choice.k, choice.which, choice.channels) for choice in choices if choice.which != "random"]
+    assert ranked == [
         (1, "most moved", (2,)),
         (1, "least moved", (4,)),
         (3, "most moved", (2, 0, 3)),
         (3, "least moved", (4, 3, 0)),
     ]
-    random = [each for each in choices if each.which == "random"]
-    assert [(each.k, each.draw) for each in random] == [(k, draw) for k in (1, 3) for draw in range(DRAWS)]
-    assert all(len(set(each.channels)) == each.k and 1 not in each.channels for each in random)
-    assert len({each.channels for each in random if each.k == 3}) > 1
+    random = [choice for choice in choices if choice.which == "random"]
+    assert [(choice.k, choice.draw) for choice in random] == [(k, draw) for k in (1, 3) for draw in range(DRAWS)]
+    assert all(len(set(choice.channels)) == choice.k and 1 not in choice.channels for choice in random)
+    assert len({choice.channels for choice in random if choice.k == 3}) > 1
     assert choices == choose_channels(layer, [1, 3], seed=0)
     assert choices != choose_channels(layer, [1, 3], seed=1)
-    with pytest.raises(UsageError, match=r"--prune-study 5: of stages\.3's 5 channels 1 are constant on the 8 images"):
+    with pytest.raises(UsageError, match=r"--prune-study 5: 1 of stages\.3's 5 channels are constant on the 8 images"):
         choose_channels(layer, [5], seed=0)
 
 
@@ -187,61 +187,62 @@ def run(trained: Path, cpu: Runtime) -> Run:
 
 
 def test_top1_is_what_evaluate_measures_on_the_images_that_were_not_chosen_on(run: Run, betons: Path, cpu: Runtime) -> None:
-    """Of each choice, made by hand in the model that evaluate runs; and statistics are those of the chosen images alone."""
-    made = at_qualities([betons / "train-source.beton"], ["source", 10])
-    arms = open_arms([run], made)
-    chosen = split_images(arms[0].beton.labels, 3)
-    study = study_channels(run, arms, cpu, chosen=chosen)
-    seen = 0
+    """Compare with hooks in the model that evaluate runs; the statistics are those of the chosen images alone."""
+    sets = expand_qualities([betons / "train-source.beton"], ["source", 10])
+    datasets = open_sets([run], sets)
+    chosen = split_images(datasets[0].beton.labels, 3)
+    study = study_channels(run, datasets, cpu, chosen=chosen)
+    done = 0
 
     def on_images(more: int) -> None:
-        nonlocal seen
-        seen += more
+        nonlocal done
+        done += more
 
     layers = ["stages.1", "stages.3"]
-    found = study_pruning(run, arms, cpu, study, [4, 20], chosen, layers=layers, seed=3, on_images=on_images)
-    assert seen == 2 * 48
-    assert [each.layer for each in found] == layers
+    pruned = study_pruning(run, datasets, cpu, study, [4, 20], chosen, layers=layers, seed=3, on_images=on_images)
+    assert done == 2 * 48
+    assert [result.layer for result in pruned] == layers
     whole = {
-        name: each.outcomes.right[~chosen] for name, each in zip(("source", "10"), evaluate_run(run, made, cpu), strict=True)
+        name: result.outcomes.right[~chosen]
+        for name, result in zip(("source", "10"), evaluate_run(run, sets, cpu), strict=True)
     }
-    for layer, each in zip([study.chosen[1], study.chosen[3]], found, strict=True):
-        assert (each.images, each.chosen_on, each.seed, layer.channels[0].images) == (24, 24, 3, 24)
-        assert [trial.choice for trial in each.trials] == choose_channels(layer, [4, 20], 3)
-        assert each.unmasked == {name: 100 * right.mean() for name, right in whole.items()}
-        for trial in [each.trials[0], each.trials[3], each.trials[-1]]:
-            with zeroed(run.model, each.layer, list(trial.choice.channels), 1):
-                masked = [each.outcomes.right[~chosen] for each in evaluate_run(run, made, cpu)]
+    for layer, result in zip([study.chosen[1], study.chosen[3]], pruned, strict=True):
+        assert (result.images, result.chosen_on, result.seed, layer.channels[0].images) == (24, 24, 3, 24)
+        assert [trial.choice for trial in result.trials] == choose_channels(layer, [4, 20], 3)
+        assert result.unmasked == {name: 100 * right.mean() for name, right in whole.items()}
+        for trial in [result.trials[0], result.trials[3], result.trials[-1]]:
+            with zeroed(run.model, result.layer, list(trial.choice.channels), 1):
+                masked = [result.outcomes.right[~chosen] for result in evaluate_run(run, sets, cpu)]
             for name, right in zip(whole, masked, strict=True):
                 assert trial.top1[name] == 100 * right.mean()
                 assert trial.pairs[name] == compare_paired(whole[name], right)
-    deepest = found[1].trials
-    assert any(trial.top1 != found[1].unmasked for trial in deepest), "20 of 64 channels are missed"
+    deepest = pruned[1].trials
+    assert any(trial.top1 != pruned[1].unmasked for trial in deepest), "20 of 64 channels are missed"
     assert not any(module._forward_hooks for module in run.model.modules())
 
 
 def test_under_autocast_statistics_are_of_float32_and_accuracy_is_evaluates(run: Run, betons: Path, cpu: Runtime) -> None:
     half = resolve_runtime("cpu", precision="bfloat16")
-    made = at_qualities([betons / "train-source.beton"], ["source", 50])
-    arms = open_arms([run], made)
-    chosen = split_images(arms[0].beton.labels, 0)
-    exact, study = (study_channels(run, arms, runtime, layers=["stages.3"], chosen=chosen) for runtime in (cpu, half))
+    sets = expand_qualities([betons / "train-source.beton"], ["source", 50])
+    datasets = open_sets([run], sets)
+    chosen = split_images(datasets[0].beton.labels, 0)
+    exact, study = (study_channels(run, datasets, runtime, layers=["stages.3"], chosen=chosen) for runtime in (cpu, half))
     assert np.array_equal(exact.layers[0].channels[1].change, study.layers[0].channels[1].change)
-    (found,) = study_pruning(run, arms, half, study, [30], chosen, layers=["stages.3"])
-    with zeroed(run.model, "stages.3", list(found.trials[0].choice.channels), 1):
-        masked = [100 * each.outcomes.right[~chosen].mean() for each in evaluate_run(run, made, half)]
-    assert list(found.unmasked.values()) == [
-        100 * each.outcomes.right[~chosen].mean() for each in evaluate_run(run, made, half)
+    (pruned,) = study_pruning(run, datasets, half, study, [30], chosen, layers=["stages.3"])
+    with zeroed(run.model, "stages.3", list(pruned.trials[0].choice.channels), 1):
+        masked = [100 * result.outcomes.right[~chosen].mean() for result in evaluate_run(run, sets, half)]
+    assert list(pruned.unmasked.values()) == [
+        100 * result.outcomes.right[~chosen].mean() for result in evaluate_run(run, sets, half)
     ]
-    assert list(found.trials[0].top1.values()) == masked
+    assert list(pruned.trials[0].top1.values()) == masked
 
 
-def test_a_channel_that_brings_the_quality_into_the_model_is_found_and_pruned(cpu: Runtime, run: Run, betons: Path) -> None:
-    """The first channel of the last stage is made large where images are at quality 10; without it they are as they were."""
-    made = at_qualities([betons / "train-source.beton"], ["source", 10])
-    arms = open_arms([run], made)
-    chosen = split_images(arms[0].beton.labels, 0)
-    assert study_channels(run, arms, cpu, chosen=chosen).chosen[3].channels[1].most_moved()[0] != 0, "not planted yet"
+def test_a_channel_that_carries_the_quality_into_the_model_is_chosen_and_pruned(cpu: Runtime, run: Run, betons: Path) -> None:
+    """Add 50 to the first channel of the last stage at quality 10; pruning that channel restores the accuracy."""
+    sets = expand_qualities([betons / "train-source.beton"], ["source", 10])
+    datasets = open_sets([run], sets)
+    chosen = split_images(datasets[0].beton.labels, 0)
+    assert study_channels(run, datasets, cpu, chosen=chosen).chosen[3].channels[1].most_moved()[0] != 0, "not planted yet"
     passes: list[bool] = []
 
     def plant(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -251,25 +252,28 @@ def test_a_channel_that_brings_the_quality_into_the_model_is_found_and_pruned(cp
 
     handle = run.model.get_submodule("stages.3").register_forward_hook(plant)
     passes[:] = [False, True] * 6  # batches of 8 at both qualities in turn
-    study = study_channels(run, arms, cpu, chosen=chosen)
+    study = study_channels(run, datasets, cpu, chosen=chosen)
     assert study.chosen[3].channels[1].most_moved()[0] == 0
     assert study.chosen[3].channels[1].moved[0]
     passes[:] = [False] * 12 + [True] * 12  # without masks and with, batch by batch, and one quality after the other
-    (found,) = study_pruning(run, arms, cpu, study, [1], chosen, layers=["stages.3"])
+    (result,) = study_pruning(run, datasets, cpu, study, [1], chosen, layers=["stages.3"])
     handle.remove()
-    most = found.trials[0]
+    most = result.trials[0]
     assert most.choice.channels == (0,)
     with zeroed(run.model, "stages.3", [0], 1):
-        _, pruned = evaluate_run(run, made, cpu)
-    _, whole = evaluate_run(run, made, cpu)
-    assert found.unmasked["10"] < 100 * whole.outcomes.right[~chosen].mean(), "the plant does harm"
+        _, pruned = evaluate_run(run, sets, cpu)
+    _, whole = evaluate_run(run, sets, cpu)
+    assert result.unmasked["10"] < 100 * whole.outcomes.right[~chosen].mean(), "the plant does harm"
     assert most.top1["10"] == 100 * pruned.outcomes.right[~chosen].mean()
-    assert most.top1["10"] > found.unmasked["10"]
+    assert most.top1["10"] > result.unmasked["10"]
 
 
-def test_a_study_that_cannot_be_is_refused_before_images_are_looked_at(run: Run, betons: Path, cpu: Runtime) -> None:
-    alone, both = (open_arms([run], at_qualities([betons / "val-source.beton"], each)) for each in (["source"], ["source", 50]))
-    with pytest.raises(UsageError, match="needs two qualities at least"):
+def test_an_impossible_study_is_refused_before_images_are_read(run: Run, betons: Path, cpu: Runtime) -> None:
+    alone, both = (
+        open_sets([run], expand_qualities([betons / "val-source.beton"], qualities))
+        for qualities in (["source"], ["source", 50])
+    )
+    with pytest.raises(UsageError, match="compares at least two qualities"):
         check_prunable(run, alone, cpu, ["stages.3"], [4])
     with pytest.raises(UsageError, match=r"--prune-study 65: stages\.3 has 64 channels"):
         check_prunable(run, both, cpu, ["stages.3"], [4, 65])
@@ -278,10 +282,10 @@ def test_a_study_that_cannot_be_is_refused_before_images_are_looked_at(run: Run,
     check_prunable(run, both, cpu, ["stages.2", "stages.3"], [48])
 
 
-def test_the_model_is_left_as_it_was_found_when_it_raises(run: Run, betons: Path, cpu: Runtime) -> None:
-    arms = open_arms([run], at_qualities([betons / "val-source.beton"], ["source", 50]))
-    chosen = split_images(arms[0].beton.labels, 0)
-    study = study_channels(run, arms, cpu, chosen=chosen)
+def test_the_model_is_restored_when_it_raises(run: Run, betons: Path, cpu: Runtime) -> None:
+    datasets = open_sets([run], expand_qualities([betons / "val-source.beton"], ["source", 50]))
+    chosen = split_images(datasets[0].beton.labels, 0)
+    study = study_channels(run, datasets, cpu, chosen=chosen)
     head = run.model.head  # type: ignore[union-attr]
     training = [part.training for part in run.model.modules()]
 
@@ -291,41 +295,41 @@ def test_the_model_is_left_as_it_was_found_when_it_raises(run: Run, betons: Path
 
     run.model.head = Broken()
     with pytest.raises(RuntimeError, match="broken"):
-        study_pruning(run, arms, cpu, study, [2], chosen, layers=["stages.3"])
+        study_pruning(run, datasets, cpu, study, [2], chosen, layers=["stages.3"])
     with held_still(run.model), pytest.raises(RuntimeError, match="broken"):
         masked_logits(run.model, "stages.3", Layout("NCHW", (1, 1)), torch.rand(2, 3, 32, 32), torch.ones(3, 64))
     run.model.head = head
     assert [part.training for part in run.model.modules()] == training
-    assert all(each.requires_grad for each in run.model.parameters())
+    assert all(parameter.requires_grad for parameter in run.model.parameters())
     assert not any(module._forward_hooks for module in run.model.modules())
     assert not torch.is_inference_mode_enabled()
 
 
 def test_the_table_has_every_choice_next_to_random_ones_and_json_has_all_of_it(run: Run, betons: Path, cpu: Runtime) -> None:
-    arms = open_arms([run], at_qualities([betons / "train-source.beton"], ["source", 10]))
-    chosen = split_images(arms[0].beton.labels, 0)
-    study = study_channels(run, arms, cpu, chosen=chosen)
-    (found,) = study_pruning(run, arms, cpu, study, [8, 60], chosen, layers=["stages.3"])
-    columns, rows = prune_table(found)
+    datasets = open_sets([run], expand_qualities([betons / "train-source.beton"], ["source", 10]))
+    chosen = split_images(datasets[0].beton.labels, 0)
+    study = study_channels(run, datasets, cpu, chosen=chosen)
+    (pruned,) = study_pruning(run, datasets, cpu, study, [8, 60], chosen, layers=["stages.3"])
+    columns, rows = prune_table(pruned)
     assert columns == ["k", "set to 0", "source", "10"]
     kinds = ["most moved", "least moved", "random, mean", "random, range"]
     assert [row[:2] for row in rows] == [["0", "none"], *([k, kind] for k in ("8", "60") for kind in kinds)]
-    for trial, row in zip([each for each in found.trials if each.choice.which != "random"], [1, 2, 5, 6], strict=True):
+    for trial, row in zip([trial for trial in pruned.trials if trial.choice.which != "random"], [1, 2, 5, 6], strict=True):
         for name, cell in zip(("source", "10"), rows[row][2:], strict=True):
             pair = trial.pairs[name]
-            assert cell.startswith(f"{trial.top1[name]:.2f} ({trial.top1[name] - found.unmasked[name]:+.2f})")
+            assert cell.startswith(f"{trial.top1[name]:.2f} ({trial.top1[name] - pruned.unmasked[name]:+.2f})")
             assert cell.endswith("*") == (pair.verdict != "no detectable difference")
-    random = [each.top1["10"] for each in found.trials if each.choice.which == "random" and each.choice.k == 60]
+    random = [trial.top1["10"] for trial in pruned.trials if trial.choice.which == "random" and trial.choice.k == 60]
     assert rows[7][3].startswith(f"{np.mean(random):.2f} (")
     assert rows[8][3].strip() == f"{min(random):.2f} to {max(random):.2f}"
-    assert "Chosen on 24 images" in prune_meanings(found)[0]
-    assert "tested on the other 24" in prune_meanings(found)[0]
-    assert prune_title(found) == "stages.3: k of its 64 channels set to zero, top-1 in %"
-    plain = json.loads(json.dumps(as_values(study, [found], 3), allow_nan=False))
-    (told,) = plain["prune_study"]
-    assert (told["layer"], told["unmasked"], len(told["trials"])) == ("stages.3", found.unmasked, 2 * (2 + DRAWS))
-    assert told["trials"][0]["qualities"]["10"]["against_unmasked"]["verdict"] == found.trials[0].pairs["10"].verdict
-    assert told["trials"][0]["channels"] == list(found.trials[0].choice.channels)
+    assert "Chosen on 24 images" in prune_meanings(pruned)[0]
+    assert "tested on the other 24" in prune_meanings(pruned)[0]
+    assert prune_title(pruned) == "stages.3: k of its 64 channels set to zero, top-1 in %"
+    plain = json.loads(json.dumps(as_values(study, [pruned], 3), allow_nan=False))
+    (entry,) = plain["prune_study"]
+    assert (entry["layer"], entry["unmasked"], len(entry["trials"])) == ("stages.3", pruned.unmasked, 2 * (2 + DRAWS))
+    assert entry["trials"][0]["qualities"]["10"]["against_unmasked"]["verdict"] == pruned.trials[0].pairs["10"].verdict
+    assert entry["trials"][0]["channels"] == list(pruned.trials[0].choice.channels)
 
 
 def test_what_costs_accuracy_is_marked() -> None:

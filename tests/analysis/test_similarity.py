@@ -15,7 +15,7 @@ from scipy.stats import binom, binomtest
 
 from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, Map, ViewColumns
 from jpegcurr.analysis.cam.similarity import by_class, compare_views, similarities
-from jpegcurr.analysis.stats import _drawn, detectable_difference, estimate_means
+from jpegcurr.analysis.stats import _draw_blocks, detectable_difference, estimate_means
 
 maps = arrays(np.float32, (4, 5), elements=st.floats(0.015625, 8, width=32)).filter(lambda cam: cam.std() > 0.05)
 
@@ -219,7 +219,7 @@ def test_an_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
 def test_images_are_drawn_with_replacement_in_blocks_as_from_the_whole_list() -> None:
     """Each resample has as many draws as there are images, and how often an image is drawn is binomial."""
     images, resamples = 5000, 1000
-    blocks = list(_drawn(images, resamples, 0))
+    blocks = list(_draw_blocks(images, resamples, 0))
     assert [start for start, _ in blocks] == [0, 2097, 4194]
     times = np.concatenate([block for _, block in blocks], axis=1)
     assert times.shape == (resamples, images)

@@ -1,4 +1,4 @@
-"""Right and wrong answers: calibration, classes, and two models on the same images."""
+"""Statistics of right answers: calibration, classes, and two models on the same images."""
 
 import math
 
@@ -67,12 +67,12 @@ def test_few_flips_are_tested_exactly(lost: int, gained: int) -> None:
 
 @pytest.mark.parametrize(("lost", "gained"), [(10, 15), (40, 70), (200, 200), (900, 1000)])
 def test_many_flips_are_tested_by_mid_p(lost: int, gained: int) -> None:
-    """The exact p less the probability of what was seen."""
+    """Mid-p is the exact p less the probability of the observed flips."""
     flips = lost + gained
-    seen = binomtest(lost, flips, alternative="less").pvalue - (
+    observed = binomtest(lost, flips, alternative="less").pvalue - (
         binomtest(lost - 1, flips, alternative="less").pvalue if lost else 0
     )
-    expected = min(2 * binomtest(lost, flips, alternative="less").pvalue - seen, 1)
+    expected = min(2 * binomtest(lost, flips, alternative="less").pvalue - observed, 1)
     assert flips >= EXACT_BELOW
     assert mcnemar(lost, gained) == (pytest.approx(expected), "mid-p")
     assert mcnemar(gained, lost) == mcnemar(lost, gained)
@@ -95,21 +95,21 @@ def test_the_bootstrap_is_that_over_images() -> None:
 
 
 def test_the_interval_covers_the_true_difference() -> None:
-    """In 95 % of 1,000 cases, to three standard deviations of that binomial (2.1 %)."""
+    """It does in 95 % of 1,000 cases, to three standard deviations of that binomial (2.1 %)."""
     random = np.random.default_rng(1)
     pairs = [compare_paired(*simulated(random, points=1), seed=case) for case in range(1000)]
     assert np.mean([pair.low <= 1 <= pair.high for pair in pairs]) == pytest.approx(0.95, abs=0.021)
 
 
-def test_equal_models_are_said_to_differ_no_more_often_than_in_5_of_100() -> None:
+def test_equal_models_differ_in_no_more_than_5_of_100_cases() -> None:
     """Over twenty hundreds, to three standard deviations of the binomial (1.5 %): the tolerance of any one choice of seed."""
     random = np.random.default_rng(2)
-    told = [compare_paired(*simulated(random, points=0)).verdict for _ in range(2000)]
-    assert np.mean([each == "no detectable difference" for each in told]) >= 0.95 - 0.015
+    verdicts = [compare_paired(*simulated(random, points=0)).verdict for _ in range(2000)]
+    assert np.mean([verdict == "no detectable difference" for verdict in verdicts]) >= 0.95 - 0.015
 
 
-def test_a_planted_difference_of_two_points_is_found() -> None:
-    """Of 4,000 images, a tenth discordant, 1.4 points are found with 80 % power; two with 97 or 98 %."""
+def test_a_planted_difference_of_two_points_is_detected() -> None:
+    """With 4,000 images, a tenth discordant, 1.4 points are detected with 80 % power, two with 97 or 98 %."""
     random = np.random.default_rng(3)
     pairs = [compare_paired(*simulated(random, points=2)) for _ in range(200)]
     assert pairs[0].verdict == "higher"
@@ -117,7 +117,7 @@ def test_a_planted_difference_of_two_points_is_found() -> None:
     assert np.mean([pair.verdict == "higher" for pair in pairs]) >= 0.93
 
 
-def test_holms_correction_is_that_of_the_textbook_and_knows_what_is_no_look() -> None:
+def test_holms_correction_is_that_of_the_textbook_and_skips_nan() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.01, 0.04, np.nan, 0.03, 0.005]) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
     assert holm([[0.5, 0.9], [0.01, np.nan]]) == pytest.approx(np.array([[1.0, 1.0], [0.01, np.nan]]), nan_ok=True)
@@ -129,9 +129,9 @@ def test_classes_are_compared_by_themselves() -> None:
     labels = random.choice([0, 1, 3], 300)
     reference, other = random.random(300) < 0.7, random.random(300) < 0.6
     changes = compare_classes(labels, reference, other)
-    assert [each.label for each in changes] == [0, 1, 3], "a class without images is left out"
-    for each in changes:
-        pair = compare_paired(reference[labels == each.label], other[labels == each.label])
-        assert (each.images, each.lost, each.gained) == (pair.images, pair.lost, pair.gained)
-        assert (each.difference, each.p_value) == (pytest.approx(pair.difference), pair.p_value)
-        assert each.right == reference[labels == each.label].sum()
+    assert [change.label for change in changes] == [0, 1, 3], "a class without images is left out"
+    for change in changes:
+        pair = compare_paired(reference[labels == change.label], other[labels == change.label])
+        assert (change.images, change.lost, change.gained) == (pair.images, pair.lost, pair.gained)
+        assert (change.difference, change.p_value) == (pytest.approx(pair.difference), pair.p_value)
+        assert change.right == reference[labels == change.label].sum()

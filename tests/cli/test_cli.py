@@ -313,7 +313,7 @@ def test_evaluate_names_the_path_of_a_missing_validation_set(run, here) -> None:
     Path("moved/recipe.yaml").write_text(re.sub(r"\S*/(val-source\.beton)", r"betons/gone/\1", recipe.read_text()))
     done = run("evaluate moved")
     assert done.code == 2
-    assert re.search(r"betons/gone/val-source\.beton, a validation set of moved, is not there in /.*--data", done.err)
+    assert re.search(r"betons/gone/val-source\.beton, a validation set of moved, does not exist in /.*--data", done.err)
 
 
 def test_the_bare_command_shows_help_and_the_version_is_there(run) -> None:

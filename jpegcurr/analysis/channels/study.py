@@ -1,7 +1,7 @@
-"""How the channels of a network's layers change with the JPEG quality of what it sees: one pass over a validation set.
+"""Changes of a network's channels with the JPEG quality of its input: one pass over a validation set.
 
-The qualities go through the model side by side, batch by batch, so that each image's channels are held against its own at the
-first quality, and nothing is kept but sums: the memory does not grow with the images.
+The qualities go through the model side by side, batch by batch, so that each image's channels are compared with its own at the
+first quality. Nothing is kept but sums: the memory does not grow with the number of images.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jpegcurr.analysis.channels.activations import LayerSummary, pick_layers, watched
-from jpegcurr.analysis.channels.statistics import Channels, RunningStats, settle
+from jpegcurr.analysis.channels.activations import LayerSummary, pick_layers, watch_layers
+from jpegcurr.analysis.channels.statistics import Channels, RunningStats, summarise_channels
 from jpegcurr.analysis.evaluation.evaluate import tested_quality
+from jpegcurr.analysis.evaluation.naming import quality_names
 from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import Flags
 from jpegcurr.encoding.jpeg.codec import Quality
@@ -29,7 +30,7 @@ from jpegcurr.training.models.load import Run
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStudy:
-    """One layer's channels at every quality, the first of which the others are held against."""
+    """One layer's channels at every quality; the first quality is the reference for the others."""
 
     layer: str
     layout: Layout
@@ -41,7 +42,14 @@ class LayerStudy:
 
 @dataclass(frozen=True, slots=True)
 class QualityColumn:
-    """One quality. ``name`` tells it from the others; ``quality`` is the file's, ``tested`` what the model saw."""
+    """One quality of a study: a beton, as it is stored or encoded again when it is loaded.
+
+    Attributes:
+        name: what tells it from the other qualities.
+        data, quality: the beton and its quality, None if the manifest is missing.
+        tested: the quality that the model saw, None if it is unknown or not one number.
+        at_load: a description of the encoding on the fly, None if there is none.
+    """
 
     name: str
     data: Path
@@ -52,20 +60,28 @@ class QualityColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelStudy:
-    """``layers`` over all ``images``, and ``chosen`` over those alone that were asked for (empty if none were)."""
+    """Channels of a run at several qualities.
+
+    Attributes:
+        run, weights, loader: the run's folder, which of its weights, and the decode path.
+        images: the number of images at each quality.
+        columns: the qualities, the reference first.
+        layers: statistics over all images.
+        chosen: statistics over the chosen images alone; empty if none were chosen.
+    """
 
     run: Path
     weights: str
     loader: str
     images: int
-    arms: tuple[QualityColumn, ...]
+    columns: tuple[QualityColumn, ...]
     layers: tuple[LayerStudy, ...]
     chosen: tuple[LayerStudy, ...] = ()
 
 
 def study_channels(
     run: Run,
-    arms: Sequence[Dataset],
+    datasets: Sequence[Dataset],
     runtime: Runtime,
     *,
     layers: Sequence[str] = (),
@@ -73,109 +89,117 @@ def study_channels(
     chosen: Flags | None = None,
     on_images: Callable[[int], None] | None = None,
 ) -> ChannelStudy:
-    """Put every image through ``run`` at every quality, each once, and follow the channels of ``layers``.
+    """Run every image once at every quality, and return the statistics of the channels of ``layers``.
 
     Args:
-        run: whose model it is.
-        arms: as ``evaluate.open_arms`` opens them; the first is what the others are held against.
-        runtime: where to compute, in float32 whatever its precision, as ``cam`` does.
-        layers: their names; all stages that timm names if none are given.
-        loader: see ``open_arm_loaders``.
-        chosen: bool [images], those that ``ChannelStudy.chosen`` is about.
-        on_images: is told how many more images are done, those of each quality counted.
+        run: the model.
+        datasets: one for each quality, as ``evaluate.open_sets`` opens them; the first is the reference for the others.
+        runtime: where to compute; always in float32, as ``cam`` does.
+        layers: names of layers; all stages that timm names if empty.
+        loader: see ``open_loaders``.
+        chosen: bool [images], the images of ``ChannelStudy.chosen``.
+        on_images: called with the number of further images that are done, counted once for each quality.
 
     Raises:
-        UsageError: the arms hold different images, or a layer's channels cannot be told.
-        RecipeError: the loader asked for cannot be had.
+        UsageError: the data sets hold different images, or a layer's channel axis is not known.
+        RecipeError: the loader asked for is not available.
     """
-    check_same_images(arms)
+    check_same_images(datasets)
     picked = pick_layers(run.model, layers)
-    kind, loaders = open_arm_loaders(run, arms, runtime, loader)
+    kind, loaders = open_loaders(run, datasets, runtime, loader)
 
     def batches() -> Iterator[list[torch.Tensor]]:
-        for at_every_quality in zip(*(each.at(0) for each in loaders), strict=True):
+        for at_every_quality in zip(*(of_quality.at(0) for of_quality in loaders), strict=True):
             yield [run.normalise(batch) for batch, *_ in at_every_quality]
             if on_images:
                 on_images(sum(len(batch) for batch, *_ in at_every_quality))
 
     with whole_float32():  # rounding would be a change too
         whole, half = follow_channels(run.model, picked, batches(), chosen)
-    told = tuple(_arm(name, each) for name, each in zip(arm_names(arms), arms, strict=True))
-    return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, told, whole, half)
+    return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, _columns(datasets), whole, half)
 
 
 def follow_channels(
     model: torch.nn.Module, layers: Sequence[str], batches: Iterable[Sequence[torch.Tensor]], chosen: Flags | None = None
 ) -> tuple[tuple[LayerStudy, ...], tuple[LayerStudy, ...]]:
-    """What ``study_channels`` follows, over all images and over those ``chosen``, bool [images] (nothing without any).
+    """Return the statistics over all images, and over the ``chosen`` ones, bool [images]; the latter are empty without any.
 
-    ``batches`` are normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch.
+    ``batches`` yields normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch.
     """
-    growing = _Growing(layers)
+    collector = _StatsCollector(layers)
     start = 0
-    with watched(model, layers) as look:
+    with watch_layers(model, layers) as summarise:
         for batch in batches:
             end = start + len(batch[0])
             rows = np.zeros(end - start, np.bool_) if chosen is None else chosen[start:end]
-            growing.include([look(images) for images in batch], rows)
+            collector.add([summarise(images) for images in batch], rows)
             start = end
-    return growing.settled((False, True)), growing.settled((True,)) if chosen is not None and chosen.any() else ()
+    half = collector.summarise((True,)) if chosen is not None and chosen.any() else ()
+    return collector.summarise((False, True)), half
 
 
-class _Growing:
-    """The tallies of a pass under way: of each layer and arm two, over the images that are chosen and over the others."""
+class _StatsCollector:
+    """The running statistics of every layer and quality, over the chosen images and over the others."""
 
     def __init__(self, layers: Sequence[str]) -> None:
-        self._tallies: dict[str, list[dict[bool, RunningStats]]] = {layer: [] for layer in layers}
+        self._stats: dict[str, list[dict[bool, RunningStats]]] = {layer: [] for layer in layers}
         self._layouts: dict[str, Layout] = {}
 
-    def include(self, seen: Sequence[Mapping[str, LayerSummary]], chosen: Flags) -> None:
-        """One batch of images [b] at every quality; ``chosen`` are flags [b]."""
-        for layer, arms in self._tallies.items():
-            reference = seen[0][layer]
+    def add(self, summaries: Sequence[Mapping[str, LayerSummary]], chosen: Flags) -> None:
+        """Add one batch of images [b] at every quality; ``chosen`` are flags [b]."""
+        for layer, columns in self._stats.items():
+            reference = summaries[0][layer]
             self._layouts[layer] = reference.layout
-            arms.extend({} for _ in seen[len(arms) :])
-            for tallies, each in zip(arms, seen, strict=True):
+            columns.extend({} for _ in summaries[len(columns) :])
+            for stats, summary in zip(columns, summaries, strict=True):
                 for part, rows in ((False, ~chosen), (True, chosen)):
                     if rows.any():
-                        more = RunningStats.of(each[layer], reference, rows)
-                        tallies[part] = tallies[part] + more if part in tallies else more
+                        more = RunningStats.of(summary[layer], reference, rows)
+                        stats[part] = stats[part] + more if part in stats else more
 
-    def settled(self, parts: Sequence[bool]) -> tuple[LayerStudy, ...]:
-        """Every layer's figures over the images of ``parts``."""
+    def summarise(self, parts: Sequence[bool]) -> tuple[LayerStudy, ...]:
+        """Return every layer's statistics over the images of ``parts``: chosen (True), others (False) or both."""
         rows = [
-            [reduce(add, (each[part] for part in parts if part in each)) for each in arms] for arms in self._tallies.values()
+            [reduce(add, (stats[part] for part in parts if part in stats)) for stats in columns]
+            for columns in self._stats.values()
         ]
-        figures = zip(self._tallies, settle(rows), strict=True)
-        return tuple(LayerStudy(layer, self._layouts[layer], channels) for layer, channels in figures)
+        summaries = zip(self._stats, summarise_channels(rows), strict=True)
+        return tuple(LayerStudy(layer, self._layouts[layer], channels) for layer, channels in summaries)
 
 
-def open_arm_loaders(run: Run, arms: Sequence[Dataset], runtime: Runtime, loader: str = "auto") -> tuple[str, list[Loader]]:
-    """The kind of loader, and one for each arm; ``auto`` is as in training where it can be. Raises RecipeError."""
+def open_loaders(run: Run, datasets: Sequence[Dataset], runtime: Runtime, loader: str = "auto") -> tuple[str, list[Loader]]:
+    """Return the kind of loader, and one for each data set; ``auto`` is plain if the run was trained so. Raises RecipeError."""
     kind, _ = choose_kind("plain" if loader == "auto" and run.loader == "plain" else loader)
-    views = [EpochSampler.of(arm.variant, run.image, batch=run.recipe.micro(), workers=loading_workers()) for arm in arms]
-    return kind, [open_loader(kind, view, runtime) for view in views]
+    workers = loading_workers()
+    samplers = [EpochSampler.of(dataset.variant, run.image, batch=run.recipe.micro(), workers=workers) for dataset in datasets]
+    return kind, [open_loader(kind, sampler, runtime) for sampler in samplers]
 
 
-def check_same_images(arms: Sequence[Dataset]) -> None:
-    """Raise UsageError unless all arms hold the first one's images, in its order, as far as can be known."""
-    first, *others = arms
+def check_same_images(datasets: Sequence[Dataset]) -> None:
+    """Raise UsageError unless all data sets hold the first one's images, in its order, as far as the manifests tell."""
+    first, *others = datasets
     for other in others:
         known = first.manifest and other.manifest
         same = not known or first.manifest.keys_sha256 == other.manifest.keys_sha256  # type: ignore[union-attr]
         if not same or not np.array_equal(first.beton.labels, other.beton.labels):
             raise UsageError(
-                f"{other.beton.path} holds other images than {first.beton.path}, so their channels cannot be held against each "
-                "other image by image. Give betons that were encoded from one source, or one beton and --qualities."
+                f"{other.beton.path} holds other images than {first.beton.path}, so their channels cannot be compared image by "
+                "image. Give betons that were encoded from one source, or one beton and --qualities."
             )
 
 
-def arm_names(arms: Sequence[Dataset]) -> list[str]:
-    """The quality that the model sees; where that does not tell them apart, the file and what is done to it."""
-    short = [str(tested_quality(arm) or "?") for arm in arms]
-    return short if len(set(short)) == len(short) else [arm.description for arm in arms]
+def column_names(datasets: Sequence[Dataset]) -> list[str]:
+    """Return the quality that the model sees in each data set; the files and their encoding where two qualities are equal."""
+    names, _ = quality_names((tested_quality(dataset), _at_load(dataset)) for dataset in datasets)
+    return names if len(set(names)) == len(names) else [dataset.description for dataset in datasets]
 
 
-def _arm(name: str, dataset: Dataset) -> QualityColumn:
-    at_load = dataset.on_the_fly.describe() if dataset.on_the_fly else None
-    return QualityColumn(name, dataset.beton.path, dataset.quality, tested_quality(dataset), at_load)
+def _columns(datasets: Sequence[Dataset]) -> tuple[QualityColumn, ...]:
+    return tuple(
+        QualityColumn(name, dataset.beton.path, dataset.quality, tested_quality(dataset), _at_load(dataset))
+        for name, dataset in zip(column_names(datasets), datasets, strict=True)
+    )
+
+
+def _at_load(dataset: Dataset) -> str | None:
+    return dataset.on_the_fly.describe() if dataset.on_the_fly else None

@@ -24,9 +24,17 @@ from jpegcurr.training.models.load import Run
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """One arm: one run on one beton, as it is or encoded again; ``loader`` names the decode path.
+    """The outcomes of one run on one beton, as it is stored or encoded again when it is loaded.
 
-    ``quality`` is the file's, ``tested`` what the model saw; ``keys`` tells the file's images and their order (None: unknown).
+    Attributes:
+        run, weights: the run's folder and which of its weights.
+        data, quality: the beton and its quality, None if the manifest is missing.
+        tested: the quality that the model saw, None if it is unknown or not one number.
+        at_load: a description of the encoding on the fly, None if there is none.
+        loader: the decode path, ``ffcv`` or ``plain``.
+        classes: the run's class names.
+        keys: a fingerprint of the beton's images and their order, None if it is unknown.
+        outcomes: one row for each image.
     """
 
     run: Path
@@ -46,16 +54,16 @@ class Evaluation:
         return self.outcomes.scores
 
     def class_accuracy(self) -> dict[str, float]:
-        """Top-1 of each class, percent, by name; nan for a class without images."""
+        """Return the top-1 of each class, percent, by name; nan for a class without images."""
         shares = class_accuracy(self.outcomes.labels, self.outcomes.right, len(self.classes))
         return dict(zip(self.classes, shares.tolist(), strict=True))
 
     def class_images(self) -> dict[str, int]:
-        """The images of each class, by name."""
+        """Return the number of images of each class, by name."""
         return dict(zip(self.classes, np.bincount(self.outcomes.labels, minlength=len(self.classes)).tolist(), strict=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, for JSON; a class without images has None."""
+        """Return plain values by name, for JSON; the accuracy of a class without images is None."""
         return {
             "run": str(self.run),
             "weights": self.weights,
@@ -71,135 +79,158 @@ class Evaluation:
         }
 
 
-def validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
-    """The betons on which the run was evaluated while it trained, by name; raises UsageError if there are none."""
-    named = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
-    if not named:
+def find_validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
+    """Return the validation sets that the run was evaluated on while it trained, by name.
+
+    Raises:
+        UsageError: there are none, or a beton is missing.
+    """
+    sets = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
+    if not sets:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
-    missing = [path for val in named.values() if not (path := split_on_the_fly(val)[0]).exists()]
+    missing = [path for val in sets.values() if not (path := split_on_the_fly(val)[0]).exists()]
     if missing:
         where = "" if missing[0].is_absolute() else f" in {Path.cwd()}"
         raise UsageError(
-            f"{missing[0]}, a validation set of {run.path}, is not there{where}. Evaluate where you trained, or name another: "
-            "--data val.beton."
+            f"{missing[0]}, a validation set of {run.path}, does not exist{where}. Run the command in the folder where the run "
+            "was trained, or name another beton: --data val.beton."
         )
-    return named
+    return sets
 
 
-def source_sets(run: Run) -> list[Path]:
-    """Those of the run's validation sets that hold the original images; raises UsageError if there are none."""
-    paths = dict.fromkeys(split_on_the_fly(each)[0] for each in validation_sets(run).values())
-    found = [path for path in paths if (manifest := read_manifest(path)) and manifest.quality == "source"]
-    if not found:
-        raise UsageError(f"{run.path} was evaluated on no source images. Name some: --data betons/val-source.beton.")
-    return found
+def find_source_sets(run: Run) -> list[Path]:
+    """Return the run's validation sets that hold the original images; raises UsageError if there are none."""
+    paths = dict.fromkeys(split_on_the_fly(val)[0] for val in find_validation_sets(run).values())
+    sources = [path for path in paths if (manifest := read_manifest(path)) and manifest.quality == "source"]
+    if not sources:
+        raise UsageError(
+            f"No validation set of {run.path} holds the source images, which --qualities needs. Name such a beton: "
+            "--data betons/val-source.beton."
+        )
+    return sources
 
 
 def choose_sets(
     run: Run, betons: Sequence[Path], qualities: Sequence[Quality] | None, stage: Stage = "before_crop"
 ) -> dict[str, Path | OnTheFlyJpeg]:
-    """``betons``, or the run's own validation sets if there are none, by name: as they are, or at every one of ``qualities``.
+    """Return ``betons``, or the run's own validation sets if empty, by name: as stored, or at every one of ``qualities``.
 
-    Raises as ``validation_sets``, ``source_sets`` and ``at_qualities`` do.
+    Raises as ``find_validation_sets``, ``find_source_sets`` and ``expand_qualities`` do.
     """
     if qualities is not None:
-        return at_qualities(betons or source_sets(run), qualities, stage)
-    return {str(path): path for path in betons} or validation_sets(run)
+        return expand_qualities(betons or find_source_sets(run), qualities, stage)
+    return {str(path): path for path in betons} or find_validation_sets(run)
 
 
-def at_qualities(
+def expand_qualities(
     betons: Sequence[Path], qualities: Sequence[Quality], stage: Stage = "before_crop"
 ) -> dict[str, Path | OnTheFlyJpeg]:
-    """Every beton at every quality, by name: ``source`` is the file itself, the others are made of it as it is loaded.
+    """Return every beton at every quality, by name: ``source`` is the file itself, the others are encoded on the fly.
 
     Raises:
         BetonError: a manifest cannot be read.
-        UsageError: a manifest says another quality than source.
+        UsageError: a manifest names another quality than source.
     """
-    arms: dict[str, Path | OnTheFlyJpeg] = {}
+    sets: dict[str, Path | OnTheFlyJpeg] = {}
     for path in betons:
         manifest = read_manifest(path)
         if manifest is not None and manifest.quality != "source":
             raise UsageError(
-                f"{path} has quality {manifest.quality}: --qualities would encode it a second time, which is something else. "
-                "Give the beton of the source images, or leave --qualities away to evaluate the file as it is."
+                f"{path} has quality {manifest.quality}: --qualities would encode it a second time, which gives other images. "
+                "Give the beton of the source images, or omit --qualities to evaluate the file as it is."
             )
         for quality in qualities:
             encoded = None if quality == "source" else OnTheFlyJpeg(beton=path, quality=quality, stage=stage)
-            arms[f"{path}, {quality}"] = encoded or path
-    return arms
+            sets[f"{path}, {quality}"] = encoded or path
+    return sets
 
 
-def open_arms(runs: Sequence[Run], betons: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
-    """Open every beton.
+def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
+    """Open every set, each beton once.
 
     Raises:
         BetonError: a beton is missing or damaged.
         UsageError: a beton has other classes than a run.
     """
-    opened = {path: open_dataset(path) for path in dict.fromkeys(split_on_the_fly(each)[0] for each in betons.values())}
+    opened = {path: open_dataset(path) for path in dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())}
     for dataset in opened.values():
         for run in runs:
             _check_classes(run, dataset)
-    arms = (split_on_the_fly(each) for each in betons.values())
-    return [Dataset(opened[path].field, opened[path].beton, opened[path].manifest, on_the_fly) for path, on_the_fly in arms]
+    parts = (split_on_the_fly(val) for val in sets.values())
+    return [Dataset(opened[path].field, opened[path].beton, opened[path].manifest, on_the_fly) for path, on_the_fly in parts]
 
 
 def evaluate_run(
     run: Run, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
 ) -> Iterator[Evaluation]:
-    """Yield what ``run`` makes of each beton; see ``open_arms`` and ``evaluate_runs``."""
-    return evaluate_runs([run], open_arms([run], betons), runtime, loader=loader)
+    """Yield the evaluation of ``run`` on each beton; see ``open_sets`` and ``evaluate_runs``."""
+    return evaluate_runs([run], open_sets([run], betons), runtime, loader=loader)
 
 
 def evaluate_runs(
     runs: Sequence[Run],
-    arms: Sequence[Dataset],
+    datasets: Sequence[Dataset],
     runtime: Runtime,
     *,
     loader: str = "auto",
     on_images: Callable[[int], None] | None = None,
 ) -> Iterator[Evaluation]:
-    """Yield what each run makes of each arm, run by run; every image counts once, and all are decoded the same way.
+    """Yield the evaluation of each run on each data set, run by run; every image counts once.
 
-    Runs that see images alike (all but their normalisation, batches too) share one pass over an arm, decoded once.
-    ``loader`` is ``ffcv``, ``plain`` or ``auto``: as in training where it can be, plain if any run was trained so. Raises
-    RecipeError where it cannot be had. ``on_images`` is told how many more images are done.
+    Runs whose images differ in nothing but their normalisation share one pass over a data set, which is then decoded once.
+
+    Args:
+        runs: models in evaluation mode.
+        datasets: as ``open_sets`` opens them.
+        runtime: where to compute, and in which precision.
+        loader: the decode path for all runs: ``ffcv``, ``plain``, or ``auto``, which is plain if any run was trained with it.
+        on_images: called with the number of further images that are done, counted once for each run.
+
+    Raises:
+        RecipeError: the loader asked for is not available.
     """
     kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
-    observed: dict[tuple[int, int], Outcomes] = {}
-    for number, run in enumerate(runs):
-        for place, arm in enumerate(arms):
-            if (number, place) not in observed:
-                together = [each for each, other in enumerate(runs) if _sight(other) == _sight(run)]
-                view = EpochSampler.of(arm.variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
-                models = [(runs[each].model, runs[each].normalise) for each in together]
-                outcomes = observe(models, open_loader(kind, view, runtime), runtime, on_images)
-                observed |= {(each, place): one for each, one in zip(together, outcomes, strict=True)}
-            yield _evaluation(run, arm, kind, observed.pop((number, place)))
+    pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
+    for row, run in enumerate(runs):
+        for column, dataset in enumerate(datasets):
+            if (row, column) not in pending:
+                together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
+                sampler = EpochSampler.of(dataset.variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
+                models = [(runs[other].model, runs[other].normalise) for other in together]
+                outcomes = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
+                pending |= {(other, column): of_run for other, of_run in zip(together, outcomes, strict=True)}
+            yield _evaluation(run, dataset, kind, pending.pop((row, column)))
 
 
-def _sight(run: Run) -> tuple[object, ...]:
-    """What has to be the same for two runs to look at the same batches, to the bit."""
+def _input_key(run: Run) -> tuple[object, ...]:
+    """Return what has to be equal for two runs to get the same batches, to the bit."""
     return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro()
 
 
-def _evaluation(run: Run, arm: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
-    at_load = arm.on_the_fly.describe() if arm.on_the_fly else None
-    keys = arm.manifest.keys_sha256 if arm.manifest else None
-    known = (arm.beton.path, arm.quality, tested_quality(arm), at_load, kind, run.classes, keys)
-    return Evaluation(run.path, run.weights, *known, outcomes)
+def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
+    return Evaluation(
+        run=run.path,
+        weights=run.weights,
+        data=dataset.beton.path,
+        quality=dataset.quality,
+        tested=tested_quality(dataset),
+        at_load=dataset.on_the_fly.describe() if dataset.on_the_fly else None,
+        loader=kind,
+        classes=run.classes,
+        keys=dataset.manifest.keys_sha256 if dataset.manifest else None,
+        outcomes=outcomes,
+    )
 
 
-def tested_quality(arm: Dataset) -> Quality | None:
-    """What a model sees of it; None where it is unknown, or not one number."""
-    if arm.on_the_fly is None:
-        return arm.quality
-    return arm.on_the_fly.quality if isinstance(arm.on_the_fly.quality, int) else None
+def tested_quality(dataset: Dataset) -> Quality | None:
+    """Return the quality that a model sees; None if it is unknown or not one number."""
+    if dataset.on_the_fly is None:
+        return dataset.quality
+    return dataset.on_the_fly.quality if isinstance(dataset.on_the_fly.quality, int) else None
 
 
 def compare_evaluations(results: Sequence[Evaluation]) -> list[Paired | None]:
-    """Hold each arm against the first; None for that one, and for those of other images."""
+    """Compare each evaluation with the first; None for the first itself and for those on other images."""
     first, *others = results
     return [None, *(_compare(first, other) for other in others)]
 
@@ -211,8 +242,8 @@ def _compare(first: Evaluation, other: Evaluation) -> Paired | None:
     return compare_paired(first.outcomes.right, other.outcomes.right)
 
 
-def described(pair: Paired | None) -> dict[str, Any] | None:
-    """Plain values by name, for JSON."""
+def paired_values(pair: Paired | None) -> dict[str, Any] | None:
+    """Return plain values by name, for JSON; None for None."""
     return None if pair is None else {**asdict(pair), "verdict": pair.verdict}
 
 
@@ -221,5 +252,5 @@ def _check_classes(run: Run, dataset: Dataset) -> None:
     if not dataset.fits(run.classes, named=not numbered):
         raise UsageError(
             f"{dataset.beton.path} has other classes ({len(dataset.classes)}) than {run.path} was trained on "
-            f"({len(run.classes)}). Encode it together with the training set, so that both have the same."
+            f"({len(run.classes)}). Encode it together with the training set, so that both have the same classes."
         )

@@ -1,4 +1,4 @@
-"""What models make of every image of a validation set, one by one, in the order of the file."""
+"""Per-image outcomes of models on a validation set, in the order of the file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from jpegcurr.analysis.stats import Flags, calibration_error
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.sampling import Loader
-from jpegcurr.training.metrics import Normaliser, Scores
+from jpegcurr.training.metrics import Normaliser, Scores, evaluate_batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """Columns of one length, [images].
+    """Outcomes of one model on every image: columns of one length, [images].
 
     Attributes:
-        labels, predicted: the true class and the likeliest.
-        confidence: the probability of the likeliest, 0 to 1.
-        top5: whether the true class is among the five likeliest.
+        labels, predicted: the true class and the most probable one.
+        confidence: the probability of the predicted class, 0 to 1.
+        top5: whether the true class is among the five most probable ones.
         loss: cross-entropy, nats.
     """
 
@@ -36,17 +36,17 @@ class Outcomes:
 
     @property
     def right(self) -> Flags:
-        """Whether the likeliest class is the true one, [images]."""
+        """Whether the predicted class is the true one, [images]."""
         return np.equal(self.labels, self.predicted, dtype=np.bool_)
 
     @property
     def scores(self) -> Scores:
-        """Their totals."""
+        """Top-1, top-5 and mean loss over all images."""
         return Scores(len(self), 100 * float(self.right.mean()), 100 * float(self.top5.mean()), float(self.loss.mean()))
 
     @property
     def calibration_error(self) -> float:
-        """See ``statistics.calibration_error``."""
+        """The expected calibration error, see ``stats.calibration_error``."""
         return calibration_error(self.confidence, self.right)
 
 
@@ -57,37 +57,27 @@ def observe(
     runtime: Runtime,
     on_images: Callable[[int], None] | None = None,
 ) -> list[Outcomes]:
-    """Put every image of one pass of ``loader`` through each model, which is put into evaluation mode and back.
+    """Return the outcomes of each model on one pass of ``loader``.
 
-    ``on_images`` is told the number of images of each batch, times the models, when they are done.
+    ``on_images`` is called after every batch with its number of images, times the models.
     """
-    training = [model.training for model, _ in models]
-    parts: list[list[torch.Tensor]] = [[] for _ in models]
-    try:
-        for model, _ in models:
-            model.eval()
-        for batch, labels, _ in loader.at(0):
-            for (model, normalise), seen in zip(models, parts, strict=True):
-                seen.append(_observe_batch(model, normalise(batch), labels, runtime))
-            if on_images:
-                on_images(len(labels) * len(models))
-    finally:
-        for (model, _), mode in zip(models, training, strict=True):
-            model.train(mode)
-    return [_outcomes(seen) for seen in parts]
+    parts: list[torch.Tensor] = []
+    for logits, labels in evaluate_batches(models, loader.at(0), runtime):
+        parts.append(torch.stack([_columns(of_model, labels) for of_model in logits]).cpu())
+        if on_images:
+            on_images(len(labels) * len(models))
+    return [_outcomes(columns) for columns in torch.cat(parts, dim=2)]
 
 
-def _outcomes(parts: list[torch.Tensor]) -> Outcomes:
-    truth, predicted, confidence, top5, loss = torch.cat(parts, dim=1).numpy()
-    return Outcomes(truth.astype(np.int64), predicted.astype(np.int64), confidence, top5.astype(np.bool_), loss)
-
-
-def _observe_batch(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, runtime: Runtime) -> torch.Tensor:
-    """Label, prediction, confidence, whether in the top five, and loss of each image: float64 [5 b] on the host."""
-    with runtime.autocast():
-        logits = model(inputs).float()
+def _columns(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return label, prediction, confidence, whether the label is in the top five, and loss of each image: float64 [5 b]."""
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices
     confidence = logits.softmax(dim=1).amax(dim=1)
     loss = F.cross_entropy(logits, labels, reduction="none")
     columns = (labels, top[:, 0], confidence, (top == labels[:, None]).any(dim=1), loss)
-    return torch.stack([column.double() for column in columns]).cpu()
+    return torch.stack([column.double() for column in columns])
+
+
+def _outcomes(columns: torch.Tensor) -> Outcomes:
+    labels, predicted, confidence, top5, loss = columns.numpy()
+    return Outcomes(labels.astype(np.int64), predicted.astype(np.int64), confidence, top5.astype(np.bool_), loss)

@@ -1,4 +1,4 @@
-"""A contact sheet: what the model saw of each image, its likeliest classes with bars, as an offline page or a picture."""
+"""Contact sheets: the pixels that the model saw of each image and its most probable classes, as an offline page or a PNG."""
 
 import base64
 import io
@@ -20,14 +20,14 @@ from jpegcurr.text import sanitize
 
 SUFFIXES = (".html", ".png")
 PICTURE = 192  # pixels a side
-LIMIT = 200  # images, unless told otherwise: some two megabytes
+LIMIT = 200  # images by default: about two megabytes
 _LINE, _PAD, _COLUMNS = 15, 12, 6
 _INK, _SOFT, _BAR, _RIGHT, _WRONG = "#1c2127", "#5b6672", "#bcd3ea", "#1a7f37", "#9a3412"
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One image: its picture as WebP, (name, probability) pairs, and whether it is right, None without a truth."""
+    """One image: its picture as WebP, (name, probability) pairs, and whether it is right, None without a true class."""
 
     file: str
     truth: str | None
@@ -42,29 +42,29 @@ class Tile:
 
 
 class ContactSheet:
-    """Collects tiles, of ``limit`` evenly spaced ones of ``files``, and names of what was not read; no pixels are kept."""
+    """A collector of tiles for ``limit`` evenly spaced ``files``, and of files that could not be read; it keeps no pixels."""
 
     def __init__(self, title: str, files: Sequence[Path], classes: Sequence[str], limit: int = LIMIT) -> None:
         self.title, self.total = title, len(files)
         self.tiles: list[Tile] = []
         self.unread: list[tuple[str, str]] = []
         self._classes = classes
-        places = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int).tolist()
-        self._chosen = {files[place] for place in places}
+        numbers = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int).tolist()
+        self._chosen = {files[number] for number in numbers}
 
-    def add(self, seen: FilePrediction) -> None:
-        """Take a file in, if it is one of the chosen or was not read."""
-        if seen.probabilities is None or seen.view is None:
-            self.unread.append((sanitize(seen.file), sanitize(seen.error)))
-        elif seen.file in self._chosen:
-            top = seen.likeliest()
-            pairs = tuple((full_name(self._classes[label]), float(seen.probabilities[label])) for label in top)
-            truth = None if seen.truth is None else full_name(self._classes[seen.truth])
-            right = None if seen.truth is None else top[0] == seen.truth
-            self.tiles.append(Tile(sanitize(seen.file), truth, right, pairs, _thumbnail(seen.view)))
+    def add(self, prediction: FilePrediction) -> None:
+        """Add a file, if it is a chosen one or could not be read."""
+        if prediction.probabilities is None or prediction.view is None:
+            self.unread.append((sanitize(prediction.file), sanitize(prediction.error)))
+        elif prediction.file in self._chosen:
+            top = prediction.likeliest()
+            pairs = tuple((full_name(self._classes[label]), float(prediction.probabilities[label])) for label in top)
+            truth = None if prediction.truth is None else full_name(self._classes[prediction.truth])
+            right = None if prediction.truth is None else top[0] == prediction.truth
+            self.tiles.append(Tile(sanitize(prediction.file), truth, right, pairs, _thumbnail(prediction.view)))
 
     def write(self, path: Path, confusion: Confusion | None = None) -> None:
-        """Write the page or, if ``path`` ends in ``.png``, the picture; whole or not at all."""
+        """Write the page or, if ``path`` ends in ``.png``, the picture, whole or not at all."""
         if path.suffix == ".png":
             with staged(path) as partial:
                 _draw(self.tiles).save(partial, "PNG")
@@ -79,7 +79,7 @@ class ContactSheet:
 def check_sheet(path: Path) -> None:
     """Raise UsageError for a name that ends in neither ``.html`` nor ``.png``."""
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"--sheet {path}: a contact sheet is a page or a picture; end its name in .html or .png.")
+        raise UsageError(f"--sheet {path}: a contact sheet is a page or a picture. Give a name that ends in .html or .png.")
 
 
 def _thumbnail(view: Pixels) -> bytes:
@@ -91,7 +91,7 @@ def _thumbnail(view: Pixels) -> bytes:
 
 
 def _draw(tiles: Sequence[Tile]) -> Image.Image:
-    """All tiles on white, six in a row."""
+    """Return a picture of all tiles on white, six in a row."""
     columns = max(1, min(_COLUMNS, len(tiles)))
     lines = max((len(tile.top) for tile in tiles), default=0) + 2
     width, height = PICTURE + _PAD, PICTURE + lines * _LINE + 2 * _PAD
@@ -107,7 +107,7 @@ def _draw(tiles: Sequence[Tile]) -> Image.Image:
 
 
 def _write(draw: ImageDraw.ImageDraw, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", tile: Tile, x: int, y: int) -> None:
-    """The lines below a tile's picture: the file, the truth, and the likeliest classes on their bars."""
+    """Draw the lines below a tile's picture: the file, the true class, and the most probable classes on their bars."""
     draw.text((x, y), _fit(draw, font, tile.file, PICTURE, keep_end=True), _INK, font)
     if tile.truth is not None:
         verdict, colour = ("right", _RIGHT) if tile.right else ("wrong", _WRONG)
@@ -129,7 +129,7 @@ def _fit(
     *,
     keep_end: bool = False,
 ) -> str:
-    """``text``, shortened to ``width`` pixels by dots at its end, or its beginning."""
+    """Return ``text``, shortened to ``width`` pixels by dots at its end, or at its beginning if ``keep_end``."""
     if draw.textlength(text, font) <= width:
         return text
     part = text[-200:] if keep_end else text[:200]

@@ -1,4 +1,4 @@
-"""One pass over image files, and all that is made of it: tables, a contact sheet, sorted folders, a confusion matrix."""
+"""Output files of predictions, all written in one pass: tables, a contact sheet, sorted folders, a confusion matrix."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,19 +17,27 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.text import sanitize
 from jpegcurr.training.models.load import Classifier
 
-SHOWN = 40  # predictions that are kept to be printed
+PRINTED = 40  # predictions that are kept for the terminal
 
 
 class PredictionSink(Protocol):
-    """What is made of files, one after the other."""
+    """A receiver of predictions, one after the other."""
 
-    def add(self, seen: FilePrediction) -> None:
-        """Take in a file."""
+    def add(self, prediction: FilePrediction) -> None:
+        """Take in the prediction for one file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What is to be written, and where; ``identity`` is what a submission calls files."""
+    """Paths of the output files, None for one that is not wanted.
+
+    Attributes:
+        csv: the table, see ``tables.PredictionTable``.
+        submission: all probabilities, see ``tables.Submission``; ``identity`` is what it calls files.
+        sheet: the contact sheet, with at most ``sheet_limit`` images.
+        by_class: the folder of images sorted by class, as copies if ``copy``, else as links.
+        confusion: the confusion matrix.
+    """
 
     csv: Path
     submission: Path | None = None
@@ -42,44 +50,51 @@ class Outputs:
 
     @property
     def files(self) -> list[Path]:
-        """Those that are files."""
-        return [each for each in (self.csv, self.submission, self.sheet, self.confusion) if each is not None]
+        """The outputs that are files."""
+        return [path for path in (self.csv, self.submission, self.sheet, self.confusion) if path is not None]
 
     def written(self) -> list[Path]:
-        """All of them, files first."""
+        """Return all outputs, files first."""
         return [*self.files, *([self.by_class] if self.by_class else [])]
 
     def check(self, files: Sequence[Path], *, force: bool) -> None:
-        """Raise UsageError for what cannot be written, or is there already, before anything is read."""
-        places = [each.absolute() for each in self.written()]
-        if twice := [each for each in places if places.count(each) > 1]:
-            raise UsageError(f"{twice[0].name} would be written twice. Give each output a name of its own.")
+        """Raise UsageError for an output that cannot be written, or that exists and ``force`` is not given."""
+        absolute = [path.absolute() for path in self.written()]
+        if repeated := [path for path in absolute if absolute.count(path) > 1]:
+            raise UsageError(f"{repeated[0].name} would be written twice. Give each output a name of its own.")
         if self.sheet is not None:
             check_sheet(self.sheet)
         if self.copy and self.by_class is None:
             raise UsageError("--copy is for --by-class FOLDER, which sorts images into folders.")
-        refuse_unwritable([each.parent for each in self.written()])
+        refuse_unwritable([path.parent for path in self.written()])
         refuse_existing(self.files, force=force)
         if self.by_class is not None:
             refuse_folder(self.by_class, files, force=force)
-            if inside := [each for each in self.files if self.by_class.absolute() in each.absolute().parents]:
-                raise UsageError(f"{inside[0]} would lie in the folder of --by-class. Give it a place outside.")
+            if inside := [path for path in self.files if self.by_class.absolute() in path.absolute().parents]:
+                raise UsageError(f"{inside[0]} would lie in the folder of --by-class. Choose a place outside it.")
         if self.submission is not None:
             refuse_same_identities(files, self.identity)
 
     def check_labels(self, run: Classifier, labelled: int) -> None:
-        """Raise UsageError if something needs labels and no image has one."""
+        """Raise UsageError if an output needs labels and no image has one."""
         wanted = [name for name, path in (("--by-class", self.by_class), ("--confusion", self.confusion)) if path]
         if wanted and not labelled:
             raise UsageError(
-                f"{wanted[0]} needs images in folders called like the classes of {run.path}, such as "
+                f"{wanted[0]} needs images in folders named like the classes of {run.path}, such as "
                 f"{run.classes[0]!r}; there are none."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is left after the pass: the first predictions, (file, reason) of all that was not read, and the confusion."""
+    """A summary of the pass, for the terminal.
+
+    Attributes:
+        files: the number of files.
+        first: the first predictions.
+        unread: (file, reason) of every file that could not be read.
+        confusion: the counts, None if no image has a label.
+    """
 
     files: int
     first: tuple[Prediction, ...]
@@ -94,43 +109,43 @@ def classify_files(
     outputs: Outputs,
     on_file: Callable[[int], None] = lambda _done: None,
 ) -> Summary:
-    """Classify every file and write ``outputs``; nothing is left of them if it is interrupted.
+    """Classify every file and write ``outputs``, whole or not at all; ``on_file`` is called with the number of files done.
 
     Raises:
-        UsageError: something needs labels and no image has one.
+        UsageError: an output needs labels and no image has one.
     """
     labelled = count_labelled(files, run.classes)
     outputs.check_labels(run, labelled)
     confusion = Confusion(run.classes) if labelled else None
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
-    with _opened(run, files, outputs, confusion) as takers:
-        for done, seen in enumerate(classify(run, files, runtime), start=1):
-            for taker in takers:
-                taker.add(seen)
-            if len(first) < SHOWN:
-                first.append(summarise(seen, run.classes))
-            if seen.error:
-                unread.append((sanitize(seen.file), sanitize(seen.error)))
+    with _open_sinks(run, files, outputs, confusion) as sinks:
+        for done, prediction in enumerate(classify(run, files, runtime), start=1):
+            for sink in sinks:
+                sink.add(prediction)
+            if len(first) < PRINTED:
+                first.append(summarise(prediction, run.classes))
+            if prediction.error:
+                unread.append((sanitize(prediction.file), sanitize(prediction.error)))
             on_file(done)
     return Summary(len(files), tuple(first), tuple(unread), confusion)
 
 
 @contextmanager
-def _opened(
+def _open_sinks(
     run: Classifier, files: Sequence[Path], outputs: Outputs, confusion: Confusion | None
 ) -> Iterator[list[PredictionSink]]:
-    """Yield what takes in the files; what is only known at the end is written when the block is left."""
+    """Yield the sinks of ``outputs``; the confusion matrix and the contact sheet are written when the block ends."""
     with ExitStack() as stack:
-        takers: list[PredictionSink] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
+        sinks: list[PredictionSink] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
         if outputs.submission is not None:
             writer = stack.enter_context(csv_writer(outputs.submission))
-            takers.append(Submission(writer, run.classes, outputs.identity))
+            sinks.append(Submission(writer, run.classes, outputs.identity))
         if outputs.by_class is not None:
-            takers.append(stack.enter_context(sorted_folder(outputs.by_class, run.classes, copy=outputs.copy)))
+            sinks.append(stack.enter_context(sorted_folder(outputs.by_class, run.classes, copy=outputs.copy)))
         sheet = ContactSheet(sanitize(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
-        takers += [each for each in (confusion, sheet) if each is not None]
-        yield takers
+        sinks += [sink for sink in (confusion, sheet) if sink is not None]
+        yield sinks
         if outputs.confusion is not None and confusion is not None:
             confusion.write(outputs.confusion)
         if outputs.sheet is not None and sheet is not None:

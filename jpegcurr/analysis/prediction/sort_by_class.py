@@ -11,30 +11,31 @@ from tempfile import TemporaryDirectory
 from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.errors import UsageError
 
-MARK = ".sorted-by-jpegcurr"  # what is replaced is only what this made
+MARK = ".sorted-by-jpegcurr"  # only a folder with this mark is ever replaced
 
 
 class SortedFolder:
-    """A folder under way; labelled images that were read go into it."""
+    """A folder that receives the labelled images that could be read."""
 
     def __init__(self, folder: Path, classes: Sequence[str], *, copy: bool) -> None:
         self._folder, self._classes, self._copy = folder, classes, copy
         self._taken: Counter[Path] = Counter()
 
-    def add(self, seen: FilePrediction) -> None:
-        """Sort an image in, if it was read and its truth is known; a second one of a name gets a number."""
-        if seen.truth is None or seen.probabilities is None:
+    def add(self, prediction: FilePrediction) -> None:
+        """Add an image, if it was read and its true class is known; a repeated file name gets a number."""
+        if prediction.truth is None or prediction.probabilities is None:
             return
-        truth, predicted = (folder_name(self._classes[label]) for label in (seen.truth, seen.likeliest(1)[0]))
-        place = self._free(self._folder / truth / predicted / seen.file.name)
+        labels = (prediction.truth, prediction.likeliest(1)[0])
+        truth, predicted = (folder_name(self._classes[label]) for label in labels)
+        place = self._free(self._folder / truth / predicted / prediction.file.name)
         place.parent.mkdir(parents=True, exist_ok=True)
         if self._copy:
-            shutil.copy2(seen.file, place)
+            shutil.copy2(prediction.file, place)
         else:
-            place.symlink_to(seen.file.resolve())
+            place.symlink_to(prediction.file.resolve())
 
     def _free(self, place: Path) -> Path:
-        """``place``, or the first of ``name-2.jpg``, ``name-3.jpg``, ... that nothing has."""
+        """Return ``place``, or the first of ``name-2.jpg``, ``name-3.jpg``, ... that does not exist."""
         while os.path.lexists(free := self._numbered(place)):
             pass
         return free
@@ -46,29 +47,29 @@ class SortedFolder:
 
 
 def folder_name(name: str) -> str:
-    """A class's name as that of a folder: it may come from a data set and hold anything."""
+    """Return a class name as a safe folder name: it comes from a data set and may hold any characters."""
     safe = name.replace("/", "_").replace("\0", "_")
     return f"_{safe}" if safe.startswith(".") or not safe else safe
 
 
 def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
-    """Raise UsageError unless ``folder`` may be made, or replaced with ``force``."""
+    """Raise UsageError unless ``folder`` can be created, or ``force`` is given and it holds nothing but sorted images."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"--by-class {folder} is not a folder. Give the name of one that is to be made.")
+        raise UsageError(f"--by-class {folder} is not a folder. Give the name of a new one.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
-        raise UsageError(f"--by-class {folder} is not empty. Choose another, or replace it with --force.")
+        raise UsageError(f"--by-class {folder} is not empty. Choose another folder, or replace it with --force.")
     if not (folder / MARK).is_file():
-        raise UsageError(f"--by-class {folder} holds what jpegcurr has not sorted, and is not replaced. Choose another.")
+        raise UsageError(f"--by-class {folder} holds other files than sorted images. Choose another folder.")
     here = folder.resolve()
     if inside := next((file for file in files if here in file.absolute().parents or here in file.resolve().parents), None):
-        raise UsageError(f"--by-class {folder} would be replaced, and {inside} lies in it. Choose another.")
+        raise UsageError(f"--by-class {folder} would be replaced, but {inside} lies in it. Choose another folder.")
 
 
 @contextmanager
 def sorted_folder(folder: Path, classes: Sequence[str], *, copy: bool) -> Iterator[SortedFolder]:
-    """Yield what sorts images into ``folder``, which appears whole or not at all and replaces what was there."""
+    """Yield a ``SortedFolder`` that becomes ``folder``, or replaces it, when the block ends: whole or not at all."""
     target = folder.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
