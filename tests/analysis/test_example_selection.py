@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jpegcurr.analysis.cam.example_selection import changes, choose_examples
-from jpegcurr.analysis.cam.results import FIGURES, ViewColumns
+from jpegcurr.analysis.cam.results import ViewColumns
+from jpegcurr.analysis.cam.similarity import unknown_columns
 
 
 def view(predicted: list[int], pearson: list[float] | None = None, dark: list[bool] | None = None) -> ViewColumns:
     count = len(predicted)
-    figures = np.full((count, len(FIGURES)), np.nan, np.float32)
-    figures[:, 0] = np.nan if pearson is None else pearson
+    similarity = unknown_columns(count)
+    similarity["pearson"][:] = np.nan if pearson is None else pearson
     nothing = np.zeros(count, np.float32)
     return ViewColumns(
         predicted=np.array(predicted, np.int32),
@@ -20,7 +21,7 @@ def view(predicted: list[int], pearson: list[float] | None = None, dark: list[bo
         confidence=nothing,
         logit=nothing,
         dark=np.array(dark or [False] * count),
-        figures=figures,
+        similarity=similarity,
     )
 
 

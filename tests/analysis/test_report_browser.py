@@ -17,9 +17,10 @@ from PIL import Image
 from studies import write_study
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
-from jpegcurr.analysis.cam.similarity import by_class, compare_views
+from jpegcurr.analysis.cam.similarity import by_class
 from jpegcurr.analysis.report.html import render, write_report
 from jpegcurr.analysis.report.images import LADDER
+from jpegcurr.analysis.report.model import build_report
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
 from jpegcurr.study.page import write_page
@@ -88,7 +89,8 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def open_study(study: CamStudy, rows: list[ClassRow] | None = None, **options: Any) -> Any:
         path = Path("study.html").resolve()
-        path.write_text(render(study, compare_views(study), by_class(study) if rows is None else rows))
+        report = build_report(study)
+        path.write_text(render(report if rows is None else replace(report, classes=tuple(rows))))
         contexts.append(watched(browser, path, **options))
         return contexts[-1].__enter__()
 
@@ -124,8 +126,8 @@ def column(page: Any, place: int) -> list[str]:
 
 def one_example(pictures: dict[str, np.ndarray], cams: list[np.ndarray], **changes: Any) -> CamStudy:
     study = cam_study(runs=("runs/one",), qualities=tuple(pictures), grid=cams[0].shape, **changes)
-    seen = tuple(ExamplePrediction((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
-    return replace(study, examples=(Example(0, ("random",), pictures, seen),))
+    predictions = tuple(ExamplePrediction((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
+    return replace(study, examples=(Example(0, ("random",), pictures, predictions),))
 
 
 def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> None:
@@ -150,8 +152,8 @@ def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> Non
         figure = first.locator(f"figure.{side}")
         assert figure.locator("b").text_content() == ("two_phase, q50" if view == 1 else "restart_only, q10")
         told = figure.locator(".likeliest li span:last-child").all_text_contents()
-        assert told == [f"{100 * share:.1f} %" for _, share in example.seen[view].top]
-    expected = np.corrcoef(example.seen[1].cam.ravel(), example.seen[5].cam.ravel())[0, 1]
+        assert told == [f"{100 * share:.1f} %" for _, share in example.predictions[view].top]
+    expected = np.corrcoef(example.predictions[1].cam.ravel(), example.predictions[5].cam.ravel())[0, 1]
     assert f"maps r {expected:.2f}".replace("-", MINUS) in str(first.locator(".pair").text_content())
     page.click("#swap")
     wait_drawn(page, "5 1")
@@ -244,7 +246,7 @@ def test_over_the_picture_the_slider_says_how_much_of_it_is_covered(opened: Call
 
 def test_a_scale_shared_by_all_images_ends_where_the_largest_map_does(page: Any, study: CamStudy) -> None:
     page.select_option("#scale", "gallery")
-    largest = max(float(seen.cam.max()) for example in study.examples for seen in example.seen[:2])
+    largest = max(float(prediction.cam.max()) for example in study.examples for prediction in example.predictions[:2])
     captions = page.locator(".left-map figcaption div").all_text_contents()
     assert len(captions) == 8
     assert all(text.startswith(f"0 to {largest:.2f},") for text in captions)
@@ -255,7 +257,10 @@ def test_filters_leave_what_they_say_and_count_it(page: Any, study: CamStudy) ->
     count = page.locator("#count")
     assert count.text_content() == "8 of 8 shown"
     assert (count.get_attribute("role"), count.get_attribute("aria-live")) == ("status", "polite")
-    tops = {study.names[each.index]: [seen.top[0][0] for seen in each.seen[:2]] for each in study.examples}
+    tops = {
+        study.names[example.index]: [prediction.top[0][0] for prediction in example.predictions[:2]]
+        for example in study.examples
+    }
     truths = {study.names[each.index]: study.classes[study.truth[each.index]] for each in study.examples}
     wanted = {
         "changed": {name for name, (left, right) in tops.items() if left != right},
@@ -539,7 +544,7 @@ def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opene
     assert 5_000_000 < size < 10_000_000
     assert page.locator("article").count() == 200
     wait_drawn(page, "0 3")
-    assert LADDER[0].told not in page.locator("#images .note").text_content()
+    assert LADDER[0].description not in page.locator("#images .note").text_content()
     page.select_option("#right-quality", label="q10")
     wait_drawn(page, "0 5")
     assert pixels(page, "error")[..., :3].std() > 5
