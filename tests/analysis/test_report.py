@@ -184,12 +184,12 @@ def test_the_page_says_where_it_comes_from(page: Page) -> None:
         "Class explained each image's prediction in the first view",
         "Decoder libjpeg's accurate DCT",
         "Encoder OpenCV's libjpeg",
-        "Null maps of another image of the same class, both in two_phase, source",
+        "Baseline maps of another image of the same class, both in two_phase, source",
         "Seed 0",
         "Images 24 of 25, 24 of them labelled",
         "Command jpegcurr",
         "Versions jpegcurr",
-        "kept exactly: the best that keeps this page under 10 MB",
+        "stored exactly: the best that keeps this page under 10 MB",
     ):
         assert words in text
     assert {"a" * 64, "b" * 64} == {each["title"] for each in page.all("code")}
@@ -228,7 +228,7 @@ def test_maps_and_predictions_in_the_page_are_the_studys(study: CamStudy, report
     for example, given_ in zip(study.examples, data["examples"], strict=True):
         assert given_["rules"] == list(example.rules)
         assert data["classes"][given_["truth"]].startswith(CLASSES[study.truth[example.index]])
-        for prediction, shown in zip(example.predictions, given_["seen"], strict=True):
+        for prediction, shown in zip(example.predictions, given_["predictions"], strict=True):
             exact = prediction.cam
             assert np.allclose(unpacked(shown, data["grid"]), exact, atol=1e-4 * max(1e-9, float(exact.max())))
             names = [data["classes"][name].split()[0] for name, _ in shown["top"]]
@@ -415,7 +415,7 @@ def test_one_view_has_nothing_to_compare() -> None:
     assert write_report(study, Path("report.html")).compared == ()
     page = Page(Path("report.html").read_text())
     assert "One view of 24 images: nothing to compare. Give more --qualities or runs." in page.text
-    assert "How alike" not in page.text
+    assert "Similarity of the maps" not in page.text
     assert "By class" in page.text
 
 
@@ -431,7 +431,7 @@ def test_the_verdict_is_as_strong_as_the_test() -> None:
     names = ("source", "q50")
     counts = {"labelled": 24, "right": 12, "right_reference": 12, "flips": 3}
     (sentence,) = verdict(names, 24, [comparison(p_value=0.5, detectable=12.3, lost=1, gained=1, **counts)])
-    assert sentence.startswith("source to q50: 3 of 24 predictions change; their maps correlate 0.")
+    assert sentence.startswith("source to q50: 3 of 24 predictions change; the maps correlate 0.")
     assert sentence.endswith("no detectable difference (lost 1, gained 1; a difference of 12.3 points or more would show).")
     (sentence,) = verdict(names, 24, [comparison(p_value=0.5, detectable=120.0, **counts)])
     assert sentence.endswith("24 labelled images: too few to show any difference.")
@@ -443,13 +443,13 @@ def test_the_verdict_is_as_strong_as_the_test() -> None:
 
 def test_a_reader_is_warned_of_what_is_missing_or_coarse(study: CamStudy, report: Report) -> None:
     skipped, dark, coarse = report.warnings
-    assert skipped == f"1 file could not be read, and left out (bad/{MARKUP}: not an image that Pillow can read)."
+    assert skipped == f"1 file could not be read and is left out (bad/{MARKUP}: not an image that Pillow can read)."
     assert dark.startswith("6 of 144 maps are zero everywhere")
     assert "only 4x5 cells" in coarse
     fine = replace(study, grid=(7, 7), skipped=(("x", "y"),) * 9, available=500)
     skipped, limit, _ = build_report(fine).warnings
-    assert skipped == "9 files could not be read, and left out (x: y; x: y; x: y; x: y; x: y; ...)."
-    assert limit == "24 evenly spaced images of 500 are counted (--limit)."
+    assert skipped == "9 files could not be read and are left out (x: y; x: y; x: y; x: y; x: y; ...)."
+    assert limit == "24 evenly spaced images of 500 are compared (--limit)."
 
 
 def test_a_metric_is_one_line_and_reaches_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,7 +510,7 @@ def test_what_is_not_finite_is_drawn_as_nothing(study: CamStudy) -> None:
     example = replace(study.examples[0], predictions=(broken,) * len(study.views))
     odd = replace(study, examples=(example,))
     write_report(odd, Path("report.html"))
-    shown = Page(Path("report.html").read_text()).data["examples"][0]["seen"][0]
+    shown = Page(Path("report.html").read_text()).data["examples"][0]["predictions"][0]
     assert (shown["peak"], shown["logit"]) == (0, None)
     assert json.loads(Path("report.json").read_text())["examples"][0]["seen"][0]["cam"][0][0] is None
 
@@ -526,4 +526,4 @@ def test_a_study_of_a_trained_run_becomes_a_page(photos: Path, trained: Path, cp
         pearson = comparison.metrics["pearson"]
         assert f"<td>{pearson.mean:.2f}<small>{pearson.low:.2f} to {pearson.high:.2f}</small></td>" in text
     assert study.views[0].sha256[:12] in page.text
-    assert "10 evenly spaced images of 16 are counted" in page.text
+    assert "10 evenly spaced images of 16 are compared" in page.text

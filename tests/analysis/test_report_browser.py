@@ -141,7 +141,7 @@ def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> Non
         "map, two_phase, q50",
         f"right {MINUS} left map",
     ]
-    page.select_option("#right-arm", label="restart_only")
+    page.select_option("#right-run", label="restart_only")
     page.select_option("#right-quality", label="q10")
     wait_drawn(page, "0 5")
     page.select_option("#left-quality", label="q50")
@@ -382,7 +382,7 @@ def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.closest('th')?.dataset.key || ''"))
-    controls = {"left-arm", "left-quality", "swap", "right-arm", "right-quality", "scale", "colours", "show", "opacity", "text"}
+    controls = {"left-run", "left-quality", "swap", "right-run", "right-quality", "scale", "colours", "show", "opacity", "text"}
     controls |= {"flip", "rule", "sort", "reset", "print", "table-view", "name", "pearson", "to-images"}
     assert controls <= set(reached)
     nameless = page.evaluate(
@@ -419,7 +419,7 @@ def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
         assert page.locator("article[tabindex='0'] h3").text_content() == names[1]
         page.evaluate("location.hash = 'left=3&show=alone'")
         page.wait_for_function("() => document.getElementById('show').value === 'alone'")
-        assert page.locator("#left-arm option:checked").text_content() == "restart_only"
+        assert page.locator("#left-run option:checked").text_content() == "restart_only"
     nonsense = "#left=99&right=-1&scale=x&opacity=999&image=77&by=&order=up&flip=%00&colours=__proto__&what=1&%%%"
     with watched(browser, file, nonsense) as page:
         wait_drawn(page, "0 1")
@@ -526,7 +526,7 @@ def test_pixels_are_held_only_near_what_is_seen(opened: Callable[..., Any]) -> N
 
 def test_one_run_needs_no_choice_of_runs_and_one_view_still_shows_its_maps(opened: Callable[..., Any]) -> None:
     page = opened(cam_study(runs=("runs/one",)))
-    assert not page.locator("#left-arm").is_visible()
+    assert not page.locator("#left-run").is_visible()
     assert page.locator("figcaption b").first.text_content() == "source"
     page = opened(cam_study(runs=("runs/one",), qualities=("source",), labelled=False))
     wait_drawn(page, "0 0")

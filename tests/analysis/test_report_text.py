@@ -39,12 +39,12 @@ def test_runs_that_do_the_same_do_not_differ() -> None:
     two_phase, other, against, maps = summary(planted({}))
     assert two_phase == (
         "two_phase: 75.0 % of 400 labelled images right at source; no detectable difference at q90, q50 and q10 (the largest "
-        "is +0.0 points at q90; by itself each would show from 2.0 points on)."
+        "is +0.0 points at q90; a single test would show 2.0 points or more)."
     )
     assert other.startswith("restart_only: 75.0 %")
-    assert against.startswith("restart_only against two_phase, each time at the same quality: no detectable difference at ")
+    assert against.startswith("restart_only compared with two_phase at the same quality: no detectable difference at ")
     assert "source, q90, q50 and q10" in against
-    assert maps.startswith("Maps correlate with those of two_phase, source: two_phase 0.")
+    assert maps.startswith("Mean correlation of the maps with those of two_phase, source: two_phase 0.")
     assert "restart_only 0." in maps
     assert "(maps of another image of the same class: 0." in maps
 
@@ -72,7 +72,7 @@ def test_the_tests_are_corrected_for_how_many_there_are(lost: int, is_different:
 
 def test_without_labels_only_maps_are_described() -> None:
     (maps,) = summary(cam_study(labelled=False))
-    assert maps.startswith("Maps correlate")
+    assert maps.startswith("Mean correlation of the maps")
     assert "(maps of another image: " in maps
 
 

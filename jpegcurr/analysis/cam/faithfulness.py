@@ -43,7 +43,7 @@ FAITHFULNESS = {
         "confidence_change",
         "cam_mult_image",
         "CamMultImageConfidenceChange",
-        "of that probability when the image is multiplied by its map",
+        "the change of the explained class's probability when the image is multiplied by its map",
     ),
 }
 PERCENTILES = (20, 40, 60, 80)  # of the cells that ROAD removes, as in the package's examples

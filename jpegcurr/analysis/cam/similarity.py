@@ -90,7 +90,7 @@ def jensen_shannon(pairs: MapPairs) -> Rows:
 
 
 def overlap(pairs: MapPairs) -> Rows:
-    """Return intersection over union of the brightest fifth of the cells, without zeros, 0 to 1, [b]; nan where a map is zero."""
+    """Return intersection over union of the brightest fifth of the cells, 0 to 1, [b]; nan where a map is zero."""
     first, second = (_brightest(cells[pairs.lit]) for cells in pairs.cells)
     return _spread_out(pairs.lit, (first & second).sum(axis=1) / (first | second).sum(axis=1))
 
@@ -169,9 +169,7 @@ METRICS: dict[str, Metric] = {
     "iou": Metric(overlap, "IoU, top 20 %", "overlap of the brightest fifth of the cells (1)"),
     "shift": Metric(shift, "shift, cells", "distance between the centres of mass (0)"),
     "magnitude": Metric(magnitude, "magnitude", "ratio of the sums (1)", geometric=True, anchored=False),
-    "logit_change": Metric(
-        logit_change, "logit", "change of the logit of the class explained (0)", signed=True, anchored=False
-    ),
+    "logit_change": Metric(logit_change, "logit change", "of the class explained (0)", signed=True, anchored=False),
 }
 
 

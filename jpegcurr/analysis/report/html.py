@@ -148,7 +148,7 @@ def page_data(report: Report, pictures: Pictures) -> dict[str, Any]:
     ]
     return {
         "views": [view.name for view in report.views],
-        "arms": [
+        "runs": [
             {"name": row.name, "views": [row.views.get(quality, -1) for quality in report.qualities]} for row in report.rows
         ],
         "qualities": list(report.qualities),
@@ -215,7 +215,7 @@ def _example_data(
         "rules": list(row.example.rules),
         "changes": [[difference.strength, difference.webp] for difference in picture.differences],
         "rms": [[round(value, 3) for value in values] for values in distances(row.example, qualities)],
-        "seen": [_prediction_data(prediction, pooling, names) for prediction in row.example.predictions],
+        "predictions": [_prediction_data(prediction, pooling, names) for prediction in row.example.predictions],
     }
 
 

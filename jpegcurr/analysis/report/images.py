@@ -33,10 +33,10 @@ class CompressionLevel:
     @property
     def description(self) -> str:
         """The level as a sentence without its full stop."""
-        smooths = "fine colour" if (self.difference or 0) >= 80 else "what is fine: such errors look weaker than they are"
+        smooths = "fine colour" if (self.difference or 0) >= 80 else "fine detail: small errors look weaker than they are"
         exact = "exactly" if self.difference is None else f"at WebP quality {self.difference}, which smooths {smooths}"
         size = f" at 1/{self.shrink} of what the model sees" if self.shrink > 1 else ""
-        return f"Pictures are WebP at quality {self.picture}{size}; what the other qualities change in them is kept {exact}"
+        return f"Pictures are WebP at quality {self.picture}{size}; their differences at the other qualities are stored {exact}"
 
 
 # From the best to the smallest. Differences are mostly noise, which takes more bytes than pictures do.

@@ -31,7 +31,7 @@ def verdict(names: Sequence[str], images: int, comparisons: Sequence[Comparison]
     for name, comparison in zip(names[1:], comparisons, strict=True):
         pearson = comparison.metrics["pearson"]
         baseline = BASELINES.get(comparison.baseline_of, "another image")
-        maps = f"their maps correlate {number(pearson.mean)} (maps of {baseline}: {number(pearson.baseline.mean)})"
+        maps = f"the maps correlate {number(pearson.mean)} (maps of {baseline}: {number(pearson.baseline.mean)})"
         changed = f"{comparison.flips} of {count(images, 'prediction')} change"
         sentences.append(f"{names[0]} to {name}: {changed}; {maps}.{_accuracy_sentence(comparison)}")
     return sentences or [f"One view of {count(images, 'image')}: nothing to compare. Give more --qualities or runs."]
@@ -73,7 +73,7 @@ def summary(
         if test.against_itself
     ]
     sentences += [
-        f"{test.run.name} against {rows[0].name}, each time at the same quality: {_differences(test.against_first)}."
+        f"{test.run.name} compared with {rows[0].name} at the same quality: {_differences(test.against_first)}."
         for test in tests
         if test.against_first
     ]
@@ -89,7 +89,7 @@ def _differences(tests: Sequence["PairedTest"]) -> str:
         least = max(test.paired.detectable for test in same)
         difference = f"{widest.paired.difference + 0:+.1f} points"
         largest = f"the largest is {difference} at {widest.quality}" if len(same) > 1 else difference
-        power = f"by itself each would show from {least:.1f} points on" if least < 100 else "too few images to show any"
+        power = f"a single test would show {least:.1f} points or more" if least < 100 else "too few images to show any"
         parts.append(f"no detectable difference at {listed([test.quality for test in same])} ({largest}; {power})")
     for test in tests:
         if test.p_value < LEVEL:
@@ -113,7 +113,7 @@ def _maps_sentence(rows: Sequence["RunRow"], reference: str, comparisons: Sequen
     first = comparisons[0]
     baseline = BASELINES.get(first.baseline_of)
     unrelated = f" (maps of {baseline}: {number(first.metrics['pearson'].baseline.mean)})" if baseline else ""
-    return f"Maps correlate with those of {reference}: {'; '.join(part for part in parts if part)}{unrelated}."
+    return f"Mean correlation of the maps with those of {reference}: {'; '.join(part for part in parts if part)}{unrelated}."
 
 
 def warnings(study: CamStudy) -> list[str]:
@@ -122,13 +122,14 @@ def warnings(study: CamStudy) -> list[str]:
     if study.skipped:
         names = "; ".join(f"{sanitize(name)}: {reason}" for name, reason in study.skipped[:5])
         more = "; ..." if len(study.skipped) > 5 else ""
-        sentences.append(f"{count(len(study.skipped), 'file')} could not be read, and left out ({names}{more}).")
+        verb = "is" if len(study.skipped) == 1 else "are"
+        sentences.append(f"{count(len(study.skipped), 'file')} could not be read and {verb} left out ({names}{more}).")
     if study.available > len(study.names) + len(study.skipped):
-        sentences.append(f"{len(study.names)} evenly spaced images of {study.available} are counted (--limit).")
+        sentences.append(f"{len(study.names)} evenly spaced images of {study.available} are compared (--limit).")
     dark = sum(int(columns.dark.sum()) for columns in study.columns)
     if dark:
         maps = f"{dark:,} of {len(study.views) * len(study.names):,} maps are zero everywhere"
-        sentences.append(f"{maps}: nothing in them speaks for the class explained.")
+        sentences.append(f"{maps}: the layer has nothing in favour of the class explained.")
     rows, columns = study.grid
     if rows * columns < 25:
         sentences.append(
@@ -151,11 +152,11 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Class explained": TARGETS[study.target_rule],
         "Qualities": f"{', '.join(qualities)}: re-encoded at full resolution before the crop, as jpegcurr encode stores "
         "them; source is the file itself",
-        "Encoder": "OpenCV's libjpeg, 4:2:0, the entropy-coded data of Pillow's save(quality=...)",
-        "Decoder": "libjpeg's accurate DCT, Pillow's pixels",
-        "Null": f"maps of {baseline}, both in {reference}" if baseline else "none: too few images",
-        "Intervals": "95 %: of means by the bootstrap over images, of accuracies Wilson's",
-        "Seed": f"{study.seed}, of the random images, and of what a faithfulness figure draws",
+        "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
+        "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
+        "Baseline": f"maps of {baseline}, both in {reference}" if baseline else "none: too few images",
+        "Intervals": "95 %: means by the bootstrap over images, accuracies by Wilson's score",
+        "Seed": f"{study.seed}, for the random images and the noise of faithfulness metrics",
         "Computed on": study.runtime,
         "Command": shlex.join(["jpegcurr", *(sanitize(argument) for argument in sys.argv[1:])]),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
