@@ -55,7 +55,9 @@ def assert_equal(ours: CamStudy, theirs: CamStudy) -> None:
         assert same_metrics(one.similarity, other.similarity)
     assert same_metrics(ours.baseline, theirs.baseline)
     assert same_metrics(ours.ceiling, theirs.ceiling)
-    assert [(each.index, each.rules) for each in ours.examples] == [(each.index, each.rules) for each in theirs.examples]
+    assert [(example.index, example.rules) for example in ours.examples] == [
+        (example.index, example.rules) for example in theirs.examples
+    ]
     for example, same in zip(ours.examples, theirs.examples, strict=True):
         assert all(np.array_equal(a.cam, b.cam) for a, b in zip(example.predictions, same.predictions, strict=True))
 
@@ -78,8 +80,8 @@ def test_a_study_explains_the_clean_prediction_in_every_view(study: CamStudy) ->
     assert study.columns[2].similarity["pearson"].min() < 0.999
 
 
-def test_what_is_shown_is_what_the_columns_are_of(study: CamStudy) -> None:
-    assert sorted(each.index for each in study.examples) == list(range(10)), "all of so few"
+def test_the_examples_agree_with_the_columns(study: CamStudy) -> None:
+    assert sorted(example.index for example in study.examples) == list(range(10)), "all of so few"
     for example in study.examples:
         assert example.rules
         assert set(example.pictures) == {"source", "q50", "q5"}
@@ -243,7 +245,7 @@ def test_threads_and_batches_change_nothing(photos: Path, trained: Path, cpu: Ru
             assert np.allclose(one.similarity[name], other.similarity[name], rtol=0.01, atol=1e-3, equal_nan=True), name
 
 
-def test_no_more_is_decoded_ahead_than_is_said_and_nothing_is_kept_of_a_batch(
+def test_at_most_ahead_images_are_decoded_ahead_and_no_batch_is_kept(
     photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a batch is run, no more than it and ``AHEAD`` images have been opened since the batches before."""
@@ -285,8 +287,10 @@ def test_all_images_are_counted_and_a_few_are_shown(photos: Path, trained: Path,
     assert progress == [(16, 21), (21, 21)]
     pearson = study.columns[1].similarity["pearson"]
     assert study.examples[0].index == int(np.argmin(pearson))
-    assert [pearson[each.index] for each in study.examples] == sorted(pearson[each.index] for each in study.examples)
-    assert {rule for each in run_study(pictures=5, seed=1).examples for rule in each.rules} >= {"most changed", "median"}
+    assert [pearson[example.index] for example in study.examples] == sorted(
+        pearson[example.index] for example in study.examples
+    )
+    assert {rule for example in run_study(pictures=5, seed=1).examples for rule in example.rules} >= {"most changed", "median"}
     part = run_study(limit=4, pictures=1)
     assert [study.names.index(name) for name in part.names] == [0, 5, 10, 15]
     assert part.available == 16
@@ -295,7 +299,7 @@ def test_all_images_are_counted_and_a_few_are_shown(photos: Path, trained: Path,
 def test_one_view_is_enough(photos: Path, trained: Path, cpu: Runtime) -> None:
     study = compare_cams([load_run(trained, cpu)], photos / "val", [EncodeSpec(50)], cpu, layer="stages.1", pictures=3)
     assert compare_views(study) == []
-    assert [each.rules for each in study.examples] == [("random",)] * 3
+    assert [example.rules for example in study.examples] == [("random",)] * 3
     assert np.isfinite(study.baseline["pearson"]).all()
 
 
@@ -327,7 +331,7 @@ def test_a_file_that_is_gone_when_it_is_to_be_shown_is_left_out(
     monkeypatch.setattr(cam, "choose_examples", choose)
     study = compare_cams([load_run(trained, cpu)], Path("images"), SPECS, cpu, layer="stages.1")
     assert len(study.names) == 5, "its metrics are known"
-    assert sorted(each.index for each in study.examples) == [0, 1, 2, 4]
+    assert sorted(example.index for example in study.examples) == [0, 1, 2, 4]
     ((name, reason),) = study.skipped
     assert name == "images/3.jpg"
     assert reason.startswith("it was compared, but could not be read again to be shown: ")
@@ -429,7 +433,7 @@ def test_a_gpu_gives_the_maps_and_scores_of_a_cpu(photos: Path, betons: Path, tr
     for ours, theirs in zip(studies[0].columns, studies[1].columns, strict=True):
         assert np.array_equal(ours.target, theirs.target)
         assert ours.logit == pytest.approx(theirs.logit, rel=0.05, abs=0.05)
-    shown = [{each.index: each for each in study.examples} for study in studies]
+    shown = [{example.index: example for example in study.examples} for study in studies]
     for index, example in shown[0].items():
         for one, other in zip(example.predictions, shown[1][index].predictions, strict=True):
             assert one.target == other.target
@@ -441,12 +445,13 @@ def test_a_gpu_gives_the_maps_and_scores_of_a_cpu(photos: Path, betons: Path, tr
     assert scores[0].loss == pytest.approx(scores[1].loss, rel=0.02)
     files = sorted((photos / "val").glob("*/*.jpg"))
     likeliest = [
-        [each.top[0][0] for each in predict_images(load_run(trained, runtime), files, runtime)] for runtime in (gpu, cpu)
+        [prediction.top[0][0] for prediction in predict_images(load_run(trained, runtime), files, runtime)]
+        for runtime in (gpu, cpu)
     ]
     assert likeliest[0] == likeliest[1]
 
 
-def test_files_are_found_and_read_as_encode_finds_and_reads_them() -> None:
+def test_cam_lists_and_reads_files_as_encode_does() -> None:
     """Nothing in hidden folders, nothing round in a circle, and a pipe with an image's name does not hang."""
     good = jpeg(photograph("cat").crop((0, 0, 40, 40)))
     for name in (".cache/thumbnail.jpg", "b/2.jpg", "1.jpg"):

@@ -168,7 +168,7 @@ def test_the_model_is_restored_when_a_layer_raises(place: str) -> None:
 
 @pytest.mark.parametrize("caller", [nullcontext, torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_it_makes_no_difference_who_calls(caller: Callable[[], AbstractContextManager[None]]) -> None:
-    """Images that were made in inference mode, too, and weights that learn or do not."""
+    """Images created in inference mode, too, and weights that are frozen or not."""
     model = network()
     expected = grad_cam(model, "stages.2", pictures())[0]
     for learns in (True, False):
@@ -195,7 +195,7 @@ def test_weights_made_in_inference_mode_are_copied_for_the_call() -> None:
 
 def test_nothing_before_the_layer_is_kept_for_a_backward_pass() -> None:
     kept: list[torch.Size] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.shape) or each, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
         grad_cam(network(), "stages.2", pictures(2, 96))
     grids = {shape[2] for shape in kept if len(shape) == 4 and shape[0] == 2}
     assert grids

@@ -22,7 +22,7 @@ def normalised(maps: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [name for name in PACKAGED if "eigen" not in name and name != "kpcacam"])
 def test_maps_are_those_of_the_package(name: str) -> None:
-    """It scales each to 0..1 twice, and to the image's size, which is the grid's where that is 1."""
+    """The package scales each map to 0..1 twice, and to the image's size, which is the grid's where that is 1."""
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.image import scale_cam_image
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -52,7 +52,7 @@ def test_the_model_is_restored(name: str) -> None:
 
 
 def test_a_component_has_the_sign_of_its_largest_value() -> None:
-    """Else two nearly equal images could have maps that are each other's negative."""
+    """Otherwise two nearly equal images could have maps that are each other's negative."""
     raw = np.array([[[-3.0, 1.0]], [[-1.0, 3.0]]], np.float32)
     assert _turned(raw).tolist() == [[[3, -1]], [[-1, 3]]]
 

@@ -133,12 +133,12 @@ def test_nothing_is_fetched_and_nothing_but_the_one_script_may_run(written: Path
     assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
     assert not any({"src", "href"} & attributes.keys() for tag, attributes in page.elements if tag not in ("img", "a"))
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    policy = next(each["content"] for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy")
+    policy = next(tag["content"] for tag in page.all("meta") if tag.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     (_, script) = page.inside["script"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in policy
-    assert [each.get("type") for each in page.all("script")] == ["application/json", None]
+    assert [tag.get("type") for tag in page.all("script")] == ["application/json", None]
 
 
 def test_without_the_script_the_page_says_what_the_study_says(
@@ -167,10 +167,10 @@ def test_without_the_script_the_page_says_what_the_study_says(
         cells = f"<td>{row.images}</td><td>{before:.1f}</td><td>{after:.1f}</td><td>{after - before:+.1f}</td>"
         assert f"{cells}<td>{row.flips[1]}</td><td>{row.pearson[1]:.2f}</td></tr>" in text
     assert text.count("<svg ") == 2
-    assert {f"image-{number}" for number in range(8)} == {each["id"] for each in page.all("article")}
+    assert {f"image-{number}" for number in range(8)} == {tag["id"] for tag in page.all("article")}
     assert page.all("noscript")
     assert all(f"{100 * share:.1f} %" in words for example in study.examples for _, share in example.predictions[0].top)
-    hidden = {each["id"] for _, each in page.elements if "hidden" in each}
+    hidden = {attributes["id"] for _, attributes in page.elements if "hidden" in attributes}
     assert hidden == {"controls", "classes-control"}, "what does nothing without the script is not shown"
 
 
@@ -192,7 +192,7 @@ def test_the_page_says_where_it_comes_from(page: Page) -> None:
         "stored exactly: the best that keeps this page under 10 MB",
     ):
         assert words in text
-    assert {"a" * 64, "b" * 64} == {each["title"] for each in page.all("code")}
+    assert {"a" * 64, "b" * 64} == {tag["title"] for tag in page.all("code")}
 
 
 def test_names_cannot_be_markup(study: CamStudy, written: Path, page: Page) -> None:
@@ -504,7 +504,7 @@ def test_views_have_names_of_their_own(study: CamStudy, views: list[tuple[str, s
     assert list(view_names(run_rows(replace(study, views=all_views)))) == names
 
 
-def test_what_is_not_finite_is_drawn_as_nothing(study: CamStudy) -> None:
+def test_values_that_are_not_finite_are_drawn_as_nothing(study: CamStudy) -> None:
     """float16 overflows."""
     broken = ExamplePrediction((("grass", 1.0),), float("nan"), np.full((4, 5), np.nan, np.float32), "grass")
     example = replace(study.examples[0], predictions=(broken,) * len(study.views))

@@ -49,7 +49,7 @@ def test_runs_that_do_the_same_do_not_differ() -> None:
     assert "(maps of another image of the same class: 0." in maps
 
 
-def test_what_a_quality_costs_and_what_a_run_lacks_is_found() -> None:
+def test_the_summary_names_the_cost_of_a_quality_and_of_a_run() -> None:
     first, second, against, _ = summary(planted({3: 40, 7: 80}))  # both lose at quality 10, the second more
     assert "no detectable difference at q90 and q50 (" in first
     assert (

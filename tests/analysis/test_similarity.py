@@ -141,17 +141,17 @@ def study(rows: list[list[Row]], truth: list[int] | None = None, near: list[Row]
     """``rows`` are of every image, in every view; the baseline compares each image with the next one."""
 
     def columns(number: int) -> ViewColumns:
-        view = [each[number] for each in rows]
+        view = [image[number] for image in rows]
         return ViewColumns(
-            predicted=np.array([each.predicted for each in view], np.int32),
+            predicted=np.array([row.predicted for row in view], np.int32),
             target=np.zeros(len(view), np.int32),
             confidence=np.ones(len(view), np.float32),
-            logit=np.array([each.logit for each in view], np.float32),
-            dark=np.array([not each.cam.any() for each in view]),
+            logit=np.array([row.logit for row in view], np.float32),
+            dark=np.array([not row.cam.any() for row in view]),
             similarity=metrics(first, view) if number else unknown_columns(len(rows)),
         )
 
-    first = [each[0] for each in rows]
+    first = [image[0] for image in rows]
     baseline = metrics(first, [*first[1:], first[0]])
     baseline["logit_change"][:] = np.nan
     return CamStudy(
@@ -213,8 +213,8 @@ def test_intervals_are_scipys_and_the_same_every_time() -> None:
 
 def test_an_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
     draws = np.random.default_rng(2).normal(size=(40, 400))  # 400 studies of 40 images, whose true mean is 0
-    held = sum(each.low <= 0 <= each.high for each in estimate_means(draws, resamples=500))
-    assert 0.90 < held / 400 < 0.97
+    covered = sum(estimate.low <= 0 <= estimate.high for estimate in estimate_means(draws, resamples=500))
+    assert 0.90 < covered / 400 < 0.97
 
 
 def test_images_are_drawn_with_replacement_in_blocks_as_from_the_whole_list() -> None:
@@ -280,10 +280,10 @@ def test_right_and_wrong_are_counted_where_the_truth_is_known() -> None:
 
 
 def test_comparing_leaves_the_study_as_it_was() -> None:
-    made = study([[Row(random_map(n)), Row(2 * random_map(n + 1))] for n in range(4)])
-    before = copy.deepcopy((made.columns[1].similarity, made.baseline))
-    assert str(compare_views(made)) == str(compare_views(made))
-    for ours, theirs in zip((made.columns[1].similarity, made.baseline), before, strict=True):
+    original = study([[Row(random_map(n)), Row(2 * random_map(n + 1))] for n in range(4)])
+    before = copy.deepcopy((original.columns[1].similarity, original.baseline))
+    assert str(compare_views(original)) == str(compare_views(original))
+    for ours, theirs in zip((original.columns[1].similarity, original.baseline), before, strict=True):
         assert all(np.array_equal(ours[name], theirs[name], equal_nan=True) for name in METRICS)
 
 
@@ -301,8 +301,8 @@ def test_classes_that_have_images_have_rows_in_their_order() -> None:
         [Row(random_map(4), 1), Row(dark, 0)],  # a cat that was a dog, without a map
         [Row(random_map(5), 1), Row(dark, 0)],  # nobody knows
     ]
-    made = study(rows, truth=[2, 0, 0, -1])
-    cat, fox = by_class(made)
+    original = study(rows, truth=[2, 0, 0, -1])
+    cat, fox = by_class(original)
     assert (cat.name, cat.images, cat.right, cat.flips) == ("cat", 2, (1, 1), (0, 2))
     assert math.isnan(cat.pearson[0]), "the first view is not compared with itself"
     assert cat.pearson[1] == pytest.approx(1), "the dark map has no correlation"
