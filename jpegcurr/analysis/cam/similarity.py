@@ -189,7 +189,7 @@ def unknown_columns(images: int) -> dict[str, Column]:
 
 @dataclass(frozen=True, slots=True)
 class MetricSummary:
-    """One metric of one view compared with the reference view, and what to compare its mean with.
+    """One metric of one view compared with the reference view, with the means to compare it with.
 
     Attributes:
         mean, low, high, images: as in ``MeanCI``, over the images where the metric is defined.

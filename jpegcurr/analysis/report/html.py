@@ -39,7 +39,7 @@ def report_files(path: Path) -> list[Path]:
 def write_report(study: CamStudy, path: Path) -> Report:
     """Write the page to ``path`` and the other ``report_files`` beside it, each whole or not at all, the page last.
 
-    The same study gives the same bytes. Returns the report that they say.
+    The same study gives the same bytes. Returns the report that the files render.
     """
     report = build_report(study)
     page, as_json, views, classes, images = report_files(path)
@@ -79,7 +79,7 @@ def _page(report: Report, content: dict[str, Any], pictures: Pictures) -> str:
 
 
 def _content(report: Report) -> dict[str, Any]:
-    """Return what the template shows beside the report's own fields."""
+    """Return the template's values other than the report's own fields."""
     return {
         "metrics": METRICS,
         "runs": [(row.name, sanitize(row.run), row.weights, row.sha256) for row in report.rows],
@@ -122,7 +122,7 @@ def _chart(report: Report, series: Sequence[Series], y_label: str) -> Markup:
 
 
 def _example(row: ExampleRow) -> dict[str, Any]:
-    """Return what is shown of an image without the script: its first view."""
+    """Return an image as the page shows it without the script, in the first view."""
     first = row.example.predictions[0]
     return {
         "name": row.name,

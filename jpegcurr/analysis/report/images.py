@@ -119,8 +119,8 @@ def distances(example: Example, qualities: Sequence[str]) -> list[list[float]]:
 
 def without_pictures(examples: Sequence[Example], qualities: Sequence[str]) -> Pictures:
     """Return empty pictures, to measure how much room the rest of a page leaves."""
-    nothing = tuple(Difference(8, "") for _ in qualities[1:])
-    return Pictures(LADDER[0], tuple(Picture("", nothing) for _ in examples), fits=True)
+    empty = tuple(Difference(8, "") for _ in qualities[1:])
+    return Pictures(LADDER[0], tuple(Picture("", empty) for _ in examples), fits=True)
 
 
 def _size(pictures: Sequence[Picture]) -> int:

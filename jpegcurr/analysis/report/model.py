@@ -100,14 +100,14 @@ class Report:
         matrix: for each of ``rows`` and each of ``qualities`` the view, None where there is none.
         opening: the number of the view that the page shows first beside the reference.
         labelled: the number of images whose class is known.
-        anchors: means to compare a view's with, by what they compare: the ceiling (hardly any change) and the baseline (two
-            images).
+        anchors: means to compare a view's means with: those of the ceiling (hardly any change) and the baseline (two images), by
+            name.
         faithfulness: the names of the optional metrics' columns.
         classes: every class that has images.
         examples: the images that are shown.
         summary: the first sentences of the page: the verdict, or fewer sentences where that is long.
         verdict: a sentence or two for every compared view.
-        warnings: what a reader should know before believing the numbers.
+        warnings: reasons for caution with the numbers.
         provenance: how the numbers were computed, by name.
     """
 

@@ -117,7 +117,7 @@ def _maps_sentence(rows: Sequence["RunRow"], reference: str, comparisons: Sequen
 
 
 def warnings(study: CamStudy) -> list[str]:
-    """Return what a reader should know before believing the numbers."""
+    """Return reasons for caution with the numbers: unread files, a limit, dark maps, a coarse grid."""
     sentences = []
     if study.skipped:
         names = "; ".join(f"{sanitize(name)}: {reason}" for name, reason in study.skipped[:5])
