@@ -1,4 +1,4 @@
-"""Studies as ``jpegcurr cam`` makes them, from drawn numbers: what is said of them must not need a network."""
+"""Studies like those of ``jpegcurr cam``, of random numbers: the report needs no network."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from samples import jpeg, photograph
 
-from jpegcurr.analysis.cam.results import FIGURES, CamStudy, CamView, Example, ExamplePrediction, Rule, ViewColumns
+from jpegcurr.analysis.cam.results import CamStudy, CamView, Column, Example, ExamplePrediction, Rule, ViewColumns
+from jpegcurr.analysis.cam.similarity import METRICS
 from jpegcurr.encoding.jpeg.pillow import Pixels
 
 MARKUP = "<img src=x onerror=alert(1)>.jpg"
@@ -42,7 +43,7 @@ def cam_study(
     classes: Sequence[str] = CLASSES,
     seed: int = 0,
 ) -> CamStudy:
-    """A study whose first images have awkward names, whose third example's maps are dark, and some figures undefined."""
+    """A study whose first images have awkward names, whose third example's maps are dark, and some metrics undefined."""
     random = np.random.default_rng(seed)
     views = tuple(
         CamView(Path(run), "raw", quality, f"{number:x}" * 64) for number, run in enumerate(runs, 10) for quality in qualities
@@ -50,18 +51,18 @@ def cam_study(
     truth = random.integers(0, len(classes), images) if labelled else np.full(images, -1)
     clean = np.where(random.random(images) < 0.8, np.maximum(truth, 0), random.integers(0, len(classes), images))
     predicted = [clean] + [np.where(random.random(images) < 0.7, clean, (clean + 1) % len(classes)) for _ in views[1:]]
-    columns = tuple(_columns(random, each, clean, first=not view) for view, each in enumerate(predicted))
+    columns = tuple(_columns(random, labels, clean, first=not view) for view, labels in enumerate(predicted))
     names = tuple(NAMES[number] if number < len(NAMES) else f"{number:05}.jpg" for number in range(images))
-    null = _figures(random, images, 0.2)
-    null[:, -1] = np.nan
+    baseline = _similarity(random, images, 0.2)
+    baseline["logit_change"][:] = np.nan
     chosen = np.linspace(0, images - 1, min(shown, images)).round().astype(int).tolist()
     examples = tuple(
         Example(
             index=index,
             rules=tuple(dict.fromkeys((RULES[place % len(RULES)], RULES[(place * 2) % len(RULES)]))),
             pictures={quality: picture(index, quality, size) for quality in qualities},
-            seen=tuple(
-                _seen(random, classes, int(predicted[view][index]), int(clean[index]), grid, dark=place == 2)
+            predictions=tuple(
+                _prediction(random, classes, int(predicted[view][index]), int(clean[index]), grid, dark=place == 2)
                 for view in range(len(views))
             ),
         )
@@ -73,43 +74,44 @@ def cam_study(
         names=names,
         truth=truth.astype(np.int32),
         columns=columns,
-        null=null,
-        ceiling=_figures(random, images, 0.99),
-        null_of="same class" if labelled else "half the list",
+        baseline=baseline,
+        ceiling=_similarity(random, images, 0.99),
+        baseline_of="same class" if labelled else "half the list",
         examples=examples,
         skipped=((f"bad/{MARKUP}", "not an image that Pillow can read"),),
-        found=images + 1,
+        available=images + 1,
         layer="stages.3",
         grid=grid,
         runtime="no CUDA device: CPU, float32",
         method="gradcam",
-        explains="reference",
+        target_rule="reference",
         seed=seed,
     )
 
 
 def _columns(random: np.random.Generator, predicted: np.ndarray, target: np.ndarray, *, first: bool) -> ViewColumns:
     images = len(predicted)
-    figures = np.full((images, len(FIGURES)), np.nan, np.float32) if first else _figures(random, images, 0.8)
+    nothing = {name: np.full(images, np.nan, np.float32) for name in METRICS}
+    similarity = nothing if first else _similarity(random, images, 0.8)
     return ViewColumns(
         predicted=predicted.astype(np.int32),
         target=target.astype(np.int32),
         confidence=random.random(images, np.float32),
         logit=random.normal(5, 2, images).astype(np.float32),
         dark=np.arange(images) == 2,
-        figures=figures,
+        similarity=similarity,
         faithfulness={"road": np.where(np.arange(images) % 7, random.normal(0.2, 0.1, images), np.nan).astype(np.float32)},
     )
 
 
-def _figures(random: np.random.Generator, images: int, alike: float) -> np.ndarray:
-    """Of ``FIGURES``; the third image's maps are dark, so they have none."""
-    figures = np.clip(random.normal(alike, 0.1, (images, len(FIGURES))), 0.01, 1).astype(np.float32)
-    figures[2:3] = np.nan
-    return figures
+def _similarity(random: np.random.Generator, images: int, mean: float) -> dict[str, Column]:
+    """Return every metric around ``mean``; the third image's maps are dark, so it has none."""
+    values = np.clip(random.normal(mean, 0.1, (images, len(METRICS))), 0.01, 1).astype(np.float32)
+    values[2:3] = np.nan
+    return {name: values[:, number].copy() for number, name in enumerate(METRICS)}
 
 
-def _seen(
+def _prediction(
     random: np.random.Generator, classes: Sequence[str], predicted: int, target: int, grid: tuple[int, int], *, dark: bool
 ) -> ExamplePrediction:
     shares = np.sort(random.dirichlet(np.ones(3)))[::-1].tolist()

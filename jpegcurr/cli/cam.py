@@ -60,7 +60,7 @@ def cam(
     from jpegcurr.analysis.cam.compare import compare_cams
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
-    from jpegcurr.analysis.report.html import report_files, summary, write_report
+    from jpegcurr.analysis.report.html import report_files, write_report
     from jpegcurr.files import refuse_existing, refuse_unwritable
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
@@ -94,16 +94,16 @@ def cam(
             runtime,
             layer=layer,
             method=method,
-            explains=explains,
+            target_rule=explains,
             limit=limit,
             pictures=pictures,
             seed=seed,
             metrics=measured,
             on_images=lambda done, total: bar.update("cam", done, total),
         )
-    comparisons = write_report(study, output)
+    report = write_report(study, output)
     for name, reason in study.skipped:
         err.print(f"skipped: {name}: {reason}", markup=False)
-    for sentence in summary(study, comparisons):
+    for sentence in report.summary:
         out.print(sentence, markup=False)
     out.print(f"{output}", markup=False)

@@ -24,17 +24,17 @@ def parsed(drawn: str) -> ElementTree.Element:
 
 def texts(drawn: str) -> list[str]:
     return [
-        "".join(each.text or "" for each in text.iter() if each.tag != f"{SVG}title")
+        "".join(part.text or "" for part in text.iter() if part.tag != f"{SVG}title")
         for text in parsed(drawn).iter(f"{SVG}text")
     ]
 
 
 def lines(drawn: str) -> list[list[tuple[float, float]]]:
-    found = [each.get("points", "") for each in parsed(drawn).iter(f"{SVG}polyline")]
-    return [[(float(x), float(y)) for x, y in (pair.split(",") for pair in points.split())] for points in found]
+    points = [line.get("points", "") for line in parsed(drawn).iter(f"{SVG}polyline")]
+    return [[(float(x), float(y)) for x, y in (pair.split(",") for pair in line.split())] for line in points]
 
 
-def test_what_is_drawn_is_what_was_given() -> None:
+def test_a_chart_draws_its_values() -> None:
     drawn = line_chart([LINE], ticks=["source", "50", "10"], x_label="quality", y_label="top-1, %", title="Accuracy")
     root = parsed(drawn)
     assert (root.tag, root.get("role"), root[0].tag, root[0].text) == (f"{SVG}svg", "img", f"{SVG}title", "Accuracy")
@@ -46,7 +46,7 @@ def test_what_is_drawn_is_what_was_given() -> None:
     steps, falls = [b[0] - a[0] for a, b in pairwise(points)], [b[1] - a[1] for a, b in pairwise(points)]
     assert steps[0] == pytest.approx(steps[1], abs=0.2)
     assert falls[1] / falls[0] == pytest.approx((81.0 - 64.2) / (82.3 - 81.0), rel=0.05)
-    titles = [each.text for each in root.iter(f"{SVG}title")]
+    titles = [title.text for title in root.iter(f"{SVG}title")]
     assert "run, 50: 81 (79.9 to 82.2)" in titles
     assert drawn.count("h5M") == 3, "three error bars with ends"
 
@@ -70,10 +70,10 @@ def test_a_page_gives_its_colours_and_a_file_brings_its_own() -> None:
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|<script|<image|href", drawn)
 
 
-def test_a_gap_is_a_gap_and_a_point_alone_is_seen() -> None:
+def test_a_gap_is_a_gap_and_a_single_point_is_visible() -> None:
     drawn = line_chart([Series("a", [1, 2, nan, 3, inf, 5, 6, 7])])
     assert [len(run) for run in lines(drawn)] == [2, 3]
-    assert len([each for each in parsed(drawn).iter(f"{SVG}path") if each.find(f"{SVG}title") is not None]) == 6
+    assert len([path for path in parsed(drawn).iter(f"{SVG}path") if path.find(f"{SVG}title") is not None]) == 6
 
 
 def test_intervals_are_bands_over_numbers_and_bars_where_they_are_alone() -> None:
@@ -84,7 +84,7 @@ def test_intervals_are_bands_over_numbers_and_bars_where_they_are_alone() -> Non
     assert drawn.count("h5M") == 1
 
 
-def test_nothing_known_is_said() -> None:
+def test_a_line_without_data_says_so() -> None:
     assert "run: no data" in texts(line_chart([Series("run", [nan, nan])], ticks=["a", "b"]))
     for drawn in (line_chart([]), line_chart([], ticks=[]), line_chart([Series("run", [])])):
         assert lines(drawn) == []
@@ -102,7 +102,7 @@ def test_eight_lines_differ_in_more_than_colour_and_their_names_do_not_meet() ->
         if text.find(f"{SVG}tspan") is not None
     ]
     assert [len(rows) for rows in names] == [3] * 8
-    rows = sorted(y for each in names for y in each)
+    rows = sorted(y for name in names for y in name)
     assert all(after - before >= 16 for before, after in pairwise(rows))
     height = float(parsed(drawn).get("viewBox", "").split()[3])
     assert rows[0] > 0
@@ -112,8 +112,8 @@ def test_eight_lines_differ_in_more_than_colour_and_their_names_do_not_meet() ->
 def test_marks_whose_names_would_meet_stand_in_rows() -> None:
     drawn = line_chart([Series("loss", [3.0, 2, 1, 1] * 40)], marks=[(100, "swap to q50"), (102, "size 256"), (10, "warm")])
     at = {
-        "".join(each.itertext()): (float(each.get("x", "nan")), float(each.get("y", "nan")))
-        for each in parsed(drawn).iter(f"{SVG}text")
+        "".join(text.itertext()): (float(text.get("x", "nan")), float(text.get("y", "nan")))
+        for text in parsed(drawn).iter(f"{SVG}text")
     }
     assert at["warm"][1] == at["swap to q50"][1] == at["size 256"][1] - 17
     assert at["warm"][0] < at["swap to q50"][0] < at["size 256"][0]
@@ -198,18 +198,18 @@ def test_differences_stand_about_the_line_of_none() -> None:
     root = parsed(drawn)
     assert root[1].text == "up: +1.00 (-0.50 to +2.50). down <b>: -1.00."
     assert {"up", "down <b>", "points against clean", "0", "-1"} <= set(texts(drawn))
-    first, second = [each for each in root if each.tag == f"{SVG}g" and each.get("stroke", "").startswith("var")]
-    (zero,) = [across(each.get("d", ""))[0] for each in root if each.get("stroke-width") == "1.5" and each.tag == f"{SVG}path"]
-    moved = [each.get("transform", "") for row in (first, second) for each in row if each.get("transform")]
-    places = [float(re.findall(r"translate\((-?[\d.]+)", each)[0]) for each in moved]
+    first, second = [part for part in root if part.tag == f"{SVG}g" and part.get("stroke", "").startswith("var")]
+    (zero,) = [across(part.get("d", ""))[0] for part in root if part.get("stroke-width") == "1.5" and part.tag == f"{SVG}path"]
+    moved = [part.get("transform", "") for row in (first, second) for part in row if part.get("transform")]
+    places = [float(re.findall(r"translate\((-?[\d.]+)", transform)[0]) for transform in moved]
     unit = places[0] - zero
     assert unit > 0
     assert places[1] == pytest.approx(zero - unit, abs=0.2)
-    paths = [across(each.get("d", "")) for each in first.iter(f"{SVG}path")][:2]
+    paths = [across(path.get("d", "")) for path in first.iter(f"{SVG}path")][:2]
     bar, line = ([(x - zero) / unit for x in path] for path in paths)
     assert bar == pytest.approx([0.5, 1.5, 0.5], abs=0.02)
     assert line == pytest.approx([-0.5, 2.5], abs=0.02)
-    rings = [(float(each.get("cx", "")) - zero) / unit for each in first.iter(f"{SVG}circle")]
+    rings = [(float(circle.get("cx", "")) - zero) / unit for circle in first.iter(f"{SVG}circle")]
     assert rings == pytest.approx([0, 2], abs=0.02)
     assert not list(second.iter(f"{SVG}circle"))
     assert len(list(second.iter(f"{SVG}path"))) == 2, "a bar and the mean, no line"
@@ -230,12 +230,12 @@ def test_differences_of_nothing_are_no_chart() -> None:
 def test_any_differences_are_well_formed_and_within_the_picture(
     rows: list[tuple[str, float, float, float, list[float]]],
 ) -> None:
-    made = [
+    differences = [
         Difference(name, value, min(low, high), max(low, high), single=[(f"seed {n}", x) for n, x in enumerate(single)])
         for name, value, low, high, single in rows
     ]
-    root = parsed(interval_chart(made, x_label="points"))
+    root = parsed(interval_chart(differences, x_label="points"))
     width = float(root.get("viewBox", "").split()[2])
-    for each in root.iter():
-        for x in [*across(each.get("d", "")), *([float(each.get("cx", "0"))] if "cx" in each.keys() else [])]:  # noqa: SIM118
+    for part in root.iter():
+        for x in [*across(part.get("d", "")), *([float(part.get("cx", "0"))] if "cx" in part.keys() else [])]:  # noqa: SIM118
             assert -6.5 <= x <= width

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jpegcurr.analysis.cam.example_selection import changes, choose_examples
-from jpegcurr.analysis.cam.results import FIGURES, ViewColumns
+from jpegcurr.analysis.cam.results import ViewColumns
+from jpegcurr.analysis.cam.similarity import unknown_columns
 
 
 def view(predicted: list[int], pearson: list[float] | None = None, dark: list[bool] | None = None) -> ViewColumns:
     count = len(predicted)
-    figures = np.full((count, len(FIGURES)), np.nan, np.float32)
-    figures[:, 0] = np.nan if pearson is None else pearson
+    similarity = unknown_columns(count)
+    similarity["pearson"][:] = np.nan if pearson is None else pearson
     nothing = np.zeros(count, np.float32)
     return ViewColumns(
         predicted=np.array(predicted, np.int32),
@@ -20,7 +21,7 @@ def view(predicted: list[int], pearson: list[float] | None = None, dark: list[bo
         confidence=nothing,
         logit=nothing,
         dark=np.array(dark or [False] * count),
-        figures=figures,
+        similarity=similarity,
     )
 
 
@@ -76,7 +77,7 @@ def test_without_a_truth_flips_are_neither_lost_nor_gained() -> None:
 def test_lost_in_any_view_is_lost() -> None:
     alike = np.linspace(0, 1, 12).tolist()
     answers = [[0, 0, 1, 1], [0, 1, 1, 0], [0, 0, 1, 1]]  # of the first four; the others are right
-    columns = [view([*each, *[0] * 8], alike) for each in answers]
+    columns = [view([*labels, *[0] * 8], alike) for labels in answers]
     chosen = choose_examples(columns, np.zeros(12, np.int32), 6, seed=0)
     assert (by_rule(chosen, "lost"), by_rule(chosen, "gained")) == ([1], [3])
 
@@ -89,7 +90,7 @@ def test_with_one_view_there_is_nothing_to_rank() -> None:
     assert [index for index, _ in chosen] != [index for index, _ in again]
 
 
-def test_a_map_that_vanishes_changes_most_and_what_is_undefined_otherwise_not_at_all() -> None:
+def test_a_map_that_vanishes_changes_most_and_other_undefined_ones_not_at_all() -> None:
     nan = float("nan")
     first = view([0] * 5, dark=[False, True, True, False, False])
     second = view([0] * 5, [nan, nan, nan, nan, -0.2], dark=[True, False, True, False, False])

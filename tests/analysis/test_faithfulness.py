@@ -1,4 +1,4 @@
-"""pytorch-grad-cam's metrics: its own figures, the same every time, and nothing for maps that say nothing."""
+"""Faithfulness: pytorch-grad-cam's own values, the same every time, and nan for constant maps."""
 
 import sys
 
@@ -7,21 +7,21 @@ import pytest
 import torch
 from networks import network, pictures
 
-from jpegcurr.analysis.cam.faithfulness import METRICS, PERCENTILES, find_metrics
+from jpegcurr.analysis.cam.faithfulness import FAITHFULNESS, PERCENTILES, find_metrics
 from jpegcurr.analysis.cam.grad_cam import grad_cam
 from jpegcurr.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def test_figures_are_those_of_the_package_for_its_own_maps() -> None:
+def test_values_are_those_of_the_package_for_its_own_maps() -> None:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.metrics.cam_mult_image import CamMultImageConfidenceChange
     from pytorch_grad_cam.metrics.road import ROADCombined
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     model, images, classes = network("test_resnet"), pictures(3, 64), torch.tensor([1, 3, 2])
-    targets = [ClassifierOutputSoftmaxTarget(int(each)) for each in classes]
+    targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes]
     with GradCAM(model, [model.get_submodule("layer3")]) as theirs:
         scaled = theirs(images, targets=[lambda logits, label=label: logits[label] for label in classes])
     maps, _ = grad_cam(model, "layer3", images, classes)
@@ -37,7 +37,7 @@ def test_figures_are_those_of_the_package_for_its_own_maps() -> None:
     assert len(set(road.tolist())) == 3
 
 
-def test_the_same_seed_gives_the_same_figure_and_takes_nothing_from_the_callers() -> None:
+def test_the_same_seed_gives_the_same_value_and_leaves_the_callers_generator_alone() -> None:
     model, images, classes = network("test_resnet").train(), pictures(2, 64), torch.tensor([1, 5])
     maps = np.random.default_rng(0).random((2, 4, 4), np.float32)
     (road,) = find_metrics(["road"]).values()
@@ -51,11 +51,11 @@ def test_the_same_seed_gives_the_same_figure_and_takes_nothing_from_the_callers(
     assert all(part.training for part in model.modules())
 
 
-def test_a_map_of_one_value_has_no_figure() -> None:
+def test_a_constant_map_has_no_value() -> None:
     model, images, classes = network("test_resnet"), pictures(3, 64), torch.tensor([1, 5, 2])
     maps = np.random.default_rng(0).random((3, 4, 4), np.float32)
     maps[0], maps[2] = 0, 0.5
-    for metric in find_metrics(list(METRICS)).values():
+    for metric in find_metrics(list(FAITHFULNESS)).values():
         assert np.isfinite(metric(model, images, maps, classes, 0)).tolist() == [False, True, False]
         assert np.isnan(metric(model, images, np.zeros_like(maps), classes, 0)).all()
 
@@ -68,5 +68,5 @@ def test_a_wrong_name_or_a_missing_package_is_a_sentence(monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     assert find_metrics([]) == {}, "nothing is imported that is not asked for"
-    with pytest.raises(UsageError, match=r"--metrics road is one of pytorch-grad-cam's.*pip install grad-cam\. Without it"):
+    with pytest.raises(UsageError, match=r"--metrics road needs pytorch-grad-cam.*Run pip install grad-cam, or omit"):
         find_metrics(["road"])

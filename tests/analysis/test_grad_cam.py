@@ -1,4 +1,4 @@
-"""Grad-CAM: equal to pytorch-grad-cam's before its normalisation, on any layer with a grid, and nothing changed afterwards."""
+"""Grad-CAM: equal to pytorch-grad-cam's before its normalisation, on any layer with a grid; the model is restored."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -38,8 +38,8 @@ def reference(
     targets = [ClassifierOutputTarget(int(index)) for index in classes]
     module = dict(model.named_modules())[layer]
     with Raw(model=model, target_layers=[module], reshape_transform=reshape) as cam:
-        found: np.ndarray = cam(images, targets=targets)
-    return found
+        maps: np.ndarray = cam(images, targets=targets)
+    return maps
 
 
 def channels_first(output: torch.Tensor) -> torch.Tensor:
@@ -85,9 +85,9 @@ def test_a_layer_whose_output_is_changed_in_place_is_given_as_it_was() -> None:
     model, images = network("test_resnet"), pictures()
     before: list[torch.Tensor] = []
     handle = model.get_submodule("layer4.0.bn2").register_forward_hook(lambda _m, _i, output: before.append(output.clone()))
-    found = capture(model, "layer4.0.bn2", images)
+    captured = capture(model, "layer4.0.bn2", images)
     handle.remove()
-    assert torch.equal(found.activations, before[0])
+    assert torch.equal(captured.activations, before[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*meshgrid")
@@ -107,8 +107,8 @@ def test_every_stage_of_other_families_has_maps_of_its_grid(name: str, side: int
 def test_swin_gives_channels_last_as_it_says() -> None:
     options = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "img_size": 56}
     model = network("swin_tiny_patch4_window7_224", **options)
-    found = capture(model, "layers.1", pictures(2, 56))
-    assert found.activations.shape == found.gradients.shape == (2, 16, 7, 7)
+    captured = capture(model, "layers.1", pictures(2, 56))
+    assert captured.activations.shape == captured.gradients.shape == (2, 16, 7, 7)
 
 
 def test_as_many_channels_as_cells_a_side_are_no_riddle() -> None:
@@ -142,9 +142,9 @@ class Broken(torch.nn.Module):
 
 
 @pytest.mark.parametrize("place", ["stem", "stages.3", "head.drop"])
-def test_the_model_is_left_as_it_was_found_when_a_layer_raises(place: str) -> None:
+def test_the_model_is_restored_when_a_layer_raises(place: str) -> None:
     model = network().train()
-    model.get_submodule("stages.1").eval()  # as who freezes a part would have it
+    model.get_submodule("stages.1").eval()  # as if part of it were frozen
     frozen = next(iter(model.parameters()))
     frozen.requires_grad_(False)
     training = [part.training for part in model.modules()]
@@ -157,7 +157,9 @@ def test_the_model_is_left_as_it_was_found_when_a_layer_raises(place: str) -> No
         grad_cam(model, "stages.2", pictures())
     setattr(model.get_submodule(owner), name, whole)
     assert [part.training for part in model.modules()] == training
-    assert [each.requires_grad for each in model.parameters()] == [False] + [True] * (len(list(model.parameters())) - 1)
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False] + [True] * (
+        len(list(model.parameters())) - 1
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -166,7 +168,7 @@ def test_the_model_is_left_as_it_was_found_when_a_layer_raises(place: str) -> No
 
 @pytest.mark.parametrize("caller", [nullcontext, torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_it_makes_no_difference_who_calls(caller: Callable[[], AbstractContextManager[None]]) -> None:
-    """Images that were made in inference mode, too, and weights that learn or do not."""
+    """Images created in inference mode, too, and weights that are frozen or not."""
     model = network()
     expected = grad_cam(model, "stages.2", pictures())[0]
     for learns in (True, False):
@@ -193,7 +195,7 @@ def test_weights_made_in_inference_mode_are_copied_for_the_call() -> None:
 
 def test_nothing_before_the_layer_is_kept_for_a_backward_pass() -> None:
     kept: list[torch.Size] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.shape) or each, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
         grad_cam(network(), "stages.2", pictures(2, 96))
     grids = {shape[2] for shape in kept if len(shape) == 4 and shape[0] == 2}
     assert grids
@@ -227,7 +229,7 @@ def test_a_compiled_model_is_explained_uncompiled() -> None:
         assert torch.equal(grad_cam(model, "stages.2", pictures())[0], expected)
 
 
-def test_a_layer_that_cannot_be_explained_is_told() -> None:
+def test_a_layer_without_a_map_is_an_error() -> None:
     model = network()
     assert stages(model) == ["stages.0", "stages.1", "stages.2", "stages.3"]
     with pytest.raises(UsageError, match=r"'stages\.7'.*Did you mean 'stages\.\d'.*stages\.0, stages\.1"):

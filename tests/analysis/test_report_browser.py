@@ -17,9 +17,10 @@ from PIL import Image
 from studies import write_study
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
-from jpegcurr.analysis.cam.similarity import by_class, compare_views
+from jpegcurr.analysis.cam.similarity import by_class
 from jpegcurr.analysis.report.html import render, write_report
 from jpegcurr.analysis.report.images import LADDER
+from jpegcurr.analysis.report.model import build_report
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
 from jpegcurr.study.page import write_page
@@ -88,7 +89,8 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def open_study(study: CamStudy, rows: list[ClassRow] | None = None, **options: Any) -> Any:
         path = Path("study.html").resolve()
-        path.write_text(render(study, compare_views(study), by_class(study) if rows is None else rows))
+        report = build_report(study)
+        path.write_text(render(report if rows is None else replace(report, classes=tuple(rows))))
         contexts.append(watched(browser, path, **options))
         return contexts[-1].__enter__()
 
@@ -98,7 +100,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
 
 
 def wait_drawn(page: Any, views: str) -> None:
-    """Until the first card that is shown, once it is seen, has been drawn for a pair of views."""
+    """Wait until the first card that is shown has been drawn, once it is visible, for a pair of views."""
     page.evaluate("document.querySelector('article:not([hidden])').scrollIntoView({ block: 'start' })")
     page.wait_for_function("views => document.querySelector('article:not([hidden])').dataset.drawn === views", arg=views)
 
@@ -124,8 +126,8 @@ def column(page: Any, place: int) -> list[str]:
 
 def one_example(pictures: dict[str, np.ndarray], cams: list[np.ndarray], **changes: Any) -> CamStudy:
     study = cam_study(runs=("runs/one",), qualities=tuple(pictures), grid=cams[0].shape, **changes)
-    seen = tuple(ExamplePrediction((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
-    return replace(study, examples=(Example(0, ("random",), pictures, seen),))
+    predictions = tuple(ExamplePrediction((("grass", 0.9),), 1.0, cam.astype(np.float32), "grass") for cam in cams)
+    return replace(study, examples=(Example(0, ("random",), pictures, predictions),))
 
 
 def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> None:
@@ -139,7 +141,7 @@ def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> Non
         "map, two_phase, q50",
         f"right {MINUS} left map",
     ]
-    page.select_option("#right-arm", label="restart_only")
+    page.select_option("#right-run", label="restart_only")
     page.select_option("#right-quality", label="q10")
     wait_drawn(page, "0 5")
     page.select_option("#left-quality", label="q50")
@@ -147,11 +149,11 @@ def test_a_choice_of_views_is_shown_and_drawn(page: Any, study: CamStudy) -> Non
     index = int(str(first.get_attribute("id")).removeprefix("image-"))
     example = study.examples[index]
     for side, view in (("left", 1), ("right", 5)):
-        figure = first.locator(f"figure.{side}")
-        assert figure.locator("b").text_content() == ("two_phase, q50" if view == 1 else "restart_only, q10")
-        told = figure.locator(".likeliest li span:last-child").all_text_contents()
-        assert told == [f"{100 * share:.1f} %" for _, share in example.seen[view].top]
-    expected = np.corrcoef(example.seen[1].cam.ravel(), example.seen[5].cam.ravel())[0, 1]
+        panel = first.locator(f"figure.{side}")
+        assert panel.locator("b").text_content() == ("two_phase, q50" if view == 1 else "restart_only, q10")
+        shares = panel.locator(".likeliest li span:last-child").all_text_contents()
+        assert shares == [f"{100 * share:.1f} %" for _, share in example.predictions[view].top]
+    expected = np.corrcoef(example.predictions[1].cam.ravel(), example.predictions[5].cam.ravel())[0, 1]
     assert f"maps r {expected:.2f}".replace("-", MINUS) in str(first.locator(".pair").text_content())
     page.click("#swap")
     wait_drawn(page, "5 1")
@@ -201,10 +203,10 @@ def test_maps_are_drawn_on_the_scale_that_is_chosen(opened: Callable[..., Any]) 
 
     def at_cell(name: str, row: int, column: int) -> list[int]:
         """The middle of a cell, which no neighbour reaches."""
-        found: list[int] = (
+        colour: list[int] = (
             pixels(page, name)[56 * row + 27 : 56 * row + 29, 56 * column + 27 : 56 * column + 29].mean((0, 1)).tolist()
         )
-        return found
+        return colour
 
     low, middle, high = (68, 1, 84, 255), (33, 144, 140, 255), (253, 231, 37, 255)  # Matplotlib's viridis
     assert at_cell("left-map", 1, 1) == pytest.approx(high, abs=14)
@@ -244,7 +246,7 @@ def test_over_the_picture_the_slider_says_how_much_of_it_is_covered(opened: Call
 
 def test_a_scale_shared_by_all_images_ends_where_the_largest_map_does(page: Any, study: CamStudy) -> None:
     page.select_option("#scale", "gallery")
-    largest = max(float(seen.cam.max()) for example in study.examples for seen in example.seen[:2])
+    largest = max(float(prediction.cam.max()) for example in study.examples for prediction in example.predictions[:2])
     captions = page.locator(".left-map figcaption div").all_text_contents()
     assert len(captions) == 8
     assert all(text.startswith(f"0 to {largest:.2f},") for text in captions)
@@ -255,8 +257,11 @@ def test_filters_leave_what_they_say_and_count_it(page: Any, study: CamStudy) ->
     count = page.locator("#count")
     assert count.text_content() == "8 of 8 shown"
     assert (count.get_attribute("role"), count.get_attribute("aria-live")) == ("status", "polite")
-    tops = {study.names[each.index]: [seen.top[0][0] for seen in each.seen[:2]] for each in study.examples}
-    truths = {study.names[each.index]: study.classes[study.truth[each.index]] for each in study.examples}
+    tops = {
+        study.names[example.index]: [prediction.top[0][0] for prediction in example.predictions[:2]]
+        for example in study.examples
+    }
+    truths = {study.names[example.index]: study.classes[study.truth[example.index]] for example in study.examples}
     wanted = {
         "changed": {name for name, (left, right) in tops.items() if left != right},
         "lost": {name for name, (left, right) in tops.items() if left == truths[name] != right},
@@ -269,7 +274,7 @@ def test_filters_leave_what_they_say_and_count_it(page: Any, study: CamStudy) ->
         assert count.text_content() == f"{len(names)} of 8 shown"
     page.select_option("#flip", "all")
     page.select_option("#rule", "median")
-    assert len(shown_names(page)) == sum("median" in each.rules for each in study.examples) > 0
+    assert len(shown_names(page)) == sum("median" in example.rules for example in study.examples) > 0
     page.select_option("#rule", "all")
     page.fill("#text", "0001")
     assert set(shown_names(page)) == {name for name in tops if "0001" in name}
@@ -291,10 +296,10 @@ def test_the_gallery_is_sorted(page: Any, study: CamStudy) -> None:
     labels = page.evaluate("shown.map(card => DATA.classes[card.example.truth])")
     assert labels == sorted(labels)
     page.select_option("#sort", "change")
-    found = page.locator("article:not([hidden]) .pair span").all_text_contents()
-    alike = [float(text.split()[2].rstrip(",").replace(MINUS, "-").replace("undefined", "1")) for text in found]
+    texts = page.locator("article:not([hidden]) .pair span").all_text_contents()
+    alike = [float(text.split()[2].rstrip(",").replace(MINUS, "-").replace("undefined", "1")) for text in texts]
     assert alike == sorted(alike)
-    assert "undefined" in " ".join(found), "dark maps in both views have not changed"
+    assert "undefined" in " ".join(texts), "dark maps in both views have not changed"
 
 
 def test_the_table_of_classes_is_sorted_by_click_and_by_key(page: Any) -> None:
@@ -337,10 +342,10 @@ def test_a_thousand_classes_are_sorted_undefined_ones_last(opened: Callable[...,
     page = opened(study, rows)
     for order in ("ascending", "descending"):
         page.locator("#classes th[data-key=pearson] button").click()
-        found = column(page, 7)
-        assert len(found) == 1000
-        assert found[900:] == ["\N{EN DASH}"] * 100
-        values = [float(text) for text in found[:900]]
+        texts = column(page, 7)
+        assert len(texts) == 1000
+        assert texts[900:] == ["\N{EN DASH}"] * 100
+        values = [float(text) for text in texts[:900]]
         assert values == sorted(values, reverse=order == "descending")
     overflow = page.evaluate(
         "(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight)(document.querySelector('.tall'))"
@@ -364,7 +369,7 @@ def test_keys_go_from_image_to_image(page: Any) -> None:
     page.keyboard.press("k")
     assert current() == names[0]
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid", "where one is can be seen"
+    assert outline == "solid", "the current card is visible"
     assert page.locator("article[tabindex='0']").count() == 1
     page.focus("#text")
     page.keyboard.type("jk")
@@ -377,17 +382,17 @@ def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.closest('th')?.dataset.key || ''"))
-    controls = {"left-arm", "left-quality", "swap", "right-arm", "right-quality", "scale", "colours", "show", "opacity", "text"}
+    controls = {"left-run", "left-quality", "swap", "right-run", "right-quality", "scale", "colours", "show", "opacity", "text"}
     controls |= {"flip", "rule", "sort", "reset", "print", "table-view", "name", "pearson", "to-images"}
     assert controls <= set(reached)
     nameless = page.evaluate(
-        "[...document.querySelectorAll('select, input, button')].filter(each => !each.labels?.length && !each.ariaLabel"
-        " && !each.textContent.trim()).map(each => each.id)"
+        "[...document.querySelectorAll('select, input, button')].filter(box => !box.labels?.length && !box.ariaLabel"
+        " && !box.textContent.trim()).map(box => box.id)"
     )
     assert nameless == []
     undescribed = page.evaluate("[...document.querySelectorAll('img:not([alt]), article canvas:not([aria-label])')].length")
     assert undescribed == 0
-    assert page.evaluate("[...document.querySelectorAll('table')].every(each => each.caption)")
+    assert page.evaluate("[...document.querySelectorAll('table')].every(table => table.caption)")
 
 
 def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
@@ -414,7 +419,7 @@ def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
         assert page.locator("article[tabindex='0'] h3").text_content() == names[1]
         page.evaluate("location.hash = 'left=3&show=alone'")
         page.wait_for_function("() => document.getElementById('show').value === 'alone'")
-        assert page.locator("#left-arm option:checked").text_content() == "restart_only"
+        assert page.locator("#left-run option:checked").text_content() == "restart_only"
     nonsense = "#left=99&right=-1&scale=x&opacity=999&image=77&by=&order=up&flip=%00&colours=__proto__&what=1&%%%"
     with watched(browser, file, nonsense) as page:
         wait_drawn(page, "0 1")
@@ -436,15 +441,15 @@ def test_awkward_names_are_shown_and_not_run(page: Any) -> None:
 def contrast(page: Any, selector: str) -> float:
     """WCAG's ratio of an element's text to the nearest background that is not transparent."""
     ink, paper = page.evaluate(
-        """selector => { const each = document.querySelector(selector); let behind = each;
+        """selector => { const element = document.querySelector(selector); let behind = element;
         while (behind && /, 0\\)$|transparent/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-        const colours = [getComputedStyle(each).color, getComputedStyle(behind).backgroundColor];
+        const colours = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
         return colours.map(colour => colour.match(/[\\d.]+/g).map(Number)); }""",
         selector,
     )
 
     def light(colour: list[float]) -> float:
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (each / 255 for each in colour[:3])]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in colour[:3])]
         return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
     low, high = sorted((light(ink), light(paper)))
@@ -477,8 +482,8 @@ def test_the_page_is_never_wider_than_the_screen(browser: Any, file: Path, width
         wait_drawn(page, "0 1")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         beyond = page.evaluate(
-            "width => [...document.querySelectorAll('body *')].filter(each => !each.closest('.scroll, .chart, .skip') &&"
-            " each.getBoundingClientRect().right > width + 1).map(each => each.outerHTML.slice(0, 80))",
+            "width => [...document.querySelectorAll('body *')].filter(element => !element.closest('.scroll, .chart, .skip') &&"
+            " element.getBoundingClientRect().right > width + 1).map(element => element.outerHTML.slice(0, 80))",
             width,
         )
         assert beyond == []
@@ -509,7 +514,7 @@ def test_it_prints_without_controls_and_with_every_image_drawn(page: Any) -> Non
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
 
 
-def test_pixels_are_held_only_near_what_is_seen(opened: Callable[..., Any]) -> None:
+def test_only_cards_near_the_visible_part_hold_pixels(opened: Callable[..., Any]) -> None:
     page = opened(cam_study(60, 40, size=32))
     wait_drawn(page, "0 1")
     assert page.locator(DRAWN).count() < 20
@@ -521,7 +526,7 @@ def test_pixels_are_held_only_near_what_is_seen(opened: Callable[..., Any]) -> N
 
 def test_one_run_needs_no_choice_of_runs_and_one_view_still_shows_its_maps(opened: Callable[..., Any]) -> None:
     page = opened(cam_study(runs=("runs/one",)))
-    assert not page.locator("#left-arm").is_visible()
+    assert not page.locator("#left-run").is_visible()
     assert page.locator("figcaption b").first.text_content() == "source"
     page = opened(cam_study(runs=("runs/one",), qualities=("source",), labelled=False))
     wait_drawn(page, "0 0")
@@ -539,7 +544,7 @@ def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opene
     assert 5_000_000 < size < 10_000_000
     assert page.locator("article").count() == 200
     wait_drawn(page, "0 3")
-    assert LADDER[0].told not in page.locator("#images .note").text_content()
+    assert LADDER[0].description not in page.locator("#images .note").text_content()
     page.select_option("#right-quality", label="q10")
     wait_drawn(page, "0 5")
     assert pixels(page, "error")[..., :3].std() > 5
@@ -559,7 +564,7 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: 
             assert f"{compared[0].difference:+.2f}" in page.locator("table tbody").first.inner_text()
             chart = page.locator(".differences svg")
             zero = chart.locator("path[stroke-width='1.5']").first.bounding_box()["x"]
-            rings = [each.bounding_box()["x"] for each in chart.locator("circle").all()]
+            rings = [ring.bounding_box()["x"] for ring in chart.locator("circle").all()]
             assert len(rings) == 2
             assert all(ring > zero for ring in rings), "the arm is better in both seeds"
             assert chart.locator("path[transform]").bounding_box()["x"] > zero

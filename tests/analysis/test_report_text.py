@@ -7,52 +7,50 @@ import pytest
 from cam_samples import cam_study
 
 from jpegcurr.analysis.cam.results import CamStudy
-from jpegcurr.analysis.cam.similarity import compare_views
-from jpegcurr.analysis.report.text import summary, verdict
-from jpegcurr.analysis.report.views import opening_view
+from jpegcurr.analysis.report.model import Report, build_report
 
 IMAGES = 400
 QUALITIES = ("source", "q90", "q50", "q10")
 
 
 def planted(wrong: dict[int, int]) -> CamStudy:
-    """Two runs at four qualities that are right on 300 images of 400, but for the first so many of these in the views named."""
+    """Two runs at four qualities that are right on 300 images of 400, less the first ``wrong[view]`` of these."""
     study = cam_study(IMAGES, 4, qualities=QUALITIES, classes=("a", "b", "c"))
     columns = []
-    for view, each in enumerate(study.columns):
+    for view, before in enumerate(study.columns):
         right = np.arange(IMAGES) < 300
         right[: wrong.get(view, 0)] = False
-        columns.append(replace(each, predicted=np.where(right, study.truth, (study.truth + 1) % 3).astype(np.int32)))
+        columns.append(replace(before, predicted=np.where(right, study.truth, (study.truth + 1) % 3).astype(np.int32)))
     return replace(study, columns=tuple(columns))
 
 
-def said(study: CamStudy) -> list[str]:
-    return summary(study, compare_views(study))
+def summary(study: CamStudy) -> tuple[str, ...]:
+    return build_report(study).summary
 
 
-def test_few_views_are_told_one_by_one() -> None:
-    study = cam_study(runs=("run",))
-    assert said(study) == verdict(study, compare_views(study))
-    one = cam_study(runs=("run",), qualities=("source",))
-    assert said(one) == verdict(one, []) != []
+def test_few_views_are_described_one_by_one() -> None:
+    for qualities in (("source", "q50", "q10"), ("source",)):
+        report: Report = build_report(cam_study(runs=("run",), qualities=qualities))
+        assert report.summary == report.verdict
+        assert len(report.verdict) == max(1, len(qualities) - 1)
 
 
 def test_runs_that_do_the_same_do_not_differ() -> None:
-    two_phase, other, against, maps = said(planted({}))
+    two_phase, other, against, maps = summary(planted({}))
     assert two_phase == (
         "two_phase: 75.0 % of 400 labelled images right at source; no detectable difference at q90, q50 and q10 (the largest "
-        "is +0.0 points at q90; by itself each would show from 2.0 points on)."
+        "is +0.0 points at q90; a single test would show 2.0 points or more)."
     )
     assert other.startswith("restart_only: 75.0 %")
-    assert against.startswith("restart_only against two_phase, each time at the same quality: no detectable difference at ")
+    assert against.startswith("restart_only compared with two_phase at the same quality: no detectable difference at ")
     assert "source, q90, q50 and q10" in against
-    assert maps.startswith("Maps correlate with those of two_phase, source: two_phase 0.")
+    assert maps.startswith("Mean correlation of the maps with those of two_phase, source: two_phase 0.")
     assert "restart_only 0." in maps
     assert "(maps of another image of the same class: 0." in maps
 
 
-def test_what_a_quality_costs_and_what_a_run_lacks_is_found() -> None:
-    first, second, against, _ = said(planted({3: 40, 7: 80}))  # both lose at quality 10, the second more
+def test_the_summary_names_the_cost_of_a_quality_and_of_a_run() -> None:
+    first, second, against, _ = summary(planted({3: 40, 7: 80}))  # both lose at quality 10, the second more
     assert "no detectable difference at q90 and q50 (" in first
     assert (
         "at q10 10.0 points lower (65.0 %; McNemar's p = 8.2e-12 after Holm's correction)." in first
@@ -60,21 +58,21 @@ def test_what_a_quality_costs_and_what_a_run_lacks_is_found() -> None:
     assert "at q10 20.0 points lower (55.0 %; " in second
     assert "no detectable difference at source, q90 and q50 (" in against
     assert "at q10 10.0 points lower (55.0 %; " in against, "against the first run at quality 10, not at source"
-    _, _, gained, _ = said(planted({2: 30}))
+    _, _, gained, _ = summary(planted({2: 30}))
     assert "at q50 7.5 points higher (75.0 %; " in gained
 
 
-@pytest.mark.parametrize(("lost", "found"), [(7, False), (12, True)])
-def test_the_tests_are_corrected_for_how_many_there_are(lost: int, found: bool) -> None:
+@pytest.mark.parametrize(("lost", "is_different"), [(7, False), (12, True)])
+def test_the_tests_are_corrected_for_how_many_there_are(lost: int, is_different: bool) -> None:
     """Seven images lost and none gained is p = 0.016 by itself, and nothing among ten such tests."""
-    study = planted({3: lost})
-    assert compare_views(study)[2].p_value < 0.05
-    assert ("points lower" in said(study)[0]) == found
+    report = build_report(planted({3: lost}))
+    assert report.compared[2][1].p_value < 0.05
+    assert ("points lower" in report.summary[0]) == is_different
 
 
-def test_without_labels_only_maps_are_told() -> None:
-    (maps,) = said(cam_study(labelled=False))
-    assert maps.startswith("Maps correlate")
+def test_without_labels_only_maps_are_described() -> None:
+    (maps,) = summary(cam_study(labelled=False))
+    assert maps.startswith("Mean correlation of the maps")
     assert "(maps of another image: " in maps
 
 
@@ -89,4 +87,4 @@ def test_without_labels_only_maps_are_told() -> None:
     ],
 )
 def test_the_page_opens_at_quality_50_or_the_last(runs: tuple[str, ...], qualities: tuple[str, ...], view: int) -> None:
-    assert opening_view(cam_study(runs=runs, qualities=qualities)) == view
+    assert build_report(cam_study(runs=runs, qualities=qualities)).opening == view

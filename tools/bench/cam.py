@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Images/s of Grad-CAM: ours, pytorch-grad-cam's, and a bare forward pass, which explains nothing.
 
-All are given the same batch of random images, which is on the device before the clock starts, and the same model with random
-weights, in evaluation mode, float32 and channels_last, and explain the same class of each image at the same layer. They take
-turns, A B C, A B C, after one round that does not count. A round is so many batches one after the other, and ends when what was
-made of the last is in the host's memory: our raw maps on the layer's grid, pytorch-grad-cam's scaled to 0..1 and enlarged to
-the images' size, the forward pass's logits. Leave the machine to the benchmark.
+All contenders receive the same batch of random images, which is on the device before the clock starts, and the same model with
+random weights, in evaluation mode, float32 and channels_last, and explain the same class of each image at the same layer. They
+take turns, A B C, A B C, after one round that does not count. A round is --batches batches, and ends when the last result is in
+the host's memory: our raw maps on the layer's grid, pytorch-grad-cam's scaled to 0..1 and enlarged to the images' size, the
+forward pass's logits. Run nothing else on the machine.
 
-"levels apart" is the largest difference between our maps, scaled and enlarged by pytorch-grad-cam's own function, and its own,
-of 255.
+"levels apart" is the largest difference, of 255, between pytorch-grad-cam's maps and ours, scaled and enlarged by its function.
 """
 
 import statistics
@@ -32,7 +31,7 @@ from jpegcurr.system import library_versions
 from jpegcurr.training.models.create import create_model
 
 OURS, THEIRS, FORWARD = "ours", "pytorch-grad-cam", "a bare forward pass"
-# What is asked of ours: the ratio of two medians of images/s, at least.
+# The least ratio of our median images/s to another contender's.
 TARGETS = {f"{OURS} against {THEIRS}": (THEIRS, 3.0), f"{OURS} of {FORWARD}": (FORWARD, 0.9)}
 CLASSES = 1000
 LIBRARIES = ("torch", "torchvision", "timm", "grad-cam")
@@ -42,7 +41,7 @@ Explain = Callable[[], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all contenders are given alike; ``layer`` is the last stage where None."""
+    """The options that all contenders share; ``layer`` None is the last stage."""
 
     model: str
     size: int
@@ -52,7 +51,7 @@ class Options:
 
 
 def open_contenders(options: Options, runtime: Runtime) -> tuple[dict[str, Explain], str]:
-    """What each makes of one batch, in the host's memory, by name; and the layer."""
+    """Return a function for every contender that runs one batch, result in host memory, and the layer."""
     torch.manual_seed(0)
     model = runtime.place(create_model(ModelSection(name=options.model), CLASSES)).eval()
     layer = options.layer or stages(model)[-1]
@@ -73,22 +72,22 @@ def open_contenders(options: Options, runtime: Runtime) -> tuple[dict[str, Expla
 
 def _theirs(model: torch.nn.Module, layer: str, images: torch.Tensor, classes: torch.Tensor) -> Explain:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own dependencies
+        warnings.simplefilter("ignore")  # the package's dependencies warn
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     targets = [ClassifierOutputTarget(label) for label in classes.tolist()]
 
     def explain() -> np.ndarray:
-        with GradCAM(model=model, target_layers=[find_layer(model, layer)]) as cam:  # else its hooks would burden the others
+        with GradCAM(model=model, target_layers=[find_layer(model, layer)]) as cam:  # whose hooks would slow down the others
             maps: np.ndarray = cam(images, targets=targets)
-        model.zero_grad()  # its weight gradients
+        model.zero_grad()  # it leaves gradients of the weights
         return maps
 
     return explain
 
 
 def measure(contenders: Mapping[str, Explain], options: Options, runs: int) -> dict[str, list[float]]:
-    """Images/s of each in every round but the first."""
+    """Return the images/s of every contender in every round but the first."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(runs + 1):
         print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
@@ -102,7 +101,7 @@ def measure(contenders: Mapping[str, Explain], options: Options, runs: int) -> d
 
 
 def levels_apart(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference once ours are scaled and enlarged as theirs are, of 255."""
+    """Return the largest difference, of 255, after our maps are scaled and enlarged like theirs."""
     from pytorch_grad_cam.utils.image import scale_cam_image
 
     scaled = scale_cam_image(scale_cam_image(ours, theirs.shape[:0:-1]))
@@ -110,22 +109,22 @@ def levels_apart(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def table(rates: Mapping[str, Sequence[float]]) -> list[str]:
-    """A line for each contender."""
+    """Return a line for each contender."""
     lines = [f"{'images/s':<38}{'median':>8}{'min':>8}{'max':>8}{f'of {FORWARD}':>24}"]
     limit = statistics.median(rates[FORWARD])
-    for name, each in rates.items():
-        median = statistics.median(each)
-        lines.append(f"{name:<38}{median:>8.1f}{min(each):>8.1f}{max(each):>8.1f}{median / limit:>24.3f}")
+    for name, rounds in rates.items():
+        median = statistics.median(rounds)
+        lines.append(f"{name:<38}{median:>8.1f}{min(rounds):>8.1f}{max(rounds):>8.1f}{median / limit:>24.3f}")
     return lines
 
 
 def parse() -> Any:
-    """The command line."""
+    """Parse the command line."""
     parser = bench_parser(__doc__, runs=5)
     parser.add_argument("--model", default="convnext_tiny", help="timm's name (convnext_tiny)")
     parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
     parser.add_argument("--batch", type=positive, default=16, help="images (16)")
-    parser.add_argument("--batches", type=positive, default=2, help="of a round (2)")
+    parser.add_argument("--batches", type=positive, default=2, help="batches a round (2)")
     parser.add_argument("--layer", help="the layer explained (the last stage)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     return parser.parse_args()
@@ -133,19 +132,19 @@ def parse() -> Any:
 
 def main() -> None:
     """Measure and print."""
-    given = parse()
-    options = Options(given.model, given.size, given.batch, given.batches, given.layer)
+    arguments = parse()
+    options = Options(arguments.model, arguments.size, arguments.batch, arguments.batches, arguments.layer)
     try:
-        runtime = resolve_runtime(given.device, precision="float32")
-        with whole_float32():  # as jpegcurr cam has it
+        runtime = resolve_runtime(arguments.device, precision="float32")
+        with whole_float32():  # as in jpegcurr cam
             contenders, layer = open_contenders(options, runtime)
             apart = levels_apart(contenders[OURS](), contenders[THEIRS]())
-            rates = measure(contenders, options, given.runs)
+            rates = measure(contenders, options, arguments.runs)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
     except ImportError as error:
         raise SystemExit(f"{error}: pip install grad-cam") from None
-    medians = {name: statistics.median(each) for name, each in rates.items()}
+    medians = {name: statistics.median(rounds) for name, rounds in rates.items()}
     ratios = {name: medians[OURS] / medians[other] for name, (other, _) in TARGETS.items()}
     lines = [*table(rates), ""]
     for name, (_, least) in TARGETS.items():
@@ -153,17 +152,17 @@ def main() -> None:
         lines.append(f"{name:<38}{ratios[name]:>8.2f}   asked: {least}{missed}")
     lines += [f"{'levels apart':<38}{apart:>8.2f}", ""]
     what = f"{options.model} at {options.size}, batch {options.batch}, layer {layer}, {runtime.reason}"
-    counts = f"{what}; {options.batches} batches a round, {given.runs} runs after one warm-up"
+    counts = f"{what}; {options.batches} batches a round, {arguments.runs} runs after one warm-up"
     versions = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
     print("\n".join([*lines, counts, *(f"{name}: {value}" for name, value in circumstances().items()), versions]))
-    figures = {
+    results = {
         "counts": counts,
         "cam_versions": versions,
-        "images_per_second": {name: round(each, 1) for name, each in medians.items()},
-        "asked": {name: round(each, 3) for name, each in ratios.items()},
+        "images_per_second": {name: round(median, 1) for name, median in medians.items()},
+        "asked": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "levels_apart": round(apart, 3),
     }
-    record(given.json, "cam", figures)
+    record(arguments.json, "cam", results)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,32 @@
-"""What maps get that have nothing in common but, at most, a class: reference maps of two images, as they stream by."""
-
-from math import nan
+"""Baselines of similarity: the reference maps of two different images compared, as the images stream by."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.analysis.cam.results import FIGURES, Column, Map, NullOf
-from jpegcurr.analysis.cam.similarity import similarities
+from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map
+from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
 
 _PAIRS = 1024  # compared at a time
 
-Labels = NDArray[np.int32]
 Places = NDArray[np.int64]
 
 
 class SameClass:
-    """Each image's map against that of the next image of its class; the last one's against the first one's.
+    """The baseline that compares each image's map with the next one's of its class, and the last one's with the first's.
 
-    Of every class the first and the last map are kept, however many images there are. ``truth`` are the classes of all images
-    that may come, -1 where there is none, [images].
+    It keeps the first and the last map of every class, however many images there are. ``truth`` are the classes of all images
+    that may come, -1 where unknown, [images].
     """
 
     def __init__(self, truth: Labels) -> None:
         self._truth = truth
-        self._figures = _unknown(len(truth))
+        self._columns = unknown_columns(len(truth))
         self._ends: Map | None = None  # [2 classes h w]: the first and the last
         self._last = np.full(int(truth.max(initial=-1)) + 1, -1)  # the last image of each class, -1 before there is one
         self._first = self._last.copy()
 
     def add(self, maps: Map, places: Places) -> None:
-        """Take the next images' maps [b h w] and places among ``truth``, [b]."""
+        """Add the next images' maps [b h w]; ``places`` are their numbers in ``truth``, [b]."""
         if self._ends is None:
             self._ends = np.zeros((2, len(self._last), *maps.shape[1:]), np.float32)
         pairs: list[tuple[int, Map, Map]] = []
@@ -44,55 +41,55 @@ class SameClass:
             self._last[label], self._ends[1, label] = place, cam
         self._compare(pairs)
 
-    def finish(self) -> tuple[Column, NullOf]:
-        """The figures [images FIGURES], nan where an image is alone in its class or did not come, and whose they are."""
+    def finish(self) -> tuple[dict[str, Column], BaselineOf]:
+        """Return the metrics [images], nan where an image is alone in its class or did not come, and the kind of pairs."""
         labels = np.flatnonzero(self._last != self._first)
         if self._ends is None or not len(labels):
-            return self._figures, ""
+            return self._columns, ""
         self._compare([(self._last[label], self._ends[1, label], self._ends[0, label]) for label in labels])
-        return self._figures, "same class"
+        return self._columns, "same class"
 
     def _compare(self, pairs: list[tuple[int, Map, Map]]) -> None:
         if pairs:
             places, firsts, seconds = zip(*pairs, strict=True)
-            self._figures[list(places), :-1] = similarities(np.stack(firsts), np.stack(seconds))
+            for name, values in similarities(np.stack(firsts), np.stack(seconds)).items():
+                self._columns[name][list(places)] = values
 
 
 class HalfTheList:
-    """Each image's map against that of the image half the list away, for which all of them are kept until the end."""
+    """The baseline that compares each image's map with the one half the list away; it keeps all maps until the end."""
 
     def __init__(self, truth: Labels) -> None:
-        self._figures = _unknown(len(truth))
-        self._came = np.zeros(len(truth), np.bool_)
+        self._columns = unknown_columns(len(truth))
+        self._arrived = np.zeros(len(truth), np.bool_)
         self._maps: Map | None = None
 
     def add(self, maps: Map, places: Places) -> None:
-        """Take the next images' maps [b h w] and places, [b]."""
+        """Add the next images' maps [b h w]; ``places`` are their numbers in the list, [b]."""
         if self._maps is None:
-            self._maps = np.zeros((len(self._came), *maps.shape[1:]), np.float32)
+            self._maps = np.zeros((len(self._arrived), *maps.shape[1:]), np.float32)
         self._maps[places] = maps
-        self._came[places] = True
+        self._arrived[places] = True
 
-    def finish(self) -> tuple[Column, NullOf]:
-        """The figures [images FIGURES], nan for what did not come or came alone, and whose they are."""
-        places = np.flatnonzero(self._came)
+    def finish(self) -> tuple[dict[str, Column], BaselineOf]:
+        """Return the metrics [images], nan for an image that did not come or came alone, and the kind of pairs."""
+        places = np.flatnonzero(self._arrived)
         half = len(places) // 2
         if self._maps is None or not half:
-            return self._figures, ""
+            return self._columns, ""
         for start in range(0, len(places), _PAIRS):
-            here = np.arange(start, min(start + _PAIRS, len(places)))
-            others = places[(here + half) % len(places)]
-            self._figures[places[here], :-1] = similarities(self._maps[places[here]], self._maps[others])
-        return self._figures, "half the list"
+            block = np.arange(start, min(start + _PAIRS, len(places)))
+            others = places[(block + half) % len(places)]
+            for name, values in similarities(self._maps[places[block]], self._maps[others]).items():
+                self._columns[name][places[block]] = values
+        return self._columns, "half the list"
 
 
-def open_null(truth: Labels) -> SameClass | HalfTheList:
-    """The null for images of these classes [images], -1 where there is none: by class where at least half have a fellow."""
+def open_baseline(truth: Labels) -> SameClass | HalfTheList:
+    """Return the baseline for images of these classes [images], -1 where unknown.
+
+    It is within classes if at least half of the images have another one of their class.
+    """
     _, places, counts = np.unique(truth, return_inverse=True, return_counts=True)
-    fellows = int(((counts[places] > 1) & (truth >= 0)).sum())
-    return SameClass(truth) if 2 * fellows >= max(2, len(truth)) else HalfTheList(truth)
-
-
-def _unknown(images: int) -> Column:
-    """The last figure stays so: how far apart two images' logits are says nothing."""
-    return np.full((images, len(FIGURES)), nan, np.float32)
+    paired = int(((counts[places] > 1) & (truth >= 0)).sum())
+    return SameClass(truth) if 2 * paired >= max(2, len(truth)) else HalfTheList(truth)

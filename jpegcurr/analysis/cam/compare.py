@@ -1,11 +1,11 @@
-"""Raw Grad-CAM maps of the same images at several qualities and in several runs, over whole validation sets.
+"""Comparison of the same images' raw Grad-CAM maps at several qualities and in several runs, over whole validation sets.
 
-The class explained is one per image, so that two maps never differ because they explain different classes: the first run's
-prediction at the first quality, or the true class. Each view's own prediction is explained only if that is asked for. Maps
-are compared raw, on the layer's own grid: per-image normalisation (pytorch-grad-cam's default) hides magnitude and can by
-itself make other regions look brighter.
+All maps of an image explain the same class, so that they never differ only because they explain different classes: the first
+run's prediction at the first quality, or the label. Each view's own prediction is explained on request. Maps are compared raw,
+on the layer's own grid: per-image normalisation (pytorch-grad-cam's default) hides magnitude, and can by itself make other
+regions look brighter.
 
-All images go by once, and of each only figures are kept; then the few that are shown are looked at again.
+All images pass once, and only columns of numbers are kept of them; the few that are shown then pass a second time.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from jpegcurr.analysis.cam.example_selection import choose_examples
 from jpegcurr.analysis.cam.faithfulness import find_metrics
 from jpegcurr.analysis.cam.methods import OURS, find_method
 from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
-from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Explains, Rule, ViewColumns
+from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
 from jpegcurr.analysis.layers import stages
 from jpegcurr.analysis.prediction.predict import find_images
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
@@ -29,9 +29,9 @@ from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.load import Run
 
-NEAR = EncodeSpec(95)  # what a change that nobody sees does to a map: the ceiling of the comparison
+NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
 PICTURES = 60
-SHOWN = 3  # likeliest classes of an example
+TOP = 3  # likeliest classes of an example
 
 
 def compare_cams(
@@ -42,7 +42,7 @@ def compare_cams(
     *,
     layer: str | None = None,
     method: str = OURS,
-    explains: Explains = "reference",
+    target_rule: TargetRule = "reference",
     limit: int | None = None,
     pictures: int = PICTURES,
     seed: int = 0,
@@ -50,55 +50,57 @@ def compare_cams(
     threads: int | None = None,
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
-    """Make the maps of every image in ``folder`` in every run at every quality, and keep the figures of all of them.
+    """Compute the maps of every image in ``folder`` in every run at every quality, and compare them.
 
     Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. An image and
-    view takes about 100 bytes. Where fewer than half of the images have another one of their class (their folders' names are
-    no classes, say), the first view's maps are kept too, 200 bytes an image on a grid of 7x7: the null is then between
-    images half the list apart.
+    view takes about 100 bytes. Where fewer than half of the images have another one of their class (because their folders'
+    names are no classes, say), the first view's maps are kept too, 200 bytes an image on a grid of 7x7: the baseline then
+    compares images half the list apart.
 
     Args:
-        runs: of the same classes; the first one's first quality is what the others are compared with.
-        folder: images in folders called like their classes, or any.
+        runs: runs with the same classes; the first run at the first quality is the reference.
+        folder: images, in folders named after their classes or not.
         specs: the qualities.
-        runtime: where to compute.
-        layer: the layer explained; the last stage if not given.
+        runtime: the device to compute on.
+        layer: the layer explained; the last stage if None.
         method: one of ``methods.METHODS``.
-        explains: the class explained.
-        limit: of more images, so many evenly spaced ones; all if not given.
-        pictures: images whose maps and pictures are kept, chosen by rule (``sampling.choose_examples``); none if 0.
-        seed: of the random ones among these, and of the noise in ``metrics``.
-        metrics: of ``faithfulness.METRICS``, for every view's own map; each costs up to tens of forward passes an image.
-        threads: for reading and encoding; as many as there are processors if not given.
-        on_images: told how many looks are done, and of how many: one for each image, and another for each that is shown.
+        target_rule: the class explained.
+        limit: the maximum number of images, evenly spaced over the folder; None for all.
+        pictures: the maximum number of images whose maps and pictures are kept, see ``example_selection.choose_examples``.
+        seed: the seed of the random ones among them, and of the noise in ``metrics``.
+        metrics: names in ``faithfulness.FAITHFULNESS``, computed for every view's own map; each costs up to tens of forward
+            passes an image.
+        threads: threads for reading and encoding; the number of processors if None.
+        on_images: called with the number of images done and in all; an image that is shown counts twice.
 
     Raises:
         UsageError: no image can be read or explained, the runs have different classes or grids, or there is no such layer,
-            method, metric or class to explain.
+            method, metric or target rule.
         EncodeError: the disk or the network folder with the images fails.
     """
     first = runs[0]
     for run in runs[1:]:
         if run.classes != first.classes:
             raise UsageError(f"{run.path} and {first.path} have different classes, so their maps explain different things.")
-    if explains not in get_args(Explains):
-        raise UsageError(f"--target {explains!r} is not known. Give {', '.join(get_args(Explains))}.")
+    if target_rule not in get_args(TargetRule):
+        raise UsageError(f"--target {target_rule!r} is not known. Give {', '.join(get_args(TargetRule))}.")
     near = NEAR if specs[0].quality == "source" else None
-    measured = find_metrics(metrics)
-    look = ViewRunner(runs, specs, layer or _last_stage(first), find_method(method), explains, runtime, near, measured, seed)
+    measures = find_metrics(metrics)
+    layer = layer or _last_stage(first)
+    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, near, measures, seed)
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in _digests(runs) for spec in specs)
-    found = find_images(folder)
-    files = _evenly_spaced(found, limit)
+    available = find_images(folder)
+    files = _evenly_spaced(available, limit)
     total = len(files) + min(pictures, len(files))
-    gathered = _gather(look, files, threads, lambda done: on_images(done, total))
-    files = gathered.files()
+    results = _collect(runner, files, threads, lambda done: on_images(done, total))
+    files = results.files()
     if not files:
-        what = "read, or explained" if explains == "label" else "read"
-        name, reason = gathered.skipped[0]
-        raise UsageError(f"{folder}: none of the {len(gathered.skipped)} images can be {what}. {name}: {reason}.")
-    columns, truth, (null, null_of) = gathered.columns(), gathered.truth(), gathered.null()
+        what = "read, or explained" if target_rule == "label" else "read"
+        name, reason = results.skipped[0]
+        raise UsageError(f"{folder}: none of the {len(results.skipped)} images can be {what}. {name}: {reason}.")
+    columns, truth, (baseline, baseline_of) = results.columns(), results.truth(), results.baseline()
     chosen = choose_examples(columns, truth, pictures, seed)
-    examples, gone = _show(look, files, columns, chosen, threads)
+    examples, lost_files = _run_examples(runner, files, columns, chosen, threads)
     on_images(total, total)
     return CamStudy(
         views=views,
@@ -106,17 +108,17 @@ def compare_cams(
         names=tuple(_name(file, folder) for file in files),
         truth=truth,
         columns=columns,
-        null=null,
-        ceiling=gathered.ceiling(),
-        null_of=null_of,
+        baseline=baseline,
+        ceiling=results.ceiling(),
+        baseline_of=baseline_of,
         examples=tuple(examples),
-        skipped=(*gathered.skipped, *gone),
-        found=len(found),
-        layer=look.layer,
-        grid=gathered.grid,
+        skipped=(*results.skipped, *lost_files),
+        available=len(available),
+        layer=layer,
+        grid=results.grid,
         runtime=runtime.reason,
         method=method,
-        explains=explains,
+        target_rule=target_rule,
         seed=seed,
     )
 
@@ -129,16 +131,16 @@ def _last_stage(run: Run) -> str:
 
 
 def _digests(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """Each run with the SHA-256 of the file that its weights are from; nothing for a run that was made without a folder."""
-    found = []
+    """Return each run with the SHA-256 of its file of weights, empty for a run that has no folder."""
+    digests = []
     for run in runs:
         file = (run.path if run.weights == "raw" else run.path / run.weights) / "model.safetensors"
         if file.is_file():
             with file.open("rb") as weights:
-                found.append((run, hashlib.file_digest(weights, "sha256").hexdigest()))
+                digests.append((run, hashlib.file_digest(weights, "sha256").hexdigest()))
         else:
-            found.append((run, ""))
-    return found
+            digests.append((run, ""))
+    return digests
 
 
 def _evenly_spaced(files: Sequence[Path], limit: int | None) -> list[Path]:
@@ -150,56 +152,60 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file != folder else file.name
 
 
-def _gather(look: ViewRunner, files: Sequence[Path], threads: int | None, on_done: Callable[[int], None]) -> ResultCollector:
-    """The first look, at all images."""
-    gathered = ResultCollector(look, files)
+def _collect(runner: ViewRunner, files: Sequence[Path], threads: int | None, on_done: Callable[[int], None]) -> ResultCollector:
+    """Return the results of the first pass, over all images."""
+    results = ResultCollector(runner, files)
     done = 0
-    with closing(look.batches(files, threads)) as batches:
+    with closing(runner.batches(files, threads)) as batches:
         for batch in batches:
-            gathered.add(batch)
+            results.add(batch)
             done += len(batch)
             on_done(done)
-    return gathered
+    return results
 
 
-def _show(
-    look: ViewRunner,
+def _run_examples(
+    runner: ViewRunner,
     files: Sequence[Path],
     columns: Sequence[ViewColumns],
     chosen: Sequence[tuple[int, tuple[Rule, ...]]],
     threads: int | None,
 ) -> tuple[list[Example], list[tuple[str, str]]]:
-    """The second look, at the chosen images, which explains what the first did; and those that cannot be read any more."""
-    look = replace(look, near=None, metrics={})
-    rules = {files[index]: (index, rules) for index, rules in chosen}
+    """Return the chosen images from a second pass, which explains the same classes, and those that cannot be read any more."""
+    runner = replace(runner, near=None, measures={})
+    choices = {files[index]: (index, rules) for index, rules in chosen}
     examples: list[Example] = []
-    gone: list[tuple[str, str]] = []
-    with closing(look.batches(list(rules), threads)) as batches:
+    lost_files: list[tuple[str, str]] = []
+    with closing(runner.batches(list(choices), threads)) as batches:
         for batch in batches:
-            gone += [
-                (str(each.file), f"read once, but not again to be shown: {each.reason}") for each in batch if not each.views
+            lost_files += [
+                (str(image.file), f"it was compared, but could not be read again to be shown: {image.reason}")
+                for image in batch
+                if not image.crops
             ]
-            read = [each for each in batch if each.views]
-            if read:
-                places = [rules[each.file] for each in read]
-                targets = [each.target[[index for index, _ in places]] for each in columns]
-                sights, _ = look.see(read, targets)
-                examples += [_example(look, number, *places[number], read[number], sights) for number in range(len(read))]
-    return examples, gone
+            readable = [image for image in batch if image.crops]
+            if readable:
+                places = [choices[image.file] for image in readable]
+                targets = [view.target[[index for index, _ in places]] for view in columns]
+                outputs, _ = runner.run_batch(readable, targets)
+                examples += [
+                    _example(runner, number, *places[number], readable[number], outputs) for number in range(len(readable))
+                ]
+    return examples, lost_files
 
 
 def _example(
-    look: ViewRunner, number: int, index: int, rules: tuple[Rule, ...], cropped: PreparedImage, sights: list[ViewOutput]
+    runner: ViewRunner, number: int, index: int, rules: tuple[Rule, ...], image: PreparedImage, outputs: list[ViewOutput]
 ) -> Example:
-    """Image ``number`` of a batch."""
-    pictures = {spec.name: cropped.views[0, spec.name].permute(1, 2, 0).numpy() for spec in look.specs}
-    return Example(index, rules, pictures, tuple(_seen(sight, number, look.runs[0].classes) for sight in sights))
+    """Return image ``number`` of a batch as an example."""
+    pictures = {spec.name: image.crops[0, spec.name].permute(1, 2, 0).numpy() for spec in runner.specs}
+    return Example(index, rules, pictures, tuple(_prediction(output, number, runner.runs[0].classes) for output in outputs))
 
 
-def _seen(sight: ViewOutput, number: int, classes: Sequence[str]) -> ExamplePrediction:
-    logits, target = sight.logits[number], int(sight.targets[number])
-    likeliest = logits.softmax(dim=0).topk(min(SHOWN, len(classes)))
+def _prediction(output: ViewOutput, number: int, classes: Sequence[str]) -> ExamplePrediction:
+    logits, target = output.logits[number], int(output.targets[number])
+    likeliest = logits.softmax(dim=0).topk(min(TOP, len(classes)))
     top = tuple(
         (classes[label], share) for label, share in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
     )
-    return ExamplePrediction(top, float(logits[target]), sight.maps[number].copy(), classes[target])
+    return ExamplePrediction(top, float(logits[target]), output.maps[number].copy(), classes[target])

@@ -1,4 +1,4 @@
-"""Images through every view, a batch at a time: decoded and cropped on threads ahead of the model, then maps and logits."""
+"""The pipeline of images through every view, batch by batch: crops on threads ahead of the model, then maps and logits."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jpegcurr.analysis.cam.baselines import open_null
-from jpegcurr.analysis.cam.faithfulness import Metric
+from jpegcurr.analysis.cam.baselines import open_baseline
+from jpegcurr.analysis.cam.faithfulness import Measure
 from jpegcurr.analysis.cam.methods import Method
-from jpegcurr.analysis.cam.results import FIGURES, Column, Explains, Map, NullOf, ViewColumns
-from jpegcurr.analysis.cam.similarity import similarities
+from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, TargetRule, ViewColumns
+from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.workers import map_in_order, open_executor
@@ -27,25 +27,27 @@ from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.load import Run
 
 BATCH = 32
-AHEAD = 2 * BATCH  # images decoded while the model works, of which only the crops are kept
-
-Labels = NDArray[np.int32]
+AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
-    """One file: what the models see, uint8 [3 s s], by number in ``Look.sections`` and quality; or why it was not read."""
+    """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none."""
 
     file: Path
-    views: Mapping[tuple[int, str], torch.Tensor]
+    crops: Mapping[tuple[int, str], torch.Tensor]
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewOutput:
-    """A batch in one view: raw ``maps`` [b h w], ``logits`` float32 [b classes] on the host, and the ``targets`` explained.
+    """A batch in one view, in the host's memory.
 
-    ``predicted`` are the likeliest classes, int32 [b] as the targets; ``faithfulness`` the figures asked for, by column.
+    Attributes:
+        maps: raw maps, float32 [b h w].
+        logits: float32 [b classes].
+        predicted, targets: the likeliest class and the class explained, int32 [b].
+        faithfulness: the optional metrics, float32 [b], by column.
     """
 
     maps: Map
@@ -54,98 +56,109 @@ class ViewOutput:
     targets: Labels
     faithfulness: dict[str, Column]
 
+    @property
+    def target_logits(self) -> Column:
+        """The logits of the classes explained, float32 [b]."""
+        targets = torch.from_numpy(self.targets.astype(np.int64))
+        logits: Column = self.logits.gather(1, targets[:, None])[:, 0].numpy()
+        return logits
+
 
 @dataclass(frozen=True)
 class ViewRunner:
-    """How every image is looked at: in each run at each quality, in this order; and at ``near`` in the first run."""
+    """A runner of images through every run at every quality, in this order, and through the first run at quality ``near``."""
 
     runs: Sequence[Run]
     specs: Sequence[EncodeSpec]
     layer: str
     method: Method
-    explains: Explains
+    target_rule: TargetRule
     runtime: Runtime
     near: EncodeSpec | None = None
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    measures: Mapping[str, Measure] = field(default_factory=dict)
     seed: int = 0
 
     @cached_property
     def sections(self) -> list[ImageSection]:
-        """The crops that are made: one for all runs that see images alike."""
-        return [
-            run.image for number, run in enumerate(self.runs) if run.image not in [each.image for each in self.runs[:number]]
-        ]
+        """The distinct crops: runs that crop images alike share one."""
+        sections: list[ImageSection] = []
+        for run in self.runs:
+            if run.image not in sections:
+                sections.append(run.image)
+        return sections
 
     @cached_property
     def _labels(self) -> dict[str, int]:
         return {name: label for label, name in enumerate(self.runs[0].classes)}
 
     def truth(self, file: Path) -> int:
-        """The class that the file's folder is named after, -1 if it is none."""
-        return self._labels.get(_folder(file), -1)
+        """Return the class that the file's folder is named after, -1 if there is none."""
+        return self._labels.get(_folder_name(file), -1)
 
     def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[PreparedImage], None, None]:
-        """Yield all files in order, ``BATCH`` at a time; no more than ``AHEAD`` of the next ones are under way or waiting.
+        """Yield all files in order, ``BATCH`` at a time, with at most ``AHEAD`` further images in preparation.
 
-        ``threads`` are as many as there are processors if not given; they make no difference to the result.
+        ``threads`` is the number of processors if None; it makes no difference to the result.
         """
         with (
             open_executor(threads) as (executor, _workers),
-            closing(map_in_order(self._crop, files, executor, AHEAD)) as cropped,
+            closing(map_in_order(self._prepare, files, executor, AHEAD)) as images,
         ):
-            while batch := list(islice(cropped, BATCH)):
+            while batch := list(islice(images, BATCH)):
                 yield batch
 
-    def _crop(self, file: Path) -> PreparedImage:
-        """Read one file and make its crops at every quality, from the whole image encoded at it."""
+    def _prepare(self, file: Path) -> PreparedImage:
+        """Read one file, encode the whole image at every quality, and crop the results."""
         specs = {spec.name: spec for spec in [*([self.near] if self.near else []), *self.specs]}
         try:
-            if self.explains == "label" and self.truth(file) < 0:
-                raise ImageError(f"its folder's name, {_folder(file)!r}, is no class of the run, which --target label needs")
-            views: dict[tuple[int, str], torch.Tensor] = {}
+            if self.target_rule == "label" and self.truth(file) < 0:
+                raise ImageError(
+                    f"--target label needs a folder named after a class of the run, and {_folder_name(file)!r} is none"
+                )
+            crops: dict[tuple[int, str], torch.Tensor] = {}
             for name, encoded in zip(specs, reencode(read_file(file), list(specs.values())), strict=True):
                 pixels = decode_rgb(encoded.data, scratch=True)
-                views |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
+                crops |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
-        return PreparedImage(file, views)
+        return PreparedImage(file, crops)
 
-    def see(
+    def run_batch(
         self, batch: Sequence[PreparedImage], targets: Sequence[Labels] | None = None
     ) -> tuple[list[ViewOutput], ViewOutput | None]:
-        """What every view makes of a batch that was read, and what the first run makes of it at ``near``.
+        """Return the output of every view for a batch of readable images, and that of the first run at quality ``near``.
 
-        ``targets`` are the classes to explain in each view, [views] of [b]; by the rule called ``explains`` if not given.
+        ``targets`` are the classes to explain in each view, [views] of [b]; ``target_rule`` chooses them if None.
 
         Raises:
             UsageError: the runs' grids differ.
         """
-        shared = torch.tensor([self.truth(each.file) for each in batch]) if self.explains == "label" else None
-        sights: list[ViewOutput] = []
+        shared = torch.tensor([self.truth(image.file) for image in batch]) if self.target_rule == "label" else None
+        outputs: list[ViewOutput] = []
         for run in self.runs:
             for spec in self.specs:
-                given = shared if targets is None else torch.from_numpy(targets[len(sights)].astype(np.int64))
-                sights.append(self._through(run, batch, spec, given))
-                if self.explains == "reference" and shared is None:
-                    shared = torch.from_numpy(sights[0].targets.astype(np.int64))
-        if len({sight.maps.shape for sight in sights}) > 1:
+                wanted = shared if targets is None else torch.from_numpy(targets[len(outputs)].astype(np.int64))
+                outputs.append(self._run_view(run, batch, spec, wanted))
+                if self.target_rule == "reference" and shared is None:
+                    shared = torch.from_numpy(outputs[0].targets.astype(np.int64))
+        if len({output.maps.shape for output in outputs}) > 1:
             raise UsageError(f"--layer {self.layer} has different grids in the runs, so their maps cannot be compared.")
-        return sights, self._through(self.runs[0], batch, self.near, shared, measured=False) if self.near else None
+        return outputs, self._run_view(self.runs[0], batch, self.near, shared, measured=False) if self.near else None
 
-    def _through(
+    def _run_view(
         self, run: Run, batch: Sequence[PreparedImage], spec: EncodeSpec, targets: torch.Tensor | None, *, measured: bool = True
     ) -> ViewOutput:
-        """One view of a batch; without ``targets`` the likeliest class of each image is explained."""
+        """Return one view of a batch; without ``targets`` the likeliest class of each image is explained."""
         section = self.sections.index(run.image)
-        images = torch.stack([each.views[section, spec.name] for each in batch])
+        images = torch.stack([image.crops[section, spec.name] for image in batch])
         inputs = run.normalise(images.to(self.runtime.device, memory_format=torch.channels_last))
         with whole_float32():  # rounding would be a difference too
             wanted = None if targets is None else targets.to(self.runtime.device)
             raw, logits = self.method(run.model, self.layer, inputs, wanted)
             maps, predicted = raw.cpu().numpy(), logits.argmax(dim=1).cpu()
             chosen = predicted if targets is None else targets
-            metrics = self.metrics if measured else {}
-            faithfulness = {name: each(run.model, inputs, maps, chosen, self.seed) for name, each in metrics.items()}
+            measures = self.measures if measured else {}
+            faithfulness = {name: measure(run.model, inputs, maps, chosen, self.seed) for name, measure in measures.items()}
         return ViewOutput(
             maps=maps,
             logits=logits.detach().cpu(),
@@ -155,71 +168,83 @@ class ViewRunner:
         )
 
 
-def _folder(file: Path) -> str:
+def _folder_name(file: Path) -> str:
     return file.absolute().parent.name
 
 
 class ResultCollector:
-    """What is known of the images that were added, and of the ones that could not be read.
+    """A collector of the results of all images, and of the reasons why some could not be read.
 
     Attributes:
-        skipped: (file, reason) pairs of those that could not be read.
-        grid: of the maps, (h, w); (0, 0) before there are any.
+        skipped: (file, reason) pairs of the images that could not be read.
+        grid: the size of the maps, (h, w); (0, 0) before the first batch.
     """
 
-    def __init__(self, look: ViewRunner, expected: Sequence[Path]) -> None:
-        """``expected`` are the files to come, in order; their classes tell which null there can be."""
+    def __init__(self, runner: ViewRunner, expected: Sequence[Path]) -> None:
+        """``expected`` are the files to come, in order; their classes decide which baseline there can be."""
         self.skipped: list[tuple[str, str]] = []
         self.grid = (0, 0)
-        self._look = look
+        self._runner = runner
         self._expected = expected
-        self._truth = np.array([look.truth(file) for file in expected], np.int32)
+        self._truth = np.array([runner.truth(file) for file in expected], np.int32)
         self._read = np.zeros(len(expected), np.bool_)
         self._added = 0
-        names = [*look.metrics]
-        self._columns = [_empty(len(expected), names) for _ in range(len(look.runs) * len(look.specs))]
-        self._ceiling = np.full((len(expected), len(FIGURES)), nan, np.float32)
-        self._null = open_null(self._truth)
+        measures = list(runner.measures)
+        self._columns = [_empty(len(expected), measures) for _ in range(len(runner.runs) * len(runner.specs))]
+        self._ceiling = unknown_columns(len(expected))
+        self._baseline = open_baseline(self._truth)
 
     def add(self, batch: Sequence[PreparedImage]) -> None:
-        """Look at a batch and keep its figures; raises as ``Look.see``."""
-        self.skipped += [(str(each.file), each.reason) for each in batch if not each.views]
-        rows = self._added + np.flatnonzero([bool(each.views) for each in batch])
+        """Run a batch and keep its results; raises as ``ViewRunner.run_batch``."""
+        self.skipped += [(str(image.file), image.reason) for image in batch if not image.crops]
+        rows = self._added + np.flatnonzero([bool(image.crops) for image in batch])
         self._added += len(batch)
         if not len(rows):
             return
-        sights, near = self._look.see([each for each in batch if each.views])
-        first = sights[0]
-        for number, (columns, sight) in enumerate(zip(self._columns, sights, strict=True)):
-            _fill(columns, rows, sight, first if number else None)
-        self._ceiling[rows] = _figures(first, near)
-        self._null.add(first.maps, rows)
+        outputs, near = self._runner.run_batch([image for image in batch if image.crops])
+        first = outputs[0]
+        for number, (columns, output) in enumerate(zip(self._columns, outputs, strict=True)):
+            _fill(columns, rows, output, first if number else None)
+        if near is not None:
+            _fill_similarity(self._ceiling, rows, first, near)
+        self._baseline.add(first.maps, rows)
         self._read[rows] = True
         self.grid = first.maps.shape[1], first.maps.shape[2]
 
     def files(self) -> list[Path]:
-        """Those that were read, in order."""
+        """Return the files that were read, in order."""
         return [self._expected[row] for row in np.flatnonzero(self._read).tolist()]
 
-    def truth(self) -> NDArray[np.int32]:
-        """Each image's class, -1 where its folder's name is none, [images]."""
+    def truth(self) -> Labels:
+        """Return each image's class, -1 where its folder's name is none, [images]."""
         return self._truth[self._read]
 
     def columns(self) -> tuple[ViewColumns, ...]:
-        """What each view makes of every image."""
-        return tuple(_taken(columns, self._read) for columns in self._columns)
+        """Return the results of every view."""
+        arrays = [column.name for column in fields(ViewColumns) if column.name not in ("similarity", "faithfulness")]
+        return tuple(
+            ViewColumns(
+                **{name: getattr(columns, name)[self._read] for name in arrays},
+                similarity=self._of_read(columns.similarity),
+                faithfulness=self._of_read(columns.faithfulness),
+            )
+            for columns in self._columns
+        )
 
-    def null(self) -> tuple[Column, NullOf]:
-        """The nulls' figures [images FIGURES], and whose maps they are of."""
-        figures, null_of = self._null.finish()
-        return figures[self._read], null_of
+    def baseline(self) -> tuple[dict[str, Column], BaselineOf]:
+        """Return the metrics of the baseline, [images] each, and the kind of pairs that it compares."""
+        columns, kind = self._baseline.finish()
+        return self._of_read(columns), kind
 
-    def ceiling(self) -> Column:
-        """The ceilings' figures, [images FIGURES]."""
-        return self._ceiling[self._read]
+    def ceiling(self) -> dict[str, Column]:
+        """Return the metrics of the ceiling, [images] each."""
+        return self._of_read(self._ceiling)
+
+    def _of_read(self, columns: Mapping[str, Column]) -> dict[str, Column]:
+        return {name: column[self._read] for name, column in columns.items()}
 
 
-def _empty(images: int, metrics: Sequence[str]) -> ViewColumns:
+def _empty(images: int, measures: Sequence[str]) -> ViewColumns:
     def column() -> Column:
         return np.full(images, nan, np.float32)
 
@@ -229,43 +254,24 @@ def _empty(images: int, metrics: Sequence[str]) -> ViewColumns:
         confidence=column(),
         logit=column(),
         dark=np.ones(images, np.bool_),
-        figures=np.full((images, len(FIGURES)), nan, np.float32),
-        faithfulness={name: column() for name in metrics},
+        similarity=unknown_columns(images),
+        faithfulness={name: column() for name in measures},
     )
 
 
-def _fill(columns: ViewColumns, rows: NDArray[np.int64], sight: ViewOutput, first: ViewOutput | None) -> None:
+def _fill(columns: ViewColumns, rows: NDArray[np.int64], output: ViewOutput, first: ViewOutput | None) -> None:
     """Write one batch in one view; ``first`` is None for the first view itself."""
-    columns.predicted[rows] = sight.predicted
-    columns.target[rows] = sight.targets
-    columns.confidence[rows] = sight.logits.softmax(dim=1).amax(dim=1).numpy()
-    columns.logit[rows] = _explained(sight)
-    columns.dark[rows] = sight.maps.max(axis=(1, 2)) <= 0
+    columns.predicted[rows] = output.predicted
+    columns.target[rows] = output.targets
+    columns.confidence[rows] = output.logits.softmax(dim=1).amax(dim=1).numpy()
+    columns.logit[rows] = output.target_logits
+    columns.dark[rows] = output.maps.max(axis=(1, 2)) <= 0
     if first is not None:
-        columns.figures[rows] = _figures(first, sight)
-    for name, figures in sight.faithfulness.items():
-        columns.faithfulness[name][rows] = figures
+        _fill_similarity(columns.similarity, rows, first, output)
+    for name, values in output.faithfulness.items():
+        columns.faithfulness[name][rows] = values
 
 
-def _figures(first: ViewOutput, second: ViewOutput | None) -> Column:
-    """Float32 [b FIGURES]; nan if there is nothing to compare with."""
-    rows = np.full((len(first.maps), len(FIGURES)), nan, np.float32)
-    if second is not None:
-        rows[:, :-1] = similarities(first.maps, second.maps)
-        rows[:, -1] = _explained(second) - _explained(first)
-    return rows
-
-
-def _explained(sight: ViewOutput) -> Column:
-    """The logit of the class explained, [b]."""
-    targets = torch.from_numpy(sight.targets.astype(np.int64))
-    logits: Column = sight.logits.gather(1, targets[:, None])[:, 0].numpy()
-    return logits
-
-
-def _taken(columns: ViewColumns, read: NDArray[np.bool_]) -> ViewColumns:
-    arrays = [field.name for field in fields(ViewColumns) if field.name != "faithfulness"]
-    return ViewColumns(
-        **{name: getattr(columns, name)[read] for name in arrays},
-        faithfulness={name: figures[read] for name, figures in columns.faithfulness.items()},
-    )
+def _fill_similarity(columns: dict[str, Column], rows: NDArray[np.int64], first: ViewOutput, second: ViewOutput) -> None:
+    for name, values in similarities(first.maps, second.maps, (first.target_logits, second.target_logits)).items():
+        columns[name][rows] = values

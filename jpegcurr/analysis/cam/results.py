@@ -1,4 +1,4 @@
-"""What a comparison of Grad-CAM maps found: the figures of every image, and the maps and pictures of a chosen few."""
+"""Results of a comparison of Grad-CAM maps: columns of numbers on every image, and maps and pictures of a chosen few."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,19 +11,18 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 
 Map = NDArray[np.float32]
 Column = NDArray[np.float32]
-# The class explained: that of the image's folder, the prediction in the first view, or each view's own prediction
-Explains = Literal["label", "reference", "own"]
-# Whose reference maps stand against each other in the nulls
-NullOf = Literal["same class", "half the list", ""]
-# Why a picture is shown. Lost is right in the first view alone, gained only in another; flipped stands for both without a truth
+Labels = NDArray[np.int32]
+# The class explained: the one that the image's folder is named after, the prediction in the first view, or each view's own.
+TargetRule = Literal["label", "reference", "own"]
+# Which two images' maps the baseline compares: see ``Comparison.baseline_of``.
+BaselineOf = Literal["same class", "half the list", ""]
+# Why an image is shown. Lost: right only in the first view; gained: right only in another; flipped: either, without a label.
 Rule = Literal["most changed", "median", "least changed", "lost", "gained", "flipped", "random"]
-
-FIGURES = ("pearson", "spearman", "jsd", "iou", "shift", "magnitude", "logit_change")  # the columns of ``ViewColumns.figures``
 
 
 @dataclass(frozen=True, slots=True)
 class CamView:
-    """One way to look at an image: through a run, at a quality; ``sha256`` is of the file that the weights are from."""
+    """One run at one quality; ``sha256`` is the hash of the file that holds the weights."""
 
     run: Path
     weights: str
@@ -33,23 +32,24 @@ class CamView:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewColumns:
-    """What one view makes of every image, [images] each.
+    """The results of one view, [images] each.
 
     Attributes:
-        predicted, target: the likeliest class and the class explained, int32, places in ``CamStudy.classes``.
-        confidence: the probability of the likeliest, 0 to 1.
-        logit: of the class explained.
-        dark: whether the map is zero everywhere.
-        figures: of this view's map against the first view's, float32 [images FIGURES]; nan in the first view itself.
-        faithfulness: what was asked for beside (``road``, ``confidence_change``), by name.
+        predicted, target: the likeliest class and the class explained, int32, numbers in ``CamStudy.classes``.
+        confidence: the probability of the likeliest class, 0 to 1.
+        logit: the logit of the class explained.
+        dark: True where the map is zero everywhere.
+        similarity: this view's maps compared with the first view's, by the names in ``similarity.METRICS``; nan in the first
+            view itself.
+        faithfulness: the optional metrics of ``faithfulness.FAITHFULNESS``, by the names of their columns.
     """
 
-    predicted: NDArray[np.int32]
-    target: NDArray[np.int32]
+    predicted: Labels
+    target: Labels
     confidence: Column
     logit: Column
     dark: NDArray[np.bool_]
-    figures: Column
+    similarity: dict[str, Column]
     faithfulness: dict[str, Column] = field(default_factory=dict)
 
 
@@ -58,9 +58,9 @@ class ExamplePrediction:
     """One image in one view.
 
     Attributes:
-        top: (class, probability) pairs, likeliest first, three at most.
-        logit: of the class explained.
-        cam: its raw Grad-CAM map [h w], not negative, in the units of the logit's gradient times the activation.
+        top: (class, probability) pairs, likeliest first, at most three.
+        logit: the logit of the class explained.
+        cam: the raw map [h w], not negative, in units of the logit's gradient times the activation.
         target: the class explained, which differs between an image's views only if each explains its own prediction.
     """
 
@@ -72,66 +72,71 @@ class ExamplePrediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One image of those that are shown: its place in ``CamStudy.names``, why it is shown, and what every view saw of it.
+    """One image that is shown: its number in ``CamStudy.names``, the rules that chose it, and its prediction in every view.
 
-    ``pictures`` are uint8 [size size 3] by quality, as the first run sees them.
+    ``pictures`` are uint8 [size size 3] by quality, cropped as for the first run.
     """
 
     index: int
     rules: tuple[Rule, ...]
     pictures: dict[str, Pixels]
-    seen: tuple[ExamplePrediction, ...]
+    predictions: tuple[ExamplePrediction, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CamStudy:
-    """Everything that a report is made of.
+    """Everything that a report is built from.
 
     Attributes:
-        views: the first is what the others are compared with.
-        classes: those of the runs, by number.
-        names: of every image, [images], relative to its folder.
+        views: the first is the reference, with which the others are compared.
+        classes: the names of the runs' classes, by number.
+        names: the file of each image, [images], relative to the folder.
         truth: each image's class, int32 [images], -1 where its folder's name is no class.
-        columns: what each view makes of them.
-        null, ceiling: figures of the first view's maps against another image's (``null_of``) and against the same image at
-            quality 95, float32 [images FIGURES]; nan where there is none.
-        examples: those that are shown, most changed first; their maps and pictures are the only ones kept.
-        skipped: (file, reason) pairs of what could not be read.
-        found: how many images there were in the folder.
-        grid: of the maps, (h, w).
-        seed: of what was drawn.
+        columns: the results of every view.
+        baseline, ceiling: the first view's maps compared with another image's (see ``baseline_of``) and with those of the same
+            image at quality 95, by the names in ``similarity.METRICS``, [images] each; nan where there is none.
+        examples: the images that are shown, most changed first; only their maps and pictures are kept.
+        skipped: (file, reason) pairs of the images that could not be read.
+        available: the number of images in the folder.
+        grid: the size of the maps, (h, w).
+        seed: the seed of the random examples and of noise in ``faithfulness``.
     """
 
     views: tuple[CamView, ...]
     classes: tuple[str, ...]
     names: tuple[str, ...]
-    truth: NDArray[np.int32]
+    truth: Labels
     columns: tuple[ViewColumns, ...]
-    null: Column
-    ceiling: Column
-    null_of: NullOf
+    baseline: dict[str, Column]
+    ceiling: dict[str, Column]
+    baseline_of: BaselineOf
     examples: tuple[Example, ...]
     skipped: tuple[tuple[str, str], ...]
-    found: int
+    available: int
     layer: str
     grid: tuple[int, int]
     runtime: str
     method: str
-    explains: Explains
+    target_rule: TargetRule
     seed: int
 
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """True for the images whose class is known, [images]."""
+        return np.greater_equal(self.truth, 0, dtype=np.bool_)
+
     def right(self, view: int) -> NDArray[np.bool_]:
-        """Whether each image is classified rightly in a view, [images]; never where its truth is unknown."""
+        """Return True for the images that a view classifies correctly, [images]; False where the class is unknown."""
         return np.equal(self.columns[view].predicted, self.truth, dtype=np.bool_)
 
     def flipped(self, view: int) -> NDArray[np.bool_]:
-        """Whether each image's likeliest class in a view is not that in the first, [images]."""
+        """Return True for the images whose likeliest class differs from that in the first view, [images]."""
         return np.not_equal(self.columns[view].predicted, self.columns[0].predicted, dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class over all images of it: how many, and in each view how many are right, how many flip, and the mean Pearson."""
+    """One class over all its images: their number, and for each view the number right and flipped and the mean Pearson."""
 
     name: str
     images: int

@@ -1,4 +1,4 @@
-"""Axes of charts: round ticks and their labels, and about how wide text will be."""
+"""Axes of charts: round ticks and their labels, and an estimate of the width of text."""
 
 import re
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
 
     def at(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def number_axis(values: Sequence[float], *, start: float, end: float, about: int, ends_on_ticks: bool) -> Axis:
-    """An axis on which all ``values`` lie, with ``about`` so many round ticks; of whole numbers, if all values are.
+    """Return an axis that holds all ``values``, with ``about`` that many round ticks, at whole numbers if all values are whole.
 
-    It goes from tick to tick (``ends_on_ticks``) or no further than the values do. One value stands in its middle.
+    It begins and ends on ticks (``ends_on_ticks``) or at the outermost values. A single value is in its middle.
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     whole = bool(values) and not ends_on_ticks and all(value == round(value) for value in values)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # also 0: rather wide than without a tick
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # 0 too: a wide axis is better than one without ticks
         middle, margin = low, 1.0 if whole and abs(low) < 1e6 else max(0.05 * abs(low), 1e-6)
         low, high = middle - margin, middle + margin
     step = _round_step((high - low) / about, whole=whole)
@@ -44,15 +44,15 @@ def number_axis(values: Sequence[float], *, start: float, end: float, about: int
 
 
 def category_axis(names: Sequence[str], *, start: float, end: float) -> tuple[Axis, float]:
-    """An axis of equal steps, each named in its middle, and the height of the names, which are tilted where they are too wide.
+    """Return an axis of equal steps, each named in its middle, and the height of the names, which are tilted if too wide.
 
-    Names of more than 30 characters are cut, and of very many only every second, third, ... is shown.
+    Names of more than 30 characters are shortened, and of very many only every second, third, ... is shown.
     """
     short = [name if len(name) <= 30 else f"{name[:14]}...{name[-13:]}" for name in names]
     widest = max((text_width(name) for name in short), default=0.0)
     room = (end - start) / max(1, len(names))
     tilted = widest + 8 > room
-    if tilted:  # they end under their ticks: those to the left must not leave the picture
+    if tilted:  # they end under their ticks, and the leftmost must not leave the picture
         beyond = (0.87 * text_width(name) - room * place for place, name in enumerate(short))
         start = max(start, min(max(beyond), end / 2))
         room = (end - start) / len(names)
@@ -62,15 +62,15 @@ def category_axis(names: Sequence[str], *, start: float, end: float) -> tuple[Ax
 
 
 def _round_step(step: float, *, whole: bool) -> float:
-    """The next of 1, 2, 2.5 and 5 times a power of ten; at least 1, and not 2.5, of ``whole`` numbers."""
+    """Round up to 1, 2, 2.5 or 5 times a power of ten; for ``whole`` numbers to at least 1, and not to 2.5."""
     power = 10.0 ** floor(log10(step))
     choices = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
-    found = next(choice * power for choice in choices if choice * power >= step * (1 - 1e-9))
-    return max(1.0, found) if whole else found
+    rounded = next(choice * power for choice in choices if choice * power >= step * (1 - 1e-9))
+    return max(1.0, rounded) if whole else rounded
 
 
 def _label(value: float, step: float, largest: float) -> str:
-    """As many decimals as the ``step`` has; powers of ten where these are many, or the ``largest`` number is."""
+    """Format with the decimals of the ``step``, or as powers of ten if these are many or the ``largest`` value is large."""
     if abs(value) < step / 2:
         return "0"
     if largest >= 1e6 or step < 1e-4:
@@ -80,10 +80,10 @@ def _label(value: float, step: float, largest: float) -> str:
 
 
 def text_width(text: str, size: float = FONT) -> float:
-    """Pixels that ``text`` takes at most in the usual fonts without serifs, about: there is no font here to ask."""
-    return size * sum(1.0 if east_asian_width(each) in "WF" else 0.62 for each in text)
+    """Estimate the most pixels that ``text`` takes in the usual sans-serif fonts; there is no font here to measure it."""
+    return size * sum(1.0 if east_asian_width(character) in "WF" else 0.62 for character in text)
 
 
 def printable(text: str) -> str:
-    """``text`` with a replacement for whatever XML cannot hold, such as a file's name that is not UTF-8."""
+    """Replace characters that XML cannot hold, such as those of a file name that is not UTF-8."""
     return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)

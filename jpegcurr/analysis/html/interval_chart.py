@@ -1,4 +1,4 @@
-"""A chart of differences as SVG text: a row each, with intervals and single values, about the line of no difference."""
+"""Interval charts as SVG text: rows of differences with intervals and single values, around the line of no difference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,13 @@ _ROW, _TOP, _BESIDE = 36, 10, 12
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A row: ``value`` with the interval ``low`` to ``high``, a line, and ``bar_low`` to ``bar_high``, a bar; nan: not drawn.
+    """A row of the chart. An interval with an end that is nan is not drawn.
 
-    ``single`` are values with their names, which are small rings.
+    Attributes:
+        value: the difference, a diamond.
+        low, high: its interval, a line.
+        bar_low, bar_high: a second interval, a bar.
+        single: values with their names, small rings.
     """
 
     name: str
@@ -28,40 +32,40 @@ class Difference:
 
     @property
     def line(self) -> tuple[float, float] | None:
-        """The interval, if there is one."""
+        """The interval drawn as a line, None if there is none."""
         return (self.low, self.high) if isfinite(self.low) and isfinite(self.high) else None
 
     @property
     def bar(self) -> tuple[float, float] | None:
-        """The other one, if there is one."""
+        """The interval drawn as a bar, None if there is none."""
         return (self.bar_low, self.bar_high) if isfinite(self.bar_low) and isfinite(self.bar_high) else None
 
     @property
     def extent(self) -> list[float]:
-        """All that has to be on the axis."""
+        """All values that the axis has to hold."""
         return [self.value, *(self.line or ()), *(self.bar or ()), *(value for _, value in self.single)]
 
     @property
     def words(self) -> str:
-        """``+0.20 (-0.10 to +0.50)``."""
+        """The difference as text, such as ``+0.20 (-0.10 to +0.50)``."""
         return f"{self.value:+.2f}" + (f" ({self.low:+.2f} to {self.high:+.2f})" if self.line else "")
 
 
 def interval_chart(rows: Sequence[Difference], *, x_label: str) -> str:
-    """Draw ``rows`` from top to bottom over one axis that holds 0; for a page, into which it has to be put unescaped.
+    """Draw ``rows`` from top to bottom over one axis that holds 0; insert the result into a page unescaped.
 
-    It takes the page's font and text colour, and ``--series-1`` where the page sets it.
+    It uses the page's font and text colour, and ``--series-1`` where the page sets it.
 
     Raises:
         ValueError: there are no rows.
     """
     if not rows:
         raise ValueError("no differences to draw")
-    names = [printable(each.name) for each in rows]
+    names = [printable(row.name) for row in rows]
     start = 8 + max(map(text_width, names)) + _BESIDE
     bottom = _TOP + _ROW * len(rows)
     axis = number_axis(
-        [0.0, *(value for each in rows for value in each.extent)], start=start, end=WIDTH - 20, about=6, ends_on_ticks=True
+        [0.0, *(value for row in rows for value in row.extent)], start=start, end=WIDTH - 20, about=6, ends_on_ticks=True
     )
     middles = [_TOP + _ROW * (number + 0.5) for number in range(len(rows))]
     return template("jpegcurr.analysis", "intervals.svg.jinja").render(
@@ -72,5 +76,5 @@ def interval_chart(rows: Sequence[Difference], *, x_label: str) -> str:
         axis=axis,
         rows=list(zip(names, middles, rows, strict=True)),
         x_label=printable(x_label),
-        description=" ".join(f"{name}: {each.words}." for name, each in zip(names, rows, strict=True)),
+        description=" ".join(f"{name}: {row.words}." for name, row in zip(names, rows, strict=True)),
     )

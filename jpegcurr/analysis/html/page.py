@@ -1,4 +1,4 @@
-"""What offline pages and charts have in common: templates that escape what they are given, one style, charts in their text."""
+"""Parts common to offline pages and charts: templates that escape their values, one style, charts inside the page."""
 
 from functools import cache
 from importlib.resources import files
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 @cache
 def template(package: str, name: str) -> Template:
-    """A template of the ``templates`` folder of ``package``; a name that it uses and is not given is an error."""
+    """Load a template from the ``templates`` folder of ``package``; rendering fails if a name that it uses is missing."""
     environment = Environment(
         loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -18,16 +18,16 @@ def template(package: str, name: str) -> Template:
 
 
 def source(name: str) -> Markup:
-    """A style or script of ours, as it is: ``page.css`` is every page's."""
+    """Read a style or script of this package, unescaped; ``page.css`` is the style of every page."""
     text = files("jpegcurr.analysis").joinpath("templates", name).read_text(encoding="utf-8")
-    return Markup(text)  # noqa: S704  # ours
+    return Markup(text)  # noqa: S704  # our own file
 
 
 def drawn(svg: str) -> Markup:
-    """A chart as a part of a page."""
-    return Markup(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))  # noqa: S704  # charts escape what they are given
+    """Return a chart as a part of a page."""
+    return Markup(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))  # noqa: S704  # charts escape their values
 
 
 def _pixels(value: float) -> str:
-    """To a tenth of a pixel, in the fewest characters."""
+    """Round to a tenth of a pixel, in the fewest characters."""
     return f"{round(value, 1) + 0:g}"

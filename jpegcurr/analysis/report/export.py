@@ -1,31 +1,30 @@
-"""All that the page says as one JSON file, raw maps of the examples included."""
+"""Files beside the page: the report as JSON, with the raw maps of the examples, and as CSV by view, class and image."""
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jpegcurr.analysis.cam.results import FIGURES, CamStudy, ClassRow, Example, ExamplePrediction, Map, ViewColumns
-from jpegcurr.analysis.cam.similarity import Comparison
-from jpegcurr.analysis.report.text import provenance, runs_told, summary, verdict
-from jpegcurr.analysis.stats import accuracy_interval, mean_known
+from jpegcurr.analysis.cam.results import CamView, ClassRow, ExamplePrediction, Map, ViewColumns
+from jpegcurr.analysis.cam.similarity import METRICS, Comparison, MetricSummary
+from jpegcurr.analysis.report.model import ExampleRow, Report, RunRow, ViewRow
 from jpegcurr.files import csv_writer, json_values, staged
 from jpegcurr.text import sanitize
 
 SCHEMA_VERSION = 3
 
 
-def write_figures(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[ClassRow], path: Path) -> None:
-    """Write the figures to ``path``, indented, but for a class or an example, which is a line each."""
+def write_json_report(report: Report, path: Path) -> None:
+    """Write the report to ``path``, indented, with a line for every class and every example."""
     lists = {
-        "classes": [_class(row) for row in rows],
-        "examples": [_example(study, example) for example in study.examples],
+        "classes": [_class(row) for row in report.classes],
+        "examples": [_example(row) for row in report.examples],
     }
-    whole = json.dumps(json_values(_summary(study, comparisons)), indent=2, ensure_ascii=False, allow_nan=False)
+    whole = json.dumps(json_values(_head(report)), indent=2, ensure_ascii=False, allow_nan=False)
     with staged(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(whole.removesuffix("\n}"))
         for name, values in lists.items():
@@ -37,158 +36,171 @@ def write_figures(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequ
         file.write("\n}\n")
 
 
-def _summary(study: CamStudy, comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """``views`` are told with how many images are labelled, right and flipped in them; what is undefined is null."""
+def _head(report: Report) -> dict[str, Any]:
+    """Return all but the classes and examples; a number that is undefined becomes null."""
+    study = report.study
     return {
         "schema_version": SCHEMA_VERSION,
         "layer": study.layer,
         "grid": list(study.grid),
         "method": study.method,
-        "explains": study.explains,
-        "null_of": study.null_of,
+        "explains": study.target_rule,
+        "null_of": study.baseline_of,
         "seed": study.seed,
-        "images": len(study.names),
-        "found": study.found,
-        "labelled": int((study.truth >= 0).sum()),
-        "views": [_view(study, index) for index in range(len(study.views))],
-        "summary": summary(study, comparisons),
-        "verdict": verdict(study, comparisons),
-        "comparisons": [asdict(each) for each in comparisons],
+        "images": report.images,
+        "found": study.available,
+        "labelled": report.labelled,
+        "views": [_view(row) for row in report.views],
+        "summary": list(report.summary),
+        "verdict": list(report.verdict),
+        "comparisons": [_comparison(comparison) for _, comparison in report.compared],
         "skipped": [{"file": sanitize(name), "reason": reason} for name, reason in study.skipped],
-        "runs": [dict(zip(("name", "run", "weights", "sha256"), told, strict=True)) for told in runs_told(study)],
-        "provenance": provenance(study),
+        "runs": [_run(row) for row in report.rows],
+        "provenance": report.provenance,
     }
 
 
-def _view(study: CamStudy, index: int) -> dict[str, Any]:
-    view, columns = study.views[index], study.columns[index]
+def _view(row: ViewRow) -> dict[str, Any]:
     return {
-        "run": sanitize(view.run),
-        "weights": view.weights,
-        "quality": view.quality,
-        "sha256": view.sha256,
-        "right": int(study.right(index).sum()),
-        "flips": int(study.flipped(index).sum()),
-        "dark": int(columns.dark.sum()),
-        "faithfulness": {name: mean_known(values) for name, values in columns.faithfulness.items()},
+        "run": sanitize(row.view.run),
+        "weights": row.view.weights,
+        "quality": row.view.quality,
+        "sha256": row.view.sha256,
+        "right": row.right,
+        "flips": row.flips,
+        "dark": row.dark,
+        "faithfulness": {name: mean.mean for name, mean in row.faithfulness.items()},
     }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "figures": {name: _metric(metric) for name, metric in comparison.metrics.items()},
+        "null_of": comparison.baseline_of,
+        "flips": comparison.flips,
+        "labelled": comparison.labelled,
+        "right": comparison.right,
+        "right_reference": comparison.right_reference,
+        "lost": comparison.lost,
+        "gained": comparison.gained,
+        "p_value": comparison.p_value,
+        "detectable": comparison.detectable,
+    }
+
+
+def _metric(metric: MetricSummary) -> dict[str, Any]:
+    return {"null" if key == "baseline" else key: value for key, value in asdict(metric).items()}
+
+
+def _run(row: RunRow) -> dict[str, str]:
+    return {"name": row.name, "run": sanitize(row.run), "weights": row.weights, "sha256": row.sha256}
 
 
 def _class(row: ClassRow) -> dict[str, Any]:
     return {**asdict(row), "name": sanitize(row.name)}
 
 
-def _example(study: CamStudy, example: Example) -> dict[str, Any]:
-    truth = int(study.truth[example.index])
+def _example(row: ExampleRow) -> dict[str, Any]:
     return {
-        "index": example.index,
-        "name": sanitize(study.names[example.index]),
-        "truth": sanitize(study.classes[truth]) if truth >= 0 else None,
-        "rules": list(example.rules),
-        "seen": [_seen(seen) for seen in example.seen],
+        "index": row.example.index,
+        "name": row.name,
+        "truth": None if row.truth is None else sanitize(row.truth),
+        "rules": list(row.example.rules),
+        "seen": [_prediction(prediction) for prediction in row.example.predictions],
     }
 
 
-def _seen(seen: ExamplePrediction) -> dict[str, Any]:
-    top = [[sanitize(name), share] for name, share in seen.top]
-    return {"target": sanitize(seen.target), "top": top, "logit": seen.logit, "cam": _numbers(seen.cam)}
+def _prediction(prediction: ExamplePrediction) -> dict[str, Any]:
+    top = [[sanitize(name), share] for name, share in prediction.top]
+    return {"target": sanitize(prediction.target), "top": top, "logit": prediction.logit, "cam": _cells(prediction.cam)}
 
 
-def _numbers(cam: Map) -> list[list[float]]:
-    """The shortest decimals that are the same float32."""
+def _cells(cam: Map) -> list[list[float]]:
+    """Return the cells as the shortest decimals that are the same float32."""
     return [[float(str(cell)) for cell in row] for row in cam]
 
 
 _VIEW = ("run", "weights", "quality")
-_ESTIMATES = ("", "_low", "_high", "_images", "_null", "_ceiling", "_flipped", "_unflipped")
-_BLOCK = 1024  # images that are made into lines at a time
+_SUFFIXES = ("", "_low", "_high", "_images", "_null", "_ceiling", "_flipped", "_unflipped")
+_BLOCK = 1024  # images whose lines are made at a time
 
 
-def write_views(study: CamStudy, comparisons: Sequence[Comparison], path: Path) -> None:
-    """One row a view; what is undefined, or not compared, is empty."""
-    faithful = _faithfulness(study)
+def write_views(report: Report, path: Path) -> None:
+    """Write one row a view; a cell is empty where a number is undefined or there is no comparison."""
     scores = ("sha256", "images", "labelled", "right", "accuracy", "accuracy_low", "accuracy_high", "dark")
     paired = ("flips", "lost", "gained", "p_value", "detectable")
+    metrics = [f"{name}{suffix}" for name in METRICS for suffix in _SUFFIXES]
     with csv_writer(path) as writer:
-        figures = [f"{name}{suffix}" for name in FIGURES for suffix in _ESTIMATES]
-        writer.writerow([*_VIEW, *scores, *paired, *figures, *faithful])
-        for index, compared in enumerate((None, *comparisons)):
-            changes = _compared(compared) if compared else [""] * (len(paired) + len(figures))
-            columns = study.columns[index].faithfulness
-            means = [_text(mean_known(columns[name])) if name in columns else "" for name in faithful]
-            writer.writerow([*_place(study, index), *_scores(study, index), *changes, *means])
+        writer.writerow([*_VIEW, *scores, *paired, *metrics, *report.faithfulness])
+        for row in report.views:
+            changes = _changes(row.comparison) if row.comparison else [""] * (len(paired) + len(metrics))
+            means = [_text(row.faithfulness[name].mean) if name in row.faithfulness else "" for name in report.faithfulness]
+            writer.writerow([*_place(row.view), *_scores(report, row), *changes, *means])
 
 
-def write_classes(study: CamStudy, rows: Sequence[ClassRow], path: Path) -> None:
-    """One row a class and view."""
+def write_classes(report: Report, path: Path) -> None:
+    """Write one row a class and view."""
     with csv_writer(path) as writer:
         writer.writerow(["class", "images", *_VIEW, "right", "accuracy", "flips", "pearson"])
-        for row in rows:
-            for index in range(len(study.views)):
-                accuracy = 100 * row.right[index] / row.images if row.images else float("nan")
+        for row in report.classes:
+            for index, view in enumerate(report.views):
+                accuracy = 100 * row.right[index] / row.images if row.images else nan
                 counts = [row.right[index], _text(accuracy), row.flips[index], _text(row.pearson[index])]
-                writer.writerow([row.name, row.images, *_place(study, index), *counts])
+                writer.writerow([row.name, row.images, *_place(view.view), *counts])
 
 
-def write_images(study: CamStudy, path: Path) -> None:
-    """One row an image and view, those of an image together; classes by name."""
-    faithful = _faithfulness(study)
+def write_images(report: Report, path: Path) -> None:
+    """Write one row an image and view, the rows of an image together; classes by name."""
+    study = report.study
     with csv_writer(path) as writer:
-        what = ("truth", "target", "predicted", "confidence", "logit")
-        writer.writerow(["image", *_VIEW, *what, *FIGURES, *faithful])
+        answers = ("truth", "target", "predicted", "confidence", "logit")
+        writer.writerow(["image", *_VIEW, *answers, *METRICS, *report.faithfulness])
         for start in range(0, len(study.names), _BLOCK):
-            writer.writerows(_image_rows(study, slice(start, start + _BLOCK), faithful))
+            writer.writerows(_image_rows(report, slice(start, start + _BLOCK)))
 
 
-def _image_rows(study: CamStudy, block: slice, faithful: Sequence[str]) -> Iterator[list[Any]]:
-    places = [_place(study, index) for index in range(len(study.views))]
-    views = [list(zip(*_cells(study, columns, block, faithful), strict=True)) for columns in study.columns]
+def _image_rows(report: Report, block: slice) -> Iterator[list[Any]]:
+    study = report.study
+    places = [_place(view) for view in study.views]
+    views = [list(zip(*_columns(report, columns, block), strict=True)) for columns in study.columns]
     truth = [study.classes[label] if label >= 0 else "" for label in study.truth[block].tolist()]
     for row, name in enumerate(study.names[block]):
         for place, cells in zip(places, views, strict=True):
             yield [name, *place, truth[row], *cells[row]]
 
 
-def _cells(study: CamStudy, columns: ViewColumns, block: slice, faithful: Sequence[str]) -> list[list[str]]:
-    """A list for each column of a view's rows."""
-    figures = columns.figures[block]
-    nothing = [""] * len(figures)
+def _columns(report: Report, columns: ViewColumns, block: slice) -> list[Sequence[str]]:
+    """Return a list for each column of a view's rows."""
+    classes = report.study.classes
+    optional = [columns.faithfulness.get(name) for name in report.faithfulness]
     return [
-        [study.classes[label] for label in columns.target[block].tolist()],
-        [study.classes[label] for label in columns.predicted[block].tolist()],
+        [classes[label] for label in columns.target[block].tolist()],
+        [classes[label] for label in columns.predicted[block].tolist()],
         _texts(columns.confidence[block]),
         _texts(columns.logit[block]),
-        *(_texts(figures[:, column]) for column in range(len(FIGURES))),
-        *(_texts(columns.faithfulness[name][block]) if name in columns.faithfulness else nothing for name in faithful),
+        *(_texts(columns.similarity[name][block]) for name in METRICS),
+        *([""] * len(columns.logit[block]) if values is None else _texts(values[block]) for values in optional),
     ]
 
 
-def _scores(study: CamStudy, index: int) -> list[Any]:
-    labelled, right = int((study.truth >= 0).sum()), int(study.right(index).sum())
-    interval = accuracy_interval(right, labelled) if labelled else (float("nan"), float("nan"))
-    accuracy = 100 * right / labelled if labelled else float("nan")
-    counts = [len(study.names), labelled, right if labelled else "", *map(_text, (accuracy, *interval))]
-    return [study.views[index].sha256, *counts, int(study.columns[index].dark.sum())]
+def _scores(report: Report, row: ViewRow) -> list[Any]:
+    accuracy = row.accuracy
+    percents = ["", "", ""] if accuracy is None else [_text(value) for value in (accuracy.percent, accuracy.low, accuracy.high)]
+    return [row.view.sha256, report.images, report.labelled, "" if accuracy is None else row.right, *percents, row.dark]
 
 
-def _compared(compared: Comparison) -> list[Any]:
-    paired = [compared.lost, compared.gained, _text(compared.p_value), _text(compared.detectable)]
-    cells: list[Any] = [compared.flips, *(paired if compared.labelled else [""] * 4)]
-    for name in FIGURES:
-        each = compared.figures[name]
-        cells += [_text(each.mean), _text(each.low), _text(each.high), each.images]
-        cells += [_text(part.mean) for part in (each.null, each.ceiling, each.flipped, each.unflipped)]
+def _changes(comparison: Comparison) -> list[Any]:
+    paired = [comparison.lost, comparison.gained, _text(comparison.p_value), _text(comparison.detectable)]
+    cells: list[Any] = [comparison.flips, *(paired if comparison.labelled else [""] * 4)]
+    for name in METRICS:
+        metric = comparison.metrics[name]
+        cells += [_text(metric.mean), _text(metric.low), _text(metric.high), metric.images]
+        cells += [_text(part.mean) for part in (metric.baseline, metric.ceiling, metric.flipped, metric.unflipped)]
     return cells
 
 
-def _place(study: CamStudy, index: int) -> list[str]:
-    view = study.views[index]
+def _place(view: CamView) -> list[str]:
     return [str(view.run), view.weights, view.quality]
-
-
-def _faithfulness(study: CamStudy) -> list[str]:
-    """The name of every such column."""
-    return list(dict.fromkeys(name for columns in study.columns for name in columns.faithfulness))
 
 
 def _texts(values: np.ndarray) -> list[str]:

@@ -1,7 +1,8 @@
-"""The page itself: what stands in it without a script, the script and its data, and room for the pictures."""
+"""The report's page and the files beside it: tables and charts as HTML, the script and its data, and room for the pictures."""
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from math import isfinite, nan
 from pathlib import Path
@@ -10,171 +11,227 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example
-from jpegcurr.analysis.cam.similarity import Comparison, by_class, compare_views
+from jpegcurr.analysis.cam.faithfulness import FAITHFULNESS
+from jpegcurr.analysis.cam.results import CamStudy, ClassRow, ExamplePrediction, Map
+from jpegcurr.analysis.cam.similarity import METRICS
 from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.html.line_chart import Series, line_chart
 from jpegcurr.analysis.html.page import drawn, source, template
-from jpegcurr.analysis.report.data import class_row, map_pooling, page_data, to_script
-from jpegcurr.analysis.report.export import write_classes, write_figures, write_images, write_views
-from jpegcurr.analysis.report.images import Pictures, embed_pictures, without_pictures
-from jpegcurr.analysis.report.text import FAITHFUL, NULLS, provenance, runs_told, summary, verdict, warnings
-from jpegcurr.analysis.report.views import arms, opening_view, qualities, view_names
-from jpegcurr.analysis.stats import MeanCI, accuracy_interval, estimate_means
+from jpegcurr.analysis.report.export import write_classes, write_images, write_json_report, write_views
+from jpegcurr.analysis.report.images import Picture, Pictures, distances, embed_pictures, without_pictures
+from jpegcurr.analysis.report.model import ExampleRow, Report, build_report
 from jpegcurr.files import write_text
 from jpegcurr.text import sanitize
 
-LARGEST = 10_000_000  # bytes of a page: what people still send to each other
+LARGEST = 10_000_000  # bytes of a page that people still send to each other
+MAP_ROOM = 1_500_000  # characters that the maps may take on a page
 _SPARE = 100_000
 _SCRIPTS = ("report_maps.js", "report.js")
+_LEVELS = 65535
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def render(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[ClassRow]) -> str:
-    """The page: offline, under 10 MB (the pictures take what the rest leaves), and the same for the same study."""
-    static = _static(study, comparisons, rows)
-    bare = _page(study, rows, static, without_pictures(study.examples, qualities(study)))
+def report_files(path: Path) -> list[Path]:
+    """Return the files that ``write_report`` writes: the page, its JSON, and tables of the views, classes and images."""
+    return [path, *(path.with_suffix(suffix) for suffix in (".json", ".views.csv", ".classes.csv", ".images.csv"))]
+
+
+def write_report(study: CamStudy, path: Path) -> Report:
+    """Write the page to ``path`` and the other ``report_files`` beside it, each whole or not at all, the page last.
+
+    The same study gives the same bytes. Returns the report that the files render.
+    """
+    report = build_report(study)
+    page, as_json, views, classes, images = report_files(path)
+    text = render(report)
+    write_json_report(report, as_json)
+    write_views(report, views)
+    write_classes(report, classes)
+    write_images(report, images)
+    write_text(page, text)
+    return report
+
+
+def render(report: Report) -> str:
+    """Return the page: offline, under 10 MB (the pictures take what the rest leaves), and the same for the same report."""
+    content, examples = _content(report), report.study.examples
+    bare = _page(report, content, without_pictures(examples, report.qualities))
     room = LARGEST - _SPARE - len(bare.encode("utf-8"))
-    return _page(study, rows, static, embed_pictures(study.examples, qualities(study), room))
+    return _page(report, content, embed_pictures(examples, report.qualities, room))
 
 
-def _page(study: CamStudy, rows: Sequence[ClassRow], static: dict[str, Any], pictures: Pictures) -> str:
+def _page(report: Report, content: dict[str, Any], pictures: Pictures) -> str:
     script = Markup("\n").join(source(name) for name in _SCRIPTS)
     page: str = template("jpegcurr.analysis", "report.html.jinja").render(
-        **static,
+        **content,
+        report=report,
         pictures=pictures,
         largest=LARGEST // 1_000_000,
         style=source("page.css") + source("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        data=Markup(to_script(page_data(study, rows, pictures))),  # noqa: S704  # nothing in it ends the element
+        data=Markup(to_script(page_data(report, pictures))),  # noqa: S704  # nothing in it ends the element
     )
     return page
 
 
-def _static(study: CamStudy, comparisons: Sequence[Comparison], rows: Sequence[ClassRow]) -> dict[str, Any]:
-    """What the template shows by itself."""
-    names = [sanitize(name) for name in view_names(study)]
+# ---- the page as it is without its script
+
+
+def _content(report: Report) -> dict[str, Any]:
+    """Return the template's values other than the report's own fields."""
     return {
-        "study": study,
-        "names": names,
-        "runs": runs_told(study),
-        "summary": [sanitize(sentence) for sentence in summary(study, comparisons)],
-        "verdict": [sanitize(sentence) for sentence in verdict(study, comparisons)],
-        "opening": opening_view(study),
-        "warnings": warnings(study),
-        "provenance": provenance(study),
-        "qualities": qualities(study),
-        "matrix": _matrix(study),
-        "charts": {"accuracy": _accuracy_chart(study), "similarity": _similarity_chart(study, comparisons)},
-        "comparisons": list(zip(names[1:], comparisons, strict=True)),
-        "anchors": _anchors(comparisons),
-        "faithfulness": _faithfulness(study, names),
-        "faithful": FAITHFUL,
-        "rows": [class_row(row) for row in rows],
-        "examples": [_example(study, example) for example in study.examples],
-        "pooling": map_pooling(study),
+        "metrics": METRICS,
+        "runs": [(row.name, sanitize(row.run), row.weights, row.sha256) for row in report.rows],
+        "charts": {"accuracy": _accuracy_chart(report), "similarity": _similarity_chart(report)},
+        "meanings": {metric.column: metric.meaning for metric in FAITHFULNESS.values()},
+        "rows": [class_row(row) for row in report.classes],
+        "examples": [_example(row) for row in report.examples],
+        "pooling": map_pooling(report.study),
     }
 
 
-def _matrix(study: CamStudy) -> list[dict[str, Any]]:
-    """Accuracy, percent, with its interval, of every arm at every quality; nothing without labels."""
-    labelled = int((study.truth >= 0).sum())
-    if not labelled:
-        return []
-    found = []
-    for arm in arms(study):
-        cells: list[tuple[float, float, float, int] | None] = []
-        for quality in qualities(study):
-            view = arm.views.get(quality)
-            right = int(study.right(view).sum()) if view is not None else 0
-            cells.append(None if view is None else (100 * right / labelled, *accuracy_interval(right, labelled), right))
-        found.append({"name": sanitize(arm.name), "cells": cells, "labelled": labelled})
-    return found
-
-
-def _accuracy_chart(study: CamStudy) -> Markup:
-    matrix = _matrix(study)
-    if not matrix or len(qualities(study)) < 2:
+def _accuracy_chart(report: Report) -> Markup:
+    if not report.labelled or len(report.qualities) < 2:
         return Markup()
     series = []
-    for row in matrix:
-        cells = [cell or (nan, nan, nan, 0) for cell in row["cells"]]
-        series.append(Series(row["name"], *([cell[part] for cell in cells] for part in range(3))))
-    return _chart(series, study, "accuracy, %")
+    for row, views in zip(report.rows, report.matrix, strict=True):
+        accuracies = [view.accuracy if view else None for view in views]
+        y, low, high = ([getattr(at, part) if at else nan for at in accuracies] for part in ("percent", "low", "high"))
+        series.append(Series(row.name, y, low, high))
+    return _chart(report, series, "accuracy, %")
 
 
-def _similarity_chart(study: CamStudy, comparisons: Sequence[Comparison]) -> Markup:
-    """The mean correlation with the first view's maps, between its anchors; where two views or more are compared."""
-    if len(comparisons) < 2 or len(qualities(study)) < 2:
+def _similarity_chart(report: Report) -> Markup:
+    """Draw the mean correlation with the first view's maps and its anchors, if at least two views are compared."""
+    if len(report.compared) < 2 or len(report.qualities) < 2:
         return Markup()
-    figures = [None, *(each.figures["pearson"] for each in comparisons)]
     series = []
-    for arm in arms(study):
-        places = [figures[arm.views[quality]] if quality in arm.views else None for quality in qualities(study)]
-        parts = [[getattr(each, part) if each else nan for each in places] for part in ("mean", "low", "high")]
-        series.append(Series(sanitize(arm.name), *parts))
-    for name, anchor in _anchors(comparisons).items():
+    for row, views in zip(report.rows, report.matrix, strict=True):
+        means = [view.comparison.metrics["pearson"] if view and view.comparison else None for view in views]
+        y, low, high = ([getattr(mean, part) if mean else nan for mean in means] for part in ("mean", "low", "high"))
+        series.append(Series(row.name, y, low, high))
+    for name, anchor in report.anchors.items():
         if isfinite(anchor["pearson"].mean):
-            series.append(Series(name, [anchor["pearson"].mean] * len(qualities(study))))
-    return _chart(series, study, "Pearson correlation of the maps")
+            series.append(Series(name, [anchor["pearson"].mean] * len(report.qualities)))
+    return _chart(report, series, "Pearson correlation of the maps")
 
 
-def _chart(series: Sequence[Series], study: CamStudy, y_label: str) -> Markup:
-    return drawn(line_chart(series, ticks=qualities(study), x_label="JPEG quality", y_label=y_label))
+def _chart(report: Report, series: Sequence[Series], y_label: str) -> Markup:
+    return drawn(line_chart(series, ticks=report.qualities, x_label="JPEG quality", y_label=y_label))
 
 
-def _anchors(comparisons: Sequence[Comparison]) -> dict[str, dict[str, MeanCI]]:
-    """The rows that figures are read against: what hardly any change gives, and what maps of two images give."""
-    if not comparisons:
-        return {}
-    figures, null = comparisons[0].figures, NULLS.get(comparisons[0].null_of)
-    found = {"the same images at quality 95": {name: each.ceiling for name, each in figures.items()}}
-    found |= {null: {name: each.null for name, each in figures.items()}} if null else {}
-    return {name: row for name, row in found.items() if any(each.images for each in row.values())}
-
-
-def _faithfulness(study: CamStudy, names: Sequence[str]) -> dict[str, dict[str, MeanCI]]:
-    """Of every such figure its mean by view, where the view has it."""
-    found: dict[str, dict[str, MeanCI]] = {}
-    for name, columns in zip(names, study.columns, strict=True):
-        for figure, values in columns.faithfulness.items():
-            (found.setdefault(figure, {})[name],) = estimate_means(values[:, None].astype(np.float64))
-    return found
-
-
-def _example(study: CamStudy, example: Example) -> dict[str, Any]:
-    """What is shown of an image without the script: as the first view sees it."""
-    seen, truth = example.seen[0], int(study.truth[example.index])
+def _example(row: ExampleRow) -> dict[str, Any]:
+    """Return an image as the page shows it without the script, in the first view."""
+    first = row.example.predictions[0]
     return {
-        "name": sanitize(study.names[example.index]),
-        "truth": sanitize(readable_name(study.classes[truth])) if truth >= 0 else None,
-        "target": sanitize(readable_name(seen.target)),
-        "rules": example.rules,
-        "top": [(sanitize(readable_name(name)), sanitize(full_name(name)), f"{100 * share:.1f}") for name, share in seen.top],
-        "logit": f"{seen.logit:+.2f}" if isfinite(seen.logit) else "undefined",
-        "size": next(iter(example.pictures.values())).shape[0],
+        "name": row.name,
+        "truth": None if row.truth is None else sanitize(readable_name(row.truth)),
+        "target": sanitize(readable_name(first.target)),
+        "rules": row.example.rules,
+        "top": [(sanitize(readable_name(name)), sanitize(full_name(name)), f"{100 * share:.1f}") for name, share in first.top],
+        "logit": f"{first.logit:+.2f}" if isfinite(first.logit) else "undefined",
+        "size": next(iter(row.example.pictures.values())).shape[0],
     }
 
 
-__all__ = ["report_files", "summary", "write_report"]
+# ---- the data of the script
 
 
-def report_files(path: Path) -> list[Path]:
-    """The files that ``write_report`` writes: the page, its figures, and tables of the views, the classes and the images."""
-    return [path, *(path.with_suffix(suffix) for suffix in (".json", ".views.csv", ".classes.csv", ".images.csv"))]
+def page_data(report: Report, pictures: Pictures) -> dict[str, Any]:
+    """Return everything that the script draws and sorts; classes are numbers in its ``classes``."""
+    names = _Numbered()
+    pooling = map_pooling(report.study)
+    examples = [
+        _example_data(row, picture, report.qualities, pooling, names)
+        for row, picture in zip(report.examples, pictures.pictures, strict=True)
+    ]
+    return {
+        "views": [view.name for view in report.views],
+        "runs": [
+            {"name": row.name, "views": [row.views.get(quality, -1) for quality in report.qualities]} for row in report.rows
+        ],
+        "qualities": list(report.qualities),
+        "opening": report.opening,
+        "grid": [-(-side // pooling) for side in report.study.grid],
+        "own": report.study.target_rule == "own",
+        "classes": list(names),
+        "examples": examples,
+        "rows": [class_row(row) for row in report.classes],
+    }
 
 
-def write_report(study: CamStudy, path: Path) -> list[Comparison]:
-    """Write the page to ``path`` and its figures beside it (``report_files``), each whole or not at all; the page last.
+def class_row(row: ClassRow) -> dict[str, Any]:
+    """Return one class as the script and the template take it."""
+    return {
+        "name": sanitize(full_name(row.name)),
+        "images": row.images,
+        "right": list(row.right),
+        "flips": list(row.flips),
+        "pearson": [round(value, 4) if isfinite(value) else None for value in row.pearson],
+    }
 
-    The same study gives the same bytes. Returns the comparisons of every view but the first with the first.
-    """
-    comparisons, rows = compare_views(study), by_class(study)
-    page, figures, views, classes, images = report_files(path)
-    text = render(study, comparisons, rows)
-    write_figures(study, comparisons, rows, figures)
-    write_views(study, comparisons, views)
-    write_classes(study, rows, classes)
-    write_images(study, images)
-    write_text(page, text)
-    return comparisons
+
+def to_script(data: Any) -> str:
+    """Return ``data`` as JSON in which nothing can end a script element or begin a comment."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
+
+
+def map_pooling(study: CamStudy) -> int:
+    """Return how many cells a side are averaged on the page: 1, or more where all maps would take more than ``MAP_ROOM``."""
+    rows, columns = study.grid
+    maps = len(study.examples) * len(study.views)
+    factor = 1
+    while maps * -(-rows // factor) * -(-columns // factor) * 8 / 3 > MAP_ROOM and factor < max(rows, columns):
+        factor += 1
+    return factor
+
+
+def pooled(cam: Map, factor: int) -> Map:
+    """Average blocks of ``factor`` cells a side, [h w] -> [h/factor w/factor], rounded up: the last may be smaller."""
+    if factor == 1:
+        return cam
+    places = [np.arange(0, side, factor) for side in cam.shape]
+    sums = np.add.reduceat(np.add.reduceat(cam, places[0], axis=0), places[1], axis=1)
+    sizes = [np.diff(np.append(start, side)) for start, side in zip(places, cam.shape, strict=True)]
+    means: Map = (sums / np.outer(*sizes)).astype(np.float32)
+    return means
+
+
+class _Numbered(dict[str, int]):
+    """Names, numbered in the order in which they were first asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = len(self)
+        return self[name]
+
+
+def _example_data(
+    row: ExampleRow, picture: Picture, qualities: Sequence[str], pooling: int, names: _Numbered
+) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "truth": -1 if row.truth is None else names[sanitize(full_name(row.truth))],
+        "rules": list(row.example.rules),
+        "changes": [[difference.strength, difference.webp] for difference in picture.differences],
+        "rms": [[round(value, 3) for value in values] for values in distances(row.example, qualities)],
+        "predictions": [_prediction_data(prediction, pooling, names) for prediction in row.example.predictions],
+    }
+
+
+def _prediction_data(prediction: ExamplePrediction, pooling: int, names: _Numbered) -> dict[str, Any]:
+    return {
+        "top": [[names[sanitize(full_name(name))], round(share, 5)] for name, share in prediction.top],
+        "target": names[sanitize(full_name(prediction.target))],
+        "logit": round(prediction.logit, 4) if isfinite(prediction.logit) else None,
+        **_packed(pooled(prediction.cam, pooling)),
+    }
+
+
+def _packed(cam: Map) -> dict[str, Any]:
+    """Return a map's peak, and its cells as 16-bit levels of the peak, base64: exact to a hundred-thousandth of the peak."""
+    peak = float(f"{float(cam.max()):.7g}")
+    if not (isfinite(peak) and peak > 0):  # the script draws it as zero everywhere
+        cam, peak = np.zeros_like(cam), 0.0
+    levels = np.clip(np.rint(cam.astype(np.float64) / (peak or 1.0) * _LEVELS), 0, _LEVELS)
+    return {"peak": peak, "cam": base64.b64encode(levels.astype("<u2").tobytes()).decode("ascii")}

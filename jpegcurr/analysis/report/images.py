@@ -1,7 +1,7 @@
-"""The pictures of the examples, small enough for a page: the first quality's, and what every other quality changes in it.
+"""Pictures of the examples, small enough for a page: the first quality's, and every other quality's difference from it.
 
-A picture and its JPEG differ by a few levels, which is what WebP itself changes at such sizes. So the difference is kept, not
-the second picture: it can be shown amplified, and the second picture is the first one plus it.
+A picture and its JPEG differ by a few levels, about as much as WebP changes at such sizes. So the difference is stored, not the
+second picture: it can be shown amplified, and the second picture is the first plus the difference.
 """
 
 import base64
@@ -18,28 +18,28 @@ from jpegcurr.analysis.cam.results import Example
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.system import available_cpus
 
-CLIPPED = 1e-3  # of a difference's values, at most; then the next larger range is taken
-_TRIED = 16  # examples that stand for all where it is estimated what fits
+CLIPPED = 1e-3  # the largest share of a difference's values that may be clipped before the next larger range is used
+_SAMPLE = 16  # examples from which the size of all is estimated
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionLevel:
-    """How pictures are stored: WebP qualities of the first and of the differences (None: lossless), at 1/shrink of the size."""
+    """WebP qualities of the first picture and of the differences (None: lossless), both at 1/``shrink`` of the size."""
 
     picture: int
     difference: int | None
     shrink: int = 1
 
     @property
-    def told(self) -> str:
-        """In words."""
-        smooths = "fine colour" if (self.difference or 0) >= 80 else "what is fine: such errors look weaker than they are"
+    def description(self) -> str:
+        """The level as a sentence without its full stop."""
+        smooths = "fine colour" if (self.difference or 0) >= 80 else "fine detail: small errors look weaker than they are"
         exact = "exactly" if self.difference is None else f"at WebP quality {self.difference}, which smooths {smooths}"
         size = f" at 1/{self.shrink} of what the model sees" if self.shrink > 1 else ""
-        return f"Pictures are WebP at quality {self.picture}{size}; what the other qualities change in them is kept {exact}"
+        return f"Pictures are WebP at quality {self.picture}{size}; their differences at the other qualities are stored {exact}"
 
 
-# From the best to the smallest. Differences are mostly noise, which costs more than pictures do.
+# From the best to the smallest. Differences are mostly noise, which takes more bytes than pictures do.
 LADDER = (
     CompressionLevel(90, None),
     CompressionLevel(90, 90),
@@ -60,7 +60,7 @@ LADDER = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a quality changes: WebP, base64, of ``128 + 8 / strength * change``, clipped; ``strength`` is 1, 2, 4 or 8."""
+    """The change by a quality: WebP, base64, of ``128 + 8 / strength * change``, clipped; ``strength`` is 1, 2, 4 or 8."""
 
     strength: int
     webp: str
@@ -68,73 +68,73 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One example: the first quality's picture as WebP, base64, and the differences of the others, in their order."""
+    """One example: the first quality's picture as WebP, base64, and the differences of the other qualities, in order."""
 
     webp: str
     differences: tuple[Difference, ...]
 
     @property
     def size(self) -> int:
-        """Characters."""
-        return len(self.webp) + sum(len(each.webp) for each in self.differences)
+        """The number of characters."""
+        return len(self.webp) + sum(len(difference.webp) for difference in self.differences)
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Those of all examples, and how they are stored; ``fits``: they take no more than was allowed."""
+    """The pictures of all examples and their level; ``fits`` is True if they take no more room than allowed."""
 
-    rung: CompressionLevel
+    level: CompressionLevel
     pictures: tuple[Picture, ...]
     fits: bool
 
 
 def embed_pictures(examples: Sequence[Example], qualities: Sequence[str], room: int) -> Pictures:
-    """The best of ``LADDER`` with which the pictures take ``room`` characters at most; the last one if none does.
+    """Return the pictures at the best level of ``LADDER`` at which they take at most ``room`` characters, else at the last one.
 
-    What fits is estimated from 16 examples, then tried on all, so that the same examples always give the same.
+    The level is estimated from 16 examples and then tried on all, so the same examples always give the same pictures.
     """
-    step = -(-len(examples) // _TRIED) if examples else 1
-    some = examples[::step]
-    share = room * len(some) / max(1, len(examples))
-    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow lets go of the interpreter while it encodes
+    step = -(-len(examples) // _SAMPLE) if examples else 1
+    sample = examples[::step]
+    share = room * len(sample) / max(1, len(examples))
+    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow releases the interpreter lock while it encodes
 
-        def embed(chosen: Sequence[Example], rung: CompressionLevel) -> tuple[Picture, ...]:
-            return tuple(pool.map(lambda each: _embed(each, qualities, rung), chosen))
+        def embed(chosen: Sequence[Example], level: CompressionLevel) -> tuple[Picture, ...]:
+            return tuple(pool.map(lambda example: _embed(example, qualities, level), chosen))
 
-        start = bisect_left(LADDER, True, key=lambda rung: _size(embed(some, rung)) <= share)
+        start = bisect_left(LADDER, True, key=lambda level: _size(embed(sample, level)) <= share)
         pictures: tuple[Picture, ...] = ()
-        for rung in LADDER[min(start, len(LADDER) - 1) :]:
-            pictures = embed(examples, rung)
+        for level in LADDER[min(start, len(LADDER) - 1) :]:
+            pictures = embed(examples, level)
             if _size(pictures) <= room:
-                return Pictures(rung, pictures, fits=True)
+                return Pictures(level, pictures, fits=True)
     return Pictures(LADDER[-1], pictures, fits=False)
 
 
 def distances(example: Example, qualities: Sequence[str]) -> list[list[float]]:
-    """The root mean square differences of an example's own pictures, levels: of each quality's to each one's before it."""
+    """Return the root mean square difference, in levels, of each quality's picture from each earlier quality's."""
     pictures = [example.pictures[quality].astype(np.float32).ravel() for quality in qualities]
     changes = [[second - first for first in pictures[:place]] for place, second in enumerate(pictures)]
     return [[float(np.sqrt(np.dot(change, change) / len(change))) for change in row] for row in changes]
 
 
 def without_pictures(examples: Sequence[Example], qualities: Sequence[str]) -> Pictures:
-    """Empty ones, to see how much room the rest of a page leaves."""
-    nothing = tuple(Difference(8, "") for _ in qualities[1:])
-    return Pictures(LADDER[0], tuple(Picture("", nothing) for _ in examples), fits=True)
+    """Return empty pictures, to measure how much room the rest of a page leaves."""
+    empty = tuple(Difference(8, "") for _ in qualities[1:])
+    return Pictures(LADDER[0], tuple(Picture("", empty) for _ in examples), fits=True)
 
 
 def _size(pictures: Sequence[Picture]) -> int:
-    return sum(each.size for each in pictures)
+    return sum(picture.size for picture in pictures)
 
 
-def _embed(example: Example, qualities: Sequence[str], rung: CompressionLevel) -> Picture:
-    first, *others = (_shrunk(example.pictures[quality], rung.shrink) for quality in qualities)
-    differences = (_difference(other.astype(np.int16) - first, rung.difference) for other in others)
-    return Picture(_webp(first, rung.picture), tuple(differences))
+def _embed(example: Example, qualities: Sequence[str], level: CompressionLevel) -> Picture:
+    first, *others = (_shrunk(example.pictures[quality], level.shrink) for quality in qualities)
+    differences = (_difference(other.astype(np.int16) - first, level.difference) for other in others)
+    return Picture(_webp(first, level.picture), tuple(differences))
 
 
 def _difference(change: np.ndarray, quality: int | None) -> Difference:
-    """``change`` int16 [h w 3]. Lossless ones are not amplified: nothing is lost, and the range is -128 to 127."""
+    """Store ``change``, int16 [h w 3]. A lossless one needs no amplification; its range is -128 to 127."""
     strength = 8 if quality is None else _strength(change)
     levels = np.clip(np.rint(128 + change * (8 / strength)), 0, 255).astype(np.uint8)
     return Difference(strength, _webp(levels, quality))
@@ -142,7 +142,7 @@ def _difference(change: np.ndarray, quality: int | None) -> Difference:
 
 def _strength(change: np.ndarray) -> int:
     reach = np.abs(change)
-    return next((each for each in (1, 2) if float((reach * 8 > 127 * each).mean()) <= CLIPPED), 4)
+    return next((strength for strength in (1, 2) if float((reach * 8 > 127 * strength).mean()) <= CLIPPED), 4)
 
 
 def _shrunk(pixels: Pixels, by: int) -> Pixels:

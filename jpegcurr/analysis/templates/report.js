@@ -1,4 +1,4 @@
-// The page's state, which stands behind the # of its address, its controls, the table of classes, and the cards of the images.
+// The page's state (kept after the # of its address), its controls, the table of classes, and the cards of the images.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const at = id => document.getElementById(id);
@@ -37,33 +37,33 @@ function isAllowed(key, value) {
   if (key === "image") return /^\d+$/.test(value) && Number(value) < DATA.examples.length;
   if (key === "opacity") return /^\d+$/.test(value) && Number(value) <= 100;
   if (key === "order") return ["ascending", "descending"].includes(value);
-  if (key === "by") return [...document.querySelectorAll("#classes [data-key]")].some(each => each.dataset.key === value);
+  if (key === "by") return [...document.querySelectorAll("#classes [data-key]")].some(head => head.dataset.key === value);
   const control = at(key);
-  return !(control instanceof HTMLSelectElement) || [...control.options].some(each => each.value === value);
+  return !(control instanceof HTMLSelectElement) || [...control.options].some(option => option.value === value);
 }
 function writeAddress() {
   const changed = new URLSearchParams(Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key])).toString();
   try {
     history.replaceState(null, "", "#" + changed);
   } catch {
-    location.hash = changed; // where a file may not do that
+    location.hash = changed; // some browsers forbid the former for files
   }
 }
 
 // ---- views: a run at a quality
 
-const armOf = view => DATA.arms.findIndex(arm => arm.views.includes(view));
-const qualityOf = view => DATA.arms[armOf(view)].views.indexOf(view);
+const runOf = view => DATA.runs.findIndex(run => run.views.includes(view));
+const qualityOf = view => DATA.runs[runOf(view)].views.indexOf(view);
 function choose(side) {
-  const arm = DATA.arms[Number(at(side + "-arm").value)], view = arm.views[Number(at(side + "-quality").value)];
-  change({ [side]: String(view >= 0 ? view : arm.views.find(each => each >= 0)) });
+  const run = DATA.runs[Number(at(side + "-run").value)], view = run.views[Number(at(side + "-quality").value)];
+  change({ [side]: String(view >= 0 ? view : run.views.find(other => other >= 0)) });
 }
 function prepareViews() {
   for (const side of ["left", "right"]) {
-    options(at(side + "-arm"), DATA.arms.map((arm, k) => [k, arm.name]));
+    options(at(side + "-run"), DATA.runs.map((run, k) => [k, run.name]));
     options(at(side + "-quality"), DATA.qualities.map((quality, k) => [k, quality]));
-    at(side + "-arm").hidden = DATA.arms.length < 2;
-    at(side + "-arm").onchange = at(side + "-quality").onchange = () => choose(side);
+    at(side + "-run").hidden = DATA.runs.length < 2;
+    at(side + "-run").onchange = at(side + "-quality").onchange = () => choose(side);
   }
 }
 
@@ -75,12 +75,12 @@ const COLUMNS = {
   flips: (row, view) => row.flips[view], pearson: (row, view) => row.pearson[view] ?? NaN,
 };
 const PRINTED = {
-  name: each => each, images: String, flips: String, before: each => fixed(100 * each, 1), after: each => fixed(100 * each, 1),
-  difference: each => signed(100 * each, 1), pearson: each => Number.isFinite(each) ? each.toFixed(2) : "–",
+  name: name => name, images: String, flips: String, before: share => fixed(100 * share, 1), after: share => fixed(100 * share, 1),
+  difference: share => signed(100 * share, 1), pearson: mean => Number.isFinite(mean) ? mean.toFixed(2) : "–",
 };
-// What is undefined stands last, in either order.
+// Undefined values come last, in either order.
 function compare(a, b, descending) {
-  const [x, y] = [a, b].map(each => typeof each === "number" && Number.isNaN(each));
+  const [x, y] = [a, b].map(value => typeof value === "number" && Number.isNaN(value));
   if (x || y) return x - y;
   return (typeof a === "string" ? byName(a, b) : a - b) * (descending ? -1 : 1);
 }
@@ -130,40 +130,40 @@ function prepareCard(example, index) {
   element.addEventListener("focus", () => makeCurrent(card));
   return card;
 }
-const mapOf = (card, view) => card.maps[view] ??= unpackMap(card.example.seen[view].cam, card.example.seen[view].peak);
-const likeliest = (card, view) => card.example.seen[view].top[0]?.[0];
+const mapOf = (card, view) => card.maps[view] ??= unpackMap(card.example.predictions[view].cam, card.example.predictions[view].peak);
+const likeliest = (card, view) => card.example.predictions[view].top[0]?.[0];
 const pair = () => [Number(state.left), Number(state.right)];
 function outcome(card) {
   const [left, right] = pair().map(view => likeliest(card, view)), truth = card.example.truth;
   return { changed: left !== right, lost: truth >= 0 && left === truth && right !== truth, gained: truth >= 0 && left !== truth && right === truth };
 }
-const alike = card => correlation(...pair().map(view => mapOf(card, view)));
-// As ``sampling.changes``: most if one of the maps is dark, not at all if both are, or have no shape.
-function staying(card) {
-  const r = alike(card), [left, right] = pair().map(view => card.example.seen[view].peak > 0);
+const correlationOf = card => correlation(...pair().map(view => mapOf(card, view)));
+// As ``example_selection.changes``: -1 if just one of the maps is zero everywhere, 1 if both are or a map is constant.
+function similarity(card) {
+  const r = correlationOf(card), [left, right] = pair().map(view => card.example.predictions[view].peak > 0);
   return Number.isNaN(r) ? (left === right ? 1 : -1) : r;
 }
 
-function caption(view, seen, withTop) {
-  const lines = [make("b", { text: DATA.views[view] }), make("div", { className: "soft", text: "logit " + signed(seen.logit ?? NaN) })];
-  if (DATA.own) lines.push(make("div", { className: "soft", text: "explains " + plain(DATA.classes[seen.target]) }));
-  if (withTop) lines.push(make("ol", { className: "likeliest" }, ...seen.top.map(([name, share]) => make("li", {},
+function caption(view, prediction, withTop) {
+  const lines = [make("b", { text: DATA.views[view] }), make("div", { className: "soft", text: "logit " + signed(prediction.logit ?? NaN) })];
+  if (DATA.own) lines.push(make("div", { className: "soft", text: "explains " + plain(DATA.classes[prediction.target]) }));
+  if (withTop) lines.push(make("ol", { className: "likeliest" }, ...prediction.top.map(([name, share]) => make("li", {},
     make("span", { text: plain(DATA.classes[name]), title: DATA.classes[name] }), " ", make("span", { text: fixed(100 * share, 1) + " %" })))));
   return lines;
 }
 function describe(card) {
-  const [left, right] = pair(), { example, captions, canvases } = card, seen = example.seen, r = alike(card), end = scaleOf(card);
+  const [left, right] = pair(), { example, captions, canvases } = card, { predictions } = example, r = correlationOf(card), end = scaleOf(card);
   const { changed, lost, gained } = outcome(card), names = [left, right].map(view => DATA.views[view]);
   const line = card.element.querySelector(".pair");
-  line.replaceChildren(make("span", { className: "soft", text: `maps r ${fixed(r)}, logit ${signed(seen[right].logit - seen[left].logit)} ` }));
+  line.replaceChildren(make("span", { className: "soft", text: `maps r ${fixed(r)}, logit ${signed(predictions[right].logit - predictions[left].logit)} ` }));
   if (changed) line.append(make("b", { className: gained ? "gained" : "", text: lost ? "lost" : gained ? "gained" : "prediction changes" }));
-  captions.left.replaceChildren(...caption(left, seen[left], true));
-  captions.right.replaceChildren(...caption(right, seen[right], true));
+  captions.left.replaceChildren(...caption(left, predictions[left], true));
+  captions.right.replaceChildren(...caption(right, predictions[right], true));
   const [first, second] = [left, right].map(qualityOf), rms = example.rms[Math.max(first, second)][Math.min(first, second)];
   captions.error.replaceChildren(make("b", { text: "error ×8" }), make("div", { className: "soft", text: first === second
     ? "the same quality: none" : `${DATA.qualities[second]} − ${DATA.qualities[first]}, rms ${fixed(rms, 1)} levels` }));
   for (const [name, k] of [["left-map", 0], ["right-map", 1]]) {
-    captions[name].replaceChildren(make("b", { text: `map, ${names[k]}` }), make("div", { className: "soft", text: `0 to ${short(end[k])}, peak ${short(seen[pair()[k]].peak)}` }));
+    captions[name].replaceChildren(make("b", { text: `map, ${names[k]}` }), make("div", { className: "soft", text: `0 to ${short(end[k])}, peak ${short(predictions[pair()[k]].peak)}` }));
     canvases[name].setAttribute("aria-label", `Grad-CAM map of ${example.name} in ${names[k]}, colours from 0 to ${short(end[k])}`);
   }
   captions.difference.replaceChildren(make("b", { text: "right − left map" }), make("div", { className: "soft", text: `±${short(end[2])}` }));
@@ -175,9 +175,9 @@ function describe(card) {
 
 // The ends of the colours for the left map, the right one and their difference.
 function scaleOf(card) {
-  const views = pair(), peaks = views.map(view => card.example.seen[view].peak);
+  const views = pair(), peaks = views.map(view => card.example.predictions[view].peak);
   if (state.scale === "own") return [...peaks, Math.max(...differenceOf(card).map(Math.abs))];
-  const end = state.scale === "pair" ? Math.max(...peaks) : Math.max(...cards.flatMap(each => views.map(view => each.example.seen[view].peak)));
+  const end = state.scale === "pair" ? Math.max(...peaks) : Math.max(...cards.flatMap(other => views.map(view => other.example.predictions[view].peak)));
   return [end, end, end];
 }
 function differenceOf(card) {
@@ -185,7 +185,7 @@ function differenceOf(card) {
   return right.map((cell, k) => cell - left[k]);
 }
 
-// ---- drawing: only the cards near what is seen hold pixels
+// ---- drawing: only the cards near the visible part of the page hold pixels
 
 async function changeAt(card, quality) {
   if (quality === 0) return null;
@@ -233,37 +233,37 @@ const watcher = new IntersectionObserver(entries => entries.forEach(entry => {
   if (card.near) draw(card); else release(card);
 }), { rootMargin: "600px" });
 
-// ---- filters, order, and the card that the keys stand on
+// ---- filters, order, and the current card, from which the keys move
 
 function isShown(card) {
   const { example } = card, wanted = state.text.trim().toLowerCase();
-  const texts = () => [example.name, ...[example.truth, example.seen[0].target, ...pair().map(view => likeliest(card, view))].map(each => DATA.classes[each] ?? "")];
+  const texts = () => [example.name, ...[example.truth, example.predictions[0].target, ...pair().map(view => likeliest(card, view))].map(label => DATA.classes[label] ?? "")];
   return (state.flip === "all" || outcome(card)[state.flip]) && (state.rule === "all" || example.rules.includes(state.rule)) &&
     (!wanted || texts().some(text => text.toLowerCase().includes(wanted)));
 }
-function ordered(some) {
-  const name = card => card.example.name, label = card => DATA.classes[card.example.truth >= 0 ? card.example.truth : card.example.seen[0].target] ?? "";
-  const kept = new Map(some.map(card => [card, staying(card)]));
+function ordered(kept) {
+  const name = card => card.example.name, label = card => DATA.classes[card.example.truth >= 0 ? card.example.truth : card.example.predictions[0].target] ?? "";
+  const similarities = new Map(kept.map(card => [card, similarity(card)]));
   const orders = {
-    change: (a, b) => kept.get(a) - kept.get(b),
+    change: (a, b) => similarities.get(a) - similarities.get(b),
     name: () => 0,
     class: (a, b) => byName(label(a), label(b)),
   };
-  return [...some].sort((a, b) => orders[state.sort](a, b) || byName(name(a), name(b)));
+  return [...kept].sort((a, b) => orders[state.sort](a, b) || byName(name(a), name(b)));
 }
 function showCards() {
   const kept = new Set(cards.filter(isShown)), focused = document.activeElement;
   shown = ordered([...kept]);
   for (const card of cards) card.element.hidden = !kept.has(card);
-  at("gallery").append(...shown.map(card => card.element)); // the others stand before them, hidden
+  at("gallery").append(...shown.map(card => card.element)); // the hidden ones come before them
   if (focused !== document.body) focused.focus({ preventScroll: true });
   at("count").textContent = `${shown.length} of ${cards.length} shown`;
   const current = shown.find(card => String(card.index) === state.image) ?? shown[0];
   if (current) makeCurrent(current, false);
 }
-function makeCurrent(card, told = true) {
-  for (const each of cards) each.element.tabIndex = each === card ? 0 : -1;
-  if (told && state.image !== String(card.index)) { state.image = String(card.index); writeAddress(); }
+function makeCurrent(card, inAddress = true) {
+  for (const other of cards) other.element.tabIndex = other === card ? 0 : -1;
+  if (inAddress && state.image !== String(card.index)) { state.image = String(card.index); writeAddress(); }
 }
 function go(step) {
   if (!shown.length) return;
@@ -280,7 +280,7 @@ document.addEventListener("keydown", event => {
   if (step) { event.preventDefault(); go(step); }
 });
 
-// ---- everything follows the state
+// ---- the page follows the state
 
 function legend(canvas, table) {
   const row = new ImageData(256, 1);
@@ -289,7 +289,7 @@ function legend(canvas, table) {
 }
 function showControls() {
   for (const side of ["left", "right"]) {
-    at(side + "-arm").value = armOf(Number(state[side]));
+    at(side + "-run").value = runOf(Number(state[side]));
     at(side + "-quality").value = qualityOf(Number(state[side]));
   }
   for (const key of ["scale", "colours", "show", "opacity", "flip", "rule", "sort"]) at(key).value = state[key];
@@ -300,11 +300,11 @@ function showControls() {
   const ends = { pair: "largest of the pair", own: "largest of each map", gallery: () => short(scaleOf(cards[0])[0]) }[state.scale];
   at("heat-high").textContent = typeof ends === "string" ? ends : cards.length ? ends() : "";
 }
-// ``what`` is left out where only the maps look different.
-function show(what) {
+// Update the maps, and the table and the cards if they are affected.
+function show(affected) {
   showControls();
-  if (what.table) showTable();
-  if (what.cards) showCards();
+  if (affected.table) showTable();
+  if (affected.cards) showCards();
   cards.forEach(describe);
   cards.filter(card => card.near).forEach(draw);
 }
@@ -327,7 +327,7 @@ prepareViews();
 prepareTable();
 const rules = [...new Set(DATA.examples.flatMap(example => example.rules))];
 options(at("rule"), rules.map(rule => [rule, rule]));
-options(at("class-names"), [...new Set(DATA.examples.map(example => DATA.classes[example.truth] ?? DATA.classes[example.seen[0].target]))].sort().map(name => [name, name]));
+options(at("class-names"), [...new Set(DATA.examples.map(example => DATA.classes[example.truth] ?? DATA.classes[example.predictions[0].target]))].sort().map(name => [name, name]));
 for (const key of ["scale", "colours", "show", "flip", "rule", "sort"]) at(key).onchange = event => change({ [key]: event.target.value });
 for (const key of ["opacity", "text"]) at(key).oninput = event => change({ [key]: event.target.value });
 at("swap").onclick = () => change({ left: state.right, right: state.left });

@@ -1,7 +1,7 @@
 "use strict";
-// Maps and pictures as numbers, and how they become colours. Nothing here knows of the page's state.
+// Maps and pictures as numbers, and their colours. Nothing here depends on the page's state.
 
-// 33 stops of Matplotlib's perceptually uniform maps, and blue over white to orange for what has a sign.
+// 33 stops of Matplotlib's perceptually uniform maps, and blue over white to orange for signed values.
 const STOPS = {
   viridis: "440154470d6048186a482374472d7b4537814240863e49893b528b375b8d33638d2f6b8e2c728e297a8e26828e23898e21918c1f978b1f9f8821a685" +
     "27ad8131b57b3dbc744cc26c5cc8636ece5881d34d95d840aadc32c0df25d5e21aeae51afde725",
@@ -14,7 +14,7 @@ const STOPS = {
 
 // 256 colours, three bytes each, linear between the stops.
 function colourTable(hex) {
-  const stops = hex.match(/../g).map(each => parseInt(each, 16)), last = stops.length / 3 - 1, table = new Uint8Array(768);
+  const stops = hex.match(/../g).map(byte => parseInt(byte, 16)), last = stops.length / 3 - 1, table = new Uint8Array(768);
   for (let k = 0; k < 256; k++) {
     const x = k / 255 * last, i = Math.min(last - 1, Math.floor(x)), f = x - i;
     for (let c = 0; c < 3; c++) table[3 * k + c] = Math.round((1 - f) * stops[3 * i + c] + f * stops[3 * i + 3 + c]);
@@ -23,7 +23,7 @@ function colourTable(hex) {
 }
 const TABLES = Object.fromEntries(Object.entries(STOPS).map(([name, hex]) => [name, colourTable(hex)]));
 
-// Sixteen-bit levels of the largest value, least byte first.
+// Cells from 16-bit levels of the peak, least byte first.
 function unpackMap(text, peak) {
   const bytes = atob(text), cells = new Float32Array(bytes.length / 2);
   for (let k = 0; k < cells.length; k++) cells[k] = peak * (bytes.charCodeAt(2 * k) + 256 * bytes.charCodeAt(2 * k + 1)) / 65535;
@@ -31,13 +31,13 @@ function unpackMap(text, peak) {
 }
 
 function correlation(a, b) {
-  const n = a.length, mean = values => values.reduce((sum, each) => sum + each, 0) / n, p = mean(a), q = mean(b);
+  const n = a.length, mean = values => values.reduce((sum, value) => sum + value, 0) / n, p = mean(a), q = mean(b);
   let ab = 0, aa = 0, bb = 0;
   for (let k = 0; k < n; k++) { ab += (a[k] - p) * (b[k] - q); aa += (a[k] - p) ** 2; bb += (b[k] - q) ** 2; }
   return aa > 0 && bb > 0 ? ab / Math.sqrt(aa * bb) : NaN;
 }
 
-// Where each of n pixels lies between the cells of one axis: the lower cell, the upper one, and the upper one's share.
+// The place of each of n pixels between the cells of one axis: the lower cell, the upper one, and the upper one's share.
 function between(cells, n) {
   return Array.from({ length: n }, (_, k) => {
     const x = Math.min(cells - 1, Math.max(0, (k + .5) / n * cells - .5)), low = Math.floor(x);
@@ -55,7 +55,7 @@ function enlarge(cells, [rows, columns], n) {
   return values;
 }
 
-// Over a picture, the less heat, the more of it is seen: only the scale's end covers it as far as the slider says.
+// Over a picture, a cell covers it the less, the lower its value: only the end of the scale covers it as far as the slider says.
 function paintMap(cells, grid, n, end, table, signed, over) {
   const pixels = new ImageData(n, n), data = pixels.data, values = enlarge(cells, grid, n);
   for (let k = 0; k < n * n; k++) {
@@ -67,14 +67,14 @@ function paintMap(cells, grid, n, end, table, signed, over) {
   return pixels;
 }
 
-// A picture without its colours, which would be taken for the map's.
+// A picture in grey, so that its colours are not taken for the map's.
 function grey(picture) {
   const pixels = new ImageData(picture.width, picture.height), { data } = picture;
   for (let k = 0; k < data.length; k += 4) pixels.data.fill(.299 * data[k] + .587 * data[k + 1] + .114 * data[k + 2], k, k + 3).fill(255, k + 3, k + 4);
   return pixels;
 }
 
-// The pixels of a picture, once it is decoded.
+// The pixels of a picture, after it is decoded.
 async function pixelsOf(image) {
   await image.decode();
   const canvas = document.createElement("canvas");
@@ -84,7 +84,7 @@ async function pixelsOf(image) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-// What a quality changes in the first one's picture, levels, [pixels 4]; the page keeps 128 + 8 / strength times that.
+// The change of the first quality's picture by another, levels, [pixels 4]; the page stores 128 + 8 / strength times that.
 async function changeOf([strength, webp]) {
   const image = new Image();
   image.src = "data:image/webp;base64," + webp;
@@ -93,14 +93,14 @@ async function changeOf([strength, webp]) {
   return change;
 }
 
-// ``base`` plus ``change``, which may be null: none.
+// ``base`` plus ``change``, which is null if there is none.
 function plus(base, change) {
   const sum = new ImageData(base.width, base.height);
   for (let k = 0; k < sum.data.length; k++) sum.data[k] = base.data[k] + (change ? change[k] : 0);
   return sum;
 }
 
-// Eight times what is changed from ``left`` to ``right``, around grey, cut at 127 levels of it.
+// Eight times the difference from ``left`` to ``right``, around grey, cut at 127 levels.
 function errorPicture(left, right, width, height) {
   const error = new ImageData(width, height);
   for (let k = 0; k < error.data.length; k++) {
