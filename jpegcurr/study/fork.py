@@ -51,8 +51,8 @@ def _explain_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch:
     other = control if control in others else others[0]
     change = describe_difference(recipes[other], recipes[arm], epoch)
     return (
-        f"it shares its first {epoch} epochs with no other arm: compared with {other}, {change}. Make them the same, or give the "
-        "arm fork: false, so that it trains from its first epoch."
+        f"it shares its first {epoch} epochs with no other arm: compared with {other}, {change}. Make them the same, or give "
+        "the arm fork: false, so that it trains from its first epoch."
     )
 
 
