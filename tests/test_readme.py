@@ -1,4 +1,4 @@
-"""The README's commands are run as written (training with small numbers added), and what it names is there."""
+"""The READMEs: their commands are run (training with small numbers added), their options exist, and what they name is there."""
 
 import json
 import os
@@ -10,33 +10,67 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from samples import SMALL, tiny_tree, tool_module
 
 from jpegcurr.cli import main
+from jpegcurr.cli.app import app
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.train import train
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("jpegcurr ")]
+FILES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("jpegcurr/*/README.md"))]
+TEXTS = {str(file.relative_to(ROOT)): file.read_text() for file in FILES}
+README = TEXTS["README.md"]
+# Added to the commands, so that they take seconds: a study is planned, not run.
+SHORT = {"train": shlex.split(SMALL), "study": shlex.split("--plan --images-per-second 100 --device cpu")}
 
 
-def test_every_command_of_the_readme_runs_in_order_as_written(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every line of a code block that calls jpegcurr."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines() if line.startswith("jpegcurr ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def test_every_command_of_the_readmes_runs_in_order_as_written(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(photos, "data/imagenet")
-    assert len(COMMANDS) == 10
-    for command in COMMANDS:
-        with pytest.raises(SystemExit) as left:
-            main(shlex.split(command)[1:] + (shlex.split(SMALL) if " train " in command else []))
-        assert not left.value.code, f"{command}: {capsys.readouterr().err}"
-    assert {path.name for path in Path().glob("*.html")} == {"report.html", "both.html", "sheet.html"}
+    (study,) = (block for block in blocks(TEXTS["jpegcurr/study/README.md"], "yaml") if "small_study.yaml" in block)
+    Path("small_study.yaml").write_text(study)
+    assert len(commands(README)) >= 5
+    for name, text in TEXTS.items():
+        for arguments in commands(text):
+            with pytest.raises(SystemExit) as left:
+                main(arguments + SHORT.get(arguments[0], []))
+            assert not left.value.code, f"{name}: {arguments}: {capsys.readouterr().err}"
+    assert Path("report.html").is_file()
+    (block,) = blocks(README, "python")
+    assert len(block.splitlines()) <= 12
+    exec(compile(block, "README.md", "exec"), {})  # noqa: S102
+    assert Path("again.html").is_file()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_within_sentences_have_the_options_that_they_name(name: str) -> None:
+    group = typer.main.get_command(app)
+    for line in re.findall(r"`jpegcurr ([a-z]+ [^`]*)`", TEXTS[name]):
+        if "..." not in line:
+            command, *arguments = shlex.split(line)
+            assert group.commands[command].make_context(command, arguments).args == [], line
+
+
+def test_the_first_screen_is_short() -> None:
+    assert len(README.split()) <= 1400
 
 
 def test_the_schedules_of_the_readme_train(betons: Path, cpu: Runtime) -> None:
-    """Every data set and phase of it, in a few epochs of 32 pixels."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    """Every data set and phase of them, in a few epochs of 32 pixels."""
+    (block,) = (block for block in blocks(TEXTS["recipes/README.md"], "yaml") if "after_resize" in block)
     tree = yaml.safe_load(block)
     assert {"clean", "q50"} < tree["data"].keys()
     ends = [2, 5, 7]
@@ -50,17 +84,35 @@ def test_the_schedules_of_the_readme_train(betons: Path, cpu: Runtime) -> None:
     assert [row["data"] for row in metrics.rows[8::2]] == list(tree["data"])
 
 
-def test_the_file_tree_of_the_readme_is_the_package() -> None:
-    tree = re.search(r"## The tree\n\n```\n(.*?)```", README, re.DOTALL)
-    assert tree is not None
-    named = set(re.findall(r"^ +([a-z_]+\.py) ", tree.group(1), re.MULTILINE))
-    there = {path.name for path in (ROOT / "jpegcurr").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert named == there
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_a_readme_names_are_there(name: str) -> None:
+    text, folder = TEXTS[name], (ROOT / name).parent
+    for link in re.findall(r"\]\(([^):#]+)\)", text):
+        assert (folder / link).exists(), link
+    for tool in re.findall(r"`((?:tools|jpegcurr|recipes)/[\w./]+)", text):
+        assert (ROOT / tool).exists(), tool
 
 
-def test_files_that_the_readme_names_are_there() -> None:
-    for name in re.findall(r"\]\(([^):]+)\)", README) + re.findall(r"`(tools/[\w.]+)", README):
-        assert (ROOT / name).is_file(), name
+def test_the_map_names_every_room_and_its_files() -> None:
+    """What stands in a row of "to add X, open Y", and every module that a step of the three flows names."""
+    text = TEXTS["jpegcurr/README.md"]
+    rooms = {path.name for path in (ROOT / "jpegcurr").iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
+    assert all(f"{room}/" in text for room in rooms)
+    package, room = ROOT / "jpegcurr", ""
+    for file in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text):
+        places = [package / file, *(folder / file for folder in package.iterdir() if folder.is_dir())]
+        places += [package / room / file]
+        assert any(place.is_file() for place in places), file
+
+
+def test_the_rooms_readmes_list_their_files() -> None:
+    for room in ("encoding", "training", "analysis", "study"):
+        text = TEXTS[f"jpegcurr/{room}/README.md"]
+        stems = {path.stem for path in (ROOT / "jpegcurr" / room).rglob("*.py")} - {"__init__"}
+        assert {stem for stem in stems if not re.search(rf"\b{stem}\b", text)} == set(), room
+
+
+def test_tools_are_executable() -> None:
     for name in ("tools/demo", "tools/test", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK)
 
