@@ -163,7 +163,7 @@ def test_nothing_is_written_outside(tool: ModuleType, capsys: pytest.CaptureFixt
     (SRC / TRAIN).unlink()
     (SRC / "LOC_val_solution.csv").write_text(kaggle_table().replace(TRUTH[0], "../../evil"))
     assert run(tool) == 2
-    assert "cannot be a folder's name" in capsys.readouterr().err
+    assert "cannot be the name of a folder" in capsys.readouterr().err
     assert os.listdir() == ["src"]
     assert not list(Path("..").rglob("evil*"))
 
