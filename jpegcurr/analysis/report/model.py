@@ -100,8 +100,8 @@ class Report:
         matrix: for each of ``rows`` and each of ``qualities`` the view, None where there is none.
         opening: the number of the view that the page shows first beside the reference.
         labelled: the number of images whose class is known.
-        anchors: means to compare a view's means with, by name: the ceiling's (hardly any change) and the baseline's (two
-            images).
+        anchors: means to compare a view's means with, by name: those of the ceiling (hardly any change) and of the baseline
+            (two images).
         faithfulness: the names of the optional metrics' columns.
         classes: every class that has images.
         examples: the images that are shown.
