@@ -300,10 +300,11 @@ def test_a_resume_on_other_data_is_refused(betons: Path, cpu: Runtime, trained: 
 
 
 def test_a_run_of_version_0_1_resumes_though_its_head_has_former_names(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    def recipe(*more: str) -> Recipe:
+    def recipe() -> Recipe:
         whole = "data.q50.train={beton: BETONS/train-source.beton, quality: 50, stage: before_crop}"
         crop = "data.q50.val={beton: BETONS/val-source.beton, quality: 20, stage: after_resize}"
-        return tiny_recipe(betons, tmp_path, *(option.replace("BETONS", str(betons)) for option in (whole, crop, *more)))
+        options = (whole, crop, "data.q50.quality=source")
+        return tiny_recipe(betons, tmp_path, *(option.replace("BETONS", str(betons)) for option in options))
 
     train(recipe(), Path("run"), runtime=cpu, until=1)
     head = json.loads(Path("run/run.json").read_text())
