@@ -292,7 +292,7 @@ def test_sbatch_is_told_what_was_typed(options: dict[str, str | bool], device: s
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--slurm time=24:00:00 --launch srun", "--slurm submits each run, and --launch starts it: give one of them."),
+        ("--slurm time=24:00:00 --launch srun", "--slurm submits each run as a job, and --launch starts it as a process. Give only one of them."),
         ("--slurm time=tomorrow", "--slurm time=tomorrow is no limit. Give minutes, hours:minutes:seconds or days-hours."),
         ("--slurm time=1", "--slurm time=1: no run would get anywhere."),
         ("--slurm ntasks=2", "--slurm ntasks: a study sets this itself"),
@@ -313,7 +313,7 @@ def test_what_is_missing_is_told(betons: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "sacct, which reports the state of jobs, fails on this machine: Slurm accounting storage" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
     assert command("study small.yaml --slurm qos=high") == 2
-    assert "run this on a login node of the cluster, or without --slurm." in capsys.readouterr().err
+    assert "Run this on a login node of the cluster, or without --slurm." in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert command("study small.yaml --slurm qos=high") == 2
     assert "pip install 'jpegcurr[slurm]'" in capsys.readouterr().err
