@@ -91,7 +91,7 @@ def test_files_that_a_readme_names_are_there(name: str) -> None:
     text, folder = TEXTS[name], (ROOT / name).parent
     for link in re.findall(r"\]\(([^):#]+)\)", text):
         assert (folder / link).exists(), link
-    for tool in re.findall(r"`((?:tools|jpegcurr|recipes)/[a-z0-9_./]+)", text):
+    for tool in re.findall(r"`((?:tools|jpegcurr|recipes)/[a-z0-9_./]+)`", text):
         assert (ROOT / tool).exists(), tool
 
 

@@ -292,7 +292,10 @@ def test_sbatch_gets_the_options_that_were_typed(options: dict[str, str | bool],
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--slurm time=24:00:00 --launch srun", "--slurm submits each run, and --launch starts it: give one of them."),
+        (
+            "--slurm time=24:00:00 --launch srun",
+            "--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.",
+        ),
         (
             "--slurm time=tomorrow",
             "--slurm time=tomorrow is not a time limit. Give minutes, hours:minutes:seconds or days-hours.",
@@ -319,7 +322,7 @@ def test_missing_programs_are_named(betons: Path, monkeypatch: pytest.MonkeyPatc
     assert "sacct, which reports the state of jobs, fails on this machine: Slurm accounting storage" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
     assert command("study small.yaml --slurm qos=high") == 2
-    assert "run this on a login node of the cluster, or without --slurm." in capsys.readouterr().err
+    assert "Run this on a login node of the cluster, or without --slurm." in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert command("study small.yaml --slurm qos=high") == 2
     assert "pip install 'jpegcurr[slurm]'" in capsys.readouterr().err
