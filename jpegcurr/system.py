@@ -112,6 +112,11 @@ class StopRequest:
         """Leave the end to the work from now on, which polls ``requested`` and saves first."""
         self._can_save = True
 
+    def check(self) -> None:
+        """Raise Terminated if a signal has come."""
+        if self.requested():
+            raise Terminated("stopped.")
+
     def by_user(self) -> bool:
         """Return whether the first signal was Ctrl-C."""
         return self._signals[:1] == [signal.SIGINT]

@@ -36,7 +36,7 @@ def python_at(folder: Path) -> Path:
 
 def run(address: str) -> None:
     """Have the server run this process's command line, pass signals on, and end as the command ends."""
-    words = sys.argv[1:]
+    words = [word for number, word in enumerate(sys.argv) if number and (number, word) != (1, "-u")]
     if words[0].startswith("-") and words[0] != "-m":
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
     connection = connected(address)

@@ -13,10 +13,11 @@ from samples import tiny_tree
 from jpegcurr.cli import main
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import load_study
-from jpegcurr.study.run import Stop, TaskResult, run_all
+from jpegcurr.study.run import TaskResult, run_all
 from jpegcurr.study.tasks import Task, list_tasks, list_unfinished
 
 PHASES = "[{{data: {0}, until_epoch: 2}}, {{data: {1}, until_epoch: 4}}]"
+from jpegcurr.system import StopRequest
 
 
 def write_study(betons: Path, **changes: Any) -> Path:
@@ -73,7 +74,9 @@ class Notes:
 def run(path: Path, out: Path, cpu: Runtime, requested: Callable[[], bool] = lambda: False) -> tuple[Notes, list[TaskResult]]:
     study, notes = load_study(path), Notes()
     unfinished = list_unfinished(study, list_tasks(study), out)
-    return notes, run_all(study, unfinished, out, cpu, notes, Stop(requested, lambda: None), lambda: None)
+    stop = StopRequest()
+    stop.requested = requested
+    return notes, run_all(study, unfinished, out, cpu, notes, stop, lambda: None)
 
 
 def command(arguments: str) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.table import Table
 from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import err, out, print_table, show_log
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.system import keep_freed_memory
+from jpegcurr.system import keep_freed_memory, stop_on_signals
 from jpegcurr.text import duration
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def study(
     from jpegcurr.study.parallel import LocalLauncher, run_parallel
     from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
     from jpegcurr.study.results import read_results, write_results
-    from jpegcurr.study.run import run_all, stoppable
+    from jpegcurr.study.run import run_all
     from jpegcurr.study.slurm import SlurmLauncher
     from jpegcurr.study.tasks import list_tasks, list_unfinished
 
@@ -128,7 +129,7 @@ def study(
 
     try:
         with (
-            stoppable() as stop,
+            stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop,
             locked(folder / ".study.lock", folder, doing="run", option="--out"),
             show_board(resolved, tasks, folder, quiet=quiet) as board,
         ):

@@ -3,7 +3,6 @@
 import gc
 import logging
 import shutil
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,14 +11,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal, Protocol
 
-from jpegcurr.errors import Interrupted, Terminated
+from jpegcurr.errors import Interrupted
 from jpegcurr.files import locked
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study
 from jpegcurr.study.fork import fork_run
 from jpegcurr.study.measure import measure_run
 from jpegcurr.study.tasks import Task
-from jpegcurr.system import stop_on_signals
+from jpegcurr.system import StopRequest
 from jpegcurr.training.checkpoint import epochs_done
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.run_folder import STATE
@@ -55,36 +54,13 @@ class Watcher(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """A stop by signal: ``requested`` returns whether one has come; call ``defer`` once there is progress to save."""
-
-    requested: Callable[[], bool]
-    defer: Callable[[], None]
-
-    def check(self) -> None:
-        """Raise Terminated if a stop was requested."""
-        if self.requested():
-            raise Terminated("stopped.")
-
-
-@contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to stop, so that a step under way is saved; before any step, stop at once.
-
-    A second Ctrl-C stops at once, and a second SIGTERM is ignored: a scheduler and the parent process may both send one.
-    """
-    with stop_on_signals(signal.SIGINT, signal.SIGTERM) as request:
-        yield Stop(request.requested, request.defer)
-
-
 def run_all(
     study: Study,
     tasks: Sequence[Task],
     out: Path,
     runtime: Runtime,
     watcher: Watcher,
-    stop: Stop,
+    stop: StopRequest,
     on_seed: Callable[[], object],
 ) -> list[TaskResult]:
     """Do ``tasks`` in this process, in order, and return those that failed; call ``on_seed`` after the last task of a seed.
@@ -109,7 +85,7 @@ def run_all(
     return list(failed.values())
 
 
-def _try_task(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Watcher, stop: Stop) -> TaskResult:
+def _try_task(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Watcher, stop: StopRequest) -> TaskResult:
     log, started = log_path(out, task), perf_counter()
 
     def on_step(progress: StepInfo) -> None:
@@ -130,7 +106,9 @@ def _try_task(study: Study, task: Task, out: Path, runtime: Runtime, watcher: Wa
     return TaskResult(task, "done", perf_counter() - started)
 
 
-def run_task(study: Study, task: Task, out: Path, runtime: Runtime, on_step: Callable[[StepInfo], None], stop: Stop) -> None:
+def run_task(
+    study: Study, task: Task, out: Path, runtime: Runtime, on_step: Callable[[StepInfo], None], stop: StopRequest
+) -> None:
     """Train one task, from its trunk or its last state if there is one, and measure it if it is an arm.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from jpegcurr.errors import Interrupted, JpegcurrError
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.study.config import load_study
-from jpegcurr.study.run import run_task, stoppable
+from jpegcurr.study.run import run_task
 from jpegcurr.study.tasks import list_tasks
-from jpegcurr.system import keep_freed_memory
+from jpegcurr.system import keep_freed_memory, stop_on_signals
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     logging.getLogger("jpegcurr").setLevel(logging.INFO)
     keep_freed_memory()
     try:
-        with stoppable() as stop:
+        with stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop:
             study = load_study(options.study)
             task = next(task for task in list_tasks(study) if task.name == options.task)
             runtime = resolve_runtime(options.device, precision=options.precision, compile=options.compile)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import PYTHON
 from samples import SMALL, encode_all, jpeg, photograph
 
 from jpegcurr import __version__
@@ -375,7 +376,7 @@ def test_sigterm_is_handled_like_ctrl_c_until_there_is_something_to_save(
 
 
 def test_sigterm_in_training_saves_a_checkpoint_and_names_the_command_that_resumes(here) -> None:
-    command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
+    command = [PYTHON, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
     command += ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]
     process = start(command)
     state = Path("runs/two_phase/state.safetensors")
@@ -393,7 +394,7 @@ def test_sigterm_in_training_saves_a_checkpoint_and_names_the_command_that_resum
 
 def test_ctrl_c_in_training_names_the_command_that_resumes(here) -> None:
     """Send a real SIGINT to a real process, in the middle of an epoch."""
-    command = [sys.executable, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
+    command = [PYTHON, "-m", "jpegcurr", "train", "--recipe", "two_phase.yaml", *shlex.split(SMALL)]
     many = ["--set", "curriculum.0.until_epoch=400", "--set", "curriculum.1.until_epoch=800", "--set", "evaluate=[]"]
     process = start([*command, *many])
     state = Path("runs/two_phase/state.safetensors")
@@ -408,7 +409,7 @@ def test_ctrl_c_in_training_names_the_command_that_resumes(here) -> None:
     assert line.startswith("error: stopped. To resume from the last checkpoint: jpegcurr train")
     again = shlex.split(line[line.index("jpegcurr train") :])[1:]
     assert again[-1] == "--resume"
-    process = start([sys.executable, "-m", "jpegcurr", *again])
+    process = start([PYTHON, "-m", "jpegcurr", *again])
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("resuming at epoch"):

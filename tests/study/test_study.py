@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch._dynamo
 import yaml
+from forked import PYTHON
 from safetensors.torch import load_file
 from samples import encode_all, image
 from studies import PHASES, arms, command, run, write_study
@@ -35,8 +36,8 @@ from jpegcurr.study.folder import check_folder, write_design
 from jpegcurr.study.measure import check_data, load_outcomes
 from jpegcurr.study.page import describe_arm, list_swaps
 from jpegcurr.study.results import format_verdict, read_results
-from jpegcurr.study.run import stoppable
 from jpegcurr.study.tasks import list_tasks, list_unfinished
+from jpegcurr.system import stop_on_signals
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
@@ -245,7 +246,7 @@ def test_a_study_that_is_stopped_resumes_to_the_same_results(betons: Path, cpu: 
 def send_signals(*numbers: signal.Signals, in_step: bool = True) -> list[bool]:
     """Send signals in a step or before the first; return whether a stop was requested before each of them."""
     requested = []
-    with stoppable() as stop:
+    with stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop:
         if in_step:
             stop.defer()
         for number in numbers:
@@ -471,9 +472,10 @@ def test_a_folder_that_is_no_study_is_left_alone(betons: Path, capsys: pytest.Ca
 
 
 def test_parallel_runs_end_in_the_weights_of_serial_ones(
-    betons: Path, cpu: Runtime, capsys: pytest.CaptureFixture[str]
+    betons: Path, cpu: Runtime, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if they are stopped half-way and resumed; a process that fails says why."""
+    monkeypatch.setattr(sys, "executable", PYTHON)
     bad = {"set": ["schedule.lr=1e30", "curriculum=" + PHASES.format("clean", "q50")], "fork": False}
     path = write_study(betons, seeds=[0], arms={"bad": bad, **arms()})
     arguments = f"study {path} --out out --device cpu --jobs 2"

@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from forked import PYTHON
 from processes import Group
 from safetensors.torch import load_file
 from samples import tiny_recipe
@@ -51,7 +51,7 @@ def pair(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     (folder / "tiny.yaml").write_text(dump_recipe(tiny_recipe(betons, folder, *OPTIONS)))
     torchrun = [
-        sys.executable,
+        PYTHON,
         "-m",
         "torch.distributed.run",
         "--standalone",
