@@ -15,9 +15,9 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import load_study
 from jpegcurr.study.run import TaskResult, run_all
 from jpegcurr.study.tasks import Task, list_tasks, list_unfinished
+from jpegcurr.system import StopRequest
 
 PHASES = "[{{data: {0}, until_epoch: 2}}, {{data: {1}, until_epoch: 4}}]"
-from jpegcurr.system import StopRequest
 
 
 def write_study(betons: Path, **changes: Any) -> Path:
