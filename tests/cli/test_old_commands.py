@@ -89,7 +89,7 @@ def test_no_other_command_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "explains", "warning"),
+    ("option", "target_rule", "warning"),
     [
         ("--target own", "own", ""),
         ("--target reference", "reference", ""),
@@ -98,17 +98,17 @@ def test_no_other_command_is_missing() -> None:
     ],
 )
 def test_the_class_of_cam_is_its_target_now(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, option: str, explains: str, warning: str
+    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, option: str, target_rule: str, warning: str
 ) -> None:
     received = []
 
-    def fail(*_arguments: object, explains: str, **_options: object) -> None:
-        received.append(explains)
+    def fail(*_arguments: object, target_rule: str, **_options: object) -> None:
+        received.append(target_rule)
         raise JpegcurrError("no maps")
 
     monkeypatch.setattr("jpegcurr.analysis.cam.compare.compare_cams", fail)
     warn_renamed.cache_clear()
     with pytest.raises(SystemExit) as left:
         main(["cam", str(trained), "images", *shlex.split(option)])
-    assert (left.value.code, received) == (1, [explains])
+    assert (left.value.code, received) == (1, [target_rule])
     assert [message.startswith(warning) for message in caplog.messages] == ([True] if warning else [])

@@ -185,7 +185,7 @@ def test_a_run_is_trained_exported_loaded_and_explained(betons: Path, photos: Pa
     assert again.pretrained_cfg["input_size"] == (3, 64, 64)
     study = compare_cams([run], photos / "val", [EncodeSpec("source")], cpu, limit=2)
     assert study.layer == f"blocks.{DEPTH - 1}"
-    assert [example.seen[0].cam.shape for example in study.examples] == [(4, 4)] * 2
+    assert [example.predictions[0].cam.shape for example in study.examples] == [(4, 4)] * 2
 
 
 def test_a_name_that_is_nearly_right_is_reported() -> None:

@@ -134,7 +134,7 @@ def test_a_plan_has_every_epoch_of_the_run(betons: Path, tmp_path: Path) -> None
         ("model.name=convnext_tinny", RecipeError, "Did you mean 'convnext_tiny'"),
         ("augment.policy=rand-x9", RecipeError, r"augment\.policy: "),
         ("tracking=[wandb]", UsageError, r"jpegcurr\[wandb\]"),
-        ("batch.size=64", RecipeError, "not one step an epoch"),
+        ("batch.size=64", RecipeError, "an epoch would have no step"),
         ("data.clean={train: none.beton, val: none.beton}", BetonError, "none.beton"),
     ],
 )
