@@ -25,7 +25,7 @@ def cam(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="gradcam, or a method of pytorch-grad-cam, such as hirescam or layercam.")
     ] = "gradcam",
-    explains: Annotated[
+    target_rule: Annotated[
         Literal["label", "reference", "own"],
         typer.Option(
             "--target",
@@ -66,8 +66,8 @@ def cam(
     from jpegcurr.training.models.load import load_run
 
     if old_target is not None:
-        explains = "reference" if old_target == "clean" else old_target
-        warn_renamed(f"--class {old_target}", f"--target {explains}")
+        target_rule = "reference" if old_target == "clean" else old_target
+        warn_renamed(f"--class {old_target}", f"--target {target_rule}")
     *run_folders, images = paths
     if not run_folders:
         raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
@@ -94,7 +94,7 @@ def cam(
             runtime,
             layer=layer,
             method=method,
-            target_rule=explains,
+            target_rule=target_rule,
             limit=limit,
             pictures=pictures,
             seed=seed,
