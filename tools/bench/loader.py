@@ -248,7 +248,7 @@ def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Conten
 
 def loading(name: str, data: str, beton: Beton, begin: Begin) -> Contender:
     """One that is asked for epochs."""
-    return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, _ in begin(epoch)))
+    return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, *_ in begin(epoch)))
 
 
 def open_contenders(

@@ -1,0 +1,18 @@
+"""The benchmark of loading: our loaders are asked for whole epochs."""
+
+from pathlib import Path
+
+import pytest
+from samples import tool_module
+
+from jpegcurr.encoding.beton.reader import Beton
+
+
+def test_our_loaders_give_whole_epochs(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = tool_module("bench/loader.py", monkeypatch)
+    beton = Beton(betons / "train-source.beton")
+    options = bench.Options(size=32, batch=8, workers=1)
+    assert bench.ours_here()
+    for name in bench.ours_here():
+        loader = bench.open_ours(name, bench.view_of({"source": beton}, options))
+        assert bench.loading(name, "source", beton, loader.at).run(0) == len(beton)
