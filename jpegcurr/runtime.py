@@ -135,7 +135,7 @@ class Runtime:
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy ``tensor`` to the device without waiting; it must not change afterwards. On a CPU, return ``tensor`` itself."""
+        """Start a copy to the device and return it at once; do not change ``tensor`` afterwards. On a CPU, return it itself."""
         return tensor.to(self.device, non_blocking=True)
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -128,8 +128,8 @@ def _check_paired(manifests: Mapping[Path, Manifest]) -> None:
     for (one, first), (other, second) in pairwise(manifests.items()):
         if first.keys_sha256 != second.keys_sha256:
             raise EncodeError(
-                f"{one} holds {first.images} images and {other} holds {second.images}: some images could not be encoded at "
-                "every quality, so sample i is not the same image in both. Encode all qualities again in one run with --force."
+                f"{one} ({first.images} images) and {other} ({second.images}) do not hold the same images, so sample i "
+                "differs. Encode all qualities again in one run with --force."
             )
 
 

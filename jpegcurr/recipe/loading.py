@@ -171,7 +171,7 @@ def _describe(item: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _join_alternatives(messages: Sequence[str]) -> str:
-    """Join the complaints of all members of a union about one value."""
+    """Join pydantic's messages about one value, one for each type that it may have, into one sentence."""
     return ", or ".join([messages[0], *(message.removeprefix("Input should be ") for message in messages[1:])])
 
 

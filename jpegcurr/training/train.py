@@ -90,7 +90,7 @@ def train(
             with _explain_unsaved(out, info.plan):
                 save_state(out / STATE, state, progress)
             if stopped:
-                raise Terminated("stopped, with a checkpoint of this moment.")
+                raise Terminated("stopped; everything so far is saved.")
 
     started, first = perf_counter(), progress.epoch
     try:
@@ -107,7 +107,7 @@ def train(
             log.info(describe_row(row, len(plans), seconds_left))
             warn_of_loading(row, loaders)
             if world.any(stop()) and progress.epoch < last:
-                raise Terminated("stopped, with a checkpoint of this moment.")
+                raise Terminated("stopped; everything so far is saved.")
     finally:
         metrics.close()
     return metrics

@@ -386,9 +386,7 @@ def test_sigterm_in_training_saves_a_checkpoint_and_names_the_command_that_resum
     _, message = process.communicate(timeout=60)
     assert process.returncode == 143, message
     (line,) = message.splitlines()[-1:]
-    assert line.startswith(
-        "error: stopped, with a checkpoint of this moment. To resume: jpegcurr train --recipe two_phase.yaml"
-    )
+    assert line.startswith("error: stopped; everything so far is saved. To resume: jpegcurr train --recipe two_phase.yaml")
     assert line.endswith(" --resume")
 
 

@@ -98,7 +98,12 @@ def test_no_other_command_is_missing() -> None:
     ],
 )
 def test_the_class_of_cam_is_its_target_now(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, option: str, target_rule: str, warning: str
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    option: str,
+    target_rule: str,
+    warning: str,
 ) -> None:
     received = []
 

@@ -63,7 +63,7 @@ def quality_names(qualities: Iterable[tuple[Quality | None, str | None]]) -> tup
 
 
 def join_name(run: str = "", data: str = "", quality: str = "") -> str:
-    """Return the parts of a name that are not empty, in one order for all tables: ``run, data, quality``."""
+    """Join the parts that are not empty to ``run, data, quality``, the order in all tables."""
     return ", ".join(part for part in (run, data, quality) if part)
 
 

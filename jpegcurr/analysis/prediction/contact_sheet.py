@@ -1,4 +1,4 @@
-"""Contact sheets: the pixels that the model saw of each image and its most probable classes, as an offline page or a PNG."""
+"""Contact sheets, as an offline page or a PNG: for each image, the pixels that the model saw and the most probable classes."""
 
 import base64
 import io

@@ -247,9 +247,9 @@ def _anchors(comparisons: Sequence[Comparison]) -> dict[str, dict[str, MeanCI]]:
 
 
 def _tests(study: CamStudy, rows: Sequence[RunRow], views: Sequence[ViewRow]) -> list[RunTests]:
-    """Test every run against itself at the first quality, and against the first run at the same quality; none without labels.
+    """Test each run at every other quality against itself at the first, and against the first run at the same quality.
 
-    Holm's correction is for all these tests together.
+    Holm's correction is over all these tests. The list is empty if no image is labelled.
     """
     if not study.labelled.any():
         return []

@@ -45,8 +45,8 @@ class BetonIndex:
     """The position of every record of a beton, and all bytes of the file that are not records.
 
     It depends on the records' sizes and order, ``capacity`` and ``page_size`` alone, so that an interrupted writer can
-    continue and a finished file can be verified. A record goes to the end of the last page but one if it fits there, which
-    leaves a fifth of the holes that filling page after page leaves. Memory is 28 bytes per sample.
+    continue and a finished file can be verified. A record goes to the end of the page before the last if it fits there; holes
+    then take a fifth of the space that they would take if only the last page were filled. Memory is 28 bytes per sample.
     """
 
     def __init__(self, capacity: int, page_size: int) -> None:

@@ -101,7 +101,8 @@ def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> byt
         reason = error.strerror or str(error)
         if error.errno in _FILE_ERRORS or (error.errno in _MISSING_FILE and not listed):
             raise ImageError(reason) from None
-        raise EncodeError(f"{path}: {reason}. The source failed, not this image. Check that the source can be read.") from None
+        message = f"{path}: {reason}. The source failed (disk, network or archive), not just one image. Check it."
+        raise EncodeError(message) from None
 
 
 def _read_fully(descriptor: int, offset: int, size: int) -> bytes:

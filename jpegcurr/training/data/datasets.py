@@ -206,7 +206,7 @@ def _find_template(recipe: Recipe, path: Path, fields: Sequence[str]) -> _Templa
 
 
 def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template | None:
-    """Return a template from an existing file of the same role; for validation, otherwise from a training file."""
+    """Return how to encode a missing file: as an existing one of its role, or, for val, as a training file; else None."""
     for data in recipe.data.values():
         used = data.train if role == "train" else data.val
         path = split_on_the_fly(used)[0] if used else None

@@ -128,7 +128,8 @@ def choose_cache(recipe: Recipe, variants: Mapping[str, Variant]) -> tuple[bool,
         return True, ()
     if requested is False and not quasi:
         raise RecipeError(
-            "loader.os_cache: false needs batch.order: quasi_random. In random order every batch reads from all over the files."
+            "loader.os_cache: false would read the files again for every batch in random order. Set batch.order: quasi_random, "
+            "or omit loader.os_cache."
         )
     size, free = (
         sum({variant.beton.path: variant.beton.file_size for variant in variants.values()}.values()),
