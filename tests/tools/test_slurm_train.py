@@ -125,7 +125,7 @@ def test_a_training_that_another_task_stopped_has_not_failed(tool: ModuleType, a
 def test_a_stopped_task_stops_its_training(
     tool: ModuleType, as_task: Callable[..., None], rank: int, number: int, code: int
 ) -> None:
-    """Stop both tasks; submitit handles SIGUSR2 in the first. The other's training may fail because the first one's has ended."""
+    """Stop either task; submitit handles SIGUSR2 in the first. The other training may fail because the first has ended."""
     as_task(rank, 2)
     sender = to_this_process(number)
     assert training_of(tool, TRAINING, str(code))() == "stopped"
