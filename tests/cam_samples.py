@@ -1,4 +1,4 @@
-"""Studies like those of ``jpegcurr cam``, of random numbers: the report needs no network."""
+"""Studies like those of ``jpegcurr cam``, made of random numbers, because the report needs no network."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,7 +21,7 @@ RULES: tuple[Rule, ...] = ("most changed", "lost", "gained", "median", "random",
 
 
 def picture(number: int, quality: str, size: int = 64) -> Pixels:
-    """A crop of a photograph, ``size`` pixels a side, as it comes out of a JPEG of the quality."""
+    """Return a crop of a photograph, ``size`` pixels a side, after encoding at the quality."""
     whole = photograph(("astronaut", "cat", "coffee", "grass")[number % 4])
     left, top = (number * 37) % (whole.width - size), (number * 23) % (whole.height - size)
     crop = whole.crop((left, top, left + size, top + size))
@@ -43,7 +43,7 @@ def cam_study(
     classes: Sequence[str] = CLASSES,
     seed: int = 0,
 ) -> CamStudy:
-    """A study whose first images have awkward names, whose third example's maps are dark, and some metrics undefined."""
+    """Return a study with awkward names of images, dark maps in its third example, and some undefined metrics."""
     random = np.random.default_rng(seed)
     views = tuple(
         CamView(Path(run), "raw", quality, f"{number:x}" * 64) for number, run in enumerate(runs, 10) for quality in qualities

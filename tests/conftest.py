@@ -1,4 +1,4 @@
-"""Fixtures: the data set and a run, made once, and an empty folder for every test."""
+"""Fixtures: the data set and a run, created once, and an empty folder for every test."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from jpegcurr.training.train import train
 def pytest_configure(config: pytest.Config) -> None:
     """Provide ``forked.PYTHON``, one for all processes of pytest-xdist; let Ctrl-C reach the processes that tests start.
 
-    A shell has the commands that it starts in the background ignore SIGINT, and their children inherit that.
+    Commands that a shell starts in the background ignore SIGINT, and their children inherit that.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test runs in a folder of its own; the package's log goes back to where pytest sees it."""
+    """Run every test in a folder of its own, and return the package's log to pytest after it."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     yield
@@ -52,7 +52,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """See ``samples.write_photos``."""
+    """Write the photographs once; see ``samples.write_photos``."""
     root = tmp_path_factory.mktemp("photos")
     write_photos(root)
     return root
@@ -60,7 +60,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photographs at source and quality 50, both splits."""
+    """Encode both splits of the photographs at source and quality 50."""
     folder = tmp_path_factory.mktemp("betons")
     encode_all(photos, folder, ["source", 50])
     return folder
@@ -73,7 +73,7 @@ def cpu() -> Runtime:
 
 @pytest.fixture(scope="session")
 def trained(betons: Path, cpu: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the tiny recipe. Not to be changed."""
+    """Train the tiny recipe to its end; tests must not change the run."""
     folder = tmp_path_factory.mktemp("trained")
     train(tiny_recipe(betons, folder), folder / "run", runtime=cpu)
     return folder / "run"
@@ -81,5 +81,5 @@ def trained(betons: Path, cpu: Runtime, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def trained_copy(trained: Path, tmp_path: Path) -> Path:
-    """The same run, to be changed."""
+    """Copy that run for a test that changes it."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))

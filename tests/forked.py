@@ -1,7 +1,7 @@
-"""A Python that starts in no time: processes forked from one that has torch and jpegcurr imported already.
+"""A Python that starts at once: processes forked from one that has torch and jpegcurr imported already.
 
 ``PYTHON`` is an executable that takes ``-m MODULE ...`` or ``SCRIPT ...`` as Python does, with its streams, working directory,
-environment, signals and exit code. Its first use starts the process that the others are forked from, which ends when the
+environment, signals and exit code. Its first use starts the process from which the others are forked; that one ends when the
 folder of the executable is gone. Importing torch and timm takes ten seconds of CPU time; some tests would spend them six times.
 """
 
@@ -62,7 +62,7 @@ def run(address: str) -> None:
 
 
 def connected(address: str) -> socket.socket:
-    """Return a connection to the server, which is started if nobody has."""
+    """Return a connection to the server; start the server if it is not running."""
     import fcntl
     import subprocess
     import time
@@ -117,7 +117,7 @@ def serve(address: str) -> None:
 
 
 def pass_on(connection: socket.socket, running: dict[socket.socket, int]) -> None:
-    """Send the process of ``connection`` the signals that came; SIGKILL, if whoever started it is gone."""
+    """Send the process of ``connection`` the signals received; SIGKILL if the client has ended."""
     try:
         numbers = connection.recv(64)
     except OSError:
@@ -152,7 +152,7 @@ def forked(connection: socket.socket, others: list[socket.socket]) -> int:
 
 
 def work(request: dict) -> int:
-    """Become the process that was asked for; return its exit code."""
+    """Run the requested command line in this process; return its exit code."""
     import runpy
     import traceback
 

@@ -7,7 +7,7 @@ import torch
 def network(name: str = "test_convnext", **options: object) -> torch.nn.Module:
     torch.manual_seed(0)
     model: torch.nn.Module = timm.create_model(name, num_classes=7, **options)
-    for parameter in model.parameters():  # the initial layer scale of 1e-6 would hide the blocks
+    for parameter in model.parameters():  # the initial layer scale of 1e-6 would hide the effect of the blocks
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
 

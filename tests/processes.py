@@ -12,19 +12,19 @@ from forked import PYTHON
 
 
 class Group:
-    """``jpegcurr`` with the arguments ``words``, in as many processes as torchrun would start; ``said`` is their output."""
+    """``jpegcurr`` with the arguments ``words``, in ``ranks`` processes with the variables that torchrun sets."""
 
     def __init__(self, words: list[str], ranks: int = 2) -> None:
         port = _free_port()
-        self._files = [Path(f"said{rank}.txt").absolute() for rank in range(ranks)]
+        self._files = [Path(f"output{rank}.txt").absolute() for rank in range(ranks)]
         self._processes = []
         for rank, file in enumerate(self._files):
             group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
             variables = {name: str(number) for name, number in group.items()} | {"MASTER_ADDR": "127.0.0.1"}
             variables |= {"OMP_NUM_THREADS": "1"} if ranks > 1 else {}
-            with file.open("w") as said:
+            with file.open("w") as output:
                 command = [PYTHON, "-m", "jpegcurr", *words]
-                process = subprocess.Popen(command, env=os.environ | variables, stdout=said, stderr=said)
+                process = subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)
             self._processes.append(process)
 
     def kill(self) -> None:
@@ -38,15 +38,15 @@ class Group:
             process.terminate()
 
     def ended(self, seconds: float = 120) -> list[int | None]:
-        """Wait for all; return their exit codes, None for one that is still there."""
+        """Wait for all processes; return their exit codes, None for one that is still running."""
         end = time.monotonic() + seconds
         codes = [_exit_code(process, end - time.monotonic()) for process in self._processes]
         self.kill()
         return codes
 
     @property
-    def said(self) -> list[str]:
-        """Lines of output, process by process."""
+    def output(self) -> list[str]:
+        """Return the lines of output, process by process."""
         return [line for file in self._files if file.exists() for line in file.read_text().splitlines()]
 
 
@@ -63,15 +63,15 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def soon(there: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as something is there; nothing if that takes a minute."""
+def soon(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
+    """Run ``action`` as soon as ``condition`` holds; do nothing if that takes more than a minute."""
 
     def wait() -> None:
         end = time.monotonic() + 60
-        while not there() and time.monotonic() < end:
+        while not condition() and time.monotonic() < end:
             time.sleep(0.01)
-        if there():
-            do()
+        if condition():
+            action()
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Samples for the tests: real photographs that scikit-image ships, as JPEGs of the layouts that are in use."""
+"""Samples for the tests: real photographs that scikit-image ships, as JPEGs of the usual layouts."""
 
 import hashlib
 import json
@@ -172,6 +172,6 @@ def tool_module(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    patch.setitem(sys.modules, name, module)  # dataclasses look it up
+    patch.setitem(sys.modules, name, module)  # dataclasses look the module up
     spec.loader.exec_module(module)
     return module

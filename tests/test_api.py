@@ -11,7 +11,7 @@ from jpegcurr.recipe.loading import dump_recipe
 
 
 def test_the_example_in_the_docstring_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the photographs, with a tiny recipe in place of the shipped one."""
+    """Run it on the photographs, with a tiny recipe in place of the shipped one."""
     Path("data").mkdir()
     Path("data/imagenet").symlink_to(photos)
     Path("recipes").mkdir()

@@ -1,4 +1,4 @@
-"""Imports between packages, which go one way, and how few a quick command needs."""
+"""Imports between packages, which go one way, and the few imports of quick commands."""
 
 import ast
 import shlex
@@ -13,7 +13,7 @@ from samples import SMALL
 import jpegcurr
 
 PACKAGE = Path(jpegcurr.__file__).parent
-# Each may import itself and those before it.
+# A package may import itself and those before it.
 LAYERS = (
     ("__init__",),
     ("errors",),
@@ -60,7 +60,7 @@ def test_imports_go_one_way(module: Path) -> None:
 
 
 def test_there_are_no_circular_imports() -> None:
-    """Not even through imports inside functions."""
+    """Check imports inside functions too."""
     names = {".".join(["jpegcurr", *module.parts]): module for module in MODULES}
     TopologicalSorter(
         {name: imports(PACKAGE / module.with_suffix(".py")) & names.keys() for name, module in names.items()}
@@ -68,7 +68,7 @@ def test_there_are_no_circular_imports() -> None:
 
 
 def test_encoding_stands_alone() -> None:
-    """It needs no torch; optional packages, and SciPy for one file format, are imported only where they are used."""
+    """Check that it needs no torch, and imports optional packages, and SciPy for one file format, only where they are used."""
     allowed = {"cv2", "numpy", "PIL", "pydantic", "simplejpeg", "jpegcurr", *sys.stdlib_module_names}
     optional = {"distributed", "datasets", "pyarrow", "scipy"}
     for path in PACKAGE.glob("encoding/**/*.py"):
@@ -113,7 +113,7 @@ def test_cuda_is_asked_for_in_one_place() -> None:
 
 
 def imported_by(command: str) -> set[str]:
-    """Return the modules that a process has imported when its command is done."""
+    """Return the modules that a process has imported when its command has ended."""
     code = f"""
 import sys
 from jpegcurr.cli import main

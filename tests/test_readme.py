@@ -1,4 +1,4 @@
-"""The READMEs: their commands are run (training with small numbers added), their options exist, and what they name is there."""
+"""The READMEs: their commands run (training at a small size), and the options and files that they name exist."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every line of a code block that calls jpegcurr."""
+    """Return the arguments of every line of a code block that calls jpegcurr."""
     lines = [line for block in blocks(text, "bash") for line in block.splitlines() if line.startswith("jpegcurr ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
@@ -72,7 +72,7 @@ def test_the_first_screen_is_short() -> None:
 
 
 def test_the_schedules_of_the_readme_train(betons: Path, cpu: Runtime) -> None:
-    """Every data set and phase of them, in a few epochs of 32 pixels."""
+    """Train every data set and phase of them, in a few epochs of 32 pixels."""
     (block,) = (block for block in blocks(TEXTS["recipes/README.md"], "yaml") if "after_resize" in block)
     tree = yaml.safe_load(block)
     assert {"clean", "q50"} < tree["data"].keys()
@@ -97,7 +97,7 @@ def test_files_that_a_readme_names_are_there(name: str) -> None:
 
 
 def test_the_map_names_every_room_and_its_files() -> None:
-    """What stands in a row of "to add X, open Y", and every module that a step of the three flows names."""
+    """Check every row of "to add X, open Y", and every module that a step of the three flows names."""
     text = TEXTS["jpegcurr/README.md"]
     rooms = {path.name for path in (ROOT / "jpegcurr").iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
     assert all(f"{room}/" in text for room in rooms)
@@ -133,14 +133,14 @@ def test_the_demo_cuts_training_and_validation_from_disjoint_tiles(monkeypatch: 
 
 
 @pytest.mark.skipif(not (ROOT / ".venv/.complete").is_file(), reason="tools/test has not made the environment")
-def test_the_demo_runs_and_a_second_time_goes_on() -> None:
-    """The command as written, with a smaller network and fewer epochs added."""
+def test_the_demo_runs_and_a_second_run_resumes() -> None:
+    """Run the command as written, with a smaller network and fewer epochs added."""
     small = (
         "--set model.name=test_convnext --set image.size=32 --set curriculum.0.until_epoch=1 "
         "--set curriculum.1.until_epoch=2 --set schedule.warmup_epochs=0 --set loader.kind=plain --set loader.workers=0"
     )
     command = [str(ROOT / "tools/demo"), str(Path("demo").resolve()), *shlex.split(small)]
-    # A shell's function comes before what is on PATH: the same program, forked from a process that has torch.
+    # The shell prefers a function to a program on PATH; this one runs the same program, forked from a process that has torch.
     quick = {"BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}'}
     for again in (False, True):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quick)

@@ -34,7 +34,7 @@ PHOTOGRAPHS = {
     "tissue": "skimage/data/ihc.png",
 }
 GRID = 4
-VALIDATION_COLUMN = (1, 3, 0, 2)  # of every row
+VALIDATION_COLUMN = (1, 3, 0, 2)  # by row
 SIDE = 128
 CROPS = {"train": 96, "val": 24}
 

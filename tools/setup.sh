@@ -1,6 +1,6 @@
-# Sourced by tools/demo and tools/test: creates .venv with the locked packages and puts it on PATH. Quick when nothing changed.
-# Installs what is missing: uv with pip, and, as root or with sudo, Debian's or Ubuntu's packages: the headers from which FFCV is
-# built and, where need_browser is called, Chromium for the tests of pages.
+# Sourced by tools/demo and tools/test: creates .venv with the locked packages and puts it on PATH. It is quick if nothing has
+# changed. It installs uv with pip if it is missing and, as root or with sudo, missing packages of Debian or Ubuntu: the headers
+# that FFCV's build needs and, if need_browser is called, Chromium for the tests of HTML pages.
 
 say() { if [ -t 2 ]; then printf '\033[1m%s\033[0m\n' "$*" >&2; else printf '%s\n' "$*" >&2; fi; }
 
@@ -11,7 +11,7 @@ as_root() {
 install_packages() {
     command -v apt-get >/dev/null || return 1
     say "Installing $*"
-    local wait=(-o DPkg::Lock::Timeout=300)  # another apt may be at work on a new machine
+    local wait=(-o DPkg::Lock::Timeout=300)  # another apt may be running on a new machine
     as_root apt-get update -qq "${wait[@]}" &&
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${wait[@]}" --no-install-recommends "$@" >/dev/null
 }
@@ -42,7 +42,7 @@ need_headers() {
     can_build_ffcv
 }
 
-# The lock without ffcv, for a machine that cannot build it: its block runs up to the next line that is not indented.
+# Print the lock without ffcv, for a machine that cannot build it: its block ends at the next line that is not indented.
 without_ffcv() { awk '/^[^ ]/ { skip = /^ffcv==/ } !skip' tools/requirements.lock; }
 
 sync() { VIRTUAL_ENV="$PWD/.venv" uv pip sync -q --require-hashes "$1"; }
@@ -50,7 +50,7 @@ sync() { VIRTUAL_ENV="$PWD/.venv" uv pip sync -q --require-hashes "$1"; }
 need_environment() {
     local reduced=""
     if [ -f .venv/.complete ] && [ .venv/.complete -nt tools/requirements.lock ] && [ .venv/.complete -nt pyproject.toml ]; then
-        if ! grep -q "without ffcv" .venv/.complete || ! can_build_ffcv; then return; fi  # else its headers have come since
+        if ! grep -q "without ffcv" .venv/.complete || ! can_build_ffcv; then return; fi  # else the headers have been installed since
     fi
     say "Installing the locked packages into .venv (some gigabytes: torch brings CUDA)"
     uv venv -q --allow-existing --python "$(command -v python3)" .venv
@@ -65,10 +65,10 @@ need_environment() {
     echo "complete${reduced:+, without ffcv}" >.venv/.complete
 }
 
-# Where none can be installed, the tests that need one are skipped, and say so.
+# If no browser can be installed, the tests that need one are skipped with a reason.
 need_browser() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
-        install_packages chromium || say "There is no Chromium, and it cannot be installed: the tests of pages are skipped."
+        install_packages chromium || say "There is no Chromium, and it cannot be installed: the tests of HTML pages are skipped."
 }
 
 need_python

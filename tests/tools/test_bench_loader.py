@@ -1,4 +1,4 @@
-"""The benchmark of loading: our loaders are asked for whole epochs."""
+"""The benchmark of loading, whose contenders load whole epochs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def test_our_loaders_give_whole_epochs(betons: Path, monkeypatch: pytest.MonkeyP
     bench = tool_module("bench/loader.py", monkeypatch)
     beton = Beton(betons / "train-source.beton")
     options = bench.Options(size=32, batch=8, workers=1)
-    assert bench.ours_here()
-    for name in bench.ours_here():
-        loader = bench.open_ours(name, bench.view_of({"source": beton}, options))
-        assert bench.loading(name, "source", beton, loader.at).run(0) == len(beton)
+    assert bench.available_loaders()
+    for name in bench.available_loaders():
+        loader = bench.open_ours(name, bench.create_sampler({"source": beton}, options))
+        assert bench.loader_contender(name, "source", beton, loader.at).run(0) == len(beton)

@@ -1,4 +1,4 @@
-"""The benchmark of training: that its contenders train, on the same images, and that its levers change what they say."""
+"""The benchmark of training: contenders that train on the same images, and levers that change what they name."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from samples import tool_module
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.runtime import resolve_runtime
 
-IMAGES = 24  # of a round: six steps of four
+IMAGES = 24  # in a round: six steps of four
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def options(bench: ModuleType) -> Any:
     )
 
 
-def test_a_round_is_the_steps_that_do_not_count_and_those_that_do(bench: ModuleType, options: Any) -> None:
+def test_a_round_is_the_untimed_steps_and_the_timed_ones(bench: ModuleType, options: Any) -> None:
     assert options.images == IMAGES
     clock = bench.Clock(resolve_runtime("cpu"), options.steps, options.batch)
     for _ in range(bench.WARM_UP + options.steps - 1):
@@ -39,14 +39,14 @@ def test_a_round_is_the_steps_that_do_not_count_and_those_that_do(bench: ModuleT
     assert clock.read().rate > 0
 
 
-def test_what_was_waited_before_the_clock_started_does_not_count(bench: ModuleType) -> None:
+def test_waiting_before_the_clock_starts_does_not_count(bench: ModuleType) -> None:
     clock = bench.Clock(resolve_runtime("cpu"), 1, 4)
     for _ in range(bench.WARM_UP + 1):
         clock.tick(100.0)
     assert clock.read().waited == 0
 
 
-def test_contenders_are_given_the_same_images_in_turn_again_if_there_are_too_few(
+def test_contenders_get_the_same_images_some_repeatedly_if_there_are_too_few(
     bench: ModuleType, photos: Path, tmp_path: Path
 ) -> None:
     data = bench.make_data(photos, tmp_path, 60)  # there are 48
@@ -67,16 +67,16 @@ def test_all_contenders_train(bench: ModuleType, options: Any, photos: Path, tmp
     laps = bench.measure(contenders, 1)
     assert list(laps) == ["ours", "timm", "synthetic"]
     assert all(lap.rate > 0 for (lap,) in laps.values())
-    assert 0 < bench.waited(laps["ours"]) < 1
-    assert 0 < bench.waited(laps["timm"]) < 1
+    assert 0 < bench.median_wait(laps["ours"]) < 1
+    assert 0 < bench.median_wait(laps["timm"]) < 1
     assert [name for name, _, _ in bench.targets(laps, options, runtime)] == ["ours of synthetic", "ours against timm"]
 
 
-def test_each_lever_changes_what_it_says(bench: ModuleType, options: Any) -> None:
+def test_every_lever_changes_what_it_names(bench: ModuleType, options: Any) -> None:
     runtime = resolve_runtime("cpu", precision="bfloat16")
     steps = {}
     for lever in bench.choose_levers(options, runtime):
-        steps[lever.name] = bench.pull(replace(lever, compile=False), options, runtime, 3)
+        steps[lever.name] = bench.open_lever(replace(lever, compile=False), options, runtime, 3)
         assert steps[lever.name]().rate > 0
     base, wide = (steps[name].args[0] for name in ("base", "contiguous instead of channels_last"))
     assert not base.model.stem[0].weight.is_contiguous()
@@ -89,17 +89,17 @@ def test_each_lever_changes_what_it_says(bench: ModuleType, options: Any) -> Non
     assert isinstance(steps["gamma's dtype"].args[0].model.stages[0].blocks[0], bench.CastingBlock)
 
 
-def test_a_lever_that_cannot_run_is_left_out_by_name(
+def test_a_lever_that_cannot_run_is_skipped_by_name(
     bench: ModuleType, options: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_compiler(*_: object, **__: object) -> None:
         raise RuntimeError("there is no\ncompiler")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    able = [each.name for each in bench.open_levers(options, resolve_runtime("cpu"), 3)]
-    assert "base" in able
-    assert "compiled" not in able
-    assert "compiled is left out: there is no compiler" in capsys.readouterr().out
+    names = [contender.name for contender in bench.open_levers(options, resolve_runtime("cpu"), 3)]
+    assert "base" in names
+    assert "compiled" not in names
+    assert "compiled is skipped: there is no compiler" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "test_convnext2", "convnextv2_atto"])
@@ -114,4 +114,4 @@ def test_a_gamma_that_is_cast_changes_the_dtype_and_nothing_else(bench: ModuleTy
         assert torch.equal(model(images), before)
         with torch.autocast("cpu", torch.bfloat16):
             assert model.stages(model.stem(images)).dtype == torch.bfloat16
-    assert leaked == (torch.bfloat16 if name.startswith("convnextv2") else torch.float32)  # which has no gamma
+    assert leaked == (torch.bfloat16 if name.startswith("convnextv2") else torch.float32)  # ConvNeXt V2 has no gamma

@@ -1,4 +1,4 @@
-"""Damaged inputs, as tools/fuzz makes them: a few hundred, and some in which one field lies."""
+"""A few hundred damaged inputs of tools/fuzz, and some with one wrong field."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ from jpegcurr.errors import BetonError, ImageError
 
 @pytest.fixture(scope="module")
 def fuzz() -> Iterator[ModuleType]:
-    """The script, as a module."""
+    """Import the script as a module."""
     with pytest.MonkeyPatch.context() as patch:
         yield tool_module("fuzz", patch)
 
@@ -76,11 +76,11 @@ def test_every_mutator_does_something(damage: ModuleType, name: str) -> None:
     assert any(mutate(bytearray(data), random, [data]) != data for _ in range(5))
 
 
-# One field that lies.
+# Inputs with one wrong field.
 
 
 def test_a_row_whose_end_is_beyond_any_number_is_refused(damage: ModuleType) -> None:
-    """Pointer plus size overflows 64 bits."""
+    """Write sizes with which pointer plus size overflows 64 bits."""
     data = bytearray(damage.betons()["ours"])
     (pointer,) = struct.unpack_from("<Q", data, len(data) - 16)
     for size in (2**64 - pointer, 2**64 - 1, 2**63, len(data)):
@@ -107,7 +107,7 @@ def test_a_jpeg_of_another_number_of_channels_is_refused(damage: ModuleType, com
 
 
 def test_a_marker_without_a_length_hides_nothing(damage: ModuleType) -> None:
-    """Decoders do not skip what follows it."""
+    """Hide a second frame behind such a marker; decoders do not skip it."""
     plain = damage.images()["jpeg 444"]
     frame = plain.index(b"\xff\xc0")
     other = bytearray(plain[frame : plain.index(b"\xff\xc4")])
@@ -121,19 +121,19 @@ def test_a_marker_without_a_length_hides_nothing(damage: ModuleType) -> None:
 # The tool itself.
 
 
-def test_the_tool_counts_and_keeps_its_figures() -> None:
-    options = ["--inputs", "40", "--processes", "2", "--json", "figures.jsonl"]
+def test_the_tool_counts_and_records_its_metrics() -> None:
+    options = ["--inputs", "40", "--processes", "2", "--json", "metrics.jsonl"]
     done = subprocess.run([sys.executable, str(TOOLS / "fuzz"), *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    line = json.loads(Path("figures.jsonl").read_text())
-    figures = line["figures"]
-    assert (line["kind"], figures["inputs"], figures["findings"]) == ("fuzz", 40, 0)
-    assert figures["read"] + figures["refused"] == 40
+    line = json.loads(Path("metrics.jsonl").read_text())
+    metrics = line["figures"]
+    assert (line["kind"], metrics["inputs"], metrics["findings"]) == ("fuzz", 40, 0)
+    assert metrics["read"] + metrics["refused"] == 40
     assert "40 inputs, " in done.stdout
     assert not Path("fuzz-findings").exists()
 
 
-def test_a_finding_is_saved_and_told(
+def test_a_finding_is_saved_and_printed(
     fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fuzz, "outcomes", lambda *_: iter([(0, "read"), (1, "the process ended with -11")]))

@@ -1,4 +1,4 @@
-"""The check of a GPU: it keeps to its time, and reports every step that failed or was left out."""
+"""The GPU check, which keeps to its time and reports every step that failed or was left out."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_every_step_reports_its_outcome_and_the_later_ones_run(
         tool.Step("hangs", 1, ["-S", "-c", f"{LINGER}; sys.stdout.flush(); time.sleep(60)"]),
         tool.Step("no package", 1, ["-c", ""], ("no_such_package",)),
         tool.Step("no file", 1, ["-c", ""], files=("betons/x.beton",)),
-        tool.Step("passes", 4, ["-S", "-c", program], figures=tool.count_tests),
+        tool.Step("passes", 4, ["-S", "-c", program], read_metrics=tool.count_tests),
     ]
     monkeypatch.setattr(tool, "plan", lambda _folder, _device: steps)
     start = time.monotonic()
@@ -74,7 +74,7 @@ def test_every_step_reports_its_outcome_and_the_later_ones_run(
     assert summary["steps"][-1]["figures"] == {"passed": 1, "skipped": 2, "deselected": 7}
     assert {"device", "torch", "machine", "versions", "commit", "command", "minutes"} < summary.keys()
     assert Path("gpu-check/fails.log").read_text() == "Some words\nThe reason.\n"
-    assert not is_alive(int(Path("gpu-check/hangs.log").read_text())), "what a step started ends with it"
+    assert not is_alive(int(Path("gpu-check/hangs.log").read_text())), "a step's child processes end with it"
     lines = capsys.readouterr().out.splitlines()
     assert " ".join(lines[-1].split()) == "passes passed 0 passed 1, skipped 2, deselected 7"
     assert lines[-4].startswith("hangs        out of time")
@@ -127,7 +127,7 @@ def test_the_metrics_are_those_of_the_last_epoch_and_the_last_benchmark(tool: Mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: torch finds no GPU here. To try the same steps on this processor, at a small size: --device cpu."),
+        ([], "error: torch finds no GPU here. To run the same steps on the CPU at a small size, use --device cpu."),
         (["nowhere", "--device", "cpu"], "error: nowhere has no folder train."),
         (["--device", "cpu", "--out", "."], "error: . exists and is not empty."),
     ],

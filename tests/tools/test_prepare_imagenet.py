@@ -4,7 +4,6 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +19,12 @@ SRC, OUT = Path("src"), Path("out")
 FIRST = "n01440764/n01440764_0.JPEG"
 IMAGES = {"train": 12, "val": 5}
 
-Said = Callable[[], str]
 Files = dict[str, tuple[bytes, int]]
 
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, as a module of which things can be replaced."""
+    """Import the script as a module, whose names can be patched."""
     return tool_module("prepare_imagenet", monkeypatch)
 
 
@@ -35,7 +33,7 @@ def run(tool: ModuleType, *arguments: str) -> int:
 
 
 def files(root: Path) -> Files:
-    """Everything below a folder: bytes, and when they were written."""
+    """Return the bytes and the modification time of every file below a folder."""
     files = (path for path in root.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
@@ -46,14 +44,14 @@ def broken_rows() -> list[list[str]]:
 
 
 def put_broken(name: str, data: bytes) -> None:
-    """Archives in which one training image is not what it should be."""
+    """Write archives with one broken training image."""
     classes = train_files()
     classes["n01440764"][name] = data
     write_archives(SRC)
     (SRC / TRAIN).write_bytes(nested(classes))
 
 
-def test_the_folders_are_the_data_set_that_the_archives_are(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folders_are_the_same_data_set_as_the_archives(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     write_archives(SRC)
     assert run(tool) == 0
     in_place, unpacked = open_imagenet(SRC, None), open_folders(OUT)
@@ -123,7 +121,7 @@ def test_verify_finds_what_does_not_decode_in_files_of_an_earlier_run_too(
 ) -> None:
     whole = train_files()["n01440764"]["n01440764_1.JPEG"]
     put_broken("odd\tname.JPEG", b"no picture")
-    assert run(tool) == 0, "without --verify nobody has looked"
+    assert run(tool) == 0, "without --verify no image is decoded"
     target = OUT / "train" / FIRST
     target.write_bytes(whole[:20].ljust(target.stat().st_size, b"x"))
     capsys.readouterr()
@@ -179,7 +177,7 @@ def test_a_link_in_the_output_is_replaced_not_followed(tool: ModuleType) -> None
     assert not (OUT / "train" / FIRST).is_symlink()
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_archives(SRC)
@@ -223,7 +221,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_files() -> None:
     assert not list(OUT.rglob(".*"))
 
 
-def test_an_output_that_cannot_be_made_is_a_sentence(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written_is_a_sentence(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     write_archives(SRC)
     OUT.write_text("a file")
     assert run(tool) == 1
@@ -261,7 +259,7 @@ def test_an_archive_that_fails_while_it_is_read_stops_the_run(
         (["src"], "required: out"),
     ],
 )
-def test_wrong_use_is_told_and_makes_nothing(
+def test_wrong_use_is_reported_and_writes_nothing(
     tool: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     write_archives(SRC, "train")

@@ -1,4 +1,4 @@
-"""A training job that Slurm stops resumes by itself: the signals, options and results between Slurm, submitit and training."""
+"""Training jobs that Slurm stops and requeues: signals, options and results between Slurm, submitit and training."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from jpegcurr.training.tracking import read_metrics
 
 submitit = pytest.importorskip("submitit")
 TOOL = TOOLS / "slurm_train"
-# What stands for a training: it says that it has begun, and answers SIGTERM with the exit code that is its argument.
+# A substitute for a training: it creates "begun" and answers SIGTERM with the exit code in its argument.
 TRAINING = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(sys.argv[1])))
@@ -34,7 +34,7 @@ for _ in range(600): time.sleep(0.05)
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Return the script as a module, whose names can be replaced."""
+    """Import the script as a module, whose names can be patched."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)}
     yield tool_module("slurm_train", monkeypatch)
     for number, handler in handlers.items():
@@ -84,7 +84,7 @@ def test_a_job_that_is_stopped_in_the_middle_requeues_itself_and_every_epoch_is_
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.02)
     (task,) = Path(f"/proc/{job}/task/{job}/children").read_text().split()
-    os.kill(int(task), signal.SIGUSR2)  # as Slurm does; submitit's controller of a local job dies of it
+    os.kill(int(task), signal.SIGUSR2)  # as Slurm does; the signal would end submitit's controller of a local job
     output, _ = process.communicate(timeout=300)
     out, log = (Path(f"runs/tiny.slurm/{job}_0_log.{end}").read_text() for end in ("out", "err"))
     assert (process.returncode, output) == (0, "finished\n"), out + log
@@ -125,7 +125,7 @@ def test_a_training_that_another_task_stopped_has_not_failed(tool: ModuleType, a
 def test_a_stopped_task_stops_its_training(
     tool: ModuleType, as_task: Callable[..., None], rank: int, number: int, code: int
 ) -> None:
-    """SIGUSR2 is submitit's in the first task. In others a training may fail because the first one's has ended."""
+    """Stop either task; submitit handles SIGUSR2 in the first. The other training may fail because the first has ended."""
     as_task(rank, 2)
     sender = to_this_process(number)
     assert training_of(tool, TRAINING, str(code))() == "stopped"
@@ -133,7 +133,7 @@ def test_a_stopped_task_stops_its_training(
 
 
 def test_a_task_that_slurm_stopped_waits_to_be_requeued(tool: ModuleType, as_task: Callable[..., None]) -> None:
-    """Slurm, which sends SIGCONT first, does not requeue a preempted job that ends within its GraceTime."""
+    """Send SIGCONT first, as Slurm does, which does not requeue a preempted job that ends within its GraceTime."""
     as_task()
     training = training_of(tool, TRAINING, "143")
 
@@ -175,7 +175,7 @@ def test_the_requeued_task_is_in_its_initial_state(tool: ModuleType, as_task: Ca
     as_task()
     training = training_of(tool, TRAINING, "143")
     assert requeued(training) == training_of(tool, TRAINING, "143")
-    assert slurm.exit_code(training.pid) == 143, "it has ended before the job is requeued"
+    assert slurm.exit_code(training.pid) == 143, "the training ends before the job is requeued"
 
 
 def test_a_training_that_does_not_end_in_time_is_killed_and_the_job_requeued(
@@ -199,7 +199,7 @@ def test_a_job_whose_checkpoint_failed_is_not_requeued(tool: ModuleType, as_task
 
 
 def test_the_training_survives_the_signal_that_requeues(tool: ModuleType, as_task: Callable[..., None]) -> None:
-    """Some clusters send it to every process."""
+    """Send the signal to every process, as some clusters do."""
     as_task()
     training = training_of(tool, TRAINING, "143")
 

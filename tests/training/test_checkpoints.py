@@ -48,10 +48,10 @@ def test_one_can_go_back_to_a_kept_state_and_comes_to_the_same_end(
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.05, 0.2, 0.5])
-def test_a_run_that_is_killed_goes_on_to_the_same_weights(
+def test_a_run_that_is_killed_resumes_to_the_same_weights(
     betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, wait: float
 ) -> None:
-    """The run is killed by SIGKILL at any moment after its first checkpoint."""
+    """Kill the run by SIGKILL at any moment after its first checkpoint."""
     recipe = tiny_recipe(betons, tmp_path)
     Path("tiny.yaml").write_text(dump_recipe(recipe))
     words = ["train", "--recipe", "tiny.yaml", "--device", "cpu", "--out", "run", "--save-every", "1"]
@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(
     time.sleep(wait)
     running.kill()
     (code,) = running.ended()
-    assert code == -9 or (code == 0 and wait), running.said
+    assert code == -9 or (code == 0 and wait), running.output
     train(recipe, Path("run"), runtime=cpu, resume=True)
     first, second = (load_file(folder / "state.safetensors") for folder in (trained, Path("run")))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(
 def test_a_torn_state_names_the_one_before(betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path) -> None:
     state = trained_copy / "state.safetensors"
     state.unlink()
-    os.link(trained_copy / "checkpoints/epoch-0003.safetensors", state)  # as the run left them: both are torn
+    os.link(trained_copy / "checkpoints/epoch-0003.safetensors", state)  # both are torn, as the killed run left them
     state.write_bytes(state.read_bytes()[:10000])
     with pytest.raises(UsageError, match=r"cannot be resumed from: .* move .*epoch-0002\.safetensors over it"):
         train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
@@ -127,10 +127,10 @@ def test_a_state_torn_within_an_epoch_names_the_newest_that_is_kept(betons: Path
         train(recipe, Path("run"), runtime=cpu, resume=True)
 
 
-def test_a_whole_run_goes_on_for_longer_and_its_new_rates_are_reported(
+def test_a_finished_run_is_trained_for_longer_and_its_new_rates_are_reported(
     betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A finished run continues with a new phase and a cosine of its own, as in the original experiment."""
+    """Continue a finished run with a new phase and a cosine of its own, as in the original experiment."""
     longer = ("curriculum=[{data: clean, until_epoch: 2}, {data: q50, until_epoch: 4}, {data: q50, until_epoch: 8}]",)
     with pytest.raises(RecipeError, match="To train for longer, add a phase"):
         train(tiny_recipe(betons, tmp_path, *longer), trained_copy, runtime=cpu, resume=True)

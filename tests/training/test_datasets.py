@@ -98,7 +98,7 @@ def test_a_missing_beton_is_encoded_like_the_other_of_its_role(log_of: OpenAndLo
         assert Path(f"{split}-source.beton").read_bytes() == (betons / f"{split}-source.beton").read_bytes()
     assert log_of(recipe) == []
     Path("train-source.beton").unlink()
-    assert len(log_of(recipe)) == 1, "the manifest that is left of it is replaced"
+    assert len(log_of(recipe)) == 1, "the manifest that remains of it is replaced"
 
 
 def test_a_missing_beton_of_two_data_sets_is_encoded_once(
@@ -168,7 +168,7 @@ def test_nothing_is_encoded_if_a_file_is_missing_for_good(log_of: OpenAndLog, ph
 
 
 def test_a_missing_beton_omits_the_images_that_failed_in_the_other(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:
-    """A damaged scan cannot be encoded at quality 50, but source would copy it."""
+    """Use a damaged scan, which cannot be encoded at quality 50 but which source would copy."""
     shutil.copytree(photos, "d")
     broken = Path("d/train/cat/03.jpg")
     data = broken.read_bytes()

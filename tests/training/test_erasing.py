@@ -28,7 +28,7 @@ def rng(count: int, seed: int = 0, epoch: int = 0) -> SampleRng:
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (24, 200)])
 def test_boxes_are_distributed_like_timms(height: int, width: int) -> None:
-    """The second size is one in which few boxes fit."""
+    """Compare at two sizes; few boxes fit into the second."""
     theirs, boxes = RandomErasing(1.0, mode="const", max_count=1, device="cpu"), []
 
     class Image:
@@ -86,7 +86,7 @@ def test_a_constant_fills_the_boxes_that_noise_would_with_zero() -> None:
 
 
 def test_boxes_are_nearly_torchvisions() -> None:
-    """Their largest area and aspect are 0.33 and 3.3, not a third and ten thirds."""
+    """Allow for torchvision's largest area and aspect, which are 0.33 and 3.3, not a third and ten thirds."""
     torch.manual_seed(0)
     image = torch.ones(3, 64, 64)
     theirs = [TorchvisionsErasing.get_params(image, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=[0.0]) for _ in range(COUNT)]

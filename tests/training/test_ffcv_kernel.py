@@ -59,7 +59,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_is_pillows_to_the_bit(tmp_path: Path, cpu: Runtime, kind: str) -> None:
-    """In every chroma layout, in grey, and with trailing bytes. A whole image at its own size is not resampled."""
+    """Decode every chroma layout, grey, and trailing bytes. A whole image at its own size is not resampled."""
     payloads = [jpeg(CAT, **options) for options in LAYOUTS.values()]
     payloads += [jpeg(CAT.convert("L")), jpeg(CAT) + b"trailing"]
     beton = write(tmp_path / "layouts.beton", payloads)
@@ -82,7 +82,7 @@ ON_THE_FLY = {
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
 @pytest.mark.parametrize("on_the_fly", ON_THE_FLY)
 def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpolation: str, on_the_fly: str) -> None:
-    """By area to within one level; after the resize that may tip a JPEG coefficient, and the pixels then differ more."""
+    """Allow one level by area; on the fly after the resize, it may change a JPEG coefficient and so more pixels."""
     beton, options = Beton(betons / "train-source.beton"), ON_THE_FLY[on_the_fly]
     variant = Variant(beton, OnTheFlyJpeg.model_validate({"beton": beton.path, **options}) if options else None)
     plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
@@ -252,7 +252,7 @@ SIZES = {
 def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
     tmp_path: Path, cpu: Runtime, kind: str, train: bool, size: str, mode: int
 ) -> None:
-    """The bomb would take 12 GB if its header were believed."""
+    """Open a file whose header would cost 12 GB if the loaders believed it."""
     beton = write(tmp_path / "lies.beton", [jpeg(CAT), jpeg(CAT)])
     beton.widths[1], beton.heights[1] = SIZES[size]
     beton.modes[1] = mode
@@ -264,7 +264,7 @@ def test_metadata_that_lie_ask_for_no_memory_and_read_nothing_else(
 
 @pytest.mark.parametrize("train", [True, False])
 def test_both_loaders_show_images_that_only_pillow_reads_as_pillow_does(tmp_path: Path, cpu: Runtime, train: bool) -> None:
-    """CMYK and PNG images that another writer stored unchanged, which libturbojpeg refuses."""
+    """Read CMYK and PNG images that another writer stored unchanged, which libturbojpeg refuses."""
     cmyk, png = jpeg(CAT.convert("CMYK"), quality=95), BytesIO()
     CAT.save(png, "PNG")
     beton = write(tmp_path / "odd.beton", [cmyk, jpeg(CAT), png.getvalue()])
@@ -356,7 +356,7 @@ def test_lanes_share_the_work_evenly() -> None:
 
 
 def test_stored_files_and_on_the_fly_qualities_agree_with_the_encoder(tmp_path: Path, cpu: Runtime) -> None:
-    """At seven qualities, in both loaders, to the bit."""
+    """Compare seven qualities in both loaders, to the bit."""
     source = jpeg(CAT, quality=97, subsampling="4:4:4")
     beton = write(tmp_path / "one.beton", [source])
     for quality in (1, 10, 50, 75, 95, 96, 100):

@@ -59,7 +59,7 @@ def test_a_larger_image_costs_as_much_more_as_it_has_pixels() -> None:
 
 
 def test_the_model_is_neither_run_nor_changed() -> None:
-    model = timm.create_model("resnet18", num_classes=4).eval()  # whose batch norms count what they see
+    model = timm.create_model("resnet18", num_classes=4).eval()  # its batch norms count their batches
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     drawn = torch.get_rng_state()
     with torch.no_grad():

@@ -27,7 +27,7 @@ StateDict = dict[str, torch.Tensor]
 DEPTH, DIM = 3, 24
 TINY = "convnext_isotropic_tiny_test"
 
-default_cfgs = {TINY: isotropic.default_cfgs["convnext_isotropic_small"]}  # timm looks for it here
+default_cfgs = {TINY: isotropic.default_cfgs["convnext_isotropic_small"]}  # timm looks for the entry point here
 
 
 @register_model
@@ -73,7 +73,7 @@ def authors_forward(weights: StateDict, images: torch.Tensor) -> torch.Tensor:
     return linear(layer_norm(x.mean((2, 3)), (DIM,), *of("norm"), eps=1e-6), *of("head"))
 
 
-# The authors' README, and their program run.
+# From the authors' README, and measured with their program.
 @pytest.mark.parametrize(
     ("size", "parameters", "gmacs", "scaled"),
     [("small", 22.31e6, 4.286, False), ("base", 87.08e6, 16.896, False), ("large", 305.94e6, 59.699, True)],
@@ -108,7 +108,7 @@ def test_the_authors_checkpoint_computes_what_the_paper_describes(gamma: bool, w
     assert (model(images) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_a_head_for_other_classes_is_begun_anew_and_weights_of_another_model_are_refused() -> None:
+def test_a_head_for_other_classes_is_re_initialised_and_weights_of_another_model_are_refused() -> None:
     torch.save(authors_weights(10), "authors.pth")
     model = create_model(ModelSection(name=TINY, checkpoint=Path("authors.pth"), head_init_scale=0.001), 7)
     assert isinstance(model, IsotropicConvNeXt)
@@ -181,7 +181,7 @@ def test_a_run_is_trained_exported_loaded_and_explained(betons: Path, photos: Pa
     run = load_run(Path("run"), cpu)
     again = timm.create_model("local-dir:run", pretrained=True).eval()
     images = torch.randn(2, 3, 64, 64)
-    assert torch.allclose(again(images), run.model(images), atol=1e-6)  # the run's has its channels last
+    assert torch.allclose(again(images), run.model(images), atol=1e-6)  # the run's model is channels_last
     assert again.pretrained_cfg["input_size"] == (3, 64, 64)
     study = compare_cams([run], photos / "val", [EncodeSpec("source")], cpu, limit=2)
     assert study.layer == f"blocks.{DEPTH - 1}"

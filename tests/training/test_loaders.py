@@ -1,4 +1,4 @@
-"""The contract of both loaders, and the promises of either one."""
+"""The contract of both loaders, and properties of one of them."""
 
 import threading
 import time
@@ -109,7 +109,7 @@ def test_an_epoch_left_early_leaves_no_thread_and_the_next_is_whole(loader: Load
         batches = loader.at(epoch)
         next(batches)
         batches.close()  # type: ignore[attr-defined]
-    patience = time.monotonic() + 10  # torch's own queues end their threads a moment later
+    patience = time.monotonic() + 10  # torch's queues end their threads a moment later
     while threading.active_count() > before and time.monotonic() < patience:
         time.sleep(0.01)
     assert threading.active_count() <= before
@@ -148,7 +148,7 @@ def test_crops_of_one_sample_differ_between_epochs_and_are_paired_between_qualit
     assert abs(first - paired).mean() < 8 < abs(first - again).mean()
 
 
-def test_a_view_without_chance_is_the_whole_image_resized(tmp_path: Path) -> None:
+def test_training_without_random_crops_is_the_whole_image_resized(tmp_path: Path) -> None:
     beton = Beton(write_beton(tmp_path / "one.beton", [(jpeg(photograph("cat").crop((0, 0, 80, 80))), 80, 80, 0)]))
     pixels = read_pixels(beton, 0)
     still = ImageSection(size=80, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, val_crop=1.0)
@@ -235,7 +235,7 @@ def test_an_error_in_ffcvs_thread_ends_the_epoch(betons: Path, cpu: Runtime, mon
 @pytest.mark.ffcv
 @pytest.mark.filterwarnings("ignore")
 def test_ffcv_is_left_where_numbas_threads_are_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its own threading layer alone, numba aborts the process when a second loader starts work."""
+    """Use PlainLoader if numba has only its own threading layer, which aborts the process when a second loader starts."""
     import numba
 
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "workqueue")

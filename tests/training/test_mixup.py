@@ -41,7 +41,7 @@ def test_a_chunk_is_mixed_as_timm_mixes_a_batch(seed: int, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("section", [MixSection(mixup=0.8), MixSection(cutmix=1.0)], ids=["mixup", "cutmix"])
 def test_a_target_has_the_share_that_the_image_has(section: MixSection) -> None:
-    """Black images are class 0 and white ones class 1, so the mean of an image is its share of class 1."""
+    """Mix black images of class 0 with white ones of class 1, so that an image's mean is its share of class 1."""
     images = torch.stack([torch.full((3, *SIZE), float(white)) for white in (0, 0, 1, 1)])
     targets = soft_targets(torch.tensor([0, 0, 1, 1]), 2, 0.0)
     for epoch in range(30):
@@ -90,7 +90,7 @@ def test_chunks_are_mixed_and_cut_as_often_as_asked(section: MixSection, mixed: 
 
 
 def test_shares_have_the_beta_distribution() -> None:
-    """Its variance is 1 / (4 (2 alpha + 1)) for two equal parameters."""
+    """Check the variance, which is 1 / (4 (2 alpha + 1)) for two equal parameters."""
     shares = [draw(MixSection(mixup=0.8), (0, 0, chunk), SIZE)[0] for chunk in range(4000)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
     assert np.var(shares) == pytest.approx(1 / (4 * 2.6), rel=0.06)

@@ -66,13 +66,13 @@ def test_a_named_model_gives_timms_own_probabilities(cpu: Runtime) -> None:
     named = load_named(NAME, cpu, create=create_untrained)
     config = timm.data.resolve_model_data_config(named.model)
     assert (named.image.size, named.image.val_crop) == (160, config["crop_pct"])
-    photograph("cat").crop((0, 0, 169, 169)).save("cat.png")  # 0.95 of it is 160, and nothing is left to be resized
+    photograph("cat").crop((0, 0, 169, 169)).save("cat.png")  # 0.95 of it is 160, so nothing is resized
     transform = create_transform(**config | {"crop_pct": 1.0})
     with Image.open("cat.png") as image, torch.inference_mode():
         expected = named.model(transform(image.crop((4, 4, 164, 164)))[None]).softmax(dim=1)[0].numpy()
     (prediction,) = classify(named, [Path("cat.png")], cpu)
     np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-4)
-    assert not np.allclose(expected, 1e-3, rtol=1e-3), "a model that says nothing would pass"
+    assert not np.allclose(expected, 1e-3, rtol=1e-3), "a model with constant outputs would pass"
 
 
 def test_imagenets_classes_are_wordnets_numbers_and_have_names(cpu: Runtime) -> None:
@@ -118,7 +118,7 @@ def test_a_name_that_cannot_be_used_is_a_sentence(cpu: Runtime, name: str, messa
         load_classifier(Path(name), cpu, create=create)
 
 
-def test_without_a_network_the_way_out_is_reported(cpu: Runtime) -> None:
+def test_without_a_network_the_error_says_what_to_do(cpu: Runtime) -> None:
     with pytest.raises(
         JpegcurrError, match=r"could not be downloaded \(Name or service not known\).*--checkpoint FILE"
     ) as left:

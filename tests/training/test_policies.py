@@ -1,4 +1,4 @@
-"""Augmentation compared with timm's and torchvision's own on photographs, and the inputs that it depends on."""
+"""Augmentation compared with timm's and torchvision's on photographs, and the inputs that it depends on."""
 
 import random
 from collections.abc import Iterator
@@ -112,7 +112,7 @@ def test_colours_are_timms_to_the_level(name: str, amounts: tuple[float, ...]) -
 @pytest.mark.parametrize(("interpolation", "mean", "largest"), [("bilinear", 0.03, 1), ("bicubic", 0.8, 8)])
 @pytest.mark.parametrize("name", MOVES)
 def test_moves_are_timms_to_a_fraction_of_a_level(name: str, interpolation: Interpolation, mean: float, largest: int) -> None:
-    """The same pixels come from outside, too: otherwise they would differ by a hundred levels."""
+    """Require the same pixels from outside the image too: others would differ by a hundred levels."""
     for amount in (-29.3, -7.0, 3.1, 24.0) if name == "Rotate" else (-0.43, -0.13, 0.027, 0.31):
         for levels in list(differences(name, amount, interpolation))[:PHOTOGRAPHS]:
             assert abs(levels).mean() < mean, amount
@@ -122,7 +122,7 @@ def test_moves_are_timms_to_a_fraction_of_a_level(name: str, interpolation: Inte
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
 def test_a_move_by_whole_pixels_is_exact(name: str, interpolation: Interpolation) -> None:
-    """Noise too, and images large enough to strain float32 coordinates."""
+    """Move noise too, and images large enough to strain float32 coordinates."""
     for amount in (-37, 0, 2, 400):
         assert not any(levels.any() for levels in differences(name, amount, interpolation, width=256, height=224)), amount
 
@@ -214,7 +214,7 @@ def test_layers_operations_and_signs_are_independent() -> None:
 
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m5-mstd3-n3"])
 def test_a_batch_is_augmented_as_timm_augments_each_image(text: str) -> None:
-    """Operations are applied in the order drawn; after a move, later operations may widen a difference."""
+    """Apply operations in the order drawn; after a move, later operations may widen a difference."""
     policy, images, rng = parse_policy(text), batch(40), rng_of(40)
     exact = 0
     for ours, before, operations in zip(augment(images, policy, rng, FILL), images, drawn(policy, rng), strict=True):
@@ -254,7 +254,7 @@ def test_trivial_augment_draws_all_operations_equally_often() -> None:
 
 
 def test_colour_jitter_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision is given the order and the factors that are drawn here."""
+    """Give torchvision the order and the factors that are drawn here."""
     images, rng = batch(12), rng_of(12)
     factors: list[dict[str, float]] = [{} for _ in range(12)]
 

@@ -71,7 +71,7 @@ def test_float16_resumes_with_its_loss_scale(betons: Path, tmp_path: Path) -> No
 def test_a_step_that_overflows_float16_is_skipped_and_counted(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first scale is too large, and is halved at every step that overflows."""
+    """Start with a scale that is too large and is halved at every step that overflows."""
     large = torch.amp.GradScaler("cpu", init_scale=2.0**21)
     monkeypatch.setattr("jpegcurr.runtime.Runtime.scaler", lambda _: large)
     recipe = tiny_recipe(betons, tmp_path, *SHORT, "batch.size=8", "curriculum.1.until_epoch=8")
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_a_number_ends_a_float16_run_too(
 def test_a_compiled_model_learns_the_same_and_writes_the_same_files(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model is traced as for a GPU and run by torch's own operations: the test is about our code around it."""
+    """Trace the model as for a GPU but run it with torch's own operations, because the test is about our code around it."""
     compiled: list[torch.nn.Module] = []
     real = torch.compile
 

@@ -1,4 +1,4 @@
-"""Weights to start from, and a comparison of the models with the paper's."""
+"""Pretrained weights, and a comparison of the models with the paper's."""
 
 from argparse import Namespace
 from collections import OrderedDict
@@ -93,7 +93,7 @@ def test_the_authors_checkpoint_computes_what_theirs_does(published: Path) -> No
     assert (model(images) - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
-def test_a_head_for_other_classes_is_begun_anew(published: Path) -> None:
+def test_a_head_for_other_classes_is_re_initialised(published: Path) -> None:
     section = ModelSection(name="convnext_atto", checkpoint=published, head_init_scale=0.001)
     model = create_model(section, 7)
     assert model.head.fc.weight.shape == (7, DIMS[-1])
@@ -138,7 +138,7 @@ def test_a_missing_checkpoint_and_one_of_another_model_are_reported(published: P
     with pytest.raises(UsageError, match=r"gone\.pth does not exist"):
         create_model(ModelSection(name="convnext_atto", checkpoint=Path("gone.pth")), 10)
     Path("gone").mkdir()
-    with pytest.raises(UsageError, match=r"gone/model\.safetensors does not exist"):  # before it misses the betons
+    with pytest.raises(UsageError, match=r"gone/model\.safetensors does not exist"):  # before the missing betons are reported
         train(tiny_recipe(Path("nowhere"), tmp_path, "model.checkpoint=gone"), Path("run"), runtime=cpu)
     with pytest.raises(RecipeError, match=r"'convnext_femto' cannot start from convnext\.pth: "):
         create_model(ModelSection(name="convnext_femto", checkpoint=published), 10)
@@ -162,7 +162,7 @@ def test_layer_scale_begins_where_it_is_asked_to() -> None:
         assert torch.allclose(gamma, torch.tensor(expected))
 
 
-def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_checkpoint_and_resumes_without_it(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     model = timm.create_model("test_convnext", num_classes=9)
     torch.save(model.state_dict(), "start.pth")
     still = (
@@ -186,7 +186,7 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(betons: Path, cpu
     assert count_classes(ended) == 4
 
 
-# Parameters, and multiply-adds of convolutions and linear layers at 224 pixels: the authors' README, and their program run.
+# Parameters, and multiply-adds of convolutions and linear layers at 224 pixels, from the authors' README and their program.
 @pytest.mark.parametrize(
     ("name", "parameters", "gmacs"),
     [

@@ -24,7 +24,7 @@ from jpegcurr.runtime import ALONE, Runtime, World, joined
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
-# Stochastic depth drops other paths in every process, so it is disabled; AdamW's eps keeps rounding differences small.
+# Stochastic depth drops different paths in every process, so it is disabled; AdamW's eps keeps rounding differences small.
 OPTIONS = (
     "model.drop_path=0",
     "optim.eps=1e-3",
@@ -90,12 +90,12 @@ def test_sigterm_saves_a_checkpoint_and_the_resumed_pair_has_the_same_weights(pa
     while not Path("run/state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.001)
     running.terminate()
-    assert running.ended() == [143, 143], running.said
-    (line,) = errors(running.said)
+    assert running.ended() == [143, 143], running.output
+    (line,) = errors(running.output)
     assert "To resume: torchrun --nproc-per-node 2 -m jpegcurr train" in line
     resumed = Group(arguments(recipe, "--out", "run", "--resume"))
-    assert resumed.ended() == [0, 0], resumed.said
-    assert sum(line.startswith("resuming") for line in resumed.said) == 1
+    assert resumed.ended() == [0, 0], resumed.output
+    assert sum(line.startswith("resuming") for line in resumed.output) == 1
     states = [load_file(folder / "state.safetensors") for folder in (pair, Path("run"))]
     assert {key.split(".")[1] for key in states[0] if key.startswith("rng")} == {"0", "1"}
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -126,27 +126,27 @@ def test_a_process_that_fails_ends_the_others_with_one_message(betons: Path, tmp
         "schedule.warmup_epochs=0",
     )
     failing = Group(arguments(recipe, "--out", "run"))
-    assert failing.ended() == [1, 1], failing.said
-    assert any("sample 5 of" in line for line in errors(failing.said)), failing.said
-    others = [line for line in errors(failing.said) if "sample 5 of" not in line]
+    assert failing.ended() == [1, 1], failing.output
+    assert any("sample 5 of" in line for line in errors(failing.output)), failing.output
+    others = [line for line in errors(failing.output) if "sample 5 of" not in line]
     assert others in ([], ["error: Another process of this run has ended; its own message says why."])
-    assert not any("Traceback" in line for line in failing.said), failing.said
+    assert not any("Traceback" in line for line in failing.output), failing.output
 
 
 def test_a_mistake_is_reported_once(betons: Path, tmp_path: Path) -> None:
     failing = Group(arguments(tiny_recipe(betons, tmp_path), "--set", "batch.sizze=3"))
-    assert failing.ended() == [2, 1], failing.said
-    assert len(errors(failing.said)) == 1
-    assert sum("unknown key" in line for line in failing.said) == 1
+    assert failing.ended() == [2, 1], failing.output
+    assert len(errors(failing.output)) == 1
+    assert sum("unknown key" in line for line in failing.output) == 1
     failing = Group(["train", "--reciep", "tiny.yaml"])
-    assert failing.ended() == [2, 2], failing.said
-    assert len(errors(failing.said)) == 1, failing.said
+    assert failing.ended() == [2, 2], failing.output
+    assert len(errors(failing.output)) == 1, failing.output
 
 
 def test_gradients_are_exchanged_once_a_step(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The number of micro-batches does not matter; here a group of one exchanges with itself."""
+    """Count the exchanges of a group of one; they do not depend on the number of micro-batches."""
     exchanged = 0
 
     def count(_state: object, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -82,7 +82,7 @@ def test_every_page_is_fetched_before_its_first_use_and_released_after_its_last(
         largest = max(largest, len(held))
     ahead.close()
     assert len(beton.calls) >= 1
-    assert largest < 9 < len(set(beton.pointers // PAGE)), "and the whole file is never held"
+    assert largest < 9 < len(set(beton.pointers // PAGE)), "the whole file is never held"
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -104,7 +104,7 @@ def test_pages_of_a_mixture_belong_to_the_files_drawn(path: Path) -> None:
 
 @pytest.mark.usefixtures("small_windows")
 def test_a_page_of_a_file_that_is_mixed_with_itself_is_held_until_both_have_used_it(path: Path) -> None:
-    """One data set is the stored file, another the same file at a JPEG quality on the fly."""
+    """Mix a stored file with the same file at a JPEG quality on the fly."""
     once, twice = Calls(path), Calls(path)
     for sampler in (sampler_of(once), sampler_of(twice, twice)):
         ahead = Readahead(sampler, 0, sampler.batches(0))
@@ -124,7 +124,7 @@ def test_with_the_systems_cache_no_page_is_fetched(path: Path) -> None:
 
 
 def test_pages_can_be_fetched_after_the_file_was_unlinked(path: Path, tmp_path: Path) -> None:
-    """Advice must not end a run, which can still read from the map."""
+    """Check that failing advice does not end a run, which can still read from the map."""
     copy = tmp_path / "copy.beton"
     copy.write_bytes(path.read_bytes())
     beton = Beton(copy)

@@ -34,7 +34,7 @@ def ours(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels
 
 
 def theirs(source: Pixels, box: Box, size: Size, kind: Image.Resampling) -> Pixels:
-    """Return the crop resized by torch (bilinear), or by Pillow, in two steps so that every version does the rows first."""
+    """Return the crop resized by torch (bilinear), or by Pillow, in two steps so that every version resizes rows first."""
     top, left, height, width = box
     part = np.ascontiguousarray(source[top : top + height, left : left + width])
     if kind == Image.Resampling.BILINEAR:
@@ -67,7 +67,7 @@ def boxes(draw: st.DrawFn) -> tuple[Size, Box]:
 @given(where=boxes(), size=st.tuples(LENGTHS, LENGTHS), saturated=st.booleans(), seed=st.integers(0, 2**32 - 1))
 @example(where=((300, 1), (0, 0, 300, 1)), size=(1, 300), saturated=True, seed=0)
 @example(where=((1, 300), (0, 0, 1, 300)), size=(300, 1), saturated=True, seed=0)
-@example(where=((100, 60), (0, 0, 97, 60)), size=(64, 44), saturated=True, seed=0)  # Pillow 13 does columns first here
+@example(where=((100, 60), (0, 0, 97, 60)), size=(64, 44), saturated=True, seed=0)  # Pillow 13 resizes columns first here
 @settings(max_examples=400, deadline=None)
 def test_pixels_are_theirs_to_the_bit(
     kind: Image.Resampling, where: tuple[Size, Box], size: Size, saturated: bool, seed: int
@@ -127,7 +127,7 @@ def test_pixels_outside_the_crop_have_no_effect(kind: Image.Resampling) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # numba warns about its threading layers
 def test_compiled_code_with_fastmath_and_threads_gets_the_same() -> None:
-    """FFCV compiles its kernels with these options, and its fields have these types."""
+    """Compile with the options of FFCV's kernels, for the types of its fields."""
     from numba import njit, prange
 
     from jpegcurr.training.data.resample_kernel import BICUBIC, resample

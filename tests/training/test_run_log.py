@@ -123,7 +123,7 @@ def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], caps
     shown = capsys.readouterr().err
     for part in ("epoch 7 (q50)", "10/10", "loss 2.345", "lr 1.0e-03", "5,120 img/s", "2% waiting"):
         assert part in shown
-    assert len(reads) == 1, "once a second, for each read waits for the device"
+    assert len(reads) == 1, "read once a second, because every read waits for the device"
 
 
 def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def test_integers_are_uniform_with_both_ends() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 1000), (1000, 40), (7, 9)])
 def test_random_boxes_are_distributed_like_torchvisions(height: int, width: int) -> None:
-    """Also where most tries do not fit and the fallback is taken."""
+    """Include sizes into which most tries do not fit, so that the fallback is used."""
     image = ImageSection()
     count = 3000
     ours = random_boxes(np.full(count, height), np.full(count, width), image, SampleRng(0, 0, np.arange(count)), 3)

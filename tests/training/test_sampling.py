@@ -28,7 +28,7 @@ def sampler(betons: Path) -> EpochSampler:
 
 
 class Large(Beton):
-    """As if it had many samples."""
+    """A beton with the length of a large one."""
 
     def __init__(self, path: Path, count: int) -> None:
         super().__init__(path)
@@ -50,7 +50,7 @@ def test_an_order_is_every_sample_once_and_another_each_epoch(betons: Path, orde
 
 
 def test_quasi_random_order_stays_within_a_window(betons: Path) -> None:
-    """And is a shuffle there: neighbours in the file are not neighbours in the order."""
+    """Check also that it is shuffled: neighbours in the file are not neighbours in the order."""
     count = 10 * contract.RUN * contract.WINDOW
     sampler = EpochSampler({"": Variant(Large(betons / "train-q50.beton", count))}, IMAGE, True, 4, order_by="quasi_random")
     order = sampler.order(0)
@@ -78,7 +78,7 @@ def test_training_ranks_are_disjoint_and_make_the_same_steps_together(sampler: E
 
 @pytest.mark.parametrize(("ranks", "times"), [(1, 3), (2, 3), (1, 4), (4, 2)])
 def test_repeated_samples_are_other_crops_of_fewer_images(sampler: EpochSampler, ranks: int, times: int) -> None:
-    """The epoch has as many images; a sample occurs several times within one step, with another crop every time."""
+    """Keep the number of images in an epoch; a sample occurs repeatedly within one step, with a new crop every time."""
     whole = replace(sampler, repeats=times)
     count = len(sampler.beton)
     order = np.concatenate(
@@ -97,7 +97,7 @@ def test_repeated_samples_are_other_crops_of_fewer_images(sampler: EpochSampler,
     if ranks == 1 and 16 % times == 0:
         for step in samples:
             assert (np.unique(step, return_counts=True)[1] == times).all()
-            assert len(np.unique(step[: 16 // times])) == 16 // times, "in other micro-batches"
+            assert len(np.unique(step[: 16 // times])) == 16 // times, "copies are in different micro-batches"
 
 
 def test_a_phase_may_have_its_own_batch(betons: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_phase_may_have_its_own_batch(betons: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 17])
 def test_validation_ranks_see_every_sample_exactly_once(betons: Path, ranks: int) -> None:
-    """16 images on 17 ranks, too."""
+    """Include 16 images on 17 ranks."""
     sampler = EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), IMAGE, batch=3)
     parts = [replace(sampler, rank=rank, ranks=ranks) for rank in range(ranks)]
     assert sorted(index for part in parts for index in part.order(0)) == list(range(16))
@@ -128,9 +128,9 @@ def test_a_mixture_is_drawn_by_weight_for_each_sample_and_epoch(betons: Path) ->
     samples = np.arange(20_000)
     first, second = (sampler.samples(epoch, samples)["variant"] for epoch in (0, 1))
     assert binomtest(int(first.sum()), 20_000, 0.3).pvalue > 1e-3
-    assert binomtest(int((first & second).sum()), 20_000, 0.09).pvalue > 1e-3, "drawn anew in each epoch"
+    assert binomtest(int((first & second).sum()), 20_000, 0.09).pvalue > 1e-3, "every epoch has a new draw"
     some = np.array([19_000, 3, 77])
-    assert (sampler.samples(0, some)["variant"] == first[some]).all(), "whatever else is in the batch"
+    assert (sampler.samples(0, some)["variant"] == first[some]).all(), "the rest of the batch has no effect"
 
 
 def test_shares_of_one_and_none_take_one_data_set_alone(sampler: EpochSampler) -> None:

@@ -43,7 +43,7 @@ def rates(schedule: ScheduleSection, epochs: int, steps: int) -> list[float]:
     ],
 )
 def test_the_schedule_is_the_official_one(horizon: int, epoch: int, rate: str) -> None:
-    """To half a unit of the last digit given."""
+    """Compare to half a unit of the last digit given."""
     plan = EpochPlan(epoch, 0, (("clean", 1.0),), 0.0, horizon, lr=4e-3)
     unit = 10.0 ** int(Decimal(rate).as_tuple().exponent)
     assert learning_rate(ScheduleSection(), plan, 0, 312) == pytest.approx(float(rate), abs=0.51 * unit)
@@ -51,7 +51,7 @@ def test_the_schedule_is_the_official_one(horizon: int, epoch: int, rate: str) -
 
 @pytest.mark.parametrize(("epochs", "warmup", "steps"), [(30, 4, 7), (100, 20, 312), (150, 20, 312), (3, 0, 5)])
 def test_the_schedule_equals_the_official_array_at_every_step(epochs: int, warmup: int, steps: int) -> None:
-    """``np.linspace`` and the cosine of ConvNeXt's ``utils.cosine_scheduler``."""
+    """Compare with ``np.linspace`` and the cosine of ConvNeXt's ``utils.cosine_scheduler``."""
     rest = epochs * steps - warmup * steps
     official = [
         *np.linspace(0, 4e-3, warmup * steps),
@@ -69,7 +69,7 @@ def test_warm_up_begins_at_nothing_and_its_peak_comes_twice() -> None:
 
 
 def test_steps_of_decay_are_those_of_torch() -> None:
-    """ResNet-50's standard: a tenth every 30 epochs."""
+    """Divide the rate by ten every 30 epochs, as is standard for ResNet-50."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     torchs = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.1)
     ours = rates(ScheduleSection(lr=0.1, min_lr=0.0, warmup_epochs=0, decay=StepDecay(every=30)), 90, 2)
@@ -85,7 +85,7 @@ def test_decay_ends_at_the_smallest_rate() -> None:
 
 
 def test_a_rate_per_epoch_is_that_of_torchvisions_reference() -> None:
-    """Linear warm-up from a hundredth, then a cosine to 0, both stepped once an epoch."""
+    """Warm up linearly from a hundredth, then decay by a cosine to 0; both change once an epoch."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=5)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40 - 5, eta_min=0.0)

@@ -1,4 +1,4 @@
-"""Training through a swap, and resuming as if never stopped."""
+"""Training through a swap, and resumed runs that equal uninterrupted ones."""
 
 import csv
 import json
@@ -69,7 +69,7 @@ def test_a_run_swaps_its_data_and_leaves_everything_behind(trained: Path, betons
 
 
 def test_it_learns(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """Four photographs are distinguished far better than by chance (25 %)."""
+    """Distinguish four photographs far better than by chance (25 %)."""
     ends = ["curriculum.0.until_epoch=8", "curriculum.1.until_epoch=12", "image.size=64", "image.scale=[0.5,1.0]"]
     metrics = train(tiny_recipe(betons, tmp_path, *ends), Path("run"), runtime=cpu)
     assert metrics.rows[-1]["val/clean/top1"] >= 75
@@ -81,7 +81,7 @@ def test_it_learns(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
 def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(
     betons: Path, cpu: Runtime, trained: Path, tmp_path: Path, stop: int
 ) -> None:
-    """Stopped in the first phase, at the swap, and in the second."""
+    """Stop in the first phase, at the swap, and in the second phase."""
     recipe = tiny_recipe(betons, tmp_path)
 
     def interrupt(at: StepInfo) -> None:
@@ -159,7 +159,7 @@ def test_a_run_stopped_within_an_epoch_ends_in_the_same_weights_bit_for_bit(
 
 
 def test_what_is_augmented_belongs_to_the_sample(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """However a step is cut into micro-batches."""
+    """Compare steps that are cut into different micro-batches."""
     short = ("curriculum=[{data: clean, until_epoch: 1}]", "schedule.warmup_epochs=0", "evaluate=[]", "model.drop_path=0")
     augment = "augment={policy: rand-m9-mstd0.5-inc1, erase: 0.5}"
 
@@ -180,8 +180,8 @@ def test_an_unknown_policy_is_reported_before_anything_is_created(betons: Path, 
     assert not Path("run").exists()
 
 
-def test_a_run_that_was_killed_goes_on_after_the_step_that_was_saved(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """As by ``kill -9``: whatever comes after a save is lost."""
+def test_a_run_that_was_killed_resumes_after_the_step_that_was_saved(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """Stop as by ``kill -9``, which loses everything after the last save."""
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "batch.size=8")
     train(recipe, Path("whole"), runtime=cpu)
 
@@ -235,7 +235,7 @@ def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(
 
 @pytest.mark.parametrize(("section", "steps", "kept"), [({"half_life": 2}, 5, 0.5), ({"decay": 0.9}, 5, 0.9**10)])
 def test_the_average_forgets_as_fast_as_asked(section: dict[str, float], steps: int, kept: float) -> None:
-    """What is kept over two epochs of five steps."""
+    """Compare the share that is kept over two epochs of five steps."""
     assert EmaSection.model_validate(section).per_step(steps) ** 10 == pytest.approx(kept)
     assert EmaSection().per_step(steps) == 0.9999
     with pytest.raises(ValueError, match="omit one of them"):
@@ -243,7 +243,7 @@ def test_the_average_forgets_as_fast_as_asked(section: dict[str, float], steps: 
 
 
 def test_a_row_written_before_its_state_is_written_again(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """A power cut between the two files."""
+    """Resume as after a power cut between the writes of the two files."""
     short = tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]", "schedule.horizon=phase")
     train(short, Path("run"), runtime=cpu)
     lines = Path("run/metrics.jsonl").read_text()
@@ -360,7 +360,7 @@ def test_a_damaged_state_is_reported_by_name(
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_whole(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rate is absurd from the second epoch on: the first is whole, and neither its weights nor its row are lost."""
+    """Train with an absurd rate from the second epoch on; neither the weights nor the row of the first are lost."""
 
     def explode(at: StepInfo) -> None:
         if at.plan.epoch == 1:
@@ -404,7 +404,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 def test_weights_that_the_last_step_spoilt_are_not_saved(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The losses of the epoch were finite; the update after the last of them was not."""
+    """Spoil the update after the last loss of an epoch, when all losses have been finite."""
 
     def explode(at: StepInfo) -> None:
         if (at.plan.epoch, at.step) == (1, 2):
@@ -487,7 +487,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(betons: Path, cpu: R
 
 
 def test_clipped_gradients_move_the_weights_less(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """With an eps far above the clipped gradients, AdamW's steps shrink with them."""
+    """Use an eps far above the clipped gradients, so that AdamW's steps shrink with them."""
     one = ["curriculum=[{data: clean, until_epoch: 1}]", "schedule.warmup_epochs=0", "optim.eps=1", "optim.weight_decay=0"]
     torch.manual_seed(0)
     start = create_model(tiny_recipe(betons, tmp_path).model, 4).state_dict()
@@ -599,7 +599,7 @@ SCHEDULES = {
 def test_a_run_stopped_with_one_loader_and_resumed_with_the_other_ends_in_the_same_weights(
     betons: Path, cpu: Runtime, tmp_path: Path, schedule: str
 ) -> None:
-    """Bit for bit: bicubic images are the same to the last bit in both, and so is what is evaluated."""
+    """Use bicubic images, which are the same to the last bit in both loaders; evaluation must agree, too."""
     options = [option.replace("BETONS", str(betons)) for option in ("image.interpolation=bicubic", *SCHEDULES[schedule])]
 
     def recipe(kind: str, workers: int) -> Recipe:

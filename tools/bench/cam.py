@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Images/s of Grad-CAM: ours, pytorch-grad-cam's, and a bare forward pass, which explains nothing.
+"""Images/s of Grad-CAM: ours, pytorch-grad-cam's, and a bare forward pass, which is the bound.
 
 All contenders receive the same batch of random images, which is on the device before the clock starts, and the same model with
 random weights, in evaluation mode, float32 and channels_last, and explain the same class of each image at the same layer. They
-take turns, A B C, A B C, after one round that does not count. A round is --batches batches, and ends when the last result is in
+take turns, A B C, A B C, after one warm-up round. A round is --batches batches, and ends when the last result is in
 the host's memory: our raw maps on the layer's grid, pytorch-grad-cam's scaled to 0..1 and enlarged to the images' size, the
 forward pass's logits. Run nothing else on the machine.
 
@@ -78,16 +78,16 @@ def _theirs(model: torch.nn.Module, layer: str, images: torch.Tensor, classes: t
     targets = [ClassifierOutputTarget(label) for label in classes.tolist()]
 
     def explain() -> np.ndarray:
-        with GradCAM(model=model, target_layers=[find_layer(model, layer)]) as cam:  # whose hooks would slow down the others
+        with GradCAM(model=model, target_layers=[find_layer(model, layer)]) as cam:  # its hooks would slow down the others
             maps: np.ndarray = cam(images, targets=targets)
-        model.zero_grad()  # it leaves gradients of the weights
+        model.zero_grad()  # GradCAM computes gradients of the weights too
         return maps
 
     return explain
 
 
 def measure(contenders: Mapping[str, Explain], options: Options, runs: int) -> dict[str, list[float]]:
-    """Return the images/s of every contender in every round but the first."""
+    """Return the images/s of ``runs`` rounds by contender, after a warm-up round."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(runs + 1):
         print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
@@ -123,15 +123,15 @@ def parse() -> Any:
     parser = bench_parser(__doc__, runs=5)
     parser.add_argument("--model", default="convnext_tiny", help="timm's name (convnext_tiny)")
     parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
-    parser.add_argument("--batch", type=positive, default=16, help="images (16)")
+    parser.add_argument("--batch", type=positive, default=16, help="images a batch (16)")
     parser.add_argument("--batches", type=positive, default=2, help="batches a round (2)")
-    parser.add_argument("--layer", help="the layer explained (the last stage)")
+    parser.add_argument("--layer", help="layer whose maps are computed (the last stage)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all contenders and print their rates and ratios."""
     arguments = parse()
     options = Options(arguments.model, arguments.size, arguments.batch, arguments.batches, arguments.layer)
     try:
@@ -149,10 +149,10 @@ def main() -> None:
     lines = [*table(rates), ""]
     for name, (_, least) in TARGETS.items():
         missed = "" if ratios[name] >= least else ", missed"
-        lines.append(f"{name:<38}{ratios[name]:>8.2f}   asked: {least}{missed}")
+        lines.append(f"{name:<38}{ratios[name]:>8.2f}   required: {least}{missed}")
     lines += [f"{'levels apart':<38}{apart:>8.2f}", ""]
-    what = f"{options.model} at {options.size}, batch {options.batch}, layer {layer}, {runtime.reason}"
-    counts = f"{what}; {options.batches} batches a round, {arguments.runs} runs after one warm-up"
+    setup = f"{options.model} at {options.size}, batch {options.batch}, layer {layer}, {runtime.reason}"
+    counts = f"{setup}; {options.batches} batches a round, {arguments.runs} runs after one warm-up"
     versions = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
     print("\n".join([*lines, counts, *(f"{name}: {value}" for name, value in circumstances().items()), versions]))
     results = {

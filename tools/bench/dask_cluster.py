@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images/s of encoding on a local Dask cluster of worker processes, and with as many threads, in turns.
+"""Images/s of encoding on a local Dask cluster of worker processes and with as many threads, in turns.
 
 The cost of Dask is the transfer of every result through the scheduler to the one writer.
 """

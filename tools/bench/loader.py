@@ -1,23 +1,22 @@
 #!/usr/bin/env python3
-"""Images/s of loading two betons for training, ours against the others; what a swap between them costs; what training waits.
+"""Images/s of loading two betons for training, ours and other loaders'; the cost of a swap between them; the wait for data.
 
-The betons hold the same images, as they came and at quality 50. Every contender takes all of them in random order, crops and
-resizes them by torchvision's random-resized rule, mirrors about half, and hands over batches that are counted and dropped.
-They do so turn by turn, A B C, A B C, after one round that does not count: it fills the page cache, compiles what is compiled,
-and starts the DataLoaders' processes, which stay. Give betons that fit into memory, with 2000 images or more, and leave the
-machine to the benchmark.
+The betons hold the same images, as source files and at quality 50. Every contender takes all of them in random order, crops
+and resizes them by torchvision's random-resized rule, mirrors about half, and returns batches, which are counted and dropped.
+The contenders take turns, A B C, A B C, after a warm-up round, which fills the page cache, compiles code and starts the
+DataLoaders' worker processes, which stay alive. Give betons of 2000 images or more that fit into memory, and run nothing else.
 
-What the clock sees is a whole epoch: from asking for it to its end, so the first batch, for which nothing has been prepared,
-and the last, for which the workers are not all busy, weigh on a small file. The contenders differ in what they make. ``area``
-is OpenCV's filter, FFCV's only one; ``bilinear`` is antialiased, torchvision's default. FFCV decodes with libjpeg's fast
-transform, all others with the accurate one. A DataLoader's workers are processes, which hand every batch over through shared
-memory; they take the same JPEGs from the same file. The bound is libturbojpeg alone, in threads: no crop, no resize, no batch.
+The clock measures a whole epoch, from the request to its end. The first batch, for which nothing has been prepared, and the
+last, for which not all workers are busy, therefore count for more on a small file. The contenders do different work. ``area``
+is OpenCV's filter, the only one in FFCV; ``bilinear`` is antialiased, torchvision's default. FFCV decodes with libjpeg's fast
+transform, all others with the accurate one. A DataLoader's workers are processes that pass every batch through shared memory;
+they read the same JPEGs from the same file. The bound is libturbojpeg alone, in threads: no crop, no resize, no batch.
 
-A swap is the start of an epoch on the other beton. Its first batch is timed from asking for the epoch, in units of the median
-time between two batches of that epoch, the last left out because it may be smaller; "from the last batch before" is timed
-from the batch that the epoch before ended with, so that it has the end of that epoch in it too. Data wait is the share of its
-time that a training step on the CPU (small images, a small model, which competes with the loader for the processors) spends
-in asking for a batch, from the second on.
+A swap is the start of an epoch on the other beton. The time from the request for the epoch to its first batch is given in units
+of the median time between two batches of that epoch, without the last, which may be smaller. "from last batch" is the time
+since the last batch of the epoch before, so it includes the end of that epoch. Data wait is the share of its time that a
+training step on the CPU spends waiting for a batch, from the second batch on; images and model are small, and the step competes
+with the loader for the processors.
 """
 
 import ctypes
@@ -61,7 +60,7 @@ OURS = {"FfcvLoader": "ffcv", "PlainLoader": "plain"}
 STOCK = "stock FFCV"
 PILLOW, DECODE_JPEG = "DataLoader + Pillow", "DataLoader + decode_jpeg"
 BOUND = "the bound: decoding alone"
-# What is asked of our loaders: the ratio of two medians of images/s, at least.
+# Requirements of our loaders: (one, other, minimum of the ratio of their medians of images/s).
 TARGETS = {
     "FfcvLoader against stock FFCV": ("FfcvLoader, area", STOCK, 1.2),
     "PlainLoader against stock FFCV": ("PlainLoader, area", STOCK, None),
@@ -72,20 +71,20 @@ TARGETS = {
     "FfcvLoader of the bound": ("FfcvLoader, area", BOUND, None),
     "PlainLoader of the bound": ("PlainLoader, area", BOUND, None),
 }
-FIRST_BATCH = 1.5  # batch times after a swap, at most
-BUILT_ANEW, BOTH_OPEN = f"{STOCK}, built at the swap", f"{STOCK}, both open"
+FIRST_BATCH = 1.5  # maximum batch times after a swap
+BUILT_AT_SWAP, BOTH_OPEN = f"{STOCK}, built at the swap", f"{STOCK}, both open"
 CHUNK = 16  # images that a thread of the bound takes at a time
 MODEL, MODEL_SIZE, STEPS = "convnext_atto", 64, 8
 ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT; turbojpeg.h
 LIBRARIES = ("torch", "torchvision", "numba", "timm")
 
 Begin = Callable[[int], Iterator[Batch]]
-_kept: list[Any] = []  # numba prints an ignored KeyError for a compiled loader that is dropped before the process ends
+_alive: list[Any] = []  # numba prints an ignored KeyError if a compiled loader is dropped before the process ends
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all contenders are given alike."""
+    """The options that all contenders share: pixels a side, images a batch, threads or processes."""
 
     size: int
     batch: int
@@ -94,7 +93,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to load one beton: ``run`` does a whole epoch, whose number it is given, and returns how many images came."""
+    """One way to load one beton: ``run`` loads the epoch of the given number and returns the number of its images."""
 
     name: str
     data: str
@@ -103,22 +102,22 @@ class Contender:
 
     @property
     def title(self) -> str:
-        """In tables."""
+        """Its name in tables."""
         return f"{self.name}, {self.data}"
 
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """Of each swap, in batch times: from asking for the epoch to its first batch, and from the last batch before it."""
+    """Times to the first batch after every swap, in batch times: from the request for the epoch, and from the batch before."""
 
     first: list[float]
     between: list[float]
 
 
-def view_of(
+def create_sampler(
     betons: Mapping[str, Beton], options: Options, interpolation: Interpolation = "area", epochs: int = 0
 ) -> EpochSampler:
-    """A training view of betons; with ``epochs`` these take turns, epoch by epoch, without there is one beton."""
+    """Return a sampler for training on one beton, or on two that alternate for ``epochs`` epochs."""
     names = list(betons)
     plans = tuple(EpochPlan(epoch, epoch, ((names[epoch % len(names)], 1.0),), 0.0, epochs) for epoch in range(epochs))
     variants = {name: Variant(beton) for name, beton in betons.items()}
@@ -127,14 +126,14 @@ def view_of(
 
 
 def open_ours(name: str, sampler: EpochSampler) -> Loader:
-    """One of our loaders, for the CPU."""
+    """Open one of our loaders for the CPU."""
     return open_loader(OURS[name], sampler, resolve_runtime("cpu"))
 
 
 def open_stock(path: Path, options: Options) -> Any:
-    """FFCV's own loader, as its documentation shows it; in a process that has none of ours.
+    """Open FFCV's own loader as its documentation shows, in a process that has none of ours.
 
-    It marks a type that numba shares as read-only, and numba then no longer finds what was compiled for the type before.
+    It marks a type that numba shares as read-only, and numba then no longer finds the code compiled for that type before.
     """
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
@@ -154,31 +153,31 @@ def open_stock(path: Path, options: Options) -> Any:
             "label": [IntDecoder(), ToTensor(), Squeeze(1)],
         },
     )
-    _kept.append(loader)
+    _alive.append(loader)
     return loader
 
 
 @cache
-def kept_stock(path: Path, options: Options) -> Any:
-    """The one of this process."""
+def cached_stock(path: Path, options: Options) -> Any:
+    """Return this process's stock loader of a beton; open it on first use."""
     return open_stock(path, options)
 
 
 def stock_epoch(path: Path, options: Options) -> int:
-    """Its images, counted."""
-    return sum(len(images) for images, _ in kept_stock(path, options))
+    """Load one epoch with stock FFCV; return the number of its images."""
+    return sum(len(images) for images, _ in cached_stock(path, options))
 
 
 def stock_swaps(paths: Sequence[Path], options: Options, count: int) -> dict[str, Swaps]:
-    """Between two loaders that are both open and have run, and with one that is built, and compiled, at the swap."""
+    """Time swaps between two open loaders that have run, and with one that is built and compiled at the swap."""
     return {
-        BOTH_OPEN: time_swaps(lambda epoch: iter(kept_stock(paths[epoch % 2], options)), count),
-        BUILT_ANEW: time_swaps(lambda epoch: iter(open_stock(paths[epoch % 2], options)), 2),
+        BOTH_OPEN: time_swaps(lambda epoch: iter(cached_stock(paths[epoch % 2], options)), count),
+        BUILT_AT_SWAP: time_swaps(lambda epoch: iter(open_stock(paths[epoch % 2], options)), 2),
     }
 
 
 def open_dataloader(beton: Beton, decode: Callable[[bytes], Any], options: Options) -> DataLoader:
-    """torch's DataLoader, with processes that start afresh: a fork of this one would inherit the locks of its threads."""
+    """Open torch's DataLoader with spawned workers: forks would inherit the locks that this process's threads hold."""
     steps = [v2.RandomResizedCrop(options.size, antialias=True), v2.RandomHorizontalFlip()]
     if decode is with_pillow:
         steps.append(v2.PILToTensor())
@@ -189,12 +188,12 @@ def open_dataloader(beton: Beton, decode: Callable[[bytes], Any], options: Optio
         num_workers=options.workers,
         persistent_workers=True,
         multiprocessing_context="spawn",
-        worker_init_fn=hush,
+        worker_init_fn=ignore_deprecation,
     )
 
 
 class Payloads(Dataset):
-    """The images of a beton as torchvision takes them; a worker maps the file itself."""
+    """Decoded and transformed images of a beton, with labels; every worker maps the file itself."""
 
     def __init__(self, beton: Beton, decode: Callable[[bytes], Any], transform: Callable[[Any], torch.Tensor]) -> None:
         self.beton, self.decode, self.transform = beton, decode, transform
@@ -216,16 +215,16 @@ def with_torchvision(data: bytes) -> torch.Tensor:
     return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
-def hush(_worker: int) -> None:
-    """Leave out that torchvision's decoder is deprecated."""
+def ignore_deprecation(_worker: int) -> None:
+    """Suppress the warning that torchvision's decoder is deprecated."""
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="torchvision")
 
 
 def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Contender:
-    """What nothing that decodes whole images with libturbojpeg's accurate transform can beat."""
-    import ffcv._libffcv  # which has libturbojpeg for a dependency
+    """Return the bound for every loader that decodes whole images with libturbojpeg's accurate transform."""
+    import ffcv._libffcv  # it is linked to libturbojpeg
 
-    library = ctypes.CDLL(ffcv._libffcv.__file__)  # its calls leave the interpreter lock
+    library = ctypes.CDLL(ffcv._libffcv.__file__)  # its calls release the interpreter lock
     library.tjInitDecompress.restype = ctypes.c_void_p
     pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong
     library.tjDecompress2.argtypes = [pointer, pointer, long, pointer, *[number] * 5]
@@ -246,54 +245,54 @@ def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Conten
     return Contender(BOUND, data, len(beton), lambda _: sum(threads.map(decode, chunks)))
 
 
-def loading(name: str, data: str, beton: Beton, begin: Begin) -> Contender:
-    """One that is asked for epochs."""
+def loader_contender(name: str, data: str, beton: Beton, begin: Begin) -> Contender:
+    """Return the contender that loads the epochs which ``begin`` starts."""
     return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, *_ in begin(epoch)))
 
 
 def open_contenders(
     data: str, beton: Beton, options: Options, process: ProcessPoolExecutor | None, stack: ExitStack
 ) -> list[Contender]:
-    """All that can run here, on one beton; ``process`` is FFCV's, if there is one, ``stack`` ends their threads."""
-    samplers = {interpolation: view_of({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
-    found = [
-        loading(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at)
-        for name in ours_here()
+    """Return all contenders that can run here on one beton; ``process`` runs FFCV (None: skipped), ``stack`` ends threads."""
+    samplers = {interpolation: create_sampler({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
+    contenders = [
+        loader_contender(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at)
+        for name in available_loaders()
         for interpolation, sampler in samplers.items()
     ]
     if process is not None:
         stock = partial(process.submit, stock_epoch, beton.path, options)
-        found.append(Contender(STOCK, data, len(beton), lambda _: stock().result()))
-        found.append(bare_loop(beton, data, options.workers, stack))
+        contenders.append(Contender(STOCK, data, len(beton), lambda _: stock().result()))
+        contenders.append(bare_loop(beton, data, options.workers, stack))
     for name, decode in ((PILLOW, with_pillow), (DECODE_JPEG, with_torchvision)):
         loader = open_dataloader(beton, decode, options)
-        found.append(loading(name, data, beton, partial(dataloader_epoch, loader)))
-    return found
+        contenders.append(loader_contender(name, data, beton, partial(dataloader_epoch, loader)))
+    return contenders
 
 
 def dataloader_epoch(loader: DataLoader, _epoch: int) -> Iterator[Batch]:
-    """Its next one."""
+    """Start the next epoch of a DataLoader."""
     return iter(loader)
 
 
 def open_process(stack: ExitStack) -> ProcessPoolExecutor | None:
-    """Where stock FFCV lives; None where ffcv is not installed."""
+    """Return the process that runs stock FFCV; None if ffcv is not installed."""
     if not find_spec("ffcv"):
-        print(f"{STOCK}, FfcvLoader and the bound are left out: ffcv is not installed.")
+        print(f"{STOCK}, FfcvLoader and the bound are skipped: ffcv is not installed.")
         return None
     return stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_freed_memory))
 
 
-def ours_here() -> list[str]:
-    """Our loaders, without the one that needs ffcv where that is not installed."""
+def available_loaders() -> list[str]:
+    """Return the names of our loaders, without FfcvLoader if ffcv is not installed."""
     return [name for name, kind in OURS.items() if kind != "ffcv" or find_spec("ffcv")]
 
 
 def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
-    """Images/s of ``runs`` rounds by contender."""
+    """Return images/s of ``runs`` rounds by contender."""
     rates: dict[str, list[float]] = {contender.title: [] for contender in contenders}
     for turn in range(runs + 1):
-        say(turn, runs)
+        print_turn(turn, runs)
         for contender in contenders:
             rate = images_per_second(contender, turn)
             rates[contender.title] += [rate] if turn else []
@@ -301,63 +300,63 @@ def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]
 
 
 def images_per_second(contender: Contender, epoch: int) -> float:
-    """By the wall clock, over one epoch."""
+    """Run one epoch; return images per second of wall-clock time."""
     start = time.perf_counter()
-    came = contender.run(epoch)
+    images = contender.run(epoch)
     seconds = time.perf_counter() - start
-    if came != contender.images:
-        raise SystemExit(f"{contender.title} handed over {came} images of {contender.images}.")
-    return came / seconds
+    if images != contender.images:
+        raise SystemExit(f"{contender.title} loaded {images} images of {contender.images}.")
+    return images / seconds
 
 
 def measure_swaps(sampler: EpochSampler, count: int) -> dict[str, Swaps]:
-    """Of ours."""
-    return {name: time_swaps(open_ours(name, sampler).at, count) for name in ours_here()}
+    """Time ``count`` swaps of each of our loaders."""
+    return {name: time_swaps(open_ours(name, sampler).at, count) for name in available_loaders()}
 
 
 def time_swaps(begin: Begin, count: int) -> Swaps:
-    """Of ``count`` swaps, one after every epoch but the last."""
+    """Time ``count`` swaps, one after every epoch but the last."""
     swaps, last = Swaps([], []), None
     for epoch in range(count + 1):
         times = [time.perf_counter()]
         times += [time.perf_counter() for _ in begin(epoch)]
         if len(times) < 5:
-            raise SystemExit("An epoch has fewer than four batches: nothing can be said about a swap. Give a smaller --batch.")
-        usual = statistics.median(np.diff(times[1:-1]))
+            raise SystemExit("An epoch has fewer than four batches, too few to time a swap. Give a smaller --batch.")
+        batch_time = statistics.median(np.diff(times[1:-1]))
         if last is not None:
-            swaps.first.append((times[1] - times[0]) / usual)
-            swaps.between.append((times[1] - last) / usual)
+            swaps.first.append((times[1] - times[0]) / batch_time)
+            swaps.between.append((times[1] - last) / batch_time)
         last = times[-1]
     return swaps
 
 
 def measure_waits(betons: Mapping[str, Beton], options: Options, runs: int) -> dict[str, list[tuple[float, float]]]:
-    """The share of a training step's time that it waits for data, and the milliseconds of the whole step."""
+    """Return the share of a training step's time that is spent waiting for data, and the step's milliseconds, by loader."""
     import timm
 
     small = Options(MODEL_SIZE, options.batch, options.workers)
     classes = 1 + max(int(beton.labels.max()) for beton in betons.values())
     train = training_step(timm.create_model(MODEL, num_classes=classes))
     loaders = {
-        f"{name}, {data}": open_ours(name, view_of({data: beton}, small))
-        for name in ours_here()
+        f"{name}, {data}": open_ours(name, create_sampler({data: beton}, small))
+        for name in available_loaders()
         for data, beton in betons.items()
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
+    waits: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     for turn in range(runs + 1):
-        say(turn, runs)
+        print_turn(turn, runs)
         for name, loader in loaders.items():
-            found[name] += [wait(loader, turn, train)][: bool(turn)]
-    return found
+            waits[name] += [measure_wait(loader, turn, train)][: bool(turn)]
+    return waits
 
 
 def training_step(model: torch.nn.Module) -> Callable[[Batch], None]:
-    """Forward, backward and AdamW."""
+    """Return a function that trains the model on one batch: forward, backward and AdamW."""
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step(batch: Batch) -> None:
-        images, labels, *_ = batch  # a stock loader's has no numbers
+        images, labels, *_ = batch  # our batches hold the samples' numbers too
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images.float() / 255), labels).backward()
         optimizer.step()
@@ -365,27 +364,27 @@ def training_step(model: torch.nn.Module) -> Callable[[Batch], None]:
     return step
 
 
-def wait(loader: Loader, epoch: int, train: Callable[[Batch], None]) -> tuple[float, float]:
-    """Over ``STEPS`` steps after the first, which starts the clock."""
+def measure_wait(loader: Loader, epoch: int, train: Callable[[Batch], None]) -> tuple[float, float]:
+    """Return the share of time waited for data and the milliseconds a step, over ``STEPS`` steps after the first."""
     waited, steps = 0.0, 0
     with closing(loader.at(epoch)) as batches:
         train(next(batches))
-        start = asked = time.perf_counter()
+        start = requested = time.perf_counter()
         for batch in islice(batches, STEPS):
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             train(batch)
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             steps += 1
-    return waited / (asked - start), 1e3 * (asked - start) / steps
+    return waited / (requested - start), 1e3 * (requested - start) / steps
 
 
-def say(turn: int, runs: int) -> None:
-    """How far it is."""
+def print_turn(turn: int, runs: int) -> None:
+    """Print the number of the round to stderr."""
     print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
 
 
 def rate_table(rates: Mapping[str, Sequence[float]]) -> list[str]:
-    """Images/s, and of medians what they are of the bound's on the same beton."""
+    """Format images/s, and the ratio of medians to the bound on the same beton."""
     lines = [f"{'images/s':<46}{'median':>8}{'min':>8}{'max':>8}{'of the bound':>14}"]
     for title, values in rates.items():
         median, bound = statistics.median(values), rates.get(f"{BOUND}, {title.rpartition(', ')[2]}")
@@ -395,31 +394,31 @@ def rate_table(rates: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def ratios(rates: Mapping[str, Sequence[float]]) -> list[tuple[str, float, str]]:
-    """Of medians; what is asked of them is named, and whether it is met."""
-    found = []
+    """Return (name, ratio of medians, requirement and whether it is missed)."""
+    rows = []
     for name, (one, other, least) in TARGETS.items():
         for data in (SOURCE, HALF):
             ours, theirs = rates.get(f"{one}, {data}"), rates.get(f"{other}, {data}")
             if ours and theirs:
                 ratio = statistics.median(ours) / statistics.median(theirs)
-                wanted = f"   asked: {least}{'' if ratio >= least else ', missed'}" if least else ""
-                found.append((f"{name}, {data}", ratio, wanted))
-    return found
+                wanted = f"   required: {least}{'' if ratio >= least else ', missed'}" if least else ""
+                rows.append((f"{name}, {data}", ratio, wanted))
+    return rows
 
 
 def swap_table(swaps: Mapping[str, Swaps]) -> list[str]:
-    """Batch times."""
+    """Format the times to the first batch after a swap, in batch times."""
     lines = [f"{'first batch after a swap, in batch times':<46}{'median':>8}{'min':>8}{'max':>8}{'from last batch':>18}"]
-    for name, each in swaps.items():
-        median = statistics.median(each.first)
-        wanted = f"   asked: at most {FIRST_BATCH}{'' if median <= FIRST_BATCH else ', missed'}" if name in OURS else ""
-        numbers = f"{median:>8.2f}{min(each.first):>8.2f}{max(each.first):>8.2f}{statistics.median(each.between):>18.2f}"
+    for name, times in swaps.items():
+        median = statistics.median(times.first)
+        wanted = f"   required: at most {FIRST_BATCH}{'' if median <= FIRST_BATCH else ', missed'}" if name in OURS else ""
+        numbers = f"{median:>8.2f}{min(times.first):>8.2f}{max(times.first):>8.2f}{statistics.median(times.between):>18.2f}"
         lines.append(f"{name:<46}{numbers}{wanted}")
     return lines
 
 
 def wait_table(waits: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
-    """Shares of the step's time."""
+    """Format the shares of the step's time that are spent waiting."""
     lines = [f"{f'data wait, {MODEL} at {MODEL_SIZE}':<46}{'median':>8}{'min':>8}{'max':>8}{'ms a step':>14}"]
     for name, values in waits.items():
         shares, steps = zip(*values, strict=True)
@@ -429,7 +428,7 @@ def wait_table(waits: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
 
 
 def describe(betons: Mapping[str, Beton], options: Options, runs: int) -> str:
-    """What was measured on, in a line."""
+    """Return a line with the betons' contents and the options."""
     source = betons[SOURCE]
     megapixels = (source.widths.astype(int) * source.heights).mean() / 1e6
     sizes = " and ".join(f"{beton.sizes.mean() / 1e3:.0f}" for beton in betons.values())
@@ -438,55 +437,61 @@ def describe(betons: Mapping[str, Beton], options: Options, runs: int) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all loaders and print their rates, swaps and waits."""
     parser = bench_parser(__doc__, workers=2, runs=5)
-    parser.add_argument("clean", type=Path, help="a beton made by jpegcurr: the images as they came")
-    parser.add_argument("half", type=Path, help="the same images at quality 50")
+    parser.add_argument("clean", type=Path, help="beton of the source images, written by jpegcurr")
+    parser.add_argument("half", type=Path, help="beton of the same images at quality 50")
     parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
     parser.add_argument("--batch", type=positive, default=64, help="images a batch (64)")
     filters = get_args(Interpolation)
-    parser.add_argument("--interpolation", choices=filters, default="area", help="of our loaders when they swap (area)")
+    parser.add_argument("--interpolation", choices=filters, default="area", help="filter of our loaders in swaps (area)")
     arguments = parser.parse_args()
     if arguments.workers > available_cpus():
-        parser.error("FFCV has no more workers than there are processors")
+        parser.error(f"--workers is at most {available_cpus()}, the number of processors: FFCV has no more")
     options = Options(arguments.size, arguments.batch, arguments.workers)
-    keep_freed_memory()  # as jpegcurr's commands do; FFCV's process too
+    keep_freed_memory()  # as jpegcurr's commands and FFCV's process do
     try:
         betons = {SOURCE: Beton(arguments.clean), HALF: Beton(arguments.half)}
         if any((beton.modes != MODE_JPEG).any() for beton in betons.values()):
-            raise SystemExit("A beton holds images that are no JPEGs: what decoding costs could not be compared.")
+            raise SystemExit(
+                "A beton holds images that are not JPEGs, so decoding cannot be compared. Give betons of JPEGs only."
+            )
         with ExitStack() as stack:
             process = open_process(stack)
-            pairs = betons.items()
-            contenders = [each for pair in pairs for each in open_contenders(*pair, options, process, stack)]
-            rates = measure(contenders, arguments.runs)
-            swaps = measure_swaps(view_of(betons, options, arguments.interpolation, 2 * arguments.runs + 1), 2 * arguments.runs)
+            contenders = [
+                contender
+                for data, beton in betons.items()
+                for contender in open_contenders(data, beton, options, process, stack)
+            ]
+            rates, count = measure(contenders, arguments.runs), 2 * arguments.runs
+            sampler = create_sampler(betons, options, arguments.interpolation, count + 1)
+            swaps = measure_swaps(sampler, count)
             if process is not None:
                 paths = [beton.path for beton in betons.values()]
-                swaps |= process.submit(stock_swaps, paths, options, 2 * arguments.runs).result()
+                swaps |= process.submit(stock_swaps, paths, options, count).result()
         waits = measure_waits(betons, options, arguments.runs)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
     counts = describe(betons, options, arguments.runs)
     versions = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
-    found = ratios(rates)
+    ratio_rows = ratios(rates)
     tables = [
         *(*rate_table(rates), ""),
-        *(*(f"{name:<54}{ratio:>8.2f}{wanted}" for name, ratio, wanted in found), ""),
+        *(*(f"{name:<54}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratio_rows), ""),
         *(*swap_table(swaps), ""),
         *(*wait_table(waits), ""),
     ]
     print("\n".join([*tables, counts, *(f"{name}: {value}" for name, value in circumstances().items()), versions]))
-    figures = {
+    metrics = {
         "counts": counts,
         "loading_versions": versions,
         "images_per_second": {title: round(statistics.median(values)) for title, values in rates.items()},
-        "ratios": {name: round(ratio, 3) for name, ratio, _ in found},
-        "first_batch_after_swap": {name: round(statistics.median(each.first), 2) for name, each in swaps.items()},
-        "last_batch_to_first": {name: round(statistics.median(each.between), 2) for name, each in swaps.items()},
+        "ratios": {name: round(ratio, 3) for name, ratio, _ in ratio_rows},
+        "first_batch_after_swap": {name: round(statistics.median(times.first), 2) for name, times in swaps.items()},
+        "last_batch_to_first": {name: round(statistics.median(times.between), 2) for name, times in swaps.items()},
         "data_wait": {name: round(statistics.median(share for share, _ in values), 3) for name, values in waits.items()},
     }
-    record(arguments.json, "loader", figures)
+    record(arguments.json, "loader", metrics)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Milliseconds a crop takes to be resized by our compiled code, OpenCV, Pillow and torch, turn by turn in one thread.
+"""Milliseconds per crop of the resize, by our compiled code and by OpenCV, Pillow and torch, in turns in one thread.
 
 The crops are random-resized ones of photographs, as in training, and the libraries are called as the plain loader calls them.
-"Levels apart" is the largest difference between the two, of 255. By area it covers only crops of which no side grows, because
-both loaders leave the others to OpenCV.
+"Levels apart" is the largest difference between the two, of 255. For "area" it covers only crops that grow on neither side,
+because both loaders resize the others with OpenCV.
 """
 
 import statistics
@@ -81,13 +81,13 @@ def main() -> None:
     times: dict[tuple[Interpolation, str], list[float]] = {key: [] for key in contenders}
     for turn, (key, contender) in product(range(arguments.runs + 1), contenders.items()):
         times[key].append(measure(contender, crops))
-        if not turn:  # a warm-up, in which numba compiles
+        if not turn:  # the warm-up, in which numba compiles
             times[key].clear()
     medians = {key: statistics.median(runs) for key, runs in times.items()}
     print(f"{'filter':<10}{'compiled ms':>12}{'library':>9}{'ms':>8}{'ratio':>7}{'levels apart':>14}")
     results = {}
     for interpolation, name in libraries.items():
-        ours, theirs = (contenders[interpolation, who] for who in ("compiled", name))
+        ours, theirs = (contenders[interpolation, key] for key in ("compiled", name))
         comparable = [crop for crop in crops if interpolation != "area" or min(crop[1][2:]) >= arguments.size]
         apart = max((int(np.abs(ours(*crop).astype(int) - theirs(*crop)).max()) for crop in comparable), default=0)
         mine, other = medians[interpolation, "compiled"], medians[interpolation, name]

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Images/s of training: ours, a loop like that of timm's train.py, and the model's own limit; and what every lever brings.
+"""Images/s of training: ours, a loop like that of timm's train.py, and the model's own limit; and the gain of every lever.
 
 The contenders train the same model from random weights, in the same precision, channels_last, on the same images (read whole,
-random-resized crops, mirrored), with AdamW, label smoothing and an average of the weights (EMA). Turn by turn, A B C, A B C,
-after one round that does not count: it fills the page cache, compiles what is compiled and starts timm's processes, which stay.
-A round is one epoch of so many steps, of which the first few do not count; on a GPU the clock starts and stops when the device
-has done what it was asked for. Leave the machine to the benchmark, and give images that fit into memory: so many as the steps
-need are copied from FOLDER to a temporary folder (TMPDIR says where), in turn again if there are too few.
+random-resized crops, mirrored), with AdamW, label smoothing and an average of the weights (EMA). They take turns, A B C, A B C,
+after a warm-up round, which fills the page cache, compiles code and starts timm's worker processes, which stay alive. A round
+is one epoch of --steps steps and a few untimed ones before them; on a GPU the clock waits for the device before it starts and
+stops. Run nothing else on the machine, and give images that fit into memory: as many as the steps need are copied from FOLDER
+to a temporary folder (below TMPDIR), some of them repeatedly if FOLDER has too few.
 
 ``ours`` is ``jpegcurr train`` itself, a new run in every round, on a beton that holds the bytes of the files; its last step is
-timed, writing the checkpoint after it is not. ``timm`` reads the files by ``create_dataset`` and ``create_loader`` with its
-prefetcher and as many worker processes as we have threads. train.py is not in timm's wheel, so its loop stands here, on timm's
-public parts: it reads the loss after every step, as train.py does, and leaves out the learning rate's schedule and the log.
-With ``--compile`` all are compiled, and timm is measured without too, which is train.py's default. ``synthetic`` is the least
-that a step can be: ours on one batch that is on the device before the clock starts, with nothing else around it. "data wait" is
-the share of the time that was spent asking for batches, as the host sees it; a GPU may have work left meanwhile.
+timed, but not the checkpoint after it. ``timm`` reads the files by ``create_dataset`` and ``create_loader`` with its prefetcher
+and as many worker processes as we have threads. timm's wheel does not contain train.py, so this file repeats its loop with
+timm's public parts: like train.py it reads the loss after every step, but it has no learning rate schedule and no log. With
+``--compile`` all contenders are compiled, and timm is also measured without, which is train.py's default. ``synthetic`` is the
+lower bound of a step: ours on one batch that is on the device before the clock starts, without anything around it. "data wait"
+is the share of the time that the host spends waiting for batches; a GPU may be busy meanwhile.
 
-``--levers`` measures that synthetic step again, with one thing changed at a time. ``gamma's dtype`` casts ConvNeXt's layer
-scale, which in float32 makes all that comes after it float32 under autocast; ``fast norm`` is timm's, which leaves a layer norm
-in autocast's dtype. MFU is the share of the GPU's peak that dense layers make use of (``jpegcurr.training.flops``).
+``--levers`` measures that synthetic step again, with one change at a time. ``gamma's dtype`` casts ConvNeXt's layer scale,
+which in float32 turns all later activations into float32 under autocast; ``fast norm`` is timm's, which keeps a layer norm in
+autocast's dtype. MFU is the share of the GPU's peak for dense layers that is used (``jpegcurr.training.flops``).
 """
 
 import random
@@ -63,17 +63,17 @@ from jpegcurr.training.train import train
 
 OURS, TIMM, TIMM_EAGER, SYNTHETIC = "ours", "timm", "timm, not compiled", "synthetic"
 BASE = "base"
-WARM_UP = 4  # steps of a round before the clock starts
+WARM_UP = 4  # untimed steps at the start of a round
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING, EMA_DECAY = 1e-3, 0.05, 0.1, 0.9998
 LIBRARIES = ("torch", "torchvision", "timm", "numba")
-# What is asked: of the model's own limit and of timm on a CPU, of timm on a GPU, and of ConvNeXt-T at 224 pixels on an H200.
+# Required ratios to the model's own limit and to timm on a CPU, and to timm on a GPU; images/s of one model on an H200.
 OF_LIMIT, OF_TIMM, OF_TIMM_ON_GPU = 0.95, 1.0, 1.3
 H200_RATE, H200_MODEL, H200_SIZE = 5000, "convnext_tiny", 224
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all contenders are given alike."""
+    """The options that all contenders share."""
 
     model: str
     size: int
@@ -86,7 +86,7 @@ class Options:
 
     @property
     def images(self) -> int:
-        """Of a round."""
+        """Return the number of images in a round."""
         return self.batch * (WARM_UP + self.steps)
 
 
@@ -101,7 +101,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """What the steps that count took: images/s, and the share of the time that was waited for data."""
+    """The result of a round's timed steps: images/s, and the share of the time that was spent waiting for data."""
 
     rate: float
     waited: float
@@ -109,7 +109,7 @@ class Lap:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to train; ``run`` does a round."""
+    """One way to train; ``run`` trains for one round."""
 
     name: str
     run: Callable[[], Lap]
@@ -117,7 +117,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """The base is what ``jpegcurr train`` does unasked: channels_last, not compiled, gamma and norms as timm has them."""
+    """A change of the base, which has the defaults of ``jpegcurr train``; ``batch`` is a factor of the batch size."""
 
     name: str
     memory: torch.memory_format = torch.channels_last
@@ -129,7 +129,7 @@ class Lever:
 
 
 class Clock:
-    """Of one round. It is told of every step, runs from the last that does not count to the last, and then knows the lap."""
+    """The clock of one round, which runs from the end of its last untimed step to the end of its last step."""
 
     def __init__(self, runtime: Runtime, steps: int, batch: int) -> None:
         self.runtime, self.steps, self.batch = runtime, steps, batch
@@ -137,35 +137,35 @@ class Clock:
         self.lap: Lap | None = None
 
     def tick(self, waited: float) -> None:
-        """After a step; ``waited`` are the seconds of the round, so far, that passed in asking for batches."""
+        """Count a step; ``waited`` are the seconds that this round has waited for batches so far."""
         self.done += 1
         if self.done == WARM_UP:
-            self.start = self.settled(), waited
+            self.start = self.device_time(), waited
         elif self.done == WARM_UP + self.steps:
-            seconds = self.settled() - self.start[0]
+            seconds = self.device_time() - self.start[0]
             self.lap = Lap(self.steps * self.batch / seconds, (waited - self.start[1]) / seconds)
 
-    def settled(self) -> float:
-        """The time when the device has done all that it was asked for."""
+    def device_time(self) -> float:
+        """Return the time in seconds, after the device has finished its work."""
         if self.runtime.device.type == "cuda":
             torch.cuda.synchronize(self.runtime.device)
         return time.perf_counter()
 
     def read(self) -> Lap:
-        """At the end of the round."""
+        """Return the lap of a whole round. Raise SystemExit if the round was shorter."""
         if self.lap is None:
             raise SystemExit(f"A round had {self.done} steps instead of {WARM_UP + self.steps}.")
         return self.lap
 
 
 class CastingBlock(ConvNeXtBlock):
-    """timm's block, but gamma takes the dtype of what it multiplies."""
+    """timm's block with gamma cast to the dtype of the activations."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As timm's."""
+        """Compute what timm's block does."""
         shortcut = x
         x = self.conv_dw(x)
-        last = not self.use_conv_mlp  # where the channels are
+        last = not self.use_conv_mlp  # whether the MLP has the channels last
         x = self.mlp(self.norm(x.permute(0, 2, 3, 1) if last else x))
         x = x.permute(0, 3, 1, 2) if last else x
         if self.gamma is not None:
@@ -174,7 +174,7 @@ class CastingBlock(ConvNeXtBlock):
 
 
 class Step:
-    """A model and all that learns with it."""
+    """A training step, with its model, optimiser, loss and EMA."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Step:
         self.ema, self.steps = ModelEmaV3(model, decay=EMA_DECAY), 0
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One step on normalised images and their labels; returns the loss."""
+        """Train on normalised images and their labels; return the loss."""
         with self.runtime.autocast():
             loss = self.loss(self.prepared(images), labels)
         loss.backward()
@@ -200,9 +200,9 @@ class Step:
 
 
 def copy_images(source: Path, folder: Path, count: int) -> int:
-    """Put ``count`` images from all classes of ``source`` into ``folder/<class>``; returns how many classes these are."""
+    """Copy ``count`` images from all classes of ``source`` to ``folder/<class>``; return the number of classes."""
     sources = open_sources(source)
-    chosen = next((each for each in sources if each.split == "train"), sources[0])
+    chosen = next((candidate for candidate in sources if candidate.split == "train"), sources[0])
     items = [chosen.items[i] for i in random.Random(0).sample(range(len(chosen.items)), min(count, len(chosen.items)))]  # noqa: S311
     files = []
     for number, item in enumerate(items):
@@ -215,8 +215,8 @@ def copy_images(source: Path, folder: Path, count: int) -> int:
 
 
 def make_data(source: Path, folder: Path, count: int) -> Data:
-    """The images of ``source`` that a round takes, as files and in a beton, below ``folder``."""
-    print(f"{count} images are copied and packed", file=sys.stderr)
+    """Copy the images of a round from ``source`` below ``folder``, as files and as a beton."""
+    print(f"copying and encoding {count} images", file=sys.stderr)
     classes = copy_images(source, folder / "train", count)
     sources = open_sources(folder / "train")
     outputs = plan_outputs(sources, [EncodeSpec("source")], folder / "betons")
@@ -226,7 +226,7 @@ def make_data(source: Path, folder: Path, count: int) -> Data:
 
 
 def our_recipe(data: Data, options: Options) -> Recipe:
-    """One epoch, nothing evaluated."""
+    """Return a recipe of one epoch without evaluation."""
     return Recipe.model_validate(
         {
             "model": {"name": options.model},
@@ -243,8 +243,8 @@ def our_recipe(data: Data, options: Options) -> Recipe:
     )
 
 
-def ours(recipe: Recipe, options: Options, runtime: Runtime) -> Lap:
-    """A run of ``jpegcurr train``."""
+def train_ours(recipe: Recipe, options: Options, runtime: Runtime) -> Lap:
+    """Train a new run as ``jpegcurr train`` does; return its lap."""
     clock = Clock(runtime, options.steps, options.batch)
     with TemporaryDirectory(prefix="bench-train-") as folder:
         train(recipe, Path(folder) / "run", runtime=runtime, on_step=lambda progress: clock.tick(seconds_waited(progress)))
@@ -252,12 +252,12 @@ def ours(recipe: Recipe, options: Options, runtime: Runtime) -> Lap:
 
 
 def seconds_waited(progress: StepInfo) -> float:
-    """In the epoch so far."""
+    """Return the seconds that the epoch has waited for data so far."""
     return progress.waited * progress.step * progress.plan.batch / progress.images_per_second
 
 
 def open_timm(data: Data, options: Options, runtime: Runtime) -> Callable[[], Lap]:
-    """What train.py does with ``--opt adamw --model-ema --channels-last --amp --pin-mem`` and the same images."""
+    """Return a function that trains as train.py does with ``--opt adamw --model-ema --channels-last --amp --pin-mem``."""
     model = runtime.place(timm.create_model(options.model, num_classes=data.classes))
     optimizer = create_optimizer_v2(model, "adamw", lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     step = Step(model, optimizer, runtime, LabelSmoothingCrossEntropy(SMOOTHING))
@@ -265,7 +265,7 @@ def open_timm(data: Data, options: Options, runtime: Runtime) -> Callable[[], La
 
 
 def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runtime: Runtime) -> Any:
-    """Its processes start afresh: a fork of this one would inherit the locks of its threads."""
+    """Open timm's loader with spawned workers: forks would inherit the locks that this process's threads hold."""
     config = resolve_model_data_config(model)
     loader = create_loader(
         create_dataset("", root=str(data.folder), split="train", search_split=False, is_training=True),
@@ -287,18 +287,18 @@ def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runti
 
 
 def timm_epoch(loader: Any, step: Step, options: Options) -> Lap:
-    """``train_one_epoch``."""
-    clock, waited, asked = Clock(step.runtime, options.steps, options.batch), 0.0, time.perf_counter()
+    """Train for one round, like timm's ``train_one_epoch``."""
+    clock, waited, requested = Clock(step.runtime, options.steps, options.batch), 0.0, time.perf_counter()
     for images, labels in loader:
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         step(images.contiguous(memory_format=torch.channels_last), labels).item()
         clock.tick(waited)
-        asked = time.perf_counter()
+        requested = time.perf_counter()
     return clock.read()
 
 
 def open_synthetic(data: Data, options: Options, runtime: Runtime) -> Callable[[], Lap]:
-    """Our model, optimiser and loss, on a batch as our loaders give it."""
+    """Return a function that trains our model, optimiser and loss on one batch like those of our loaders."""
     model = runtime.place(create_model(ModelSection(name=options.model), data.classes))
     optimizer = create_optimizer(model, OptimSection(weight_decay=WEIGHT_DECAY))
     set_learning_rate(optimizer, LEARNING_RATE)
@@ -307,13 +307,13 @@ def open_synthetic(data: Data, options: Options, runtime: Runtime) -> Callable[[
 
 
 def random_batch(options: Options, batch: int, classes: int, runtime: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uint8 [b 3 h w] in channels_last and int64 [b], on the device."""
+    """Return images, uint8 [b 3 h w] in channels_last, and labels, int64 [b], on the device."""
     images = torch.randint(0, 256, (batch, options.size, options.size, 3), dtype=torch.uint8, device=runtime.device)
     return images.permute(0, 3, 1, 2), torch.randint(0, classes, (batch,), device=runtime.device)
 
 
 def synthetic_epoch(step: Step, images: torch.Tensor, labels: torch.Tensor, steps: int) -> Lap:
-    """The same batch over and over."""
+    """Train for one round on the same batch."""
     normalise = normaliser(step.model).to(images.device)
     clock = Clock(step.runtime, steps, len(images))
     for _ in range(WARM_UP + steps):
@@ -323,19 +323,19 @@ def synthetic_epoch(step: Step, images: torch.Tensor, labels: torch.Tensor, step
 
 
 def open_contenders(data: Data, options: Options, runtime: Runtime) -> list[Contender]:
-    """All three; timm in both ways if the others are compiled."""
-    found = [
-        Contender(OURS, partial(ours, our_recipe(data, options), options, runtime)),
+    """Return all contenders; timm also without compilation if the others are compiled."""
+    contenders = [
+        Contender(OURS, partial(train_ours, our_recipe(data, options), options, runtime)),
         Contender(TIMM, open_timm(data, options, runtime)),
         Contender(SYNTHETIC, open_synthetic(data, options, runtime)),
     ]
     if runtime.compile:
-        found.append(Contender(TIMM_EAGER, open_timm(data, options, replace(runtime, compile=False))))
-    return found
+        contenders.append(Contender(TIMM_EAGER, open_timm(data, options, replace(runtime, compile=False))))
+    return contenders
 
 
 def choose_levers(options: Options, runtime: Runtime) -> list[Lever]:
-    """Those that do something here."""
+    """Return the levers that have an effect in the runtime's precision."""
     levers = [
         Lever(BASE),
         Lever("contiguous instead of channels_last", memory=torch.contiguous_format),
@@ -346,15 +346,15 @@ def choose_levers(options: Options, runtime: Runtime) -> list[Lever]:
         levers += [Lever("gamma's dtype", cast_gamma=True), Lever("fast norm", fast_norm=True)]
         levers += [Lever("compiled, fused, gamma and fast norm", compile=True, fused=True, cast_gamma=True, fast_norm=True)]
     else:
-        print("gamma's dtype and fast norm are left out: in float32 they change nothing.")
+        print("gamma's dtype and fast norm are skipped: in float32 they change nothing.")
         levers += [Lever("compiled and fused", compile=True, fused=True)]
     halves = [Lever(f"batch {options.batch // 2}", batch=0.5)] if options.batch > 1 else []
     return [*levers, *halves, Lever(f"batch {2 * options.batch}", batch=2)]
 
 
-def pull(lever: Lever, options: Options, runtime: Runtime, classes: int) -> Callable[[], Lap]:
-    """The synthetic step with one thing changed."""
-    set_fast_norm(lever.fast_norm)  # a norm asks when it is made
+def open_lever(lever: Lever, options: Options, runtime: Runtime, classes: int) -> Callable[[], Lap]:
+    """Return a function that trains for one round of synthetic steps with the lever's change."""
+    set_fast_norm(lever.fast_norm)  # a norm reads it when it is constructed
     try:
         model = timm.create_model(options.model, num_classes=classes)
     finally:
@@ -363,37 +363,37 @@ def pull(lever: Lever, options: Options, runtime: Runtime, classes: int) -> Call
         cast_gammas(model)
     model = model.to(runtime.device).to(memory_format=lever.memory)
     section = OptimSection(weight_decay=WEIGHT_DECAY)
-    how = {"fused": True} if lever.fused else {}
-    optimizer = create_optimizer_v2(parameter_groups(model, section), "adamw", lr=LEARNING_RATE, **how)
+    fused = {"fused": True} if lever.fused else {}
+    optimizer = create_optimizer_v2(parameter_groups(model, section), "adamw", lr=LEARNING_RATE, **fused)
     step = Step(model, optimizer, replace(runtime, compile=lever.compile), partial(cross_entropy, label_smoothing=SMOOTHING))
     images, labels = random_batch(options, int(lever.batch * options.batch), classes, runtime)
     return partial(synthetic_epoch, step, images.contiguous(memory_format=lever.memory), labels, options.steps)
 
 
 def cast_gammas(model: torch.nn.Module) -> None:
-    """Of a ConvNeXt; other models have none."""
+    """Replace a ConvNeXt's blocks by ``CastingBlock``; other models have none."""
     for block in model.modules():
         if type(block) is ConvNeXtBlock:
             block.__class__ = CastingBlock
 
 
 def open_levers(options: Options, runtime: Runtime, classes: int) -> list[Contender]:
-    """Each after a round that does not count; without those that cannot run here."""
-    able = []
+    """Return the levers that can run here, each after a warm-up round."""
+    contenders = []
     for lever in choose_levers(options, runtime):
         print(f"warm-up: {lever.name}", file=sys.stderr)
         try:
-            run = pull(lever, options, runtime, classes)
+            run = open_lever(lever, options, runtime, classes)
             run()
         except RuntimeError as error:  # out of memory, or no compiler
-            print(f"{lever.name} is left out: {' '.join(str(error).split())[:200]}")
+            print(f"{lever.name} is skipped: {' '.join(str(error).split())[:200]}")
             continue
-        able.append(Contender(lever.name, run))
-    return able
+        contenders.append(Contender(lever.name, run))
+    return contenders
 
 
 def measure(contenders: Sequence[Contender], runs: int, *, warm_up: bool = True) -> dict[str, list[Lap]]:
-    """Laps of ``runs`` rounds by contender, after one that does not count."""
+    """Return the laps of ``runs`` rounds by contender, after a warm-up round unless ``warm_up`` is false."""
     laps: dict[str, list[Lap]] = {contender.name: [] for contender in contenders}
     for turn in range(0 if warm_up else 1, runs + 1):
         print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
@@ -403,115 +403,117 @@ def measure(contenders: Sequence[Contender], runs: int, *, warm_up: bool = True)
     return laps
 
 
-def rate(laps: Sequence[Lap]) -> float:
-    """The median of images/s."""
+def median_rate(laps: Sequence[Lap]) -> float:
+    """Return the median of images/s."""
     return statistics.median(lap.rate for lap in laps)
 
 
-def waited(laps: Sequence[Lap]) -> float:
-    """The median of the shares."""
+def median_wait(laps: Sequence[Lap]) -> float:
+    """Return the median share of time that was spent waiting for data."""
     return statistics.median(lap.waited for lap in laps)
 
 
-def table(laps: Mapping[str, Sequence[Lap]], head: str, limit: str, cost: float, peak: float | None) -> list[str]:
-    """A line for each contender, compared with ``limit``."""
-    waits = any(waited(each) for each in laps.values())
+def table(laps: Mapping[str, Sequence[Lap]], head: str, limit: str, flops: float, peak: float | None) -> list[str]:
+    """Return a line for each contender, compared with the contender ``limit``; ``flops`` are those of one image."""
+    waits = any(median_wait(rounds) for rounds in laps.values())
     titles = f"{f'of {limit}':>14}{'data wait' if waits else '':>11}{'MFU' if peak else '':>7}"
     lines = [f"{head:<38}{'median':>8}{'min':>8}{'max':>8}{titles}".rstrip()]
-    for name, each in laps.items():
-        rates, median = [lap.rate for lap in each], rate(each)
-        share, wait = f"{median / rate(laps[limit]):>14.3f}", f"{waited(each):.1%}" if waits else ""
-        used = f"{mfu(cost, median, peak):.1%}" if peak else ""
+    for name, rounds in laps.items():
+        rates, median = [lap.rate for lap in rounds], median_rate(rounds)
+        share, wait = f"{median / median_rate(laps[limit]):>14.3f}", f"{median_wait(rounds):.1%}" if waits else ""
+        used = f"{mfu(flops, median, peak):.1%}" if peak else ""
         lines.append(f"{name:<38}{median:>8.1f}{min(rates):>8.1f}{max(rates):>8.1f}{share}{wait:>11}{used:>7}".rstrip())
     return lines
 
 
 def targets(laps: Mapping[str, Sequence[Lap]], options: Options, runtime: Runtime) -> list[tuple[str, float, float | None]]:
-    """What is asked: its name, the figure, and the least that it may be."""
-    mine, on_gpu = rate(laps[OURS]), runtime.device.type == "cuda"
+    """Return (name, metric, required minimum or None)."""
+    mine, on_gpu = median_rate(laps[OURS]), runtime.device.type == "cuda"
     script = TIMM_EAGER if TIMM_EAGER in laps else TIMM
-    found: list[tuple[str, float, float | None]] = [
-        (f"{OURS} of {SYNTHETIC}", mine / rate(laps[SYNTHETIC]), None if on_gpu else OF_LIMIT),
-        (f"{OURS} against {script}", mine / rate(laps[script]), OF_TIMM_ON_GPU if on_gpu else OF_TIMM),
+    rows: list[tuple[str, float, float | None]] = [
+        (f"{OURS} of {SYNTHETIC}", mine / median_rate(laps[SYNTHETIC]), None if on_gpu else OF_LIMIT),
+        (f"{OURS} against {script}", mine / median_rate(laps[script]), OF_TIMM_ON_GPU if on_gpu else OF_TIMM),
     ]
     if script != TIMM:
-        found.append((f"{OURS} against {TIMM}, compiled as well", mine / rate(laps[TIMM]), None))
+        rows.append((f"{OURS} against {TIMM}, compiled as well", mine / median_rate(laps[TIMM]), None))
     if on_gpu and "H200" in runtime.name and (options.model, options.size) == (H200_MODEL, H200_SIZE):
-        found.append((f"{OURS}: images/s", mine, H200_RATE))
-    return found
+        rows.append((f"{OURS}: images/s", mine, H200_RATE))
+    return rows
 
 
 def describe(options: Options, runtime: Runtime, runs: int) -> str:
-    """What was measured, in a line."""
-    what = f"{options.model} at {options.size}, batch {options.batch}, {runtime.reason}"
-    augmented = f", {options.policy}" if options.policy else ""
-    how = f"{options.interpolation}{augmented}, {options.workers} workers"
-    return f"{what}; {how}; {options.steps} steps after {WARM_UP}, {runs} runs after one warm-up"
+    """Return a line with the model, the options and the number of rounds."""
+    model = f"{options.model} at {options.size}, batch {options.batch}, {runtime.reason}"
+    policy = f", {options.policy}" if options.policy else ""
+    loading = f"{options.interpolation}{policy}, {options.workers} workers"
+    return f"{model}; {loading}; {options.steps} steps after {WARM_UP}, {runs} runs after one warm-up"
 
 
 def parse() -> Any:
-    """The command line."""
+    """Parse the command line; exit with code 2 if it is wrong."""
     parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
     parser.add_argument("--model", default="convnext_atto", help="timm's name (convnext_atto)")
     parser.add_argument("--size", type=positive, default=128, help="pixels a side, 32 or more (128)")
     parser.add_argument("--batch", type=positive, default=128, help="images a step (128)")
-    parser.add_argument("--steps", type=positive, default=20, help="timed steps of a round (20)")
+    parser.add_argument("--steps", type=positive, default=20, help="timed steps a round (20)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="(auto)")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile")
-    parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of crops (bicubic)")
-    parser.add_argument("--policy", help="RandAugment for both, such as rand-m9-mstd0.5-inc1 (none)")
-    parser.add_argument("--loader", choices=("auto", "ffcv", "plain"), default="auto", help="of ours (auto)")
-    parser.add_argument("--levers", action="store_true", help="measure each of them too")
-    given = parser.parse_args()
-    if given.size < 32:
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the model (auto)")
+    parser.add_argument("--compile", action="store_true", help="compile all models with torch.compile")
+    parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="filter of crops (bicubic)")
+    parser.add_argument("--policy", help="RandAugment for ours and timm, such as rand-m9-mstd0.5-inc1 (none)")
+    parser.add_argument("--loader", choices=("auto", "ffcv", "plain"), default="auto", help="jpegcurr's loader (auto)")
+    parser.add_argument("--levers", action="store_true", help="measure the synthetic step with every lever too")
+    arguments = parser.parse_args()
+    if arguments.size < 32:
         parser.error("--size is 32 or more")
-    if given.policy and not given.policy.startswith("rand-"):
-        parser.error("--policy is one that timm has too, such as rand-m9-mstd0.5-inc1")
-    return given
+    if arguments.policy and not arguments.policy.startswith("rand-"):
+        parser.error("--policy must be one that timm has too, such as rand-m9-mstd0.5-inc1")
+    return arguments
 
 
 def main() -> None:
-    """Measure and print."""
-    given = parse()
+    """Measure all contenders, and the levers if requested, and print them."""
+    arguments = parse()
     names = ("model", "size", "batch", "steps", "workers", "interpolation", "policy", "loader")
-    options = Options(**{name: getattr(given, name) for name in names})
+    options = Options(**{name: getattr(arguments, name) for name in names})
     keep_freed_memory()  # as jpegcurr's commands do
-    torch._dynamo.config.recompile_limit = 1000  # every round of ours is a new model, and torch would soon give up compiling
+    torch._dynamo.config.recompile_limit = 1000  # every round of ours compiles a new model
     try:
-        runtime = resolve_runtime(given.device, precision=given.precision, compile=given.compile)
+        runtime = resolve_runtime(arguments.device, precision=arguments.precision, compile=arguments.compile)
         check_model(ModelSection(name=options.model), start=True)
         parse_section_policy(AugmentSection(policy=options.policy), options.interpolation)
         with TemporaryDirectory(prefix="bench-train-") as folder:
-            data = make_data(given.folder, Path(folder), options.images)
-            laps = measure(open_contenders(data, options, runtime), given.runs)
-        levers = measure(open_levers(options, runtime, data.classes), given.runs, warm_up=False) if given.levers else {}
+            data = make_data(arguments.folder, Path(folder), options.images)
+            laps = measure(open_contenders(data, options, runtime), arguments.runs)
+        levers = {}
+        if arguments.levers:
+            levers = measure(open_levers(options, runtime, data.classes), arguments.runs, warm_up=False)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
-    cost = training_flops(create_model(ModelSection(name=options.model), data.classes), options.size)
-    peak, asked = peak_flops(runtime.name, runtime.dtype), targets(laps, options, runtime)
-    lines = [*table(laps, "images/s", SYNTHETIC, cost, peak), ""]
-    for name, value, least in asked:
-        wanted = f"   asked: {least}{'' if value >= least else ', missed'}" if least else ""
+    flops = training_flops(create_model(ModelSection(name=options.model), data.classes), options.size)
+    peak, target_rows = peak_flops(runtime.name, runtime.dtype), targets(laps, options, runtime)
+    lines = [*table(laps, "images/s", SYNTHETIC, flops, peak), ""]
+    for name, value, least in target_rows:
+        wanted = f"   required: {least}{'' if value >= least else ', missed'}" if least else ""
         lines.append(f"{name:<38}{value:>8.2f}{wanted}")
     if levers:
-        lines += ["", *table(levers, "images/s of the synthetic step", BASE, cost, peak)]
-    counts = describe(options, runtime, given.runs)
-    costs = f"{cost / 1e9:.2f} GFLOP an image" + (f", peak {peak / 1e12:.0f} TFLOP/s" if peak else "")
+        lines += ["", *table(levers, "images/s of the synthetic step", BASE, flops, peak)]
+    counts = describe(options, runtime, arguments.runs)
+    costs = f"{flops / 1e9:.2f} GFLOP an image" + (f", peak {peak / 1e12:.0f} TFLOP/s" if peak else "")
     versions = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
     print("\n".join([*lines, "", counts, costs, *(f"{name}: {value}" for name, value in circumstances().items()), versions]))
-    figures = {
+    metrics = {
         "counts": counts,
         "training_versions": versions,
-        "gflop_per_image": round(cost / 1e9, 3),
+        "gflop_per_image": round(flops / 1e9, 3),
         "peak_tflops": peak and peak / 1e12,
-        "images_per_second": {name: round(rate(each), 1) for name, each in laps.items()},
-        "data_wait": {name: round(waited(each), 4) for name, each in laps.items()},
-        "mfu": {name: round(mfu(cost, rate(each), peak), 4) for name, each in laps.items()} if peak else None,
-        "asked": {name: round(value, 3) for name, value, _ in asked},
-        "levers": {name: round(rate(each), 1) for name, each in levers.items()},
+        "images_per_second": {name: round(median_rate(rounds), 1) for name, rounds in laps.items()},
+        "data_wait": {name: round(median_wait(rounds), 4) for name, rounds in laps.items()},
+        "mfu": {name: round(mfu(flops, median_rate(rounds), peak), 4) for name, rounds in laps.items()} if peak else None,
+        "asked": {name: round(value, 3) for name, value, _ in target_rows},
+        "levers": {name: round(median_rate(rounds), 1) for name, rounds in levers.items()},
     }
-    record(given.json, "train", figures)
+    record(arguments.json, "train", metrics)
 
 
 if __name__ == "__main__":
