@@ -269,7 +269,7 @@ def test_outputs_that_do_not_pair_are_reported_at_once(photos: Path) -> None:
     table = data.index(b"\xff\xc4")
     broken.write_bytes(data[: table + 5] + bytes([255] * 8) + data[table + 13 :])
     encode_all(Path("d"), Path("betons"), ["source"])
-    with pytest.raises(EncodeError, match=r"train-source\.beton holds 48 images and betons/train-q50\.beton holds 47"):
+    with pytest.raises(EncodeError, match=r"train-source\.beton \(48 images\) and betons/train-q50\.beton \(47\) do not hold"):
         encode_all(Path("d"), Path("betons"), ["source", 50], resume=True, max_failures=1)
 
 
