@@ -131,7 +131,22 @@ def _open_dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
         raise UsageError(f"No Dask scheduler answers at {address}: {error}") from None
     with client:
         _check_dask_workers(client, address)
-        yield client.get_executor(), sum(client.nthreads().values())
+        yield _DaskExecutor(client), sum(client.nthreads().values())
+
+
+class _DaskExecutor(Executor):
+    """A Dask client as an Executor.
+
+    The one of ``Client.get_executor`` reports a result as an error if its worker dies while the result is fetched, although
+    the cluster computes it again (distributed 2026.8, ``cfexecutor._cascade_future``). Dask's own futures wait for that.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+        """Submit a call; return Dask's future, which has ``result`` and ``cancel``."""
+        return self._client.submit(fn, *arguments, pure=False, **options)
 
 
 def _check_dask_workers(client: Any, address: str) -> None:
