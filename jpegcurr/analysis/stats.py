@@ -180,6 +180,8 @@ def accuracy_interval(right: int, images: int) -> tuple[float, float]:
     Raises:
         ValueError: there are no images, or fewer than right answers.
     """
+    if images < 1:
+        raise ValueError("the accuracy of no images has no interval")  # SciPy refuses it up to version 1.17
     interval = binomtest(right, images).proportion_ci(1 - LEVEL, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 

@@ -55,7 +55,7 @@ def test_the_interval_of_an_accuracy_is_wilsons(right: int, images: int) -> None
 
 
 def test_an_accuracy_of_no_images_has_no_interval() -> None:
-    with pytest.raises(ValueError, match="n"):
+    with pytest.raises(ValueError, match="no images"):
         accuracy_interval(0, 0)
 
 
