@@ -67,6 +67,9 @@ class Store(Protocol):
     def locate(self, item: Item) -> str:
         """Return where an image lies, in words that help a person to find it."""
 
+    def changed_at(self, item: Item) -> int | None:
+        """Return when the image's file was last written, moved or replaced, in nanoseconds (``st_ctime``); None if unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderStore:
@@ -81,6 +84,18 @@ class FolderStore:
     def locate(self, item: Item) -> str:
         """Return the file's path."""
         return str(self.root / item.key)
+
+    def changed_at(self, item: Item) -> int | None:
+        """Return when the file last changed; see ``Store``."""
+        return file_changed_at(os.path.join(self.root, item.key))  # noqa: PTH118
+
+
+def file_changed_at(path: str) -> int | None:
+    """Return a file's ``st_ctime`` in nanoseconds; None if there is no such file. Copying an older file over it changes it."""
+    try:
+        return os.stat(path).st_ctime_ns  # noqa: PTH116
+    except OSError:
+        return None
 
 
 def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> bytes:

@@ -53,6 +53,10 @@ class HubStore:
         """Return the data set, the split and the row, counted from 0."""
         return f"{self.name}, row {item.offset}"
 
+    def changed_at(self, item: Item) -> int | None:  # noqa: ARG002
+        """Return None: the file that a row lies in is not known."""
+        return None
+
 
 def is_hub(where: str) -> bool:
     """Return whether ``where`` names a data set of the package ``datasets``."""
