@@ -111,7 +111,7 @@ def keep_state(path: Path, epoch: int, last: int) -> None:
         except OSError:
             with staged(kept) as partial:
                 shutil.copyfile(path, partial)
-    wanted = {_KEPT.format(number) for number in range(epoch - last + 1, epoch + 1)}
+    wanted = {_KEPT.format(number) for number in range(max(epoch - last + 1, 0), epoch + 1)}
     for other in folder.glob(_ANY_KEPT):
         if other.name not in wanted:
             other.unlink()

@@ -226,7 +226,7 @@ class Beton:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= MOST_CLASSES))
         if len(wrong):
             raise BetonError(
-                f"{self.path} is damaged, or its labels are no classes: sample {wrong[0]} has the label {self.labels[wrong[0]]}. "
+                f"{self.path} is damaged, or its labels are no classes: that of sample {wrong[0]} is {self.labels[wrong[0]]}. "
                 f"Classes are numbered from 0 to at most {MOST_CLASSES - 1}, as jpegcurr encode does. Write the file again."
             )
 

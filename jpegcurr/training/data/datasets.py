@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.beton.manifest import Manifest, items_path, read_items, read_manifest
+from jpegcurr.encoding.beton.manifest import Manifest, read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
@@ -211,10 +211,7 @@ def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template 
         used = data.train if role == "train" else data.val
         path = split_on_the_fly(used)[0] if used else None
         if path and path.is_file() and (manifest := read_manifest(path)):
-            try:
-                failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
-            except (OSError, ValueError, KeyError) as error:
-                raise BetonError(f"{items_path(path)} cannot be read ({error}). Encode {path} again.") from None
+            failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
             return _Template(manifest.model_copy(update={"quality": quality}), failed)
     if role == "val" and (template := _template_of_role(recipe, "train", quality)):
         changes = {"split": "val", "order": "folder"}
