@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ from jpegcurr.recipe.loading import dump_recipe, load_recipe
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.run_head import HEAD as _HEAD
+from jpegcurr.training.run_head import read_head
 
 if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
 log = logging.getLogger("jpegcurr")
 
 STATE = "state.safetensors"
-_HEAD = "run.json"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
 # the schedule's horizon, as long as the plans of the epochs already trained stay the same.
@@ -118,12 +118,9 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
 
 
 def _read_head(out: Path) -> dict[str, Any]:
-    try:
-        head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
-        data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in head["data"].items()}
-        return {"id": head["id"], "data": data, "runtime": head["runtime"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{out / _HEAD} cannot be read as a run's description ({error!r}). Choose another --out.") from None
+    head = read_head(out, "Choose another --out.").model_dump()
+    data = {key: facts | {"at_load": _current_names(facts["at_load"])} for key, facts in head["data"].items()}
+    return {"id": head["id"], "data": data, "runtime": head["runtime"]}
 
 
 def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -131,7 +128,7 @@ def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
     if at_load is None or "where" not in at_load:
         return at_load
     stages = {"stored": "before_crop", "view": "after_resize"}
-    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages[at_load["where"]]}
+    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages.get(str(at_load["where"]))}
 
 
 def _describe_data(datasets: Datasets) -> dict[str, dict[str, Any]]:

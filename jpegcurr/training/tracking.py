@@ -5,12 +5,27 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, write_text
+from jpegcurr.json_files import read_json_lines
 
 Row = dict[str, float | int | str]
+
+
+class _Row(BaseModel):
+    """A row as it is read back: a number or a text in every column."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: Row
+
+    epoch: Annotated[int, Field(ge=0)]
+
+
+_ROW = TypeAdapter(_Row)
 
 
 class Tracker(Protocol):
@@ -52,11 +67,12 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """Return the rows of ``metrics.jsonl``, or an empty list if there is no such file."""
+    """Return the rows of ``metrics.jsonl``, or an empty list if there is no such file; raise UsageError for one of others."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    remedy = f"Move it away, which loses the metrics of its epochs; if {folder} is a study's, delete that folder instead."
+    return list(read_json_lines(path, _ROW, complaint="cannot be read as metrics", remedy=remedy))
 
 
 def check_trackers(names: Sequence[str]) -> None:
