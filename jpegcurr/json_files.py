@@ -41,8 +41,17 @@ def read_json(path: Path, model: type[Model], *, complaint: str, remedy: str, er
         JpegcurrError, of the class ``error``: the file is missing, too large, too deep, no JSON, or not as ``model`` says. The
             message is ``PATH COMPLAINT (REASON). REMEDY``.
     """
+    return model.model_validate(read_json_map(path, model, complaint=complaint, remedy=remedy, error=error))
+
+
+def read_json_map(
+    path: Path, model: type[BaseModel], *, complaint: str, remedy: str, error: type[JpegcurrError] = UsageError
+) -> dict[str, Any]:
+    """Read a JSON file that ``model`` accepts, as it stands there, to be written again; as ``read_json`` in all else."""
     try:
-        return model.model_validate(parse_json(read_bounded(path)))
+        content: dict[str, Any] = parse_json(read_bounded(path))
+        model.model_validate(content)
+        return content
     except ValueError as problem:
         raise error(f"{path} {complaint} ({describe(problem)}). {remedy}") from None
 

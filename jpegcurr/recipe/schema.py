@@ -24,7 +24,7 @@ MOST_PHASES = 1000
 MOST_SETS = 255  # the samplers number data sets in a byte
 LARGEST_SIDE = 4096  # pixels: more than photographs have, from which crops are taken
 LARGEST_COUNT = 1 << 20  # of images in a step and the like: more than ImageNet has
-LARGEST = 1e9  # of rates, strengths, weights and factors: float32 has no room for much more
+LARGEST = 1e30  # of rates, strengths, weights and factors: float32 has no room for much more
 MOST_WORKERS = 1024
 
 Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]

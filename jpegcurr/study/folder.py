@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json
-from jpegcurr.json_files import describe, read_json
+from jpegcurr.json_files import describe, read_json, read_json_map
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
@@ -27,8 +27,6 @@ _COMPLAINT, _REMEDY = "cannot be read as a study's", "Choose another folder with
 class _Design(BaseModel):
     """The part of a design that a changed study file is compared with; ``arms`` are recipes."""
 
-    model_config = ConfigDict(extra="allow")
-
     control: str
     primary: dict[str, Any]
     seeds: list[int]
@@ -37,9 +35,7 @@ class _Design(BaseModel):
 
 
 class _StudyFile(BaseModel):
-    """What jpegcurr reads of ``study.json``; everything else in it, such as the results, is kept."""
-
-    model_config = ConfigDict(extra="allow")
+    """What jpegcurr reads of ``study.json``; the results in it are kept as they are."""
 
     design: _Design
 
@@ -67,7 +63,7 @@ def _describe_set(source: Path | OnTheFlyJpeg) -> dict[str, Any]:
 def write_design(study: Study, out: Path) -> None:
     """Write the design of ``study`` to ``study.json`` before the next task; results that the file holds are kept."""
     path = out / STUDY
-    content = _read(out).model_dump(exclude_unset=True) if path.is_file() else {}
+    content = read_json_map(path, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY) if path.is_file() else {}
     write_json(path, {**content, "schema_version": SCHEMA_VERSION, "name": study.name, "design": describe_design(study)})
 
 
@@ -131,15 +127,12 @@ def _learnt_part(recipe: Recipe) -> dict[str, Any]:
 
 
 def _read_design(out: Path) -> dict[str, Any]:
-    design = _rename_stages(_read(out).design.model_dump(include=set(_Design.model_fields)))
+    file = read_json(out / STUDY, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY)
+    design = _rename_stages(file.design.model_dump())
     try:
         return {**design, "arms": {arm: Recipe.model_validate(recipe) for arm, recipe in design["arms"].items()}}
     except ValidationError as error:
         raise UsageError(f"{out / STUDY} {_COMPLAINT} ({describe(error)}). {_REMEDY}") from None
-
-
-def _read(out: Path) -> "_StudyFile":
-    return read_json(out / STUDY, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY)
 
 
 def _rename_stages(value: Any) -> Any:

@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from jpegcurr.encoding.jpeg.codec import Quality
-from jpegcurr.json_files import read_json
+from jpegcurr.json_files import read_json, read_json_map
 
 HEAD = "run.json"
+_COMPLAINT = "cannot be read as a run's description"
 
 
 class RunData(BaseModel):
@@ -24,7 +25,7 @@ class RunData(BaseModel):
 
 
 class RunHead(BaseModel):
-    """What jpegcurr reads of ``run.json``; everything else in it is kept, for a copy of the run.
+    """What jpegcurr reads of ``run.json``.
 
     Attributes:
         id: of the run, for trackers.
@@ -32,8 +33,6 @@ class RunHead(BaseModel):
         runtime: the device and the precision, in words.
         loader: ``ffcv`` or ``plain``.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     id: str
     data: dict[str, RunData]
@@ -43,4 +42,9 @@ class RunHead(BaseModel):
 
 def read_head(run: Path, remedy: str) -> RunHead:
     """Read ``run.json`` of the run in the folder ``run``; raise UsageError, with the ``remedy``, if it is not one."""
-    return read_json(run / HEAD, RunHead, complaint="cannot be read as a run's description", remedy=remedy)
+    return read_json(run / HEAD, RunHead, complaint=_COMPLAINT, remedy=remedy)
+
+
+def read_whole_head(run: Path, remedy: str) -> dict[str, Any]:
+    """Read ``run.json`` as ``read_head`` does, and return everything in it, for a copy of the run."""
+    return read_json_map(run / HEAD, RunHead, complaint=_COMPLAINT, remedy=remedy)
