@@ -1,8 +1,8 @@
 """A model as a run leaves it, ``config.json`` and ``model.safetensors`` in timm's layout, which may be anyone's.
 
-timm's own reader of such a folder trusts it: it passes every argument on, among them the path of another checkpoint, and creates
-whatever size they say. Here the numbers are limited, and the model is created without memory first (on torch's meta device) and
-compared with the file of weights, so that nothing is allocated that the file does not hold.
+timm's own reader of such a folder trusts it: it passes every argument on, among them the path of another checkpoint, and
+creates whatever size they say. Here the numbers are limited, and the model is created without memory first (on torch's meta
+device) and compared with the file of weights, so that nothing is allocated that the file does not hold.
 """
 
 from pathlib import Path
@@ -19,10 +19,16 @@ from jpegcurr.errors import UsageError
 from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import LARGEST_SIDE
 from jpegcurr.training.models.finite import check_weights
+from jpegcurr.training.run_head import ExportedClasses
 
 _ADVICE = "Copy the run's folder again."
 _MOST_BUFFERS = 1 << 28  # elements of buffers that are computed and not in the file
 _LARGEST_NUMBER = 1e6
+
+# The arguments of timm.create_model that are not the model's own, and those that its builder takes besides.
+_RESERVED = frozenset(
+    ("model_name", "cache_dir", "checkpoint_path", "scriptable", "exportable", "no_jit", "features_only", "feature_cfg")
+)
 
 _Text = Annotated[str, Field(max_length=4096)]
 _Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
@@ -40,14 +46,13 @@ class _Preprocessing(BaseModel):
     std: tuple[_Deviation, _Deviation, _Deviation]
 
 
-class _Config(BaseModel):
+class _Config(ExportedClasses):
     """What is read of ``config.json``. ``model_args`` are arguments of timm's function that creates the model."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     architecture: Annotated[str, Field(max_length=200)]
     num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
-    label_names: Annotated[tuple[_Text, ...], Field(min_length=1)]
     model_args: dict[str, _Argument] = Field(default_factory=dict)
     pretrained_cfg: _Preprocessing
 
@@ -94,25 +99,9 @@ def _flatten(value: Any) -> list[Any]:
     return [inner for item in value for inner in _flatten(item)] if isinstance(value, list) else [value]
 
 
-# The arguments of timm.create_model that are not the model's own, and those that its builder takes besides.
-_RESERVED = frozenset(
-    (
-        "model_name",
-        "cache_dir",
-        "checkpoint_path",
-        "scriptable",
-        "exportable",
-        "no_jit",
-        "features_only",
-        "feature_cfg",
-        "kwargs",
-    )
-)
-
-
 def _create(config: _Config, path: Path) -> torch.nn.Module:
     """Create the model untrained; raise UsageError if timm cannot."""
-    arguments = {**config.model_args, "num_classes": config.num_classes}
+    arguments: dict[str, Any] = {**config.model_args, "num_classes": config.num_classes}
     overlay = config.pretrained_cfg.model_dump() | {"num_classes": config.num_classes}
     try:
         model: torch.nn.Module = timm.create_model(config.architecture, pretrained_cfg_overlay=overlay, **arguments)
@@ -132,10 +121,10 @@ def _check_shapes(model: torch.nn.Module, shapes: dict[str, tuple[int, ...]], fo
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in {**own, **shapes}:
         if own.get(name) != shapes.get(name):
-            needed, found = (list(of[name]) if name in of else "none" for of in (own, shapes))
+            needed, present = (list(of[name]) if name in of else "none" for of in (own, shapes))
             raise UsageError(
                 f"{folder}: model.safetensors does not hold the weights of the model in config.json: {name[:100]} should be "
-                f"{needed} and is {found}. {_ADVICE}"
+                f"{needed} and is {present}. {_ADVICE}"
             )
     if sum(buffer.numel() for buffer in model.buffers()) > _MOST_BUFFERS + sum(_count(shape) for shape in shapes.values()):
         raise UsageError(f"{folder}: the model in config.json takes much more memory than its weights. {_ADVICE}")

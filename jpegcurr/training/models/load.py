@@ -16,6 +16,7 @@ from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.create import normaliser
 from jpegcurr.training.models.exported import load_exported
@@ -53,6 +54,10 @@ class Classifier(Protocol):
         """The names of the outputs."""
 
     @property
+    def names_known(self) -> bool:
+        """Whether ``classes`` are names, not only the numbers of the outputs."""
+
+    @property
     def image(self) -> ImageSection:
         """The crop, size and interpolation of the model's inputs."""
 
@@ -61,7 +66,8 @@ class Classifier(Protocol):
 class Run:
     """A trained model in evaluation mode on the runtime's device, with its recipe, normalisation and class names.
 
-    ``loader`` is the kind of loader that it was trained with, ``ffcv`` or ``plain``.
+    ``loader`` is the kind of loader that it was trained with, ``ffcv`` or ``plain``. ``names_known`` is False for a run that
+    was trained on a beton without a manifest: ``classes`` are then the numbers of the outputs.
     """
 
     path: Path
@@ -71,6 +77,12 @@ class Run:
     normalise: Normaliser
     classes: tuple[str, ...]
     loader: str
+    names_known: bool = True
+
+    @property
+    def class_list(self) -> Classes:
+        """The classes as data sets are matched with them."""
+        return Classes(self.classes, self.names_known, owner=str(self.path))
 
     @property
     def image(self) -> ImageSection:
@@ -90,6 +102,7 @@ class NamedModel:
     normalise: Normaliser
     classes: tuple[str, ...]
     image: ImageSection
+    names_known: bool = True
 
 
 def load_classifier(
@@ -131,7 +144,7 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     normalise = normaliser(model).to(runtime.device)
     model = runtime.place(model).eval()
     check_outputs(model, normalise, recipe.image.size, len(classes), folder)
-    return Run(path, weights, recipe, model, normalise, classes, head.loader)
+    return Run(path, weights, recipe, model, normalise, classes, head.loader, head.names_known)
 
 
 def load_named(
@@ -142,11 +155,13 @@ def load_named(
     _check_name(name, current, checkpoint)
     classes = _named_classes(timm.get_pretrained_cfg(current))
     options: dict[str, Any] = {}
+    known = True
     if checkpoint is not None:
         state = load_weights(checkpoint)
         count = count_classes(state) or len(classes)
         options = {"num_classes": count, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": count}}
-        classes = classes if len(classes) == count else tuple(map(str, range(count)))
+        known = len(classes) == count
+        classes = classes if known else tuple(map(str, range(count)))
     if not classes:
         raise UsageError(f"{name} does not classify: its weights have no classes. `jpegcurr models` lists the models that do.")
     try:
@@ -157,7 +172,7 @@ def load_named(
     config = resolve_model_data_config(model)
     image = _image_section(name, config)
     normalise = Normaliser(config["mean"], config["std"]).to(runtime.device)
-    return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image)
+    return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image, known)
 
 
 def _check_name(name: str, current: str, checkpoint: Path | None) -> None:
