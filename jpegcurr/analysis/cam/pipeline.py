@@ -24,6 +24,7 @@ from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.transforms import centre_crop
+from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Run
 
 BATCH = 32
@@ -132,6 +133,7 @@ class ViewRunner:
 
         Raises:
             UsageError: the runs' grids differ.
+            JpegcurrError: the outputs of a run for an image are not finite numbers.
         """
         shared = torch.tensor([self.truth(image.file) for image in batch]) if self.target_rule == "label" else None
         outputs: list[ViewOutput] = []
@@ -155,6 +157,7 @@ class ViewRunner:
         with whole_float32():  # rounding would be a difference too
             wanted = None if targets is None else targets.to(self.runtime.device)
             raw, logits = self.method(run.model, self.layer, inputs, wanted)
+            require_finite(logits, run.path, [image.file for image in batch])
             maps, predicted = raw.cpu().numpy(), logits.argmax(dim=1).cpu()
             chosen = predicted if targets is None else targets
             measures = self.measures if measured else {}

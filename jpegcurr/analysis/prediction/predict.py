@@ -15,6 +15,7 @@ from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.transforms import centre_crop
+from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Classifier
 
 BATCH = 64
@@ -103,7 +104,9 @@ def _classify_batch(run: Classifier, files: Sequence[Path], labels: dict[str, in
             predictions[file] = FilePrediction(file, labels.get(_folder(file)), None, None, str(error))
     if views:
         batch = torch.stack(list(views.values())).to(runtime.device, memory_format=torch.channels_last)
-        probabilities = run.model(run.normalise(batch)).float().softmax(dim=1).cpu().numpy()
+        logits = run.model(run.normalise(batch)).float()
+        require_finite(logits, run.path, list(views))
+        probabilities = logits.softmax(dim=1).cpu().numpy()
         for file, row in zip(views, probabilities, strict=True):
             view = views[file].permute(1, 2, 0).numpy()
             predictions[file] = FilePrediction(file, labels.get(_folder(file)), row, view)

@@ -1,5 +1,6 @@
 """Checks that a model's weights and outputs are finite numbers: accuracies of anything else would mislead."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.training.metrics import Normaliser
 
+_ADVICE = "Give other weights (of a run: --weights ema or best), or train it again."
 _STATISTICS = ("running_mean", "running_var")  # of batch norms; other buffers may hold infinities on purpose, such as masks
 
 
@@ -16,8 +18,7 @@ def check_weights(model: torch.nn.Module, source: Path | str) -> None:
     for name, tensor in (*model.named_parameters(), *buffers):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UsageError(
-                f"{source} holds weights that are infinite or not a number ({name}): it diverged, or was damaged. Take an "
-                "earlier checkpoint, or train it again."
+                f"{source} holds weights that are infinite or not a number ({name}): it diverged, or was damaged. {_ADVICE}"
             )
 
 
@@ -38,13 +39,14 @@ def check_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, clas
     shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != [1, classes]:
         raise UsageError(f"{source}: its model answers with {shape} for one image, where {classes} classes are named.")
-    require_finite(logits, source, "a grey image")
+    require_finite(logits, source, ["a grey image"])
 
 
-def require_finite(outputs: torch.Tensor, source: Path | str, images: str) -> None:
-    """Raise JpegcurrError if the ``outputs`` of the model of ``source`` for ``images`` are not all finite."""
-    if not bool(torch.isfinite(outputs).all()):
+def require_finite(outputs: torch.Tensor, source: Path | str, images: Sequence[Path | str]) -> None:
+    """Raise JpegcurrError if the ``outputs`` [b ...] of the model of ``source`` for b ``images`` are not all finite."""
+    finite = torch.isfinite(outputs).flatten(1).all(dim=1).tolist()
+    if not all(finite):
         raise JpegcurrError(
-            f"{source}: its outputs for {images} are infinite or not a number, so they say nothing about the images. Take an "
-            "earlier checkpoint, or compute in float32."
+            f"{source}: its outputs for {images[finite.index(False)]} are infinite or not a number, and say nothing about an "
+            f"image. {_ADVICE}"
         )

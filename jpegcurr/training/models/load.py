@@ -168,9 +168,9 @@ def load_named(
         model: torch.nn.Module = create(current, pretrained=True, **options)
     except Exception as error:  # the errors of a failed download have no common class
         raise JpegcurrError(_describe_failure(name, checkpoint, error)) from None
-    check_weights(model, checkpoint or f"timm's weights of {name}")
     config = resolve_model_data_config(model)
     image = _image_section(name, config)
+    check_weights(model, checkpoint or f"timm's file for {name}")
     normalise = Normaliser(config["mean"], config["std"]).to(runtime.device)
     return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image, known)
 
