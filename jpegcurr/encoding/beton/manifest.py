@@ -149,6 +149,15 @@ def read_manifest(beton: Path) -> Manifest | None:
     return manifest
 
 
+def refuse_unnamed_labels(beton: Path, highest: int, manifest: Manifest) -> None:
+    """Raise BetonError if ``highest``, the largest label in ``beton``, has no name in its manifest."""
+    if highest >= len(manifest.classes):
+        raise BetonError(
+            f"{beton} has the label {highest}, but its manifest names {len(manifest.classes)} classes. Encode it again with "
+            "--force."
+        )
+
+
 def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of ``items.jsonl``, one per image that the source lists, in file order.
 

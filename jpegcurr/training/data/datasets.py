@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, read_items, read_manifest
+from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, read_items, read_manifest, refuse_unnamed_labels
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
@@ -20,6 +20,8 @@ from jpegcurr.training.data.classes import Classes, Labels, describe_match, matc
 from jpegcurr.training.data.sampling import Variant
 
 log = logging.getLogger("jpegcurr")
+
+MOST_EMPTY = 1 << 16  # classes of a training set with fewer images than classes; ImageNet's largest part has 21,841
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ def open_dataset(path: Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = 
             f"{path} is not the file that its manifest describes: it is damaged, or the manifest belongs to another file. "
             "Encode it again."
         )
+    if manifest is not None:
+        refuse_unnamed_labels(path, int(beton.labels.max()), manifest)
     return Dataset(field or str(path), beton, manifest, on_the_fly)
 
 
@@ -125,7 +129,8 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
     }
     for field, dataset in datasets.items():
         _check_quality(dataset, recipe.data[_data_name(field)].quality)
-    classes = classes or datasets[f"data.{recipe.training_sets[0]}.train"].classes
+    if classes is None:
+        classes = _count_classes(datasets[f"data.{recipe.training_sets[0]}.train"])
     matched = {field: _match(dataset, classes) for field, dataset in datasets.items()}
     train = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
     val = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
@@ -136,6 +141,21 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
         if remark:
             log.warning("%s: %s", dataset.field, remark)
     return Datasets(train, val, classes)
+
+
+def _count_classes(dataset: Dataset) -> Classes:
+    """Return the classes of a model that is trained on ``dataset``.
+
+    Without names there are as many as its highest label says, with images or not. Raises BetonError if they are so many more
+    than images that the labels must be something else, such as ids.
+    """
+    images, classes = len(dataset.beton), int(dataset.beton.labels.max()) + 1
+    if dataset.manifest is None and classes > images:
+        remark = f"{dataset.field}: {dataset.beton.path} has {images} images and labels up to {classes - 1}"
+        if classes > MOST_EMPTY:
+            raise BetonError(f"{remark}, which number no classes. Number them from 0, as jpegcurr encode does.")
+        log.warning("%s: the model gets %d classes, and most of them no image", remark, classes)
+    return dataset.classes
 
 
 def count_images(recipe: Recipe) -> int:
