@@ -21,7 +21,7 @@ FieldPath = tuple[str, ...]
 
 # Limits of a file, far above any recipe: the longest that jpegcurr writes, of a thousand phases, has 400 kB and 60,000 nodes.
 MOST_BYTES = 1 << 19
-MOST_NODES = 200_000  # an alias counts as often as it is used
+MOST_NODES = 100_000  # an alias counts as often as it is used
 MOST_CHARACTERS = 4096  # of a key or a value
 MOST_DIGITS = 64
 DEPTH = 50  # lists and maps within one another

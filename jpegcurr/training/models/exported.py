@@ -5,6 +5,8 @@ creates whatever size they say. Here the numbers are limited, and the model is c
 device) and compared with the file of weights, so that nothing is allocated that the file does not hold.
 """
 
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from jpegcurr.encoding.sources.class_labels import MOST_CLASSES
 from jpegcurr.errors import UsageError
@@ -51,7 +54,7 @@ class _Config(ExportedClasses):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    architecture: Annotated[str, Field(max_length=200)]
+    architecture: Annotated[str, Field(pattern=r"^\w+$", max_length=200)]  # with a prefix, timm would ask its hub
     num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     model_args: dict[str, _Argument] = Field(default_factory=dict)
     pretrained_cfg: _Preprocessing
@@ -72,7 +75,7 @@ def load_exported(folder: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         with safe_open(file, "pt") as tensors:
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         _check_arguments(config, shapes, path)
-        _check_shapes(_create_without_memory(config, path), shapes, folder)
+        _check_shapes(_create_without_memory(config, len(shapes), path), shapes, folder)
         model = _create(config, path)
         model.load_state_dict(load_file(file))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -111,9 +114,20 @@ def _create(config: _Config, path: Path) -> torch.nn.Module:
     return model
 
 
-def _create_without_memory(config: _Config, path: Path) -> torch.nn.Module:
-    with torch.device("meta"):
-        return _create(config, path)
+def _create_without_memory(config: _Config, tensors: int, path: Path) -> torch.nn.Module:
+    """Create the model on the meta device; give up as soon as it has more parameters than a file of ``tensors`` can hold."""
+    created, most = count(1), 2 * tensors + 100  # some are created twice, such as the head's
+
+    def limit(_module: torch.nn.Module, name: str, _parameter: torch.nn.Parameter) -> None:
+        if next(created) > most:
+            raise ValueError(f"at {name} it has more parameters than the {tensors} in model.safetensors")
+
+    hook = register_module_parameter_registration_hook(limit)
+    try:
+        with torch.device("meta"):
+            return _create(config, path)
+    finally:
+        hook.remove()
 
 
 def _check_shapes(model: torch.nn.Module, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
@@ -126,12 +140,5 @@ def _check_shapes(model: torch.nn.Module, shapes: dict[str, tuple[int, ...]], fo
                 f"{folder}: model.safetensors does not hold the weights of the model in config.json: {name[:100]} should be "
                 f"{needed} and is {present}. {_ADVICE}"
             )
-    if sum(buffer.numel() for buffer in model.buffers()) > _MOST_BUFFERS + sum(_count(shape) for shape in shapes.values()):
+    if sum(buffer.numel() for buffer in model.buffers()) > _MOST_BUFFERS + sum(map(prod, shapes.values())):
         raise UsageError(f"{folder}: the model in config.json takes much more memory than its weights. {_ADVICE}")
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
