@@ -23,6 +23,7 @@ from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, whole_float32
+from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Run
@@ -97,15 +98,17 @@ class ViewRunner:
         return self._labels.get(_folder_name(file), -1)
 
     def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[PreparedImage], None, None]:
-        """Yield all files in order, ``BATCH`` at a time, with at most ``AHEAD`` further images in preparation.
+        """Yield all files in order, ``BATCH`` at a time, with at most ``AHEAD`` further images in preparation; fewer large ones.
 
         ``threads`` is the number of processors if None; it makes no difference to the result.
         """
+        largest = max(section.size for section in self.sections)
+        count, ahead = (images_at_once(largest, most) for most in (BATCH, AHEAD))
         with (
             open_executor(threads) as (executor, _workers),
-            closing(map_in_order(self._prepare, files, executor, AHEAD)) as images,
+            closing(map_in_order(self._prepare, files, executor, ahead)) as images,
         ):
-            while batch := list(islice(images, BATCH)):
+            while batch := list(islice(images, count)):
                 yield batch
 
     def _prepare(self, file: Path) -> PreparedImage:

@@ -14,6 +14,7 @@ from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Classifier
@@ -89,8 +90,9 @@ def read_image(path: Path) -> Pixels:
 def classify(run: Classifier, files: Sequence[Path], runtime: Runtime) -> Iterator[FilePrediction]:
     """Yield the prediction of ``run`` for every file, in order."""
     labels = {name: label for label, name in enumerate(run.classes)}
-    for start in range(0, len(files), BATCH):
-        yield from _classify_batch(run, files[start : start + BATCH], labels, runtime)
+    batch = images_at_once(run.image.size, BATCH)
+    for start in range(0, len(files), batch):
+        yield from _classify_batch(run, files[start : start + batch], labels, runtime)
 
 
 @torch.inference_mode()
