@@ -98,7 +98,7 @@ class ViewRunner:
         return self._labels.get(_folder_name(file), -1)
 
     def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[PreparedImage], None, None]:
-        """Yield all files in order, ``BATCH`` at a time, with at most ``AHEAD`` further images in preparation; fewer large ones.
+        """Yield all files in order, ``BATCH`` at a time and at most ``AHEAD`` ahead; fewer of large ones.
 
         ``threads`` is the number of processors if None; it makes no difference to the result.
         """
