@@ -71,6 +71,9 @@ def encode(
     max_failures: Annotated[
         str, typer.Option(metavar="N|N%", help="Unreadable images to tolerate per split, as a number or a share.")
     ] = "0",
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=178_956_970, metavar="N", help="Images with more pixels fail.")
+    ] = 128_000_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate files, sizes and time; write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted encode; keep finished files.")] = False,
     force: Annotated[
@@ -104,7 +107,7 @@ def encode(
         sources = open_sources(src, labels=labels, splits=split or (), classes=class_names, limit=limit, seed=seed)
         outputs = plan_outputs(sources, specs, output)
         if dry_run:
-            estimates = estimate_splits(sources, outputs, executor, seed=seed)
+            estimates = estimate_splits(sources, outputs, executor, seed=seed, max_pixels=max_pixels)
             print_estimates(estimates, output, refusal(outputs, replacing=force), as_json=as_json)
             return
         with encode_progress(quiet=quiet) as watcher:
@@ -116,6 +119,7 @@ def encode(
                 order=None if order == "auto" else order,
                 seed=seed,
                 max_failures=tolerated,
+                max_pixels=max_pixels,
                 resume=resume,
                 force=force,
                 watcher=watcher,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.output import Output, make_item_row
 from jpegcurr.encoding.plan import Outputs, plan_output, prepare_outputs
 from jpegcurr.encoding.resume import lock_file
@@ -49,6 +50,7 @@ def encode_dataset(
     order: Order | None = None,
     seed: int = 0,
     max_failures: int | Fraction = 0,
+    max_pixels: int = MAX_PIXELS,
     resume: bool = False,
     force: bool = False,
     watcher: Watcher | None = None,
@@ -65,6 +67,7 @@ def encode_dataset(
         order: ``shuffle`` or ``folder``; by default ``shuffle`` for the split called train and ``folder`` for others.
         seed: of the shuffle.
         max_failures: how many images of a split may fail, or which share of them if it is a ``Fraction``.
+        max_pixels: how many pixels an image may have; a larger one fails. At most ``MOST_PIXELS``.
         resume: continue an interrupted encode and keep finished outputs. Encoded images survive any stop, in hidden files
             beside the outputs.
         force: replace existing outputs; with ``resume``, only those that were written with other options.
@@ -89,7 +92,7 @@ def encode_dataset(
         for source in sources:
             unfinished = {path: plan for path, plan in plans[source.split].items() if path not in manifests}
             if unfinished:
-                manifests |= _encode_split(source, unfinished, executor, workers, max_failures, watcher)
+                manifests |= _encode_split(source, unfinished, executor, workers, max_failures, max_pixels, watcher)
             elif watcher:
                 watcher.begin(source, len(source.items))
             _check_paired({path: manifests[path] for path in plans[source.split]})
@@ -102,6 +105,7 @@ def _encode_split(
     executor: Executor,
     workers: int,
     max_failures: int | Fraction,
+    max_pixels: int,
     watcher: Watcher | None,
 ) -> dict[Path, Manifest]:
     """Encode the unfinished outputs of one split, which share their order and seed."""
@@ -114,7 +118,7 @@ def _encode_split(
         writer = _SplitWriter(source, source.ordered(first_plan.order, first_plan.seed), outputs, allowed)
         if watcher:
             watcher.begin(source, writer.start)
-        encode = partial(encode_chunk, source.store, specs=specs)
+        encode = partial(encode_chunk, source.store, specs=specs, max_pixels=max_pixels)
         with closing(map_in_order(encode, writer.remaining_chunks(), executor, AHEAD * workers)) as chunks:
             for outcomes in chunks:
                 writer.write(outcomes)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.plan import Outputs
 from jpegcurr.encoding.sources.base import Item, Source, Store
 from jpegcurr.encoding.workers import encode_chunk, map_in_order, split_into_chunks
@@ -45,17 +46,21 @@ class _Sample:
     failure: str
 
 
-def estimate_splits(sources: Sequence[Source], outputs: Outputs, executor: Executor, *, seed: int = 0) -> list[EncodeEstimate]:
+def estimate_splits(
+    sources: Sequence[Source], outputs: Outputs, executor: Executor, *, seed: int = 0, max_pixels: int = MAX_PIXELS
+) -> list[EncodeEstimate]:
     """Encode up to 512 images of every split, chosen by ``seed``, and write nothing; raises EncodeError as encoding does."""
-    return [_estimate(source, outputs[source.split], executor, seed) for source in sources]
+    return [_estimate(source, outputs[source.split], executor, seed, max_pixels) for source in sources]
 
 
-def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int) -> EncodeEstimate:
+def _estimate(
+    source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int, max_pixels: int
+) -> EncodeEstimate:
     specs = list(outputs.values())
     chunks = list(split_into_chunks(source.items, source.items.shuffled(seed)[:SAMPLE]))
-    _encode(source.store, chunks[0][:4], specs)  # first calls are slow
+    encode = partial(_encode, source.store, specs=specs, max_pixels=max_pixels)
+    encode(chunks[0][:4])  # first calls are slow
     start = time.perf_counter()
-    encode = partial(_encode, source.store, specs=specs)
     samples = [sample for chunk in map_in_order(encode, chunks, executor, ahead=len(chunks)) for sample in chunk]
     scale = len(source.items) / len(samples)
     seconds = (time.perf_counter() - start) * scale
@@ -67,11 +72,11 @@ def _estimate(source: Source, outputs: Mapping[Path, EncodeSpec], executor: Exec
     return EncodeEstimate(source.split, len(source.items), bytes_in, bytes_out, seconds, len(samples), failed)
 
 
-def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[_Sample]:
+def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec], max_pixels: int) -> list[_Sample]:
     """Encode images one by one and keep their sizes alone, so that a sample of large images fits into memory."""
     samples = []
     for item in items:
-        (outcome,) = encode_chunk(store, [item], specs)
+        (outcome,) = encode_chunk(store, [item], specs, max_pixels)
         sizes = tuple(len(encoded.data) + OVERHEAD for encoded in outcome.encoded)
         failure = f"{store.locate(item)}: {outcome.reason}" if outcome.reason else ""
         samples.append(_Sample(outcome.bytes_in, sizes, failure))
