@@ -1,23 +1,35 @@
-"""Files that appear whole or not at all, checks of output paths, and locks."""
+"""Files that appear whole or not at all, CSV that spreadsheets read as data, checks of output paths, and locks."""
 
 import csv
 import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from jpegcurr.errors import UsageError
+from jpegcurr.text import UNSAFE, escape_json
 
 log = logging.getLogger("jpegcurr")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Beginnings of a cell that a spreadsheet takes for a formula; numbers are exempt.
+_FORMULA = re.compile(r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# What a CSV file and a file name may not hold: single bytes above 0x9f that are not UTF-8 are no control characters anywhere.
+_UNSAFE = f"[{UNSAFE}\ud800-\udc9f\udd00-\udfff]"
+_CODE = r"x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4}"
+_TO_ESCAPE = re.compile(rf"(\\*)(?:({_UNSAFE})|((?<=\\)(?:{_CODE})))")
+_TO_UNESCAPE = re.compile(rf"(\\+)({_CODE})")
+_LONGEST_NAME = 200  # bytes: a file system allows 255, and a number may be appended
 
 _LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -76,7 +88,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, escape_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def json_values(value: Any) -> Any:
@@ -88,11 +100,79 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
+class CsvWriter:
+    """A writer of CSV rows whose text a spreadsheet does not run and a terminal does not obey: see ``escape_cell``."""
+
+    def __init__(self, file: IO[str], *, raw: bool = False) -> None:
+        """With ``raw``, write every cell as it is."""
+        self._writer, self._raw = csv.writer(file, lineterminator="\n"), raw
+
+    def writerow(self, cells: Iterable[Any]) -> None:
+        """Write one row."""
+        self._writer.writerow(cells if self._raw else [escape_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write several rows."""
+        for row in rows:
+            self.writerow(row)
+
+
 @contextmanager
-def csv_writer(path: Path) -> Iterator[Any]:
-    """Yield a CSV writer to a file that appears whole or not at all; names that are not UTF-8 keep their bytes."""
+def csv_writer(path: Path, *, raw: bool = False) -> Iterator[CsvWriter]:
+    """Yield a ``CsvWriter`` to a file that appears whole or not at all; names that are not UTF-8 keep their bytes."""
     with staged(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        yield csv.writer(file, lineterminator="\n")
+        yield CsvWriter(file, raw=raw)
+
+
+def escape_cell(text: str) -> str:
+    """Return the text of a CSV cell so that it is data for any program; ``unescape_cell`` returns the text again.
+
+    What a spreadsheet would take for a formula, because it begins with ``=``, ``+``, ``-`` or ``@`` and is no number, gets an
+    apostrophe in front, which spreadsheets use for text. Control characters, line breaks, invisible and bidirectional format
+    characters become ``\\x1b`` or ``\\u202e``.
+    """
+    escaped = _TO_ESCAPE.sub(_escape_match, text)
+    return f"'{escaped}" if _FORMULA.match(escaped) and not _NUMBER.fullmatch(escaped) else escaped
+
+
+def _escape_match(match: re.Match[str]) -> str:
+    """Double the backslashes before a character to escape, or before text that looks like an escape already."""
+    slashes, character, code = match.groups()
+    return 2 * slashes + (_code(ord(character)) if character else code)
+
+
+def _code(number: int) -> str:
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def unescape_cell(text: str) -> str:
+    """Return the text that ``escape_cell`` was given; any other text as it is."""
+    text = text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    return _TO_UNESCAPE.sub(_unescape_match, text)
+
+
+def _unescape_match(match: re.Match[str]) -> str:
+    slashes, code = match.groups()
+    return "\\" * (len(slashes) // 2) + (chr(int(code[1:], 16)) if len(slashes) % 2 else code)
+
+
+def read_csv(path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a file that ``csv_writer`` has written, with every name as it was."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for row in csv.reader(file):
+            yield [unescape_cell(cell) for cell in row]
+
+
+def path_part(name: str) -> str:
+    """Return a name from a data set as a safe name of a file or folder: it may hold any characters, and any number of them.
+
+    Separators and characters that could do harm become ``_``; a name that would be hidden or empty gets a ``_`` in front.
+    """
+    safe = re.sub(f"/|{_UNSAFE}", "_", name)
+    safe = os.fsencode(safe)[:_LONGEST_NAME].decode("utf-8", "surrogateescape")
+    return f"_{safe}" if safe.startswith(".") or not safe else safe
 
 
 def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:

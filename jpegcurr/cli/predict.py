@@ -28,6 +28,9 @@ def predict(
     identity: Annotated[
         Literal["stem", "name", "path"], typer.Option("--id", help="How --submission names a file: 7, 7.jpg or x/7.jpg.")
     ] = "stem",
+    raw_submission: Annotated[
+        bool, typer.Option("--raw-submission", help="Write names in --submission as they are, without an apostrophe before =.")
+    ] = False,
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html|FILE.png", help="Write a contact sheet: images with their likeliest classes."),
@@ -56,7 +59,7 @@ def predict(
 
     keep_freed_memory()
     files = find_all(images)
-    outputs = Outputs(csv, submission, identity, sheet, sheet_limit, by_class, copy, confusion)
+    outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
     outputs.check(files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
@@ -70,12 +73,11 @@ def predict(
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
     """Print the first files' likeliest classes, the most confused classes, the files written and those that failed."""
     from jpegcurr.analysis.class_names import full_name
-    from jpegcurr.text import sanitize
 
     rows = []
     for prediction in summary.first:
-        tops = [f"{sanitize(full_name(name))} {100 * share:.1f} %" for name, share in prediction.top]
-        rows.append([sanitize(prediction.file), ", ".join(tops) if tops else f"not read: {sanitize(prediction.error)}"])
+        tops = [f"{full_name(name)} {100 * share:.1f} %" for name, share in prediction.top]
+        rows.append([prediction.file, ", ".join(tops) if tops else f"not read: {prediction.error}"])
     print_table(["file", "likeliest classes"], rows, left=2)
     if summary.files > len(rows):
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
@@ -91,12 +93,11 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
 
 def _print_confusion(confusion: "Confusion") -> None:
     from jpegcurr.analysis.class_names import full_name
-    from jpegcurr.text import sanitize
 
     share = 100 * confusion.right / confusion.images
     out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
     rows = [
-        [sanitize(full_name(pair.truth)), sanitize(full_name(pair.predicted)), f"{pair.count} of {pair.images}"]
+        [full_name(pair.truth), full_name(pair.predicted), f"{pair.count} of {pair.images}"]
         for pair in confusion.most_confused()
     ]
     if rows:

@@ -20,7 +20,7 @@ from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import ContactSheet
 from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
 from jpegcurr.analysis.prediction.predict import FilePrediction, classify, find_all
-from jpegcurr.analysis.prediction.sort_by_class import folder_name
+from jpegcurr.analysis.prediction.sort_by_class import folder_names
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
@@ -320,4 +320,4 @@ def test_no_more_than_two_batches_of_pixels_are_held(
 
 
 def test_a_class_may_be_called_anything() -> None:
-    assert [folder_name(name) for name in ("cat", "a/b", "..", "", "../../x")] == ["cat", "a_b", "_..", "_", "_.._.._x"]
+    assert folder_names(["cat", "a/b", "..", "", "../../x"]) == ["cat", "a_b", "_..", "_", "_.._.._x"]

@@ -14,7 +14,6 @@ from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submi
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
 from jpegcurr.runtime import Runtime
-from jpegcurr.text import sanitize
 from jpegcurr.training.models.load import Classifier
 
 PRINTED = 40  # predictions that are kept for the terminal
@@ -33,7 +32,8 @@ class Outputs:
 
     Attributes:
         csv: the table, see ``tables.PredictionTable``.
-        submission: all probabilities, see ``tables.Submission``; ``identity`` is what it calls files.
+        submission: all probabilities, see ``tables.Submission``; ``identity`` is what it calls files, and
+            ``raw_submission`` writes names as they are, even those that a spreadsheet would take for formulas.
         sheet: the contact sheet, with at most ``sheet_limit`` images.
         by_class: the folder of images sorted by class, as copies if ``copy``, else as links.
         confusion: the confusion matrix.
@@ -42,6 +42,7 @@ class Outputs:
     csv: Path
     submission: Path | None = None
     identity: Identity = "stem"
+    raw_submission: bool = False
     sheet: Path | None = None
     sheet_limit: int = LIMIT
     by_class: Path | None = None
@@ -66,6 +67,8 @@ class Outputs:
             check_sheet(self.sheet)
         if self.copy and self.by_class is None:
             raise UsageError("--copy is for --by-class FOLDER, which sorts images into folders.")
+        if self.raw_submission and self.submission is None:
+            raise UsageError("--raw-submission is for --submission FILE.csv, which it writes with unchanged names.")
         refuse_unwritable([path.parent for path in self.written()])
         refuse_existing(self.files, force=force)
         if self.by_class is not None:
@@ -126,7 +129,7 @@ def classify_files(
             if len(first) < PRINTED:
                 first.append(summarise(prediction, run.classes))
             if prediction.error:
-                unread.append((sanitize(prediction.file), sanitize(prediction.error)))
+                unread.append((str(prediction.file), prediction.error))
             on_file(done)
     return Summary(len(files), tuple(first), tuple(unread), confusion)
 
@@ -139,11 +142,11 @@ def _open_sinks(
     with ExitStack() as stack:
         sinks: list[PredictionSink] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
         if outputs.submission is not None:
-            writer = stack.enter_context(csv_writer(outputs.submission))
+            writer = stack.enter_context(csv_writer(outputs.submission, raw=outputs.raw_submission))
             sinks.append(Submission(writer, run.classes, outputs.identity))
         if outputs.by_class is not None:
             sinks.append(stack.enter_context(sorted_folder(outputs.by_class, run.classes, copy=outputs.copy)))
-        sheet = ContactSheet(sanitize(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
+        sheet = ContactSheet(str(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
         sinks += [sink for sink in (confusion, sheet) if sink is not None]
         yield sinks
         if outputs.confusion is not None and confusion is not None:

@@ -20,9 +20,10 @@ import simplejpeg
 from PIL import Image
 
 from jpegcurr.encoding.jpeg.header import JpegHeader, read_jpeg_header
-from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, check_pixels
+from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, PIXELS_PER_CPU, check_pixels
 from jpegcurr.encoding.jpeg.pillow import PillowImage, Pixels, load_upright, read_header, read_orientation
 from jpegcurr.errors import ImageError, UsageError
+from jpegcurr.system import return_freed_memory
 
 # The packages that decide the bytes of an output; their versions are recorded and compared by --resume and with Dask.
 LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
@@ -210,9 +211,15 @@ def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[_Opened]:
         return
     image = read_header(data, max_pixels)
     layout = header.layout if header is not None else "4:4:4"
-    with BUDGET.hold(image.width * image.height):
-        picture = load_upright(image)
-        yield _Opened(data, picture.width, picture.height, layout, plain and not picture.rotated, picture)
+    pixels = image.width * image.height
+    with BUDGET.hold(pixels):
+        try:
+            picture = load_upright(image)
+            yield _Opened(data, picture.width, picture.height, layout, plain and not picture.rotated, picture)
+        finally:
+            image.close()
+            if pixels > PIXELS_PER_CPU:  # every thread would keep the memory of the largest image that it has decoded
+                return_freed_memory()
 
 
 def _is_plain(header: JpegHeader) -> bool:
