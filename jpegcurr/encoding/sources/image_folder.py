@@ -30,7 +30,7 @@ def open_folders(where: str | Path) -> tuple[Source, ...]:
         SourceError: a folder is empty or without classes, two are the same split, or one has a class that ``train`` lacks.
     """
     root = Path(where)
-    splits = _split_folders(root)
+    splits = split_folders(root)
     if not splits:
         return (_open_split(root, root, root.resolve().name, None, named=False),)
     sources: list[Source] = []
@@ -39,7 +39,7 @@ def open_folders(where: str | Path) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of splits that hold class folders, train first; none if there is neither train nor val."""
     folders: dict[str, Path] = {}
     others = []
