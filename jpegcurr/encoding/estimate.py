@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jpegcurr.encoding.beton.manifest import items_path
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.plan import Outputs
 from jpegcurr.encoding.resume import partial_files
@@ -24,6 +25,7 @@ from jpegcurr.text import megabytes
 
 SAMPLE = 512  # images
 OVERHEAD = 48  # bytes of a sample in a beton beside its JPEG
+ROW = 120  # bytes of an image's row in the items, at least
 GROWTH = 2  # no data set grows more than this when it is encoded again
 CERTAIN = 3  # standard errors
 
@@ -120,10 +122,13 @@ def refuse_too_large(sources: Sequence[Source], outputs: Outputs, executor: Exec
         return
     estimates = estimate_splits(sources, outputs, executor)
     for device, space in free.items():
-        needs = [(path, size, estimate) for estimate in estimates for path, size in estimate.bytes_out.items()]
+        needs = [
+            (path, size + ROW * estimate.images, estimate)
+            for estimate in estimates
+            for path, size in estimate.bytes_out.items()
+        ]
         needs = [need for need in needs if devices[need[0]] == device]
-        present = sum(_present(path, size, resume=resume) for path, size, _ in needs)
-        needed = sum(size for _, size, _ in needs) - present
+        needed = sum(size - (min(size, _present(path)) if resume else 0) for path, size, _ in needs)
         by_split: dict[str, float] = defaultdict(float)
         for path, _, estimate in needs:  # the same images are large at every quality
             by_split[estimate.split] += estimate.bytes_error[path]
@@ -138,7 +143,7 @@ def refuse_too_large(sources: Sequence[Source], outputs: Outputs, executor: Exec
             log.warning("%s: it may not fit", message)
 
 
-def _present(path: Path, size: int, *, resume: bool) -> int:
-    """Return the bytes of an output, up to ``size``, that an earlier encode has written and --resume keeps."""
-    files = [partial_files(path)[1], path] if resume else []
-    return min(size, max((512 * file.stat().st_blocks for file in files if file.is_file()), default=0))
+def _present(path: Path) -> int:
+    """Return the bytes on the disk of an output and its items, finished or not, which --resume keeps."""
+    versions = (partial_files(path)[1:], [path, items_path(path)])
+    return max(sum(512 * file.stat().st_blocks for file in files if file.is_file()) for files in versions)

@@ -62,10 +62,11 @@ def test_a_sample_refuses_only_what_is_surely_too_large_and_warns_of_the_rest(
     monkeypatch.setattr(estimate, "SAMPLE", 20)
     (sampled,) = estimate.estimate_splits([source], outputs, executor)
     ((about,), (error,)) = sampled.bytes_out.values(), sampled.bytes_error.values()
+    rows = 40 * estimate.ROW
     assert abs(about - exact) < estimate.CERTAIN * error < exact, "the sample's error is estimated, not ignored"
-    check(source, executor, monkeypatch, about)
+    check(source, executor, monkeypatch, about + rows)
     assert caplog.text == ""
-    check(source, executor, monkeypatch, about - int(2 * error))
+    check(source, executor, monkeypatch, about + rows - int(2 * error))
     assert "MB are free: it may not fit" in caplog.text
     with pytest.raises(UsageError, match="so this encode does not fit; nothing was written"):
-        check(source, executor, monkeypatch, about - int(3.1 * error))
+        check(source, executor, monkeypatch, about + rows - int(3.1 * error))

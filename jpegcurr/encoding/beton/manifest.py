@@ -67,7 +67,7 @@ class Manifest(Plan):
     Attributes:
         images: samples in the beton.
         failures: images of the source that could not be encoded.
-        ignored: files in the source without the suffix of an image.
+        ignored: files of the source without the suffix of an image, and images that nothing gives a class.
         copied: samples whose original bytes were kept. At the quality ``source`` all others have quality 95, 4:4:4.
         scaled: samples that were decoded at 1/2, 1/4 or 1/8 of their size, because they are then resized to a third of
             that or less.
