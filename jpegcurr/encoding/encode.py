@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples
+from jpegcurr.encoding.estimate import refuse_too_large
 from jpegcurr.encoding.output import Output, make_item_row
-from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs
+from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal
 from jpegcurr.encoding.resume import lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
 from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
@@ -73,13 +74,16 @@ def encode_dataset(
 
     Raises:
         UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
-            ``force`` nor ``resume`` is set; or it was written with other options. Nothing was changed.
+            ``force`` nor ``resume`` is set; or it was written with other options; or the outputs surely do not fit on the
+            disk. Nothing was changed.
         SourceError: a class or the source has a name that is not UTF-8.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
     splits = [plan_split(source, outputs[source.split], order, seed) for source in sources]
     paths = [path for split in splits for path in split.plans]
     refuse_unwritable(path.parent for path in paths)
+    if not refusal(outputs, replacing=resume or force):  # which is more to the point, and prepare_outputs raises it
+        refuse_too_large(sources, outputs, executor, resume=resume)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))

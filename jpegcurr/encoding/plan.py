@@ -65,6 +65,7 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES),
+        flat_classes=source.flat_classes,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, i
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
+from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import BetonError, RecipeError, SourceError, UsageError
@@ -236,21 +238,22 @@ def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template 
 def _has_split(manifest: Manifest) -> bool:
     """Return whether the source may have the split: one that cannot be opened counts, because encoding then says why."""
     try:
-        return any(source.split == manifest.split for source in open_sources(manifest.source, labels=_labels(manifest)))
+        return any(source.split == manifest.split for source in _open_sources(manifest))
     except SourceError:
         return True
 
 
-def _labels(manifest: Manifest) -> Path | None:
-    return Path(manifest.labels) if manifest.labels else None
+def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
+    """Open the source of a beton as it was opened for it."""
+    labels = Path(manifest.labels) if manifest.labels else None
+    return open_sources(manifest.source, labels=labels, flat_classes=manifest.flat_classes, **options)
 
 
 def _encode_like(template: _Template, path: Path) -> None:
     manifest = template.manifest
     try:
-        (source,) = open_sources(
-            manifest.source,
-            labels=_labels(manifest),
+        (source,) = _open_sources(
+            manifest,
             splits=[manifest.split],
             classes=manifest.classes,
             limit=manifest.limit,
