@@ -79,6 +79,14 @@ class Photographs:
         return 5
 
 
+class LabelFirst(Photographs):
+    """The same with the label before the image. FFCV's writer sends it to processes, so it cannot be a class of a test."""
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:  # type: ignore[override]
+        image, label = super().__getitem__(index)
+        return label, image
+
+
 # Both loaders; FFCV and numba emit warnings about their own code.
 FFCV = (pytest.mark.ffcv, pytest.mark.filterwarnings("ignore"))
 LOADERS = ("plain", pytest.param("ffcv", marks=FFCV))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption, parse_specs
+from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, parse_specs
 from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
@@ -29,7 +29,7 @@ def cam(
         Literal["label", "reference", "own"],
         typer.Option(
             "--target",
-            help="Class to explain: that of the image's folder, the first view's prediction, or each view's own prediction.",
+            help="Class to explain: the image's own (see --labels), the first view's prediction, or each view's own.",
         ),
     ] = "reference",
     old_target: Annotated[Literal["label", "clean", "own"] | None, typer.Option("--class", hidden=True)] = None,
@@ -52,6 +52,7 @@ def cam(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the random images and of road's noise.")
     ] = 0,
+    labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -94,6 +95,7 @@ def cam(
             runtime,
             layer=layer,
             method=method,
+            labels=labels,
             target_rule=target_rule,
             limit=limit,
             pictures=pictures,
@@ -106,4 +108,6 @@ def cam(
         err.print(f"skipped: {name}: {reason}", markup=False)
     for sentence in report.summary:
         out.print(sentence, markup=False)
+    if study.unknown:
+        out.print(study.unknown, markup=False)
     out.print(f"{output}", markup=False)

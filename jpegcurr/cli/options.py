@@ -16,6 +16,12 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 WeightsOption = Annotated[
     Weights, typer.Option(help="Trained weights (raw), their moving average (ema), or those of the best epoch.")
 ]
+ImageLabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", metavar="FILE", help="A table of path,label, as for encode; the class is the image's folder if not given."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that supports it.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption
+from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -41,6 +41,7 @@ def predict(
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="With --by-class, copy the images instead of linking.")] = False,
     confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+    labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
@@ -50,17 +51,18 @@ def predict(
 ) -> None:
     """Classify image files: the five likeliest classes of each, as a table, a CSV file and further outputs.
 
-    The true class of an image is the folder that holds it, if that has the name of one of the run's classes.
+    The true class of an image is what `jpegcurr encode` would take it for: the first folder below IMAGES (or below its split),
+    or the folder that holds it. With --labels it is read from a table. What has no class of the run is left out of accuracies.
     """
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
-    from jpegcurr.analysis.prediction.predict import find_all
+    from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifier
 
     keep_freed_memory()
-    files = find_all(images)
+    files = find_labelled(images, labels)
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
-    outputs.check(files, force=force)
+    outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
     with progress_bar("img") as bar:
@@ -83,6 +85,8 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
     if summary.confusion is not None and summary.confusion.images:
         _print_confusion(summary.confusion)
+    if summary.unknown:
+        out.print(summary.unknown, markup=False)
     for path in written:
         out.print(f"{path}", markup=False)
     if summary.unread:

@@ -134,7 +134,7 @@ def study(
             show_board(resolved, tasks, folder, quiet=quiet) as board,
         ):
             left = list_unfinished(resolved, tasks, folder)
-            check_data(resolved, dict.fromkeys(task.trained_as for task in left))
+            check_data(resolved, dict.fromkeys(task.trained_as for task in left), folder)
             write_design(resolved, folder)
             if in_processes:
                 failed = run_parallel(resolved, left, folder, launcher, board, report)

@@ -7,6 +7,7 @@ not grow with the data set, and the files have the same bytes for any number of 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise, takewhile
@@ -17,10 +18,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.beton.manifest import Manifest, Plan
+from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples
+from jpegcurr.encoding.estimate import refuse_too_large
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.output import Output, make_item_row
-from jpegcurr.encoding.plan import Outputs, plan_output, prepare_outputs
+from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal
 from jpegcurr.encoding.resume import lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
 from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
@@ -75,47 +77,47 @@ def encode_dataset(
 
     Raises:
         UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
-            ``force`` nor ``resume`` is set; or it was written with other options. Nothing was changed.
+            ``force`` nor ``resume`` is set; or it was written with other options; or the outputs surely do not fit on the
+            disk. Nothing was changed.
         SourceError: a class or the source has a name that is not UTF-8.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
-    plans = {
-        source.split: {path: plan_output(source, spec, order, seed) for path, spec in outputs[source.split].items()}
-        for source in sources
-    }
-    paths = [path for split_plans in plans.values() for path in split_plans]
+    splits = [plan_split(source, outputs[source.split], order, seed) for source in sources]
+    paths = [path for split in splits for path in split.plans]
     refuse_unwritable(path.parent for path in paths)
+    if not refusal(outputs, replacing=resume or force):  # which is more to the point, and prepare_outputs raises it
+        refuse_too_large(sources, outputs, executor, resume=resume, max_pixels=max_pixels)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
-        manifests = prepare_outputs(plans, resume=resume, force=force)
-        for source in sources:
-            unfinished = {path: plan for path, plan in plans[source.split].items() if path not in manifests}
+        manifests = prepare_outputs(splits, resume=resume, force=force)
+        for split in splits:
+            unfinished = {path: plan for path, plan in split.plans.items() if path not in manifests}
             if unfinished:
-                manifests |= _encode_split(source, unfinished, executor, workers, max_failures, max_pixels, watcher)
+                rest = replace(split, plans=unfinished)
+                manifests |= _encode_split(rest, executor, workers, max_failures, max_pixels, watcher)
             elif watcher:
-                watcher.begin(source, len(source.items))
-            _check_paired({path: manifests[path] for path in plans[source.split]})
+                watcher.begin(split.source, len(split.source.items))
+            _check_paired({path: manifests[path] for path in split.plans})
     return {path: manifests[path] for path in paths}
 
 
 def _encode_split(
-    source: Source,
-    plans: Mapping[Path, Plan],
+    split: SplitPlan,
     executor: Executor,
     workers: int,
     max_failures: int | Fraction,
     max_pixels: int,
     watcher: Watcher | None,
 ) -> dict[Path, Manifest]:
-    """Encode the unfinished outputs of one split, which share their order and seed."""
-    first_plan = next(iter(plans.values()))
+    """Encode the outputs of one split, all of which are unfinished."""
+    source, plans = split.source, split.plans
     specs = [plan.spec for plan in plans.values()]
     images = len(source.items)
     allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
     with _explain_resume(), ExitStack() as stack:
         outputs = [stack.enter_context(Output.open(path, plan)) for path, plan in plans.items()]
-        writer = _SplitWriter(source, source.ordered(first_plan.order, first_plan.seed), outputs, allowed)
+        writer = _SplitWriter(source, split.order, outputs, allowed)
         if watcher:
             watcher.begin(source, writer.start)
         encode = partial(encode_chunk, source.store, specs=specs, max_pixels=max_pixels)
@@ -130,10 +132,9 @@ def _encode_split(
 def _check_paired(manifests: Mapping[Path, Manifest]) -> None:
     """Raise EncodeError if outputs, some of which an earlier run has written, hold different images."""
     for (one, first), (other, second) in pairwise(manifests.items()):
-        if first.keys_sha256 != second.keys_sha256:
+        if difference := describe_other_samples(first, second):
             raise EncodeError(
-                f"{one} ({first.images} images) and {other} ({second.images}) do not hold the same images, so sample i "
-                "differs. Encode all qualities again in one run with --force."
+                f"{other} does not hold the samples of {one}: {difference}. Encode all qualities again in one run with --force."
             )
 
 
@@ -146,7 +147,7 @@ class _SplitWriter:
         self._late_failures = 0  # failures from the one at which the run stopped
         self.start = min(output.count_recovered(source, order) for output in outputs)
         for output in outputs:
-            output.rewind(self.start, source, order)
+            output.rewind(self.start)
         self._stopped = self._failures > max_failures
 
     @property
@@ -167,7 +168,7 @@ class _SplitWriter:
             if not self._stopped:
                 for position, output in enumerate(self._outputs):
                     encoded = outcome.encoded[position] if outcome.encoded else None
-                    output.add(make_item_row(outcome.item, outcome.bytes_in, encoded, outcome.reason), encoded)
+                    output.add(make_item_row(outcome, encoded), encoded)
         for output in self._outputs:
             output.flush()
 

@@ -17,8 +17,9 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,13 +33,16 @@ from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLIN
 from jpegcurr.encoding.resume import (
     InterruptedEncode,
     create_partial_files,
+    is_repaired,
     partial_files,
     read_boot_id,
+    read_rows,
     undo_renaming,
     write_boot_id,
 )
-from jpegcurr.encoding.sources.base import MISSING, Item, Source
-from jpegcurr.errors import EncodeError, UsageError
+from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.workers import Outcome
+from jpegcurr.errors import EncodeError
 from jpegcurr.files import sync_folder, write_json
 
 log = logging.getLogger("jpegcurr")
@@ -46,13 +50,13 @@ log = logging.getLogger("jpegcurr")
 _FAILED = b'"status": "failed"'  # with its quotes, these bytes are in no other row
 
 
-def make_item_row(item: Item, bytes_in: int, encoded: Encoded | None, reason: str = "") -> dict[str, Any]:
-    """Return one image's row of ``items.jsonl``; see ``read_items``."""
-    row: dict[str, Any] = {"key": item.key, "label": item.label, "source_bytes": bytes_in}
+def make_item_row(outcome: Outcome, encoded: Encoded | None) -> dict[str, Any]:
+    """Return one image's row of ``items.jsonl``, given what it became at one quality; see ``read_items``."""
+    row: dict[str, Any] = {"key": outcome.item.key, "label": outcome.item.label, "source_bytes": outcome.bytes_in}
     if encoded is None:
-        return row | {"status": "failed", "reason": reason}
+        return row | {"status": "failed", "reason": outcome.reason}
     row |= {"status": "copied" if encoded.copied else "encoded", "bytes": len(encoded.data)}
-    row |= {"width": encoded.width, "height": encoded.height, "crc32": encoded.crc32}
+    row |= {"width": encoded.width, "height": encoded.height, "crc32": encoded.crc32, "source_crc32": outcome.crc32}
     if encoded.converted:
         row |= {"quality": CONVERTED_QUALITY, "subsampling": CONVERTED_SUBSAMPLING}
     return row | {"scaled": True} if encoded.scaled else row
@@ -95,27 +99,22 @@ class Output:
             drop_cache(self._rows)
         index = BetonIndex(self.plan.items, self.plan.page_size)
         count = 0
-        with closing(self._read_lines()) as lines:
+        with closing(read_rows(partial_files(self.path)[2])) as lines:
             for position, line in zip(order, lines, strict=False):
                 if self._crashed and not self._is_stored(line, index):
                     break
-                if _FAILED in line and _is_repaired(json.loads(line), source.items[int(position)]):
+                if _FAILED in line and is_repaired(json.loads(line), source.items[int(position)]):
                     break
                 count += 1
         return count
 
-    def rewind(self, count: int, source: Source, order: NDArray[np.int64]) -> None:
-        """Continue behind the first ``count`` items of ``source`` in file order.
-
-        Raises:
-            UsageError: one of them has changed since it was encoded.
-        """
+    def rewind(self, count: int) -> None:
+        """Continue behind the first ``count`` items in file order."""
         index = BetonIndex(self.plan.items, self.plan.page_size)
         length = 0
-        with closing(self._read_lines()) as lines:
-            for position, line in zip(order[:count], lines, strict=False):
+        with closing(read_rows(partial_files(self.path)[2])) as lines:
+            for line in islice(lines, count):
                 row = json.loads(line)
-                _check_same(row, source.items[int(position)], source)
                 if row["status"] != "failed":
                     index.place(row["bytes"], row["width"], row["height"], row["label"])
                 self._totals.add(row)
@@ -180,11 +179,6 @@ class Output:
             **self._totals.as_dict(),
         )
 
-    def _read_lines(self) -> Generator[bytes, None, None]:
-        """Yield the whole rows on the disk."""
-        with partial_files(self.path)[2].open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
-
     def _is_stored(self, line: bytes, index: BetonIndex) -> bool:
         """Return whether a row is whole and its record has the row's checksum."""
         try:
@@ -195,21 +189,6 @@ class Output:
             return bool(zlib.crc32(self._writer.read_stored(pointer, row["bytes"])) == row["crc32"])
         except (ValueError, KeyError, TypeError, OverflowError):
             return False
-
-
-def _is_repaired(row: dict[str, Any], item: Item) -> bool:
-    """Return whether the image of a ``failed`` row has another size now."""
-    return bool(row["key"] == item.key and row["source_bytes"] != item.size)
-
-
-def _check_same(row: dict[str, Any], item: Item, source: Source) -> None:
-    """Raise UsageError if an encoded image has another key, label or size now."""
-    changed = (row["key"], row["label"]) != (item.key, item.label)
-    if changed or (item.size != MISSING and row["source_bytes"] != item.size):
-        raise UsageError(
-            f"{source.store.locate(item)} has changed since the encode was interrupted, so it cannot be resumed. "
-            "Start over with --force."
-        )
 
 
 @contextmanager

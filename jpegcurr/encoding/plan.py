@@ -1,7 +1,11 @@
 """Plans of the outputs of an encode: their paths, everything that decides their bytes, and checks before the first byte."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.format import page_size_for
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
@@ -13,6 +17,22 @@ from jpegcurr.files import refuse_existing, refuse_unwritable
 from jpegcurr.system import library_versions
 
 Outputs = dict[str, dict[Path, EncodeSpec]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitPlan:
+    """One split: its ``source``, the plan of each of its outputs, and ``order``, the positions of its items in file order."""
+
+    source: Source
+    plans: dict[Path, Plan]
+    order: NDArray[np.int64]
+
+
+def plan_split(source: Source, outputs: Mapping[Path, EncodeSpec], order: Order | None, seed: int) -> SplitPlan:
+    """Plan all outputs of one split, which share their order; raises as ``plan_output``."""
+    plans = {path: plan_output(source, spec, order, seed) for path, spec in outputs.items()}
+    first = next(iter(plans.values()))
+    return SplitPlan(source, plans, source.ordered(first.order, first.seed))
 
 
 def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path) -> Outputs:
@@ -45,6 +65,7 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES),
+        flat_classes=source.flat_classes,
     )
 
 
@@ -82,16 +103,20 @@ def _refuse(paths: Sequence[Path]) -> None:
     refuse_existing([file for path in paths for file in output_files(path)], force=False, or_else="keep it with --resume")
 
 
-def prepare_outputs(plans: Mapping[str, Mapping[Path, Plan]], *, resume: bool, force: bool) -> dict[Path, Manifest]:
+def prepare_outputs(splits: Sequence[SplitPlan], *, resume: bool, force: bool) -> dict[Path, Manifest]:
     """Return the finished outputs that are kept, and make all others ready to be written.
 
     Raises:
         UsageError: an output exists and may be neither resumed nor replaced.
     """
-    plan_by_path = {path: plan for split_plans in plans.values() for path, plan in split_plans.items()}
     if resume:
-        resolved = {path: resolve_output(path, plan, force=force) for path, plan in plan_by_path.items()}
+        resolved = {
+            path: resolve_output(path, plan, split.source, split.order, force=force)
+            for split in splits
+            for path, plan in split.plans.items()
+        }
         return {path: manifest for path, manifest in resolved.items() if manifest}
+    plan_by_path = {path: plan for split in splits for path, plan in split.plans.items()}
     if not force:
         _refuse(list(plan_by_path))
     for path, plan in plan_by_path.items():

@@ -1,15 +1,30 @@
-"""Interrupted encodes: the hidden files that they leave, and whether a plan may continue them."""
+"""Encodes that were interrupted or finished before: the files that they leave, and whether a plan may continue or keep them.
+
+An output may be kept if its plan is the same and its images are: key, class and size of each, as the source lists them now.
+A file of the same size that has changed on the disk since (by its ``st_ctime``, which the owner of a file cannot set) is read
+again and compared with the checksum in its row. What this cannot see: rows of a Hugging Face data set that were replaced by
+others of the same size, and files that were changed while they were being encoded.
+"""
 
 import json
+import logging
 import os
-from contextlib import suppress
+import zlib
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, items_path, manifest_path, read_manifest
-from jpegcurr.errors import BetonError, UsageError
+from jpegcurr.encoding.sources.base import MISSING, Item, Source
+from jpegcurr.errors import BetonError, ImageError, UsageError
 from jpegcurr.files import refuse_existing, write_text
+
+log = logging.getLogger("jpegcurr")
 
 _BOOT = 36  # characters of a boot id; as many spaces mean that the records must be read back
 
@@ -64,17 +79,20 @@ def refuse_interrupted(beton: Path) -> None:
         raise UsageError(f"An encode of {beton} was interrupted. Continue it with --resume, or start over with --force.")
 
 
-def resolve_output(beton: Path, plan: Plan, *, force: bool) -> Manifest | None:
+def resolve_output(beton: Path, plan: Plan, source: Source, order: NDArray[np.int64], *, force: bool) -> Manifest | None:
     """Return the manifest of an output that is finished; None for one to be started or resumed.
 
-    With ``force``, an output of another plan is replaced by empty partial files.
+    ``order`` are positions in ``source.items`` in file order. With ``force``, an output of another plan or of other images is
+    replaced by empty partial files.
 
     Raises:
-        UsageError: the output there, finished or interrupted, has another plan or is not jpegcurr's, and ``force`` is not
-            set.
+        UsageError: the output there, finished or interrupted, has another plan, is of images that have changed since or have
+            another class now, or is not jpegcurr's, and ``force`` is not set.
     """
     try:
-        return _check_existing(beton, plan)
+        manifest = _check_existing(beton, plan)
+        check_images(beton, source, order, finished=manifest is not None)
+        return manifest
     except UsageError:
         if not force:
             raise
@@ -129,7 +147,8 @@ def check_plan(existing: dict[str, Any], plan: Plan, name: str) -> None:
             f"{name} was encoded from {existing.get('items')} images, but the source has {plan.items} now: the source, --limit "
             "or --classes changed. Start over with --force."
         )
-    wanted, existing = (json.loads(json.dumps(fields)) for fields in (plan.model_dump(), existing))
+    optional = {name: field.default for name, field in Plan.model_fields.items() if not field.is_required()}  # in older plans
+    wanted, existing = (json.loads(json.dumps(fields)) for fields in (plan.model_dump(), optional | existing))
     for field, value in wanted.items():
         if existing.get(field) != value:
             difference = _describe_difference(field, existing.get(field), value)
@@ -140,12 +159,74 @@ def _describe_difference(name: str, old: object, new: object) -> str:
     if isinstance(old, dict) and isinstance(new, dict):  # versions
         name = next(key for key in {**new, **old} if old.get(key) != new.get(key))
         old, new = old.get(name), new.get(name)
+    if isinstance(old, list) and isinstance(new, list) and sorted(old) == sorted(new):
+        return f"its {len(old)} {name} in another order (names that are all whole numbers are sorted as numbers now)"
     if isinstance(old, list) and isinstance(new, list):  # classes
         unmatched = sorted({*map(str, old)} ^ {*map(str, new)})
         example = f" ({unmatched[0]!r} is in only one of them)" if unmatched else ""
         return f"{len(old)} {name}, this encode {len(new)}{example}"
     old, new = ("not set" if value is None else value for value in (old, new))
     return f"{name} {old}, this encode {new}"
+
+
+def check_images(beton: Path, source: Source, order: NDArray[np.int64], *, finished: bool) -> None:
+    """Raise UsageError for the first image of an output, ``finished`` or not, that has another key, class or content now.
+
+    An unfinished output is compared up to the first image that could not be encoded and has been repaired since: from there on
+    all are encoded again.
+    """
+    file = items_path(beton) if finished or not (partial := partial_files(beton)[2]).exists() else partial
+    if not file.exists():
+        return
+    written_at = file.stat().st_mtime_ns
+    with closing(read_rows(file)) as rows:
+        for position, line in zip(order, rows, strict=False):
+            item = source.items[int(position)]
+            try:
+                row = json.loads(line)
+                failed = row["status"] == "failed"
+                if failed and not finished and is_repaired(row, item):
+                    return
+                change = _describe_change(row, item, source, written_at, failed=failed)
+            except (ValueError, KeyError, TypeError):  # after a crash of the machine; the encode reads all records back then
+                return
+            if change:
+                raise UsageError(
+                    f"{source.store.locate(item)} {change} since {beton} was encoded. Encode it anew with --resume --force, "
+                    "which keeps the outputs that have not changed, or name another folder with -o."
+                )
+
+
+def _describe_change(row: dict[str, Any], item: Item, source: Source, written_at: int, *, failed: bool) -> str:
+    """Return what has changed about an image since its ``row`` was written; empty if nothing has."""
+    if row["key"] != item.key:
+        return f"stands where {row['key']} stood: images were added, removed or renamed"
+    if row["label"] != item.label:
+        was = source.classes[row["label"]] if 0 <= row["label"] < len(source.classes) else row["label"]
+        return f"is of the class {source.classes[item.label]!r} and was of {was!r}: its label changed"
+    if failed:
+        return ""
+    if item.size not in (MISSING, row["source_bytes"]):
+        return f"has {item.size} bytes and had {row['source_bytes']}: it has changed"
+    changed_at = source.store.changed_at(item)
+    if changed_at is None or changed_at <= written_at or "source_crc32" not in row:
+        return ""
+    try:
+        same = zlib.crc32(source.store.read(item)) == row["source_crc32"]
+    except ImageError as error:
+        return f"can no longer be read ({error}): it has changed"
+    return "" if same else "has other content of the same size: it has changed"
+
+
+def is_repaired(row: dict[str, Any], item: Item) -> bool:
+    """Return whether the image of a ``failed`` row has another size now."""
+    return bool(row["key"] == item.key and row["source_bytes"] != item.size)
+
+
+def read_rows(file: Path) -> Generator[bytes, None, None]:
+    """Yield the whole lines of an items file."""
+    with file.open("rb") as lines:
+        yield from (line for line in lines if line.endswith(b"\n"))
 
 
 def undo_renaming(beton: Path) -> None:

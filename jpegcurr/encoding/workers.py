@@ -1,5 +1,6 @@
 """Workers that read and encode chunks of images: what they do, on threads or on Dask, and their results in order."""
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -26,12 +27,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one image: ``encoded`` in the order of the specs, or empty with the ``reason`` of the failure."""
+    """The result of one image: ``encoded`` in the order of the specs, or empty with the ``reason`` of the failure.
+
+    ``bytes_in`` and ``crc32`` are the size and the checksum of the image's file; the checksum of a failed image is None.
+    """
 
     item: Item
     bytes_in: int
     encoded: tuple[Encoded, ...]
     reason: str = ""
+    crc32: int | None = None
 
 
 def split_into_chunks(items: Sequence[Item], positions: NDArray[np.int64]) -> Iterator[list[Item]]:
@@ -60,7 +65,7 @@ def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec], max_pixe
         if item.size > LARGEST_FILE:
             raise ImageError(f"{item.size} bytes are more than an image file may have ({LARGEST_FILE})")
         data = store.read(item)
-        return Outcome(item, len(data), tuple(reencode(data, specs, max_pixels)))
+        return Outcome(item, len(data), tuple(reencode(data, specs, max_pixels)), crc32=zlib.crc32(data))
     except OversizeError as error:
         return Outcome(item, item.size, (), f"{error}; --max-pixels allows larger ones")
     except ImageError as error:

@@ -1,7 +1,7 @@
 """Measurement of finished runs: the outcome of every image of every validation set, stored so that runs can be paired."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,66 @@ from jpegcurr.files import staged
 from jpegcurr.recipe.schema import split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study, StudyWeights
-from jpegcurr.training.data.datasets import Datasets, open_dataset, open_datasets
+from jpegcurr.training.data.datasets import Dataset, Datasets, open_dataset, open_datasets
+from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.models.load import load_run
+from jpegcurr.training.run_folder import data_of
 
 WEIGHTS: tuple[StudyWeights, ...] = ("raw", "ema")
 _STORED_TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}
 _LOADED_TYPES = {"labels": np.int64, "predicted": np.int64, "confidence": np.float64, "loss": np.float64}
 
 
-def check_data(study: Study, arms: Iterable[str]) -> None:
+def check_data(study: Study, arms: Iterable[str], out: Path) -> None:
     """Open all data of these arms and of the matrix before any task starts, and encode the qualities that are missing.
 
     Raises:
         BetonError, RecipeError: as ``open_datasets`` does.
-        UsageError: a validation set and the training data of an arm have different classes.
+        UsageError: a validation set has a class that the training data of an arm lacks; or a file is not the one that a run in
+            ``out`` was trained on, or measured on, because it was encoded from other images or labels since.
     """
     opened: dict[str, Datasets] = {}
+    sharing: dict[str, list[str]] = {}
     for arm in arms:
         recipe = study.recipes[arm]
         inputs = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.training_sets)
         if inputs not in opened:
             opened[inputs] = open_datasets(recipe)
+        sharing.setdefault(inputs, []).append(arm)
     for name, source in study.evaluate.items():
         dataset = open_dataset(split_on_the_fly(source)[0], f"evaluate.{name}")
-        for datasets in opened.values():
-            if not dataset.fits(datasets.classes, named=next(iter(datasets.train.values())).manifest is not None):
+        for inputs, datasets in opened.items():
+            try:
+                matched = dataset.match(datasets.classes)
+            except UsageError as error:
+                raise UsageError(f"evaluate.{name}: {error}") from None
+            for arm in sharing[inputs]:
+                _check_outcomes(matched, name, out / "outcomes" / arm)
+    files = {str(dataset.beton.path): dataset for datasets in opened.values() for dataset in datasets.train.values()}
+    _check_runs(files, out)
+
+
+def _check_runs(files: Mapping[str, Dataset], out: Path) -> None:
+    """Raise UsageError if one of ``files``, by path, is not what a run in ``out`` was trained on."""
+    now = {path: identify(dataset) for path, dataset in files.items()}
+    for run in sorted(out.glob("*/*/seed-*/run.json")):
+        for facts in data_of(run.parent).values():
+            differences = describe_differences({**facts, "at_load": None}, {**now.get(facts["path"], facts), "at_load": None})
+            if differences:
                 raise UsageError(
-                    f"evaluate.{name}: {dataset.beton.path} has other classes than the training data of the arms. "
-                    "Encode both from data sets with the same classes."
+                    f"{facts['path']} is not the data that {run.parent} was trained on: {'; '.join(differences)}. Arms of "
+                    "different data cannot be compared: encode it as it was, or start another study with --out."
                 )
+
+
+def _check_outcomes(dataset: Dataset, name: str, folder: Path) -> None:
+    """Raise UsageError if outcomes of an arm, in ``folder``, on the validation set ``name`` are of other labels than now."""
+    for path in sorted(path for weights in WEIGHTS for path in folder.glob(f"seed-*/{weights}-{name}.npz")):
+        if not np.array_equal(load_outcomes(path)[0].labels, dataset.labels):
+            raise UsageError(
+                f"{path} was measured on other labels than {dataset.beton.path} has now. Encode it as it was; or delete the "
+                f"folder {folder.parent}, and the study measures every run again."
+            )
 
 
 def outcome_path(out: Path, arm: str, seed: int, weights: str, name: str) -> Path:

@@ -15,6 +15,8 @@ from jpegcurr.recipe.loading import dump_recipe, load_recipe
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.data.classes import Classes
+from jpegcurr.training.data.identity import describe_differences, identify
 
 if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
@@ -85,13 +87,47 @@ def describe_changes(was: Any, now: Any, where: str = "") -> list[str]:
     return [] if was == now else [f"{where} was {was}, is {now}"]
 
 
+def classes_of(out: Path) -> Classes | None:
+    """Return the classes that the run in ``out`` has; None if it has not recorded any, as before its first epoch.
+
+    Runs of version 0.1 have their names in ``config.json`` alone; they are known if the training data had a manifest.
+    """
+    head = _read_head(out)
+    names, config = head["class_names"], out / "config.json"
+    if names is None and not config.is_file():
+        return None
+    return Classes(tuple(names or read_class_names(config)), head["class_names_known"], owner=str(out))
+
+
+def data_of(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the facts that the run in ``out`` recorded about its data sets; see ``identity.identify``."""
+    data: dict[str, dict[str, Any]] = _read_head(out)["data"]
+    return data
+
+
+def class_names_known(out: Path) -> bool:
+    """Return whether the run in ``out`` was trained on data with class names, not on numbers alone."""
+    return bool(_read_head(out)["class_names_known"])
+
+
+def read_class_names(config: Path) -> list[str]:
+    """Return the names of the outputs in a model's ``config.json``; raises UsageError if it cannot be read."""
+    try:
+        names: list[str] = json.loads(config.read_text(encoding="utf-8"))["label_names"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{config} cannot be read as a model's description ({error!r}). Train the run again.") from None
+    return names
+
+
 def check_same_data(out: Path, datasets: Datasets) -> None:
-    """Raise UsageError if a data set of the run in ``out`` now holds other images or has another quality."""
+    """Raise UsageError if a data set of the run in ``out`` now holds other images or labels, or was encoded otherwise."""
     before = _read_head(out)["data"]
     for key, facts in _describe_data(datasets).items():
-        known = before.get(key, facts)
-        if any(known.get(name) != facts[name] for name in ("images", "quality", "at_load", "keys_sha256")):
-            raise UsageError(f"--resume: {key} ({facts['path']}) is not the data that {out} was trained on so far.")
+        if differences := describe_differences(before.get(key, {}), facts):
+            raise UsageError(
+                f"--resume: {key} ({facts['path']}) is not the data that {out} was trained on so far: "
+                f"{'; '.join(differences)}. Encode it as it was, or train anew in another folder: --out."
+            )
 
 
 def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
@@ -111,6 +147,8 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "runtime": runtime.reason,
         "loader": loaders.kind,
         "classes": len(datasets.classes),
+        "class_names": list(datasets.classes.names) if datasets.classes.known else None,
+        "class_names_known": datasets.classes.known,
         "data": _describe_data(datasets),
     }
     write_json(out / _HEAD, head)
@@ -121,7 +159,10 @@ def _read_head(out: Path) -> dict[str, Any]:
     try:
         head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
         data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in head["data"].items()}
-        return {"id": head["id"], "data": data, "runtime": head["runtime"]}
+        had_manifest = any(facts.get("keys_sha256") for facts in data.values())
+        known = bool(head.get("class_names_known", had_manifest))
+        names = head.get("class_names")
+        return {"id": head["id"], "data": data, "runtime": head["runtime"], "class_names": names, "class_names_known": known}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{out / _HEAD} cannot be read as a run's description ({error!r}). Choose another --out.") from None
 
@@ -135,15 +176,9 @@ def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _describe_data(datasets: Datasets) -> dict[str, dict[str, Any]]:
-    """Return the file of every data set, and the facts that identify its images, by names such as ``train/clean``."""
+    """Return the facts that identify the images of every data set, by names such as ``train/clean``."""
     return {
-        f"{role}/{name}": {
-            "path": str(dataset.beton.path),
-            "images": len(dataset.beton),
-            "quality": dataset.quality,
-            "at_load": dataset.on_the_fly.model_dump(mode="json", exclude={"beton"}) if dataset.on_the_fly else None,
-            "keys_sha256": dataset.manifest.keys_sha256 if dataset.manifest else None,
-        }
+        f"{role}/{name}": identify(dataset)
         for role, split in (("train", datasets.train), ("val", datasets.val))
         for name, dataset in split.items()
     }

@@ -26,7 +26,7 @@ from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer
-from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, write_head
+from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, classes_of, write_head
 from jpegcurr.training.run_log import describe_row, log_phase, log_start, warn_of_loading
 from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Metrics, Row, open_trackers
@@ -68,7 +68,7 @@ def train(
     with world.main_process_first():
         before = check_folder(recipe, out, resume=resume)
         check_recipe(recipe, world.ranks, start=not resume)
-        datasets = open_datasets(recipe)
+        datasets = open_datasets(recipe, classes_of(out) if resume else None)
         if resume:
             check_same_data(out, datasets)
     loaders = open_loaders(recipe, datasets, runtime)
@@ -102,7 +102,7 @@ def train(
             row |= _validate(state, loaders.val)
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
-                _save_epoch(state, out, datasets.classes, progress, metrics, row)
+                _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
             seconds_left = (perf_counter() - started) / (plan.epoch + 1 - first) * (last - plan.epoch - 1)
             log.info(describe_row(row, len(plans), seconds_left))
             warn_of_loading(row, loaders)

@@ -361,7 +361,7 @@ def test_ffcvs_loaders_side_by_side_give_the_statistics_of_plain_ones(trained: P
 
 def test_different_images_are_not_compared(trained: Path, betons: Path, cpu: Runtime) -> None:
     run = load_run(trained, cpu)
-    with pytest.raises(UsageError, match=r"train-source\.beton holds other images than .*val-source\.beton"):
+    with pytest.raises(UsageError, match=r"train-source\.beton does not hold the samples of .*val-source\.beton"):
         check_same_images(
             open_sets([run], expand_qualities([betons / f"{split}-source.beton" for split in ("val", "train")], [50]))
         )
@@ -403,7 +403,7 @@ def test_tables_can_be_read_in_80_columns(run, monkeypatch: pytest.MonkeyPatch) 
         ("channels run --prune-study 65", r"--prune-study 65: stages\.3 has 64 channels\. Give smaller"),
         ("channels run --layer stages.0 --prune-study 8,25", r"--prune-study 25: stages\.0 has 24 channels"),
         ("channels run --data betons/val-source.beton --prune-study 4", "compares at least two qualities"),
-        ("channels run --data betons/val-source.beton --data betons/train-source.beton", "holds other images than"),
+        ("channels run --data betons/val-source.beton --data betons/train-source.beton", "does not hold the samples of"),
         ("channels run --data betons/val-q50.beton --qualities 30", r"has quality 50: --qualities would encode it a second"),
         ("channels run --csv there.csv", r"there\.csv exists.*--force"),
         ("channels run --loader nonsense", "nonsense"),
@@ -426,4 +426,4 @@ def test_other_images_are_refused_by_their_keys_where_labels_are_alike(run, phot
         path.rename(path.with_name(f"other-{path.name}"))
     encode_all("others", Path("more"), ["source"])
     code, _, err = run("channels run --data betons/val-source.beton --data more/val-source.beton --device cpu")
-    assert (code, "holds other images than" in err) == (2, True)
+    assert (code, "does not hold the samples of" in err) == (2, True)

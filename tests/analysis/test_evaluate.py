@@ -48,13 +48,14 @@ def simulated(
     tested: Quality | None = None,
     at_load: str | None = None,
     classes: tuple[str, ...] = ("cat", "dog", "hen"),
+    named: bool = True,
     keys: str | None = "same",
 ) -> Evaluation:
     """Return the evaluation of a model that has these answers ``right`` on images with these ``labels``."""
     truth, hit = np.array(labels), np.array(right)
     outcomes = Outcomes(truth, np.where(hit, truth, truth + 1), np.full(len(hit), 0.5), hit, np.ones(len(hit)))
     model_input = tested if at_load else quality
-    return Evaluation(Path(run), "raw", Path(data), quality, model_input, at_load, "plain", classes, keys, outcomes)
+    return Evaluation(Path(run), "raw", Path(data), quality, model_input, at_load, "plain", classes, named, keys, outcomes)
 
 
 def same_outcomes(one: Evaluation, other: Evaluation) -> bool:
@@ -222,7 +223,7 @@ def test_classes_are_written_with_their_images(trained: Path, betons: Path, cpu:
 
 def test_classes_of_different_images_are_counted_by_evaluation_and_names_keep_their_bytes() -> None:
     classes = ("n01440764", "caf\udce9", "empty")
-    one = simulated([True, True, False], [0, 1, 1], data="one", classes=("0", "1", "2"))
+    one = simulated([True, True, False], [0, 1, 1], data="one", classes=("0", "1", "2"), named=False)
     two = simulated([True], [0], data="two", classes=classes, keys="other")
     write_classes(Path("classes.csv"), [one, two])
     assert table("classes.csv") == [
@@ -231,6 +232,18 @@ def test_classes_of_different_images_are_counted_by_evaluation_and_names_keep_th
         ["caf\udce9", "caf\udce9", "2", "0", "50.0", ""],
         ["empty", "empty", "0", "0", "", ""],
     ]
+
+
+def test_classes_in_another_order_are_paired_and_counted_by_name() -> None:
+    one = simulated([True, True, False], [0, 1, 1], run="one", classes=("a", "b"))
+    two = simulated([False, True, True], [1, 0, 0], run="two", classes=("b", "a"))
+    pair = compare_evaluations([one, two])[1]
+    assert pair is not None
+    assert (pair.lost, pair.gained) == (1, 1)
+    write_classes(Path("classes.csv"), [one, two])
+    assert table("classes.csv")[1:] == [["a", "1", "100.0", "0.0"], ["b", "2", "50.0", "100.0"]]
+    other = simulated([False, True, True], [0, 1, 1], run="two", classes=("b", "a"))
+    assert compare_evaluations([one, other]) == [None, None], "the same numbers of other classes"
 
 
 def test_the_classes_that_changed_most_have_corrected_p_values() -> None:

@@ -186,7 +186,7 @@ def test_the_page_says_where_it_comes_from(page: Page) -> None:
         "Encoder OpenCV's libjpeg",
         "Baseline maps of another image of the same class, both in two_phase, source",
         "Seed 0",
-        "Images 24 of 25, 24 of them labelled",
+        "Images 24 of 25, 24 of them of a known class",
         "Command jpegcurr",
         "Versions jpegcurr",
         "stored exactly: the best that keeps this page under 10 MB",

@@ -18,6 +18,7 @@ from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
 from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.analysis.prediction.sort_by_class import folder_names
 from jpegcurr.cli import main, terminal
+from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.files import read_csv
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.load import load_run
@@ -133,7 +134,7 @@ def test_predictions_of_awkward_classes_and_files(trained: Path, photos: Path, c
     outputs = Outputs(
         Path("p.csv"), Path("s.csv"), "stem", sheet=Path("s.html"), by_class=Path("sorted"), confusion=Path("c.csv")
     )
-    summary = classify_files(loaded, files, cpu, outputs)
+    summary = classify_files(loaded, find_labelled([Path("in")]), cpu, outputs)
     assert summary.confusion is not None
     assert summary.confusion.images == 2
     for path in ("p.csv", "s.csv", "c.csv"):
@@ -151,7 +152,7 @@ def test_predictions_of_awkward_classes_and_files(trained: Path, photos: Path, c
     assert not any(harmful(str(path)) or "\n" in str(path) for path in Path("sorted").rglob("*"))
     classify_files(
         loaded,
-        files,
+        find_labelled([Path("in")]),
         cpu,
         replace(
             outputs, csv=Path("q.csv"), submission=Path("raw.csv"), raw_submission=True, sheet=Path("s.png"), by_class=None

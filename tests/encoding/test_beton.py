@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import Photographs, write_beton
+from samples import LabelFirst, Photographs, write_beton
 
 from jpegcurr.encoding.beton.format import BetonIndex, page_size_for
 from jpegcurr.encoding.beton.pixels import read_pixels
@@ -144,12 +144,7 @@ def test_we_read_what_ffcv_writes(mode: str, cpu: Runtime) -> None:
         "theirs.beton", {"label": IntField(), "image": RGBImageField(write_mode=mode, jpeg_quality=90)}, num_workers=1
     )
 
-    class Swapped(Photographs):
-        def __getitem__(self, index: int) -> tuple[int, np.ndarray]:  # type: ignore[override]
-            image, label = super().__getitem__(index)
-            return label, image
-
-    writer.from_indexed_dataset(Swapped())
+    writer.from_indexed_dataset(LabelFirst())
     beton = Beton(Path("theirs.beton"))
     assert beton.labels.tolist() == [0, 3, 6, 9, 12]
     for index in range(5):

@@ -61,7 +61,7 @@ def test_another_number_of_classes_is_refused(log_of: OpenAndLog) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     encode_all(put("b", "x", "y", "zebra"), Path("b-betons"), [50])
     with pytest.raises(
-        BetonError, match=r"b-betons/train-q50\.beton has 3 classes, a-betons.* has 2 \('zebra' is only in one\)"
+        BetonError, match=r"data\.q50\.train: b-betons/train-q50\.beton has images of a class that a-betons/.* lacks: 'zebra'\."
     ):
         log_of(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
@@ -69,7 +69,7 @@ def test_another_number_of_classes_is_refused(log_of: OpenAndLog) -> None:
 def test_another_number_of_images_is_refused(log_of: OpenAndLog) -> None:
     encode_all(put("a", "x", "y"), Path("a-betons"), ["source"])
     encode_all(put("b", "x", "y", images=4), Path("b-betons"), [50])
-    with pytest.raises(BetonError, match=r"holds 8 images, .* holds 6.*--quality source --quality 50"):
+    with pytest.raises(BetonError, match=r"8 images instead of 6.*--quality source --quality 50"):
         log_of(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
@@ -78,7 +78,7 @@ def test_other_images_are_refused(log_of: OpenAndLog) -> None:
     root = put("b", "x", "y")
     (root / "train/x/2.jpg").rename(root / "train/x/9.jpg")
     encode_all(root, Path("b-betons"), [50])
-    with pytest.raises(BetonError, match=r"other images than .*, or in another order"):
+    with pytest.raises(BetonError, match=r"other images, or the same in another order"):
         log_of(recipe_on(clean=Path("a-betons"), q50=Path("b-betons")))
 
 
@@ -139,7 +139,7 @@ def test_a_beton_without_a_manifest_is_checked_by_its_labels(log_of: OpenAndLog,
     assert len(lines) == 4
     assert "has no manifest" in lines[0]
     datasets = open_datasets(tiny_recipe(Path(), tmp_path))
-    assert datasets.classes == ("0", "1", "2", "3")
+    assert (datasets.classes.names, datasets.classes.known) == (("0", "1", "2", "3"), False)
 
 
 def test_a_validation_set_that_the_source_lacks_is_omitted(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:

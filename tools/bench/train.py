@@ -36,7 +36,7 @@ from typing import Any
 import timm
 import torch
 from common import bench_parser, circumstances, positive, record
-from timm.data import create_dataset, create_loader, resolve_model_data_config
+from timm.data import auto_augment, create_dataset, create_loader, resolve_model_data_config
 from timm.layers import set_fast_norm
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.models.convnext import ConvNeXtBlock
@@ -267,6 +267,9 @@ def open_timm(data: Data, options: Options, runtime: Runtime) -> Callable[[], La
 def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runtime: Runtime) -> Any:
     """Open timm's loader with spawned workers: forks would inherit the locks that this process's threads hold."""
     config = resolve_model_data_config(model)
+    timms_level = auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"]
+    if not isinstance(timms_level, partial):  # a second loader in one process
+        auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"] = partial(at_least_one_bit, timms_level)
     loader = create_loader(
         create_dataset("", root=str(data.folder), split="train", search_split=False, is_training=True),
         input_size=(3, options.size, options.size),
@@ -284,6 +287,11 @@ def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runti
     if options.workers:
         loader.loader.multiprocessing_context = "spawn"
     return loader
+
+
+def at_least_one_bit(timms_level: Callable[..., tuple[int]], level: float, parameters: Any) -> tuple[int]:
+    """Return the bits that timm's posterize keeps at ``level``, at least 1: at times it asks for 0, which Pillow 13 refuses."""
+    return (max(1, *timms_level(level, parameters)),)
 
 
 def timm_epoch(loader: Any, step: Step, options: Options) -> Lap:

@@ -22,7 +22,7 @@ from jpegcurr.analysis.stats import Flags
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, whole_float32
-from jpegcurr.training.data.datasets import Dataset
+from jpegcurr.training.data.datasets import Dataset, describe_unpaired
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.models.load import Run
@@ -171,7 +171,8 @@ def open_loaders(run: Run, datasets: Sequence[Dataset], runtime: Runtime, loader
     """Return the kind of loader, and one for each data set; ``auto`` is plain if the run was trained so. Raises RecipeError."""
     kind, _ = choose_kind("plain" if loader == "auto" and run.loader == "plain" else loader)
     workers = loading_workers()
-    samplers = [EpochSampler.of(dataset.variant, run.image, batch=run.recipe.micro(), workers=workers) for dataset in datasets]
+    variants = [dataset.match(run.class_list).variant for dataset in datasets]
+    samplers = [EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=workers) for variant in variants]
     return kind, [open_loader(kind, sampler, runtime) for sampler in samplers]
 
 
@@ -179,12 +180,10 @@ def check_same_images(datasets: Sequence[Dataset]) -> None:
     """Raise UsageError unless all data sets hold the first one's images, in its order, as far as the manifests tell."""
     first, *others = datasets
     for other in others:
-        known = first.manifest and other.manifest
-        same = not known or first.manifest.keys_sha256 == other.manifest.keys_sha256  # type: ignore[union-attr]
-        if not same or not np.array_equal(first.beton.labels, other.beton.labels):
+        if difference := describe_unpaired(first, other.match(first.classes)):
             raise UsageError(
-                f"{other.beton.path} holds other images than {first.beton.path}, so their channels cannot be compared image by "
-                "image. Give betons that were encoded from one source, or one beton and --qualities."
+                f"{other.beton.path} does not hold the samples of {first.beton.path}: {difference}. Their channels cannot be "
+                "compared image by image. Give betons that were encoded from one source, or one beton and --qualities."
             )
 
 

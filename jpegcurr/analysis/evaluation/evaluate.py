@@ -1,7 +1,8 @@
 """Accuracy of runs on validation sets, as they are stored and at other JPEG qualities, on the same images."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.classes import Classes, describe_match, have_same_labels
 from jpegcurr.training.data.datasets import Dataset, open_dataset
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.load import Run
+
+log = logging.getLogger("jpegcurr")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +36,7 @@ class Evaluation:
         tested: the quality that the model saw, None if it is unknown or not one number.
         at_load: a description of the encoding on the fly, None if there is none.
         loader: the decode path, ``ffcv`` or ``plain``.
-        classes: the run's class names.
+        classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
     """
@@ -45,8 +49,14 @@ class Evaluation:
     at_load: str | None
     loader: str
     classes: tuple[str, ...]
+    names_known: bool
     keys: str | None
     outcomes: Outcomes
+
+    @property
+    def class_list(self) -> Classes:
+        """The classes of the labels in ``outcomes``."""
+        return Classes(self.classes, self.names_known, owner=str(self.run))
 
     @property
     def scores(self) -> Scores:
@@ -146,18 +156,20 @@ def expand_qualities(
 
 
 def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
-    """Open every set, each beton once.
+    """Open every set, each beton once; log where the classes of a beton and of a run are not the same.
 
     Raises:
         BetonError: a beton is missing or damaged.
-        UsageError: a beton has other classes than a run.
+        UsageError: a beton has images of a class that a run lacks.
     """
     opened = {path: open_dataset(path) for path in dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())}
     for dataset in opened.values():
         for run in runs:
-            _check_classes(run, dataset)
+            dataset.match(run.class_list)
+            if remark := describe_match(dataset.beton.labels, dataset.classes, run.class_list):
+                log.warning("%s", remark)
     parts = (split_on_the_fly(val) for val in sets.values())
-    return [Dataset(opened[path].field, opened[path].beton, opened[path].manifest, on_the_fly) for path, on_the_fly in parts]
+    return [replace(opened[path], on_the_fly=on_the_fly) for path, on_the_fly in parts]
 
 
 def evaluate_run(
@@ -195,7 +207,8 @@ def evaluate_runs(
         for column, dataset in enumerate(datasets):
             if (row, column) not in pending:
                 together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
-                sampler = EpochSampler.of(dataset.variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
+                variant = dataset.match(run.class_list).variant
+                sampler = EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
                 models = [(runs[other].model, runs[other].normalise) for other in together]
                 outcomes = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
                 pending |= {(other, column): of_run for other, of_run in zip(together, outcomes, strict=True)}
@@ -203,8 +216,8 @@ def evaluate_runs(
 
 
 def _input_key(run: Run) -> tuple[object, ...]:
-    """Return what has to be equal for two runs to get the same batches, to the bit."""
-    return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro()
+    """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
+    return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro(), run.classes, run.names_known
 
 
 def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
@@ -217,6 +230,7 @@ def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Ev
         at_load=dataset.on_the_fly.describe() if dataset.on_the_fly else None,
         loader=kind,
         classes=run.classes,
+        names_known=run.names_known,
         keys=dataset.manifest.keys_sha256 if dataset.manifest else None,
         outcomes=outcomes,
     )
@@ -237,7 +251,7 @@ def compare_evaluations(results: Sequence[Evaluation]) -> list[Paired | None]:
 
 def _compare(first: Evaluation, other: Evaluation) -> Paired | None:
     same_keys = None in (first.keys, other.keys) or first.keys == other.keys
-    if not same_keys or not np.array_equal(first.outcomes.labels, other.outcomes.labels):
+    if not same_keys or not have_same_labels(first.outcomes.labels, first.class_list, other.outcomes.labels, other.class_list):
         return None
     return compare_paired(first.outcomes.right, other.outcomes.right)
 
@@ -245,12 +259,3 @@ def _compare(first: Evaluation, other: Evaluation) -> Paired | None:
 def paired_values(pair: Paired | None) -> dict[str, Any] | None:
     """Return plain values by name, for JSON; None for None."""
     return None if pair is None else {**asdict(pair), "verdict": pair.verdict}
-
-
-def _check_classes(run: Run, dataset: Dataset) -> None:
-    numbered = run.classes == tuple(map(str, range(len(run.classes))))  # trained on a file without a manifest
-    if not dataset.fits(run.classes, named=not numbered):
-        raise UsageError(
-            f"{dataset.beton.path} has other classes ({len(dataset.classes)}) than {run.path} was trained on "
-            f"({len(run.classes)}). Encode it together with the training set, so that both have the same classes."
-        )

@@ -1,9 +1,8 @@
 """Evaluations as tables: for the terminal, and as CSV files."""
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
-
-import numpy as np
 
 from jpegcurr.analysis.class_names import full_name, have_readable_names, readable_name
 from jpegcurr.analysis.evaluation.evaluate import Evaluation, paired_values
@@ -17,7 +16,7 @@ from jpegcurr.analysis.evaluation.naming import (
     run_name,
     tested_name,
 )
-from jpegcurr.analysis.stats import ClassChange, Paired, class_accuracy, compare_classes, holm, short_p
+from jpegcurr.analysis.stats import ClassChange, Paired, compare_classes, holm, short_p
 from jpegcurr.files import csv_writer
 
 CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
@@ -136,8 +135,11 @@ def write_classes(path: Path, results: Sequence[Evaluation]) -> None:
     column of readable names. The cells of a class without images are empty.
     """
     classes = class_names(results)
-    counts = [np.bincount(result.outcomes.labels, minlength=len(classes)).tolist() for result in results]
-    shares = [class_accuracy(result.outcomes.labels, result.outcomes.right, len(classes)).tolist() for result in results]
+    counts, shares = [], []
+    for result in results:
+        of_class, accuracy, own_names = result.class_images(), result.class_accuracy(), _own_names(classes, result)
+        counts.append([of_class.get(name, 0) for name in own_names])
+        shares.append([accuracy.get(name, nan) for name in own_names])
     names = [evaluation_name(result, results) for result in results]
     same = all(count == counts[0] for count in counts)
     readable = have_readable_names(classes)
@@ -150,7 +152,14 @@ def write_classes(path: Path, results: Sequence[Evaluation]) -> None:
             writer.writerow([name, *([readable_name(name)] if readable else []), *images, *cells])
 
 
+def _own_names(classes: Sequence[str], result: Evaluation) -> list[str]:
+    """Return the name in ``result`` of each of ``classes``, empty if it has none; numbers are matched by position."""
+    if result.names_known:
+        own = set(result.classes)
+        return [name if name in own else "" for name in classes]
+    return [*result.classes, *[""] * len(classes)][: len(classes)]
+
+
 def class_names(results: Sequence[Evaluation]) -> tuple[str, ...]:
     """Return the class names of the first run that has any: a run trained on a beton without a manifest has only numbers."""
-    named = (result.classes for result in results if any(not name.isdigit() for name in result.classes))
-    return next(named, results[0].classes)
+    return next((result.classes for result in results if result.names_known), results[0].classes)

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
-from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, count_labelled, summarise
+from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, summarise
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
+from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
 from jpegcurr.runtime import Runtime
@@ -78,13 +79,13 @@ class Outputs:
         if self.submission is not None:
             refuse_same_identities(files, self.identity)
 
-    def check_labels(self, run: Classifier, labelled: int) -> None:
+    def check_labels(self, run: Classifier, labelled: bool) -> None:
         """Raise UsageError if an output needs labels and no image has one."""
         wanted = [name for name, path in (("--by-class", self.by_class), ("--confusion", self.confusion)) if path]
         if wanted and not labelled:
             raise UsageError(
                 f"{wanted[0]} needs images in folders named like the classes of {run.path}, such as "
-                f"{run.classes[0]!r}; there are none."
+                f"{run.classes[0]!r}, or a table of labels (--labels); no image has a known class."
             )
 
 
@@ -97,17 +98,19 @@ class Summary:
         first: the first predictions.
         unread: (file, reason) of every file that could not be read.
         confusion: the counts, None if no image has a label.
+        unknown: how many files have no class of the model, in a sentence; empty if all have one.
     """
 
     files: int
     first: tuple[Prediction, ...]
     unread: tuple[tuple[str, str], ...]
     confusion: Confusion | None
+    unknown: str = ""
 
 
 def classify_files(
     run: Classifier,
-    files: Sequence[Path],
+    files: LabelledFiles,
     runtime: Runtime,
     outputs: Outputs,
     on_file: Callable[[int], None] = lambda _done: None,
@@ -117,12 +120,12 @@ def classify_files(
     Raises:
         UsageError: an output needs labels and no image has one.
     """
-    labelled = count_labelled(files, run.classes)
+    labelled = any(number >= 0 for number in files.numbers(run.classes, known=run.names_known))
     outputs.check_labels(run, labelled)
     confusion = Confusion(run.classes) if labelled else None
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
-    with _open_sinks(run, files, outputs, confusion) as sinks:
+    with _open_sinks(run, files.files, outputs, confusion) as sinks:
         for done, prediction in enumerate(classify(run, files, runtime), start=1):
             for sink in sinks:
                 sink.add(prediction)
@@ -131,7 +134,8 @@ def classify_files(
             if prediction.error:
                 unread.append((str(prediction.file), prediction.error))
             on_file(done)
-    return Summary(len(files), tuple(first), tuple(unread), confusion)
+    unknown = files.describe_unknown(run.classes, str(run.path), known=run.names_known)
+    return Summary(len(files), tuple(first), tuple(unread), confusion, unknown)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class Plan(BaseModel):
         items: number of images that the source lists for this split.
         page_size: of the beton, bytes.
         versions: of the libraries that decide the bytes.
+        flat_classes: whether every folder was read as a class, whatever its name (``--flat-classes``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class Plan(BaseModel):
     items: int
     page_size: int
     versions: dict[str, str]
+    flat_classes: bool = False
 
     @property
     def spec(self) -> EncodeSpec:
@@ -67,12 +69,14 @@ class Manifest(Plan):
     Attributes:
         images: samples in the beton.
         failures: images of the source that could not be encoded.
-        ignored: files in the source without the suffix of an image.
+        ignored: files of the source without the suffix of an image, and images that nothing gives a class.
         copied: samples whose original bytes were kept. At the quality ``source`` all others have quality 95, 4:4:4.
         scaled: samples that were decoded at 1/2, 1/4 or 1/8 of their size, because they are then resized to a third of
             that or less.
         bytes_in, bytes_out: bytes of the stored images, before and after.
         keys_sha256: of the keys in file order, each followed by a newline; equal for betons of the same images.
+        content_sha256: of the CRC-32 of every stored image's file, as it was before it was encoded, in file order; equal for
+            betons that were encoded from the same files. None in betons of version 0.1, which did not record it.
         index_sha256: of the header, metadata and allocation table. The items have a checksum for every sample.
         beton_bytes: the size of the whole ``.beton`` file.
     """
@@ -85,6 +89,7 @@ class Manifest(Plan):
     bytes_in: int
     bytes_out: int
     keys_sha256: str
+    content_sha256: str | None = None
     index_sha256: str
     beton_bytes: int
 
@@ -126,9 +131,9 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of ``items.jsonl``, one per image that the source lists, in file order.
 
     Every row has key, label, source_bytes (-1 if unknown) and status. A stored image (``copied`` or ``encoded``) also has
-    width, height, bytes and crc32 as stored, and a ``failed`` one the reason. An image whose original bytes could not be
-    kept at the quality ``source`` has the quality and subsampling that it got instead; one that was decoded at a smaller
-    scale has ``scaled``.
+    width, height, bytes and crc32 as stored, and the source_crc32 of its file; a ``failed`` one has the reason. An image whose
+    original bytes could not be kept at the quality ``source`` has the quality and subsampling that it got instead; one that was
+    decoded at a smaller scale has ``scaled``.
     """
     with items_path(beton).open(encoding="utf-8") as rows:
         for row in rows:
@@ -140,7 +145,8 @@ class Totals:
 
     def __init__(self) -> None:
         self.images = self.failures = self.copied = self.scaled = self.bytes_in = self.bytes_out = 0
-        self._keys = hashlib.sha256()
+        self._keys, self._content = hashlib.sha256(), hashlib.sha256()
+        self._content_known = True
         self._labels: set[int] = set()
 
     def add(self, row: dict[str, Any]) -> None:
@@ -155,6 +161,10 @@ class Totals:
         self.bytes_out += row["bytes"]
         self._labels.add(row["label"])
         self._keys.update(os.fsencode(row["key"]) + b"\n")
+        if "source_crc32" in row:
+            self._content.update(row["source_crc32"].to_bytes(4, "little"))
+        else:
+            self._content_known = False
 
     @property
     def labels(self) -> set[int]:
@@ -164,4 +174,19 @@ class Totals:
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest's fields."""
         counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return counts | {"keys_sha256": self._keys.hexdigest()}
+        content = self._content.hexdigest() if self._content_known else None
+        return counts | {"keys_sha256": self._keys.hexdigest(), "content_sha256": content}
+
+
+def describe_other_samples(first: Manifest, other: Manifest) -> str:
+    """Return in what way ``other`` does not hold the samples of ``first``, in words; empty if it does.
+
+    Keys, their order and, where both manifests state it, the content of the image files are compared; labels are not.
+    """
+    if first.images != other.images:
+        return f"{other.images} images instead of {first.images}"
+    if first.keys_sha256 != other.keys_sha256:
+        return "other images, or the same in another order"
+    if None not in (first.content_sha256, other.content_sha256) and first.content_sha256 != other.content_sha256:
+        return "images of the same names, but of other files: some were replaced between the two encodes"
+    return ""

@@ -20,16 +20,6 @@ from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]
 SPLITS = ("train", "val", "test")
-# The names of splits in folders, shards, tables and hubs, in lower case.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 MISSING = -1  # the size of a listed file that does not exist, and the offset of an image that is a file of its own
 
 # Errors of one file, not of its disk or network: the image fails and the run continues.
@@ -67,6 +57,9 @@ class Store(Protocol):
     def locate(self, item: Item) -> str:
         """Return where an image lies, in words that help a person to find it."""
 
+    def changed_at(self, item: Item) -> int | None:
+        """Return when the image's file was last written, moved or replaced, in nanoseconds (``st_ctime``); None if unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderStore:
@@ -81,6 +74,18 @@ class FolderStore:
     def locate(self, item: Item) -> str:
         """Return the file's path."""
         return str(self.root / item.key)
+
+    def changed_at(self, item: Item) -> int | None:
+        """Return when the file last changed; see ``Store``."""
+        return file_changed_at(os.path.join(self.root, item.key))  # noqa: PTH118
+
+
+def file_changed_at(path: str) -> int | None:
+    """Return a file's ``st_ctime`` in nanoseconds; None if there is no such file. Copying an older file over it changes it."""
+    try:
+        return os.stat(path).st_ctime_ns  # noqa: PTH116
+    except OSError:
+        return None
 
 
 def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> bytes:
@@ -227,9 +232,10 @@ class Source:
     """One split of a data set.
 
     ``root`` is the data set as given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
-    without the suffix of an image; ``labels`` names the file that labels were read from, if there is one; ``limit`` is the
-    maximum number of images, if one was set. ``named`` says that the data set itself names the split; otherwise it is
-    named after its folder.
+    that were passed over: those without the suffix of an image, and ``unlabelled`` images, which nothing gives a class;
+    ``labels`` names the file that labels were read from, if there is one; ``limit`` is the maximum number of images, if one
+    was set. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
+    ``flat_classes`` every folder was read as a class, whatever its name.
     """
 
     root: str
@@ -241,6 +247,8 @@ class Source:
     labels: str | None = None
     limit: int | None = None
     named: bool = True
+    unlabelled: int = 0
+    flat_classes: bool = False
 
     def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
         """Return positions in ``items`` in file order: shuffled by seed, or sorted by key, which groups the classes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO
 
-from jpegcurr.encoding.sources.base import Item, read_bytes
+from jpegcurr.encoding.sources.base import Item, file_changed_at, read_bytes
 from jpegcurr.errors import EncodeError, SourceError
 
 BLOCK = 512
@@ -47,6 +47,10 @@ class TarStore:
         path = self.paths[item.container]
         name = posixpath.basename(item.key) if self.flat else item.key.removeprefix(f"{PurePath(path).stem}/")
         return f"{path}: {name}"
+
+    def changed_at(self, item: Item) -> int | None:
+        """Return when the archive last changed; see ``Store``."""
+        return file_changed_at(self.paths[item.container])
 
 
 def read_members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:

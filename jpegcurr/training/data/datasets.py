@@ -5,17 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jpegcurr.encoding.beton.manifest import Manifest, items_path, read_items, read_manifest
+from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, items_path, read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
+from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
-from jpegcurr.errors import BetonError, RecipeError, SourceError
+from jpegcurr.errors import BetonError, RecipeError, SourceError, UsageError
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
+from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_labels
 from jpegcurr.training.data.sampling import Variant
 
 log = logging.getLogger("jpegcurr")
@@ -25,27 +28,33 @@ log = logging.getLogger("jpegcurr")
 class Dataset:
     """One open beton, and how its images are encoded again when they are loaded; None if they are not.
 
-    ``field`` is the recipe's field that names the file. ``manifest`` is None for a file that FFCV wrote; ``classes`` are then
-    the labels as text.
+    ``field`` is the recipe's field that names the file. ``manifest`` is None for a file that FFCV wrote. ``matched`` are the
+    labels as numbers of a model's classes, int64 [n]; None where they are those of the file.
     """
 
     field: str
     beton: Beton
     manifest: Manifest | None
     on_the_fly: OnTheFlyJpeg | None = None
+    matched: Labels | None = None
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by label."""
+    def classes(self) -> Classes:
+        """The classes of the labels in the file; without a manifest, their numbers."""
         if self.manifest is not None:
-            return self.manifest.classes
-        return tuple(str(label) for label in range(int(self.beton.labels.max()) + 1))
+            return Classes(self.manifest.classes, known=True, owner=str(self.beton.path))
+        numbers = tuple(str(label) for label in range(int(self.beton.labels.max()) + 1))
+        return Classes(numbers, known=False, owner=str(self.beton.path))
 
-    def fits(self, classes: Sequence[str], *, named: bool) -> bool:
-        """Return whether the labels mean ``classes``: by name if both sides have names, else by number alone."""
-        if named and self.manifest is not None:
-            return self.classes == tuple(classes)
-        return int(self.beton.labels.max()) < len(classes)
+    @property
+    def labels(self) -> Labels:
+        """The label of every image, int64 [n]: that of the file, or the matched one."""
+        return self.beton.labels if self.matched is None else self.matched
+
+    def match(self, model: Classes) -> "Dataset":
+        """Return the data set with labels that are numbers of the classes of ``model``; raises UsageError if one is lacking."""
+        labels = match_labels(self.beton.labels, self.classes, model)
+        return replace(self, matched=None if labels is self.beton.labels else labels)
 
     @property
     def quality(self) -> Quality | None:
@@ -55,7 +64,7 @@ class Dataset:
     @property
     def variant(self) -> Variant:
         """The data set as an ``EpochSampler`` takes it."""
-        return Variant(self.beton, self.on_the_fly)
+        return Variant(self.beton, self.on_the_fly, self.matched)
 
     @property
     def description(self) -> str:
@@ -65,15 +74,11 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Datasets:
-    """The training sets of the curriculum and the validation sets of ``evaluate``, by name."""
+    """The training sets of the curriculum and the validation sets of ``evaluate``, by name, with labels in ``classes``."""
 
     train: dict[str, Dataset]
     val: dict[str, Dataset]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by label, the same in every set."""
-        return next(iter(self.train.values())).classes
+    classes: Classes
 
 
 def open_dataset(path: Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = None) -> Dataset:
@@ -94,15 +99,19 @@ def open_dataset(path: Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = 
     return Dataset(field or str(path), beton, manifest, on_the_fly)
 
 
-def open_datasets(recipe: Recipe) -> Datasets:
+def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
     """Open every beton that the recipe uses, encode the missing ones, and check that they belong together.
+
+    ``classes`` are those of the model; by default those of the first training set. Every set is matched with them by name. A
+    validation set may have images of fewer classes, which is logged.
 
     A missing file is encoded like the other files of its role, from the source that their manifests name. If that source has no
     ``val`` split, the validation sets are omitted with a warning.
 
     Raises:
-        BetonError: a file is missing and cannot be encoded, is damaged, has another quality than the recipe says, or has other
-            classes, another number of images or another order than the others. If a file is missing for good, none is encoded.
+        BetonError: a file is missing and cannot be encoded, is damaged, has another quality than the recipe says, has images of
+            a class that the model lacks, or a training set holds other images than the others, in another order or with other
+            labels. If a file is missing for good, none is encoded.
         RecipeError: a training set is smaller than one batch; no file is encoded.
     """
     used = {f"data.{name}.train": split_on_the_fly(recipe.data[name].train) for name in recipe.training_sets}
@@ -118,13 +127,17 @@ def open_datasets(recipe: Recipe) -> Datasets:
     }
     for field, dataset in datasets.items():
         _check_quality(dataset, recipe.data[_data_name(field)].quality)
-    train = {_data_name(field): dataset for field, dataset in datasets.items() if field.endswith(".train")}
-    val = {_data_name(field): dataset for field, dataset in datasets.items() if field.endswith(".val")}
-    _check_paired(list(train.values()))
-    _check_paired(list(val.values()))
-    for dataset in val.values():
-        _check_classes(next(iter(train.values())), dataset)
-    return Datasets(train, val)
+    classes = classes or datasets[f"data.{recipe.training_sets[0]}.train"].classes
+    matched = {field: _match(dataset, classes) for field, dataset in datasets.items()}
+    train = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
+    val = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
+    for role in (train, val):
+        check_paired(list(role.values()))
+    remarks = {describe_match(dataset.beton.labels, dataset.classes, classes): dataset for dataset in val.values()}
+    for remark, dataset in remarks.items():
+        if remark:
+            log.warning("%s: %s", dataset.field, remark)
+    return Datasets(train, val, classes)
 
 
 def count_images(recipe: Recipe) -> int:
@@ -225,21 +238,22 @@ def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template 
 def _has_split(manifest: Manifest) -> bool:
     """Return whether the source may have the split: one that cannot be opened counts, because encoding then says why."""
     try:
-        return any(source.split == manifest.split for source in open_sources(manifest.source, labels=_labels(manifest)))
+        return any(source.split == manifest.split for source in _open_sources(manifest))
     except SourceError:
         return True
 
 
-def _labels(manifest: Manifest) -> Path | None:
-    return Path(manifest.labels) if manifest.labels else None
+def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
+    """Open the source of a beton as it was opened for it."""
+    labels = Path(manifest.labels) if manifest.labels else None
+    return open_sources(manifest.source, labels=labels, flat_classes=manifest.flat_classes, **options)
 
 
 def _encode_like(template: _Template, path: Path) -> None:
     manifest = template.manifest
     try:
-        (source,) = open_sources(
-            manifest.source,
-            labels=_labels(manifest),
+        (source,) = _open_sources(
+            manifest,
             splits=[manifest.split],
             classes=manifest.classes,
             limit=manifest.limit,
@@ -269,32 +283,57 @@ def _check_quality(dataset: Dataset, wanted: Quality | None) -> None:
         )
 
 
-def _check_paired(datasets: Sequence[Dataset]) -> None:
-    """Check that sample i is one image in all: the same keys in the same order, or without manifests the same labels."""
+def _match(dataset: Dataset, classes: Classes) -> Dataset:
+    try:
+        return dataset.match(classes)
+    except UsageError as error:
+        raise BetonError(f"{dataset.field}: {error}") from None
+
+
+def check_paired(datasets: Sequence[Dataset]) -> None:
+    """Check that sample i is one image with one label in all, and log in what else than the quality the images differ.
+
+    Where a manifest is missing, only number, labels and sizes of the images are known.
+
+    Raises:
+        BetonError: a file holds other images, in another order, of other files under the same names, or with other labels.
+    """
     for first, other in pairwise(datasets):
-        _check_classes(first, other)
-        if len(first.beton) != len(other.beton):
+        if difference := describe_unpaired(first, other):
             raise BetonError(
-                f"{other.beton.path} holds {len(other.beton)} images, {first.beton.path} holds {len(first.beton)}. "
+                f"{other.beton.path} does not hold the samples of {first.beton.path}: {difference}. "
                 "Encode all qualities in one run: jpegcurr encode --quality source --quality 50."
             )
-        keys = (first.manifest and first.manifest.keys_sha256, other.manifest and other.manifest.keys_sha256)
-        same_keys = None in keys or keys[0] == keys[1]
-        if not same_keys or not np.array_equal(first.beton.labels, other.beton.labels):
-            raise BetonError(
-                f"{other.beton.path} holds other images than {first.beton.path}, or in another order. "
-                "Encode all qualities in one run: jpegcurr encode --quality source --quality 50."
-            )
+        for remark in describe_besides_quality(first, other):
+            log.warning("%s differs from %s not only in quality: %s", other.beton.path, first.beton.path, remark)
 
 
-def _check_classes(first: Dataset, other: Dataset) -> None:
-    if not other.fits(first.classes, named=first.manifest is not None):
-        raise BetonError(
-            f"{other.field}: {other.beton.path} has {len(other.classes)} classes, {first.beton.path} has {len(first.classes)}"
-            f"{_first_difference(first.classes, other.classes)}. Encode both from folders with the same classes."
-        )
+def describe_unpaired(first: Dataset, other: Dataset) -> str:
+    """Return why sample i is not the same image with the same label in both; empty if it is."""
+    if len(first.beton) != len(other.beton):
+        return f"{len(other.beton)} images instead of {len(first.beton)}"
+    if first.manifest and other.manifest and (difference := describe_other_samples(first.manifest, other.manifest)):
+        return difference
+    differing = np.flatnonzero(first.labels != other.labels)
+    if len(differing):
+        return f"{len(differing)} images have other labels, the first of them sample {differing[0]}"
+    return ""
 
 
-def _first_difference(first: Sequence[str], other: Sequence[str]) -> str:
-    unshared = sorted(set(first) ^ set(other))
-    return f" ({unshared[0]!r} is only in one)" if unshared else ""
+def describe_besides_quality(first: Dataset, other: Dataset) -> list[str]:
+    """Return what else differs between two files of the same images: resize, chroma subsampling, size in pixels."""
+    if not (first.manifest and other.manifest):
+        sizes = [(dataset.beton.widths, dataset.beton.heights) for dataset in (first, other)]
+        unequal = int((np.not_equal(*(pair[0] for pair in sizes)) | np.not_equal(*(pair[1] for pair in sizes))).sum())
+        return [f"{unequal:,} images have another size in pixels"] if unequal else []
+    before, now = first.manifest, other.manifest
+    remarks = [
+        f"{name} is {getattr(now, name)}, not {getattr(before, name)}, so images have other sizes in pixels"
+        for name in ("max_side", "short_side")
+        if getattr(before, name) != getattr(now, name)
+    ]
+    if not remarks and before.filter != now.filter:
+        remarks.append(f"they were resized with {now.filter}, not {before.filter}")
+    if "source" not in (before.quality, now.quality) and before.subsampling != now.subsampling:
+        remarks.append(f"chroma subsampling is {now.subsampling}, not {before.subsampling}")
+    return remarks

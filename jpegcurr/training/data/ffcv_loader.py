@@ -64,7 +64,7 @@ class FfcvLoader:
                 with torch_threads_kept():  # FFCV's thread sets them when it starts
                     images, status = thread.take()
                 indices = self._repaired(epoch, numbers, images.numpy(), status)
-                labels = torch.from_numpy(self._sampler.beton.labels[indices])
+                labels = torch.from_numpy(self._sampler.labels[indices])
                 yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(labels), numbers)
         finally:
             thread.end()

@@ -80,10 +80,19 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A beton, and the JPEG encoding applied to its images while loading (None: none)."""
+    """A beton, and the JPEG encoding applied to its images while loading (None: none).
+
+    ``matched`` are labels to use instead of the file's, int64 [n]: numbers of a model's classes.
+    """
 
     beton: Beton
     on_the_fly: OnTheFlyJpeg | None = None
+    matched: Indices | None = None
+
+    @property
+    def labels(self) -> Indices:
+        """The label of every image, int64 [n]."""
+        return self.beton.labels if self.matched is None else self.matched
 
     @property
     def before_crop(self) -> bool:
@@ -126,8 +135,13 @@ class EpochSampler:
 
     @property
     def beton(self) -> Beton:
-        """The first beton; labels and number of samples are the same in all."""
+        """The first beton; the number of samples is the same in all."""
         return next(iter(self.variants.values())).beton
+
+    @property
+    def labels(self) -> Indices:
+        """The label of every image, int64 [n], the same in all variants."""
+        return next(iter(self.variants.values())).labels
 
     def order(self, epoch: int) -> Indices:
         """Return the numbers of the occurrences of samples in ``epoch`` that belong to this rank, in order."""

@@ -65,7 +65,7 @@ class PlainLoader:
         indices = pending.wait()
         self.replaced += int((indices != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
-        labels = self._runtime.upload(torch.from_numpy(self._sampler.beton.labels[indices]))
+        labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
         return Batch(images, labels, pending.numbers)
 
 

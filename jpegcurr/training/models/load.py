@@ -18,9 +18,11 @@ from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.create import normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
+from jpegcurr.training.run_folder import class_names_known
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
@@ -52,6 +54,10 @@ class Classifier(Protocol):
         """The names of the outputs."""
 
     @property
+    def names_known(self) -> bool:
+        """Whether ``classes`` are names, not only the numbers of the outputs."""
+
+    @property
     def image(self) -> ImageSection:
         """The crop, size and interpolation of the model's inputs."""
 
@@ -60,7 +66,8 @@ class Classifier(Protocol):
 class Run:
     """A trained model in evaluation mode on the runtime's device, with its recipe, normalisation and class names.
 
-    ``loader`` is the kind of loader that it was trained with, ``ffcv`` or ``plain``.
+    ``loader`` is the kind of loader that it was trained with, ``ffcv`` or ``plain``. ``names_known`` is False for a run that
+    was trained on a beton without a manifest: ``classes`` are then the numbers of the outputs.
     """
 
     path: Path
@@ -70,6 +77,12 @@ class Run:
     normalise: Normaliser
     classes: tuple[str, ...]
     loader: str
+    names_known: bool = True
+
+    @property
+    def class_list(self) -> Classes:
+        """The classes as data sets are matched with them."""
+        return Classes(self.classes, self.names_known, owner=str(self.path))
 
     @property
     def image(self) -> ImageSection:
@@ -89,6 +102,7 @@ class NamedModel:
     normalise: Normaliser
     classes: tuple[str, ...]
     image: ImageSection
+    names_known: bool = True
 
 
 def load_classifier(
@@ -125,13 +139,14 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
     try:
         classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
+        known = class_names_known(path)
         loader = str(json.loads((path / "run.json").read_text(encoding="utf-8"))["loader"])
         model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
     normalise = normaliser(model).to(runtime.device)
     recipe = load_recipe(path / "recipe.yaml")
-    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader)
+    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader, known)
 
 
 def load_named(
@@ -142,11 +157,13 @@ def load_named(
     _check_name(name, current, checkpoint)
     classes = _named_classes(timm.get_pretrained_cfg(current))
     options: dict[str, Any] = {}
+    known = True
     if checkpoint is not None:
         state = load_weights(checkpoint)
         count = count_classes(state) or len(classes)
         options = {"num_classes": count, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": count}}
-        classes = classes if len(classes) == count else tuple(map(str, range(count)))
+        known = len(classes) == count
+        classes = classes if known else tuple(map(str, range(count)))
     if not classes:
         raise UsageError(f"{name} does not classify: its weights have no classes. `jpegcurr models` lists the models that do.")
     try:
@@ -156,7 +173,7 @@ def load_named(
     config = resolve_model_data_config(model)
     image = _image_section(name, config)
     normalise = Normaliser(config["mean"], config["std"]).to(runtime.device)
-    return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image)
+    return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image, known)
 
 
 def _check_name(name: str, current: str, checkpoint: Path | None) -> None:
