@@ -45,7 +45,7 @@ def check(source: Source, executor: ThreadPoolExecutor, monkeypatch: pytest.Monk
 def test_nothing_is_encoded_where_the_sizes_of_the_sources_settle_it(
     source: Source, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "estimate_splits", lambda *arguments: pytest.fail("a sample was encoded"))
+    monkeypatch.setattr(estimate, "estimate_splits", lambda *arguments, **options: pytest.fail("a sample was encoded"))
     check(source, executor, monkeypatch, 2 * int(source.items.sizes.sum()))
     check(source, executor, monkeypatch, 4 * int(source.items.sizes.sum()), 50, 90)
     with pytest.raises(pytest.fail.Exception, match="a sample was encoded"):

@@ -1,5 +1,6 @@
 """Limits on the pixels of one image, before it is decoded, and of all images that are decoded at the same time."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from PIL import Image
 from samples import encode_all, jpeg, photograph
 
 from jpegcurr.analysis.prediction.predict import read_image
+from jpegcurr.cli import main
 from jpegcurr.cli.encode import encode
 from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
@@ -99,6 +101,19 @@ def test_a_large_image_of_a_few_bytes_is_a_row_in_encode_and_an_error_of_its_fil
     )
     with pytest.raises(OversizeError, match="16383x10900 pixels are more than the 128000000 that an image may have"):
         read_image(Path("d/a/bomb.webp"))
+
+
+def test_predict_and_cam_leave_such_an_image_out_and_say_why(
+    trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos / "val/cat", "cat")
+    Path("cat/bomb.webp").write_bytes(webp(16383, 10900))
+    reason = "cat/bomb.webp: 16383x10900 pixels are more than the 128000000 that an image may have"
+    for command in ("predict", "cam"):
+        with pytest.raises(SystemExit) as left:
+            main([command, str(trained), "cat", "--device", "cpu"])
+        assert left.value.code == 0
+        assert f"{reason}\n" in capsys.readouterr().err
 
 
 def test_what_the_reason_advises_works_after_a_stop_too() -> None:
