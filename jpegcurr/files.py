@@ -23,6 +23,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Beginnings of a cell that a spreadsheet takes for a formula; numbers are exempt.
 _FORMULA = re.compile(r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_PLAIN = re.compile(r"[\w.][\w./ -]*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # What a CSV file and a file name may not hold: single bytes above 0x9f that are not UTF-8 are no control characters anywhere.
 _UNSAFE = f"[{UNSAFE}\ud800-\udc9f\udd00-\udfff]"
@@ -131,20 +132,31 @@ def escape_cell(text: str) -> str:
     apostrophe in front, which spreadsheets use for text. Control characters, line breaks, invisible and bidirectional format
     characters become ``\\x1b`` or ``\\u202e``.
     """
+    if _PLAIN.fullmatch(text):  # most cells, at a fifth of the time
+        return text
     escaped = _TO_ESCAPE.sub(_escape_match, text)
     return f"'{escaped}" if _FORMULA.match(escaped) and not _NUMBER.fullmatch(escaped) else escaped
 
 
 def _escape_match(match: re.Match[str]) -> str:
-    """Double the backslashes before a character to escape, or before text that looks like an escape already."""
+    """Double the backslashes before a character to escape, or before text that is the code of one."""
     slashes, character, code = match.groups()
-    return 2 * slashes + (_code(ord(character)) if character else code)
+    if character:
+        return 2 * slashes + _code(character)
+    return (2 * slashes if _is_code(code) else slashes) + code
 
 
-def _code(number: int) -> str:
+def _code(character: str) -> str:
+    number = ord(character)
     if number < 0x100:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _is_code(code: str) -> bool:
+    """Return whether ``code``, without its backslash, is one that ``_code`` returns for a character to escape."""
+    character = chr(int(code[1:], 16))
+    return re.fullmatch(_UNSAFE, character) is not None and _code(character) == f"\\{code}"
 
 
 def unescape_cell(text: str) -> str:
@@ -155,6 +167,8 @@ def unescape_cell(text: str) -> str:
 
 def _unescape_match(match: re.Match[str]) -> str:
     slashes, code = match.groups()
+    if not _is_code(code):
+        return match[0]
     return "\\" * (len(slashes) // 2) + (chr(int(code[1:], 16)) if len(slashes) % 2 else code)
 
 

@@ -15,7 +15,14 @@ from jpegcurr.files import CsvWriter, csv_writer, escape_cell, path_part, read_c
 from jpegcurr.text import escape_json, sanitize, sanitize_lines
 
 # Pieces of which awkward names consist.
-PIECES = ["x1b", "u202e", "U000e0041", *"\\'=-1.e /,\"猫\uff1d\0\x1b\x9b\n\r\t\u202e\ud800\udc9b\udcff\U000e0041"]
+PIECES = [
+    "x1b",
+    "x41",
+    "u001b",
+    "u202e",
+    "U000e0041",
+    *"\\'=-1.e /,\"猫\uff1d\0\x1b\x9b\n\r\t\u202e\ud800\udc9b\udcff\U000e0041",
+]
 NAMES = st.lists(st.sampled_from(PIECES), max_size=9).map("".join) | st.text()
 HARMFUL = "\x00\x07\x1b\n\r\t\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202e\u2028\u2066\u2069\u200b\ufeff\ud800\udc9b\U000e0041"
 HARMLESS = "ünï 猫 \u3000\u00a0 ü 👨\u200d👩\u200d👧 می\u200cرم"
@@ -90,6 +97,7 @@ def test_rows_are_read_back(cells: list[str]) -> None:
         ("a\x1b[31m\u202e", "a\\x1b[31m\\u202e"),
         ("C:\\x1b", "C:\\\\x1b"),
         ("C:\\new", "C:\\new"),
+        ("C:\\xab\\u0041", "C:\\xab\\u0041"),
     ],
 )
 def test_cells_by_example(text: str, cell: str) -> None:
