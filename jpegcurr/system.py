@@ -74,6 +74,13 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
     return {name: _version(name) for name in names}
 
 
+def install_command(package: str) -> str:
+    """Return the command that installs or updates ``package`` here: pip's, or uv's in an environment without pip."""
+    from importlib.util import find_spec
+
+    return f"{'' if find_spec('pip') else 'uv '}pip install -U {package}"
+
+
 def _version(name: str) -> str:
     from importlib.metadata import PackageNotFoundError, version  # every command imports this module, few ask for versions
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption
+from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption, lock_outputs
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -19,6 +19,7 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 
 def predict(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
@@ -49,6 +50,8 @@ def predict(
 
     The true class of an image is the folder that holds it, if that has the name of one of the run's classes.
     """
+    named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
+    lock_outputs(context, named)
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
     from jpegcurr.analysis.prediction.predict import find_all
     from jpegcurr.runtime import resolve_runtime

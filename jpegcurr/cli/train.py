@@ -1,10 +1,11 @@
 """The command ``train``: a run or its plan, and how to resume it."""
 
 import json
+import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,17 +52,36 @@ def train(
     if as_json and not plan:
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
-        print_plan(_plan(recipe, overrides or ()), as_json=as_json)
+        print_plan(*_plan(recipe, overrides or ()), as_json=as_json)
         return
+    from jpegcurr.training.run_folder import locked_run
+
+    keep_freed_memory()
+    folder = out_folder or Path("runs") / recipe.stem
+    # Held from before torch is imported. Of several processes the first one takes it later, in ``train``: there, the others
+    # notice when it is refused.
+    with locked_run(folder) if os.environ.get("WORLD_SIZE", "1") == "1" else nullcontext():
+        _train(recipe, overrides or (), folder, resume, save_every, device, precision, compile_model, quiet)
+
+
+def _train(
+    recipe: Path,
+    overrides: Sequence[str],
+    folder: Path,
+    resume: bool,
+    save_every: int | None,
+    device: str,
+    precision: str,
+    compile_model: bool,
+    quiet: bool,
+) -> None:
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.train import train as train_recipe
 
-    keep_freed_memory()
-    folder = out_folder or Path("runs") / recipe.stem
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
-    again = ["--recipe", str(recipe), *(part for text in overrides or () for part in ("--set", text)), "--out", str(folder)]
+    again = ["--recipe", str(recipe), *(part for text in overrides for part in ("--set", text)), "--out", str(folder)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
     again += ["--compile"] if compile_model else []
     with (
@@ -71,8 +91,8 @@ def train(
     ):
         show_log(quiet=quiet, mute=not world.is_main)
         with world.main_process_first():
-            resolved = load_recipe(find_recipe(recipe), overrides or ())
-        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides or ()):
+            resolved = load_recipe(find_recipe(recipe), overrides)
+        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides):
 
             def on_step(info: "StepInfo") -> None:
                 stop.defer()
@@ -91,7 +111,7 @@ def train(
         out.print(f"{folder}", markup=False)
 
 
-def _plan(recipe: Path, overrides: Sequence[str]) -> "list[PlannedEpoch]":
+def _plan(recipe: Path, overrides: Sequence[str]) -> "tuple[list[PlannedEpoch], list[str]]":
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.training.schedule import plan_run
 
@@ -100,8 +120,8 @@ def _plan(recipe: Path, overrides: Sequence[str]) -> "list[PlannedEpoch]":
         return plan_run(resolved)
 
 
-def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
-    """Print one row per epoch, and their sums."""
+def print_plan(epochs: "Sequence[PlannedEpoch]", remarks: Sequence[str], *, as_json: bool) -> None:
+    """Print one row per epoch, their sums, and ``remarks``."""
     if as_json:
         out.print_json(json.dumps([epoch.as_dict() for epoch in epochs]))
         return
@@ -113,6 +133,8 @@ def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
     print_table(["epoch", "phase", "data", "lr, first step", "last step", "pixels", "steps", "images"], rows, left=3)
     steps, images = sum(epoch.steps for epoch in epochs), sum(epoch.images for epoch in epochs)
     out.print(f"{len(epochs)} epochs, {steps:,} steps, {images:,} images", markup=False)
+    for remark in remarks:
+        out.print(remark, markup=False)
 
 
 @contextmanager

@@ -49,9 +49,15 @@ class Outputs:
     confusion: Path | None = None
 
     @property
+    def options(self) -> dict[str, Path]:
+        """The outputs that are files, by the options that name them."""
+        files = {"--csv": self.csv, "--submission": self.submission, "--sheet": self.sheet, "--confusion": self.confusion}
+        return {option: path for option, path in files.items() if path is not None}
+
+    @property
     def files(self) -> list[Path]:
         """The outputs that are files."""
-        return [path for path in (self.csv, self.submission, self.sheet, self.confusion) if path is not None]
+        return list(self.options.values())
 
     def written(self) -> list[Path]:
         """Return all outputs, files first."""
@@ -66,8 +72,10 @@ class Outputs:
             check_sheet(self.sheet)
         if self.copy and self.by_class is None:
             raise UsageError("--copy is for --by-class FOLDER, which sorts images into folders.")
-        refuse_unwritable([path.parent for path in self.written()])
-        refuse_existing(self.files, force=force)
+        for option, path in {**self.options, **({"--by-class": self.by_class} if self.by_class else {})}.items():
+            refuse_unwritable([path.parent], option=option)
+        for option, path in self.options.items():
+            refuse_existing([path], force=force, option=option)
         if self.by_class is not None:
             refuse_folder(self.by_class, files, force=force)
             if inside := [path for path in self.files if self.by_class.absolute() in path.absolute().parents]:
