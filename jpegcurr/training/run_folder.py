@@ -142,10 +142,10 @@ def _check_trained_epochs(before: Recipe, recipe: Recipe, out: Path, done: int) 
     horizon = before.epochs if before.schedule.horizon == "whole" else before.schedule.horizon
     same_horizon = recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"horizon": horizon})})
     remaining = _first_difference(before, same_horizon, done)
+    also = f", {_keep_phase(before, out, *remaining)}" if remaining else ""
     raise RecipeError(
         f"{trained}, on a cosine to epoch {was.horizon}, which would now end at epoch {now.horizon}. To train for longer, set "
-        f"schedule.horizon={horizon}{f', {_keep_phase(before, out, *remaining)}' if remaining else ''}: later epochs then have a "
-        "cosine of their own."
+        f"schedule.horizon={horizon}{also}: later epochs then have a cosine of their own."
     )
 
 

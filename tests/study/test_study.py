@@ -33,7 +33,7 @@ from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import Study, load_study
 from jpegcurr.study.cost import Work, compute_makespan, estimate_study
 from jpegcurr.study.folder import check_folder, write_design
-from jpegcurr.study.measure import check_data, load_outcomes
+from jpegcurr.study.measure import check_data, load_outcomes, save_outcomes
 from jpegcurr.study.page import describe_arm, list_swaps
 from jpegcurr.study.results import format_verdict, read_results
 from jpegcurr.study.tasks import list_tasks, list_unfinished
@@ -397,6 +397,31 @@ def test_the_design_is_locked_once_there_are_results(
     path = write_study(betons, **{"seeds": [0], **changes})
     with pytest.raises(error, match=message):
         check_folder(load_study(path), Path("out"))
+
+
+def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says(betons: Path) -> None:
+    write_study(betons, seeds=[0], fork=None)
+    assert command("study small.yaml --out out --device cpu -q") == 0
+    changed = {"set": ["curriculum=" + PHASES.format("clean", "q50"), "optim.weight_decay=0.1"]}
+    with pytest.raises(RecipeError, match=r"Keep it as it was and add the changed arm under another name, or start"):
+        check_folder(load_study(write_study(betons, seeds=[0], fork=None, arms=arms(swap=changed))), Path("out"))
+    check_folder(load_study(write_study(betons, seeds=[0], fork=None, arms=arms(swap2=changed))), Path("out"))
+
+
+def test_runs_that_were_measured_on_other_images_are_measured_again_as_the_message_says(
+    betons: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(betons, seeds=[0], fork=None)
+    assert command("study small.yaml --out out --device cpu -q") == 0
+    for path in Path("out/outcomes/swap").rglob("*-clean.npz"):
+        outcomes, facts = load_outcomes(path)
+        save_outcomes(path, outcomes, {**facts, "keys": "other"})
+    capsys.readouterr()
+    assert command("study small.yaml --out out --device cpu -q") == 2
+    (pattern,) = re.findall(r"delete (\S+), and the study measures all runs again", " ".join(capsys.readouterr().err.split()))
+    for path in Path().glob(pattern):
+        path.unlink()
+    assert command("study small.yaml --out out --device cpu -q") == 0
 
 
 def test_a_study_of_version_0_1_continues(betons: Path) -> None:

@@ -77,9 +77,9 @@ class Outputs:
         for option, path in self.options.items():
             refuse_existing([path], force=force, option=option)
         if self.by_class is not None:
-            refuse_folder(self.by_class, files, force=force)
             if inside := [path for path in self.files if self.by_class.absolute() in path.absolute().parents]:
                 raise UsageError(f"{inside[0]} would lie in the folder of --by-class. Choose a place outside it.")
+            refuse_folder(self.by_class, files, force=force)
         if self.submission is not None:
             refuse_same_identities(files, self.identity)
 
