@@ -76,9 +76,7 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
 
 def install_command(package: str) -> str:
     """Return the command that installs or updates ``package`` here: pip's, or uv's in an environment without pip."""
-    from importlib.util import find_spec
-
-    return f"{'' if find_spec('pip') else 'uv '}pip install -U {package}"
+    return f"{'uv ' if _version('pip') == 'absent' else ''}pip install -U {package}"
 
 
 def _version(name: str) -> str:

@@ -116,7 +116,7 @@ def _train_locked(
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
             state.ema.decay = recipe.ema.per_step(state.steps(plan))
-            with _name_the_checkpoint(out):
+            with _name_the_checkpoint(out, recipe):
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
             row |= _validate(state, loaders.val)
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
@@ -200,15 +200,15 @@ def _best_column(recipe: Recipe, out: Path, row: Row) -> str | None:
 
 
 @contextmanager
-def _name_the_checkpoint(out: Path) -> Iterator[None]:
-    """Add to a NotFiniteError which checkpoint the run can go back to."""
+def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
+    """Add to a NotFiniteError how the run can continue, if it can."""
     try:
         yield
     except NotFiniteError as error:
-        path = out / STATE
-        before = f"{path} is from before it: --resume --set optim.on_nan=skip continues from there."
-        hint = before if path.is_file() else "There is no checkpoint yet: start again in the same folder."
-        raise NotFiniteError(f"{error} {hint}") from None
+        if not (out / STATE).is_file():
+            raise NotFiniteError(f"{error} There is no checkpoint yet: start again in the same folder.") from None
+        how = ": --resume --set optim.on_nan=skip continues from there" if recipe.optim.on_nan == "raise" else ""
+        raise NotFiniteError(f"{error} {out / STATE} is from before it{how}.") from None
 
 
 @contextmanager

@@ -229,7 +229,7 @@ def test_an_epoch_of_nothing_but_skipped_steps_ends_the_run(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_module, "mix", lambda images, targets, *_key: (images * math.nan, targets))
-    with pytest.raises(TrainingError, match=r"all were skipped.* There is no checkpoint yet\."):
+    with pytest.raises(TrainingError, match=r"all were skipped.* There is no checkpoint yet: start again"):
         train(tiny_recipe(betons, tmp_path, "optim.on_nan=skip"), Path("run"), runtime=cpu)
 
 
