@@ -218,7 +218,10 @@ def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-
 def _describe_holder(lock: Path, target: Path, doing: str, option: str) -> str:
     holder = _Holder.read(lock)
     by, stop = (f" ({holder})", f"stop it (kill {holder.pid} on {holder.host}), ") if holder else ("", "")
-    return f"{target} is being {doing} by another process{by}. Wait for it, {stop}or choose another place with {option}."
+    message = f"{target} is being {doing} by another process{by}. Wait for it, {stop}or choose another place with {option}."
+    if holder is None or holder.host == _Holder.current().host:
+        return message
+    return f"{message} If {holder.host} has crashed, so that its disk server still keeps the lock, delete {lock}."
 
 
 @contextmanager

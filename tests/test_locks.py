@@ -71,6 +71,16 @@ def test_the_lock_of_another_machine_that_this_one_cannot_see_is_warned_of(caplo
     assert "carries no locks between machines" in warning
 
 
+def test_a_lock_that_a_crashed_machine_left_at_a_disk_server_is_deleted_as_the_message_says() -> None:
+    with locked(Path("lock"), Path("x")):  # in place of the server
+        Path("lock").write_text("4711 node7 2026-03-01T14:05:09+00:00\n")
+        with pytest.raises(UsageError, match=r"If node7 has crashed, .*, delete lock\.$"):
+            locked(Path("lock"), Path("x")).__enter__()
+        Path("lock").unlink()
+        with locked(Path("lock"), Path("x")):
+            pass
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_disk_without_locks_is_warned_of(
     number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Option("--recipe", "-r", help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[
         list[str] | None,
@@ -54,34 +55,18 @@ def train(
     if plan:
         print_plan(*_plan(recipe, overrides or ()), as_json=as_json)
         return
-    from jpegcurr.training.run_folder import locked_run
+    from jpegcurr.training.run_folder import STATE, locked_run
 
     keep_freed_memory()
     folder = out_folder or Path("runs") / recipe.stem
-    # Held from before torch is imported. Of several processes the first one takes it later, in ``train``: there, the others
-    # notice when it is refused.
-    with locked_run(folder) if os.environ.get("WORLD_SIZE", "1") == "1" else nullcontext():
-        _train(recipe, overrides or (), folder, resume, save_every, device, precision, compile_model, quiet)
-
-
-def _train(
-    recipe: Path,
-    overrides: Sequence[str],
-    folder: Path,
-    resume: bool,
-    save_every: int | None,
-    device: str,
-    precision: str,
-    compile_model: bool,
-    quiet: bool,
-) -> None:
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # before torch is imported
+        context.with_resource(locked_run(folder))  # several processes leave it to ``train``, where all of them notice a refusal
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
-    from jpegcurr.training.run_folder import STATE
     from jpegcurr.training.train import train as train_recipe
 
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
-    again = ["--recipe", str(recipe), *(part for text in overrides for part in ("--set", text)), "--out", str(folder)]
+    again = ["--recipe", str(recipe), *(part for text in overrides or () for part in ("--set", text)), "--out", str(folder)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
     again += ["--compile"] if compile_model else []
     with (
@@ -91,8 +76,8 @@ def _train(
     ):
         show_log(quiet=quiet, mute=not world.is_main)
         with world.main_process_first():
-            resolved = load_recipe(find_recipe(recipe), overrides)
-        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides):
+            resolved = load_recipe(find_recipe(recipe), overrides or ())
+        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides or ()):
 
             def on_step(info: "StepInfo") -> None:
                 stop.defer()

@@ -21,7 +21,7 @@ import torch._dynamo
 import yaml
 from forked import PYTHON
 from safetensors.torch import load_file
-from samples import encode_all, image
+from samples import encode_all, image, tiny_recipe
 from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
@@ -33,12 +33,14 @@ from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import Study, load_study
 from jpegcurr.study.cost import Work, compute_makespan, estimate_study
 from jpegcurr.study.folder import check_folder, write_design
+from jpegcurr.study.fork import fork_run
 from jpegcurr.study.measure import check_data, load_outcomes, save_outcomes
 from jpegcurr.study.page import describe_arm, list_swaps
 from jpegcurr.study.results import format_verdict, read_results
 from jpegcurr.study.tasks import list_tasks, list_unfinished
 from jpegcurr.system import stop_on_signals
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.run_folder import LOCK
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
@@ -279,6 +281,16 @@ def test_a_run_that_another_process_trains_is_left_alone(betons: Path, cpu: Runt
     assert reason.endswith("or choose another place with --out.")
     notes, failed = run(path, Path("out"), cpu)
     assert (notes.started_tasks, failed) == (["swap/seed-0"], [])
+
+
+def test_a_fork_does_not_replace_a_run_that_another_process_trains(betons: Path, trained: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path)
+    with locked(Path("seed-0", LOCK), Path("x")), pytest.raises(UsageError, match="seed-0 is being trained by another process"):
+        fork_run(trained, recipe, Path("seed-0"))
+    assert not Path("seed-0").exists()
+    fork_run(trained, recipe, Path("seed-0"))
+    assert (Path("seed-0") / "state.safetensors").is_file()
+    assert not Path("seed-0", LOCK).exists()
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
