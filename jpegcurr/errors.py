@@ -2,6 +2,7 @@
 
     JpegcurrError            exit code 1: the command was right, but its work failed
     ├── ImageError           one image cannot be read (a row in the manifest, not the end of a run)
+    │   └── OversizeError    it has more pixels than allowed
     ├── EncodeError          more images failed than allowed, the disk is full, or the source failed
     ├── TrainingError        an epoch cannot be saved, or a loader's thread failed
     │   ├── NotFiniteError   the loss or a weight is infinite or not a number
@@ -32,6 +33,10 @@ class JpegcurrError(Exception):
 
 class ImageError(JpegcurrError):
     """An image that cannot be decoded or stored."""
+
+
+class OversizeError(ImageError):
+    """An image with more pixels than the limit of this call, which may be raised."""
 
 
 class EncodeError(JpegcurrError):

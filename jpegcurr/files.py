@@ -1,26 +1,42 @@
-"""Files that appear whole or not at all, checks of output paths, and locks."""
+"""Files that appear whole or not at all, CSV that spreadsheets read as data, checks of output paths, and locks."""
 
 import csv
 import errno
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 from filelock import FileLock, Timeout
 
 from jpegcurr.errors import UsageError
+from jpegcurr.text import UNSAFE, escape_json
 
 log = logging.getLogger("jpegcurr")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+# Beginnings of a cell that a spreadsheet takes for a formula; numbers are exempt.
+_FORMULA = re.compile(r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_PLAIN = re.compile(r"[\w.][\w./ -]*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# What a CSV file and a file name may not hold: single bytes above 0x9f that are not UTF-8 are no control characters anywhere.
+_UNSAFE = f"[{UNSAFE}\ud800-\udc9f\udd00-\udfff]"
+_CODE = r"x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4}"
+_TO_ESCAPE = re.compile(rf"(\\*)(?:({_UNSAFE})|((?<=\\)(?:{_CODE})))")
+_TO_UNESCAPE = re.compile(rf"(\\+)({_CODE})")
+_LONGEST_NAME = 200  # bytes: a file system allows 255, and a number may be appended
+
 _LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -76,7 +92,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, escape_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def json_values(value: Any) -> Any:
@@ -88,18 +104,101 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
+class CsvWriter:
+    """A writer of CSV rows whose text a spreadsheet does not run and a terminal does not obey: see ``escape_cell``."""
+
+    def __init__(self, file: IO[str], *, raw: bool = False) -> None:
+        """With ``raw``, write every cell as it is."""
+        self._writer, self._raw = csv.writer(file, lineterminator="\n"), raw
+
+    def writerow(self, cells: Iterable[Any]) -> None:
+        """Write one row."""
+        self._writer.writerow(cells if self._raw else [escape_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write several rows."""
+        for row in rows:
+            self.writerow(row)
+
+
 @contextmanager
-def csv_writer(path: Path) -> Iterator[Any]:
-    """Yield a CSV writer to a file that appears whole or not at all; names that are not UTF-8 keep their bytes."""
+def csv_writer(path: Path, *, raw: bool = False) -> Iterator[CsvWriter]:
+    """Yield a ``CsvWriter`` to a file that appears whole or not at all; names that are not UTF-8 keep their bytes."""
     with staged(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        yield csv.writer(file, lineterminator="\n")
+        yield CsvWriter(file, raw=raw)
+
+
+def escape_cell(text: str) -> str:
+    """Return the text of a CSV cell so that it is data for any program; ``unescape_cell`` returns the text again.
+
+    What a spreadsheet would take for a formula, because it begins with ``=``, ``+``, ``-`` or ``@`` and is no number, gets an
+    apostrophe in front, which spreadsheets use for text. Control characters, line breaks, invisible and bidirectional format
+    characters become ``\\x1b`` or ``\\u202e``.
+    """
+    if _PLAIN.fullmatch(text):  # most cells, at a fifth of the time
+        return text
+    escaped = _TO_ESCAPE.sub(_escape_match, text)
+    return f"'{escaped}" if _FORMULA.match(escaped) and not _NUMBER.fullmatch(escaped) else escaped
+
+
+def _escape_match(match: re.Match[str]) -> str:
+    """Double the backslashes before a character to escape, or before text that is the code of one."""
+    slashes, character, code = match.groups()
+    if character:
+        return 2 * slashes + _code(character)
+    return (2 * slashes if _is_code(code) else slashes) + code
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _is_code(code: str) -> bool:
+    """Return whether ``code``, without its backslash, is one that ``_code`` returns for a character to escape."""
+    character = chr(int(code[1:], 16))
+    return re.fullmatch(_UNSAFE, character) is not None and _code(character) == f"\\{code}"
+
+
+def unescape_cell(text: str) -> str:
+    """Return the text that ``escape_cell`` was given; any other text as it is."""
+    text = text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    return _TO_UNESCAPE.sub(_unescape_match, text)
+
+
+def _unescape_match(match: re.Match[str]) -> str:
+    slashes, code = match.groups()
+    if not _is_code(code):
+        return match[0]
+    return "\\" * (len(slashes) // 2) + (chr(int(code[1:], 16)) if len(slashes) % 2 else code)
+
+
+def read_csv(path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a file that ``csv_writer`` has written, with every name as it was."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for row in csv.reader(file):
+            yield [unescape_cell(cell) for cell in row]
+
+
+def path_part(name: str) -> str:
+    """Return a name from a data set as a safe name of a file or folder: it may hold any characters, and any number of them.
+
+    Separators and characters that could do harm become ``_``; a name that would be hidden or empty gets a ``_`` in front.
+    """
+    safe = re.sub(f"/|{_UNSAFE}", "_", name)
+    safe = os.fsencode(safe)[:_LONGEST_NAME].decode("utf-8", "surrogateescape")
+    return f"_{safe}" if safe.startswith(".") or not safe else safe
 
 
 def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set.
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or is a folder.
 
     The message suggests another path with ``option``, --force, and ``or_else`` if it is given.
     """
+    if folders := [path for path in paths if path.is_dir()]:
+        raise UsageError(f"{folders[0]} is a folder. Choose another place with {option}.")
     existing = [path for path in paths if path.exists()]
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
@@ -132,25 +231,72 @@ def short_names(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: str(path) for path in unique}
 
 
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """The process that holds a lock, as it wrote itself into the lock's file."""
+
+    pid: int
+    host: str
+    since: datetime
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return this process."""
+        return cls(os.getpid(), socket.gethostname(), datetime.now().astimezone())
+
+    @classmethod
+    def read(cls, lock: Path) -> Self | None:
+        """Return the process that a lock's file names; None if it names none."""
+        try:
+            with lock.open(encoding="utf-8") as file:
+                pid, host, since = file.read(500).split()
+            return cls(int(pid), host if host.isprintable() else "?", datetime.fromisoformat(since))
+        except (OSError, ValueError):
+            return None
+
+    def write(self, lock: Path) -> None:
+        """Write this process into the file of a lock that it holds; a full disk costs only the name."""
+        with suppress(OSError):
+            lock.write_text(f"{self.pid} {self.host} {self.since.isoformat(timespec='seconds')}\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        """Return ``4711 on node7, since 2026-03-01 14:05:09``."""
+        return f"{self.pid} on {self.host}, since {self.since:%Y-%m-%d %H:%M:%S}"
+
+
 @contextmanager
 def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-o") -> Iterator[None]:
     """Hold the file ``lock`` during the block; the system releases it when this process ends, however it ends.
 
+    The file names its holder, and disappears with the block, as do the folders that were created for it and are empty then. A
+    network disk that carries no locks between machines cannot tell that another machine holds one: there, a file that another
+    machine has left behind, which may be that of a killed process, is only warned of.
+
     Raises:
-        UsageError: another process holds it. The message says that ``target`` is being ``doing``, and names the ``option`` that
-            chooses another place.
+        UsageError: another process holds it. The message says that ``target`` is being ``doing``, by which process, and names
+            the ``option`` that chooses another place.
     """
+    created = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file_lock = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4)
+    before, current = _Holder.read(lock), _Holder.current()
+    file_lock = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4, fallback_to_soft=False)
     try:
         file_lock.acquire()
     except Timeout:
-        message = f"{target} is being {doing} by another process. Wait for it, or choose another place with {option}."
-        raise UsageError(message) from None
+        raise UsageError(_describe_holder(lock, target, doing, option)) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         log.warning("%s: this file system has no locks; make sure that no other process writes %s", lock.parent, target.name)
+    else:
+        if before is not None and before.host != current.host:
+            log.warning(
+                "%s has a lock of process %s. It was killed, or it still runs and this disk carries no locks between machines: "
+                "make sure that it has ended",
+                target,
+                before,
+            )
+        current.write(lock)
     try:
         yield
     finally:
@@ -158,3 +304,30 @@ def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-
             # Removed while it is held, so that a process that has it open notices that the file has no name any more.
             lock.unlink(missing_ok=True)
             file_lock.release()
+        for folder in created:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _describe_holder(lock: Path, target: Path, doing: str, option: str) -> str:
+    holder = _Holder.read(lock)
+    by, stop = (f" ({holder})", f"stop it (kill {holder.pid} on {holder.host}), ") if holder else ("", "")
+    message = f"{target} is being {doing} by another process{by}. Wait for it, {stop}or choose another place with {option}."
+    if holder is None or holder.host == _Holder.current().host:
+        return message
+    return f"{message} If {holder.host} has crashed, so that its disk server still keeps the lock, delete {lock}."
+
+
+@contextmanager
+def locked_outputs(outputs: Mapping[Path, str]) -> Iterator[None]:
+    """Hold a lock beside every file or folder of ``outputs`` during the block; the values are the options that name them.
+
+    Raises:
+        UsageError: another process writes one of them, or one cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, option in {path.absolute(): (path, option) for path, option in outputs.items()}.values():
+            refuse_unwritable([path.parent], option=option)
+            lock = path.absolute().parent / f".{path.absolute().name}.lock"
+            stack.enter_context(locked(lock, path, doing="written", option=option))
+        yield

@@ -44,6 +44,12 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 26)
 
 
+def return_freed_memory() -> None:
+    """Return all freed memory to the system, which threads otherwise keep for themselves. Without glibc it does nothing."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _cpu_quota() -> float:
     """Return the processor time that the cgroup grants, in processors (version 2, then 1)."""
     with suppress(OSError, ValueError):
@@ -72,6 +78,11 @@ def _memory_left() -> int:
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed versions by distribution name; ``absent`` if a distribution is not installed."""
     return {name: _version(name) for name in names}
+
+
+def install_command(package: str) -> str:
+    """Return the command that installs or updates ``package`` here: pip's, or uv's in an environment without pip."""
+    return f"{'uv ' if _version('pip') == 'absent' else ''}pip install -U {package}"
 
 
 def _version(name: str) -> str:

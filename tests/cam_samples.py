@@ -78,6 +78,7 @@ def cam_study(
         ceiling=_similarity(random, images, 0.99),
         baseline_of="same class" if labelled else "half the list",
         examples=examples,
+        unknown="" if labelled else f"{images} of {images} images have no class: the folder is no class of run: {MARKUP!r}.",
         skipped=((f"bad/{MARKUP}", "not an image that Pillow can read"),),
         available=images + 1,
         layer="stages.3",

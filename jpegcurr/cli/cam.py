@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption, parse_specs
+from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, lock_outputs, parse_specs
 from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
 
 
 def cam(
+    context: typer.Context,
     paths: Annotated[list[Path], typer.Argument(metavar="RUN... IMAGES", help="One or more runs, then a folder of images.")],
     qualities: Annotated[
         str, typer.Option(metavar="Q,Q,...", help="Qualities; the others are compared with the first.")
@@ -29,7 +30,7 @@ def cam(
         Literal["label", "reference", "own"],
         typer.Option(
             "--target",
-            help="Class to explain: that of the image's folder, the first view's prediction, or each view's own prediction.",
+            help="Class to explain: the image's own (see --labels), the first view's prediction, or each view's own.",
         ),
     ] = "reference",
     old_target: Annotated[Literal["label", "clean", "own"] | None, typer.Option("--class", hidden=True)] = None,
@@ -52,16 +53,18 @@ def cam(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the random images and of road's noise.")
     ] = 0,
+    labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
     """Compare Grad-CAM maps between JPEG qualities and runs over all images, in one offline HTML page."""
+    lock_outputs(context, {output: "-o"})
     from jpegcurr.analysis.cam.compare import compare_cams
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
     from jpegcurr.analysis.report.html import report_files, write_report
-    from jpegcurr.files import refuse_existing, refuse_unwritable
+    from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
 
@@ -78,7 +81,7 @@ def cam(
     if output.suffix != ".html":
         raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = parse_specs(qualities.split(","))
-    refuse_unwritable([output.parent])
+    lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
     refuse_existing(report_files(output), force=force)
     find_method(method)
     measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
@@ -94,6 +97,7 @@ def cam(
             runtime,
             layer=layer,
             method=method,
+            labels=labels,
             target_rule=target_rule,
             limit=limit,
             pictures=pictures,
@@ -106,4 +110,6 @@ def cam(
         err.print(f"skipped: {name}: {reason}", markup=False)
     for sentence in report.summary:
         out.print(sentence, markup=False)
+    if study.unknown:
+        out.print(study.unknown, markup=False)
     out.print(f"{output}", markup=False)

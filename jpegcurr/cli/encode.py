@@ -15,7 +15,7 @@ from jpegcurr.cli.options import JsonOption, QuietOption, parse_specs
 from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
-from jpegcurr.text import duration, megabytes
+from jpegcurr.text import duration, megabytes, sanitize
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
@@ -43,6 +43,12 @@ def encode(
         list[str] | None,
         typer.Option("--classes", metavar="A,B,C|FILE", help="Encode only these classes; FILE has one a line; repeatable."),
     ] = None,
+    flat_classes: Annotated[
+        bool,
+        typer.Option(
+            "--flat-classes", help="Take every folder in SRC as a class, also one that is named like a split: bus, car, train."
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum images per split, chosen by --seed.")] = None,
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="Order in the file; auto shuffles train and no other split.")
@@ -71,6 +77,9 @@ def encode(
     max_failures: Annotated[
         str, typer.Option(metavar="N|N%", help="Unreadable images to tolerate per split, as a number or a share.")
     ] = "0",
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=178_956_970, metavar="N", help="Images with more pixels fail.")
+    ] = 128_000_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate files, sizes and time; write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted encode; keep finished files.")] = False,
     force: Annotated[
@@ -82,7 +91,8 @@ def encode(
 ) -> None:
     """Encode labelled images at one or more JPEG qualities into FFCV .beton files.
 
-    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv;
+    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv (or with
+    ImageNet's LOC_val_solution.csv, val.txt or devkit);
     a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
     'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
     """
@@ -101,12 +111,23 @@ def encode(
     keep_freed_memory()
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
     with _interruptible(stopped), open_executor(threads, dask) as (executor, workers):
-        sources = open_sources(src, labels=labels, splits=split or (), classes=class_names, limit=limit, seed=seed)
+        sources = open_sources(
+            src,
+            labels=labels,
+            splits=split or (),
+            classes=class_names,
+            limit=limit,
+            seed=seed,
+            flat_classes=flat_classes,
+        )
         outputs = plan_outputs(sources, specs, output)
         if dry_run:
-            estimates = estimate_splits(sources, outputs, executor, seed=seed)
-            print_estimates(estimates, output, refusal(outputs, replacing=force), as_json=as_json)
+            estimates = estimate_splits(sources, outputs, executor, seed=seed, max_pixels=max_pixels)
+            print_estimates(sources, estimates, output, refusal(outputs, replacing=force), as_json=as_json)
             return
+        if not quiet:
+            for source in sources:
+                err.print(describe_classes(source), markup=False)
         with encode_progress(quiet=quiet) as watcher:
             manifests = encode_dataset(
                 sources,
@@ -116,6 +137,7 @@ def encode(
                 order=None if order == "auto" else order,
                 seed=seed,
                 max_failures=tolerated,
+                max_pixels=max_pixels,
                 resume=resume,
                 force=force,
                 watcher=watcher,
@@ -162,6 +184,18 @@ def parse_classes(values: Sequence[str]) -> tuple[str, ...]:
     if values and not names:
         raise UsageError(f"--classes {values[0]} names no class. Give A,B,C or a file with one name a line.")
     return tuple(dict.fromkeys(names))
+
+
+def describe_classes(source: "Source") -> str:
+    """Return the number of a split's classes, their first names, and their images: the least, the median and the most."""
+    from jpegcurr.encoding.sources.class_labels import count_classes
+
+    counts = count_classes(source)
+    names = ", ".join(map(sanitize, counts.first)) + (", ..." if counts.classes > len(counts.first) else "")
+    classes = "1 class" if counts.classes == 1 else f"{counts.classes:,} classes"
+    images = f"images per class: least {counts.least:,}, median {counts.median:,.10g}, most {counts.most:,}"
+    unlabelled = f"; {source.unlabelled:,} images without a label are left out" if source.unlabelled else ""
+    return f"{sanitize(source.split)}: {classes} ({names}); {images}{unlabelled}"
 
 
 @contextmanager
@@ -218,11 +252,25 @@ def print_manifests(manifests: "Mapping[Path, Manifest]", *, as_json: bool) -> N
         rows.append([str(path), f"{manifest.images:,}", *sizes, f"{manifest.failures:,}"])
     print_table(["beton", "images", "source size", "beton size", "JPEG ratio", "failures"], rows)
     for split, ignored in {manifest.split: manifest.ignored for manifest in manifests.values() if manifest.ignored}.items():
-        out.print(f"{split}: {ignored:,} files without the suffix of an image were skipped", markup=False)
+        out.print(f"{split}: {ignored:,} files without the suffix of an image or without a label were skipped", markup=False)
 
 
-def print_estimates(estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool) -> None:
-    """Print the files, sizes and seconds of ``--dry-run``, and whatever would stop the encode; ``refused`` is "" if nothing."""
+def _json_classes(source: "Source") -> dict[str, object]:
+    from jpegcurr.encoding.sources.class_labels import count_classes
+
+    counts = count_classes(source)
+    images = {"least": counts.least, "median": counts.median, "most": counts.most}
+    names = list(map(sanitize, counts.first))
+    return {"classes": counts.classes, "first_classes": names, "images_per_class": images, "unlabelled": source.unlabelled}
+
+
+def print_estimates(
+    sources: "Sequence[Source]", estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool
+) -> None:
+    """Print the classes, files, sizes and seconds of ``--dry-run``, and whatever would stop the encode.
+
+    ``estimates`` are of the ``sources``, in their order; ``refused`` is "" if nothing would.
+    """
     from jpegcurr.files import nearest_folder
 
     free = shutil.disk_usage(nearest_folder(folder)).free
@@ -235,9 +283,10 @@ def print_estimates(estimates: "Sequence[EncodeEstimate]", folder: Path, refused
                 "seconds": estimate.seconds,
                 "sampled": estimate.sampled,
                 "sample_failures": len(estimate.failed),
+                **_json_classes(source),
                 "outputs": {str(path): size for path, size in estimate.bytes_out.items()},
             }
-            for estimate in estimates
+            for source, estimate in zip(sources, estimates, strict=True)
         ]
         out.print_json(json.dumps({"splits": splits, "free_bytes": free, "refused": refused or None}))
         return
@@ -246,6 +295,8 @@ def print_estimates(estimates: "Sequence[EncodeEstimate]", folder: Path, refused
         for estimate in estimates
         for path, size in estimate.bytes_out.items()
     ]
+    for source in sources:
+        out.print(describe_classes(source), markup=False)
     print_table(["file to write", "images", "source size", "beton size"], rows)
     seconds = sum(estimate.seconds for estimate in estimates)
     needed = sum(sum(estimate.bytes_out.values()) for estimate in estimates)

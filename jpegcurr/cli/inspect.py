@@ -11,7 +11,7 @@ from rich.table import Table
 from jpegcurr.cli.options import JsonOption
 from jpegcurr.cli.terminal import out, progress_bar
 from jpegcurr.errors import JpegcurrError
-from jpegcurr.text import megabytes
+from jpegcurr.text import megabytes, sanitize
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
@@ -63,7 +63,7 @@ def print_inspection(inspection: "Inspection", complaints: list[str] | None, *, 
     table.add_column(overflow="fold")
     verdict = {} if complaints is None else {"verified": _describe_verdict(inspection, complaints)}
     for name, value in (_describe_file(inspection) | verdict).items():
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(sanitize(value)))
     out.print(table, soft_wrap=False)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, WeightsOption
+from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, lock_outputs
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -19,6 +19,7 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 
 def predict(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
@@ -28,6 +29,9 @@ def predict(
     identity: Annotated[
         Literal["stem", "name", "path"], typer.Option("--id", help="How --submission names a file: 7, 7.jpg or x/7.jpg.")
     ] = "stem",
+    raw_submission: Annotated[
+        bool, typer.Option("--raw-submission", help="Write names in --submission as they are, without an apostrophe before =.")
+    ] = False,
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html|FILE.png", help="Write a contact sheet: images with their likeliest classes."),
@@ -38,6 +42,7 @@ def predict(
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="With --by-class, copy the images instead of linking.")] = False,
     confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+    labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
@@ -47,17 +52,20 @@ def predict(
 ) -> None:
     """Classify image files: the five likeliest classes of each, as a table, a CSV file and further outputs.
 
-    The true class of an image is the folder that holds it, if that has the name of one of the run's classes.
+    The true class of an image is what `jpegcurr encode` would take it for: the first folder below IMAGES (or below its split),
+    or the folder that holds it. With --labels it is read from a table. What has no class of the run is left out of accuracies.
     """
+    named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
+    lock_outputs(context, named)
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
-    from jpegcurr.analysis.prediction.predict import find_all
+    from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifier
 
     keep_freed_memory()
-    files = find_all(images)
-    outputs = Outputs(csv, submission, identity, sheet, sheet_limit, by_class, copy, confusion)
-    outputs.check(files, force=force)
+    files = find_labelled(images, labels)
+    outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
+    outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
     with progress_bar("img") as bar:
@@ -70,17 +78,18 @@ def predict(
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
     """Print the first files' likeliest classes, the most confused classes, the files written and those that failed."""
     from jpegcurr.analysis.class_names import full_name
-    from jpegcurr.text import sanitize
 
     rows = []
     for prediction in summary.first:
-        tops = [f"{sanitize(full_name(name))} {100 * share:.1f} %" for name, share in prediction.top]
-        rows.append([sanitize(prediction.file), ", ".join(tops) if tops else f"not read: {sanitize(prediction.error)}"])
+        tops = [f"{full_name(name)} {100 * share:.1f} %" for name, share in prediction.top]
+        rows.append([prediction.file, ", ".join(tops) if tops else f"not read: {prediction.error}"])
     print_table(["file", "likeliest classes"], rows, left=2)
     if summary.files > len(rows):
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
     if summary.confusion is not None and summary.confusion.images:
         _print_confusion(summary.confusion)
+    if summary.unknown:
+        out.print(summary.unknown, markup=False)
     for path in written:
         out.print(f"{path}", markup=False)
     if summary.unread:
@@ -91,12 +100,11 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
 
 def _print_confusion(confusion: "Confusion") -> None:
     from jpegcurr.analysis.class_names import full_name
-    from jpegcurr.text import sanitize
 
     share = 100 * confusion.right / confusion.images
     out.print(f"{confusion.right:,} of {confusion.images:,} labelled images are right: {share:.2f} %", markup=False)
     rows = [
-        [sanitize(full_name(pair.truth)), sanitize(full_name(pair.predicted)), f"{pair.count} of {pair.images}"]
+        [full_name(pair.truth), full_name(pair.predicted), f"{pair.count} of {pair.images}"]
         for pair in confusion.most_confused()
     ]
     if rows:

@@ -1,13 +1,18 @@
-"""The terminal: progress, log and errors on stderr, results on stdout."""
+"""The terminal: progress, log and errors on stderr, results on stdout.
 
+Everything goes through ``SafeConsole``, so that no name or value of a user's data can steer the terminal.
+"""
+
+import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.highlighter import JSONHighlighter
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,16 +24,46 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from jpegcurr.text import escape_json, sanitize, sanitize_lines
 
 if TYPE_CHECKING:
     from jpegcurr.training.loop import StepInfo
 
 WIDE = 240  # columns where stdout is not a terminal, so that no line of a file is wrapped
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class SafeConsole(Console):
+    """A console on which text is only text: a string is one line, and characters that could do harm are replaced."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; the line breaks and control characters of strings become replacement characters."""
+        super().print(*(sanitize(item) if isinstance(item, str) else item for item in objects), **options)
+
+    def print_lines(self, markup: str) -> None:
+        """Print markup of several lines, of which all but the first are indented."""
+        super().print(sanitize_lines(markup, indent="  "))
+
+    def print_json(self, json: str | None = None, **_options: Any) -> None:
+        """Print JSON, indented; characters that could do harm are escaped, so the values stay what they are."""
+        super().print(JSONHighlighter()(Text(_indent(json or "null"))), soft_wrap=True)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does; in the text of tables, bars and all else only line breaks are left of control characters."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control or text.isprintable() else Segment(sanitize_lines(text), style)
+
+
+def _indent(text: str) -> str:
+    return escape_json(json.dumps(json.loads(text), indent=2, ensure_ascii=False))
+
+
+out = SafeConsole(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Bar:
@@ -106,8 +141,8 @@ def step_bar(*, quiet: bool = False) -> Iterator[StepBar]:
     if quiet or not err.is_terminal:
         yield StepBar(None)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
-    metrics = TextColumn("{task.fields[metrics]}")
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
+    metrics = TextColumn("{task.fields[metrics]}", markup=False)
     with Progress(*columns, metrics, TimeRemainingColumn(), console=err, transient=True) as progress:
         yield StepBar(progress)
 
@@ -121,14 +156,14 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Bar]:
     if not err.is_terminal:
         yield Bar(None, unit)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(unit))
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Speed(unit))
     with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as progress:
         yield Bar(progress, unit)
 
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(escape(self.format(record)))
+        err.print_lines(escape(self.format(record)))
 
 
 def show_log(*, quiet: bool, mute: bool = False) -> None:
@@ -141,15 +176,15 @@ def show_log(*, quiet: bool, mute: bool = False) -> None:
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str = "", left: int = 1) -> None:
     """Print a table on stdout: the first ``left`` columns aligned to the left, the numbers after them to the right."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=escape(sanitize(title)) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right", overflow="fold")
+        table.add_column(escape(sanitize(name)), justify="left" if number < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(sanitize(cell)) for cell in row))
     out.print(table, soft_wrap=False)
 
 
 def print_error(message: str) -> None:
     """Print an error on stderr."""
     label = "[bold red]error:[/] " if sys.stderr.isatty() else "error: "
-    err.print(label + escape(message))
+    err.print_lines(label + escape(message))

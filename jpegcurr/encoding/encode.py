@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples
+from jpegcurr.encoding.estimate import refuse_too_large
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.output import Output, make_item_row
-from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs
+from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal
 from jpegcurr.encoding.resume import lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
 from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
@@ -29,6 +31,7 @@ from jpegcurr.files import locked, refuse_unwritable
 
 AHEAD = 4  # chunks submitted for each worker
 NAMED_FAILURES = 5
+RESUME_ADVICE = "The encoded images are kept: continue with the same command and --resume."
 
 
 class Watcher(Protocol):
@@ -50,6 +53,7 @@ def encode_dataset(
     order: Order | None = None,
     seed: int = 0,
     max_failures: int | Fraction = 0,
+    max_pixels: int = MAX_PIXELS,
     resume: bool = False,
     force: bool = False,
     watcher: Watcher | None = None,
@@ -66,6 +70,7 @@ def encode_dataset(
         order: ``shuffle`` or ``folder``; by default ``shuffle`` for the split called train and ``folder`` for others.
         seed: of the shuffle.
         max_failures: how many images of a split may fail, or which share of them if it is a ``Fraction``.
+        max_pixels: how many pixels an image may have; a larger one fails. At most ``MOST_PIXELS``.
         resume: continue an interrupted encode and keep finished outputs. Encoded images survive any stop, in hidden files
             beside the outputs.
         force: replace existing outputs; with ``resume``, only those that were written with other options.
@@ -73,13 +78,16 @@ def encode_dataset(
 
     Raises:
         UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
-            ``force`` nor ``resume`` is set; or it was written with other options. Nothing was changed.
+            ``force`` nor ``resume`` is set; or it was written with other options; or the outputs surely do not fit on the
+            disk. Nothing was changed.
         SourceError: a class or the source has a name that is not UTF-8.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
     splits = [plan_split(source, outputs[source.split], order, seed) for source in sources]
     paths = [path for split in splits for path in split.plans]
     refuse_unwritable(path.parent for path in paths)
+    if not refusal(outputs, replacing=resume or force):  # which is more to the point, and prepare_outputs raises it
+        refuse_too_large(sources, outputs, executor, resume=resume, max_pixels=max_pixels)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
@@ -87,7 +95,8 @@ def encode_dataset(
         for split in splits:
             unfinished = {path: plan for path, plan in split.plans.items() if path not in manifests}
             if unfinished:
-                manifests |= _encode_split(replace(split, plans=unfinished), executor, workers, max_failures, watcher)
+                rest = replace(split, plans=unfinished)
+                manifests |= _encode_split(rest, executor, workers, max_failures, max_pixels, watcher)
             elif watcher:
                 watcher.begin(split.source, len(split.source.items))
             _check_paired({path: manifests[path] for path in split.plans})
@@ -99,6 +108,7 @@ def _encode_split(
     executor: Executor,
     workers: int,
     max_failures: int | Fraction,
+    max_pixels: int,
     watcher: Watcher | None,
 ) -> dict[Path, Manifest]:
     """Encode the outputs of one split, all of which are unfinished."""
@@ -111,7 +121,7 @@ def _encode_split(
         writer = _SplitWriter(source, split.order, outputs, allowed)
         if watcher:
             watcher.begin(source, writer.start)
-        encode = partial(encode_chunk, source.store, specs=specs)
+        encode = partial(encode_chunk, source.store, specs=specs, max_pixels=max_pixels)
         with closing(map_in_order(encode, writer.remaining_chunks(), executor, AHEAD * workers)) as chunks:
             for outcomes in chunks:
                 writer.write(outcomes)
@@ -201,10 +211,9 @@ class _SplitWriter:
 @contextmanager
 def _explain_resume() -> Iterator[None]:
     """Add to every EncodeError and OSError how to continue: encoded images are on the disk whatever went wrong."""
-    advice = "The encoded images are kept: continue with the same command and --resume."
     try:
         yield
     except EncodeError as error:
-        raise EncodeError(f"{error} {advice}") from error.__cause__
+        raise EncodeError(f"{error} {RESUME_ADVICE}") from error.__cause__
     except OSError as error:
-        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {advice}") from error
+        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {RESUME_ADVICE}") from error

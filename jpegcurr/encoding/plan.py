@@ -13,7 +13,7 @@ from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec
 from jpegcurr.encoding.resume import create_partial_files, output_files, refuse_interrupted, resolve_output
 from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.errors import SourceError, UsageError
-from jpegcurr.files import refuse_existing, refuse_unwritable
+from jpegcurr.files import path_part, refuse_existing, refuse_unwritable
 from jpegcurr.system import library_versions
 
 Outputs = dict[str, dict[Path, EncodeSpec]]
@@ -37,7 +37,9 @@ def plan_split(source: Source, outputs: Mapping[Path, EncodeSpec], order: Order 
 
 def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path) -> Outputs:
     """Name the betons of every split: ``{split: {folder/split-q50.beton: spec}}``."""
-    return {source.split: {folder / f"{source.split}-{spec.name}.beton": spec for spec in specs} for source in sources}
+    return {
+        source.split: {folder / f"{path_part(source.split)}-{spec.name}.beton": spec for spec in specs} for source in sources
+    }
 
 
 def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int) -> Plan:
@@ -65,6 +67,7 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES),
+        flat_classes=source.flat_classes,
     )
 
 

@@ -154,7 +154,8 @@ def check_plan(existing: dict[str, Any], plan: Plan, name: str) -> None:
             f"{name} was encoded from {existing.get('items')} images, but the source has {plan.items} now: the source, --limit "
             "or --classes changed. Start over with --force."
         )
-    wanted, existing = (json.loads(json.dumps(fields)) for fields in (plan.model_dump(), existing))
+    optional = {name: field.default for name, field in Plan.model_fields.items() if not field.is_required()}  # in older plans
+    wanted, existing = (json.loads(json.dumps(fields)) for fields in (plan.model_dump(), optional | existing))
     for field, value in wanted.items():
         if existing.get(field) != value:
             difference = _describe_difference(field, existing.get(field), value)
@@ -165,6 +166,8 @@ def _describe_difference(name: str, old: object, new: object) -> str:
     if isinstance(old, dict) and isinstance(new, dict):  # versions
         name = next(key for key in {**new, **old} if old.get(key) != new.get(key))
         old, new = old.get(name), new.get(name)
+    if isinstance(old, list) and isinstance(new, list) and sorted(old) == sorted(new):
+        return f"its {len(old)} {name} in another order (names that are all whole numbers are sorted as numbers now)"
     if isinstance(old, list) and isinstance(new, list):  # classes
         unmatched = sorted({*map(str, old)} ^ {*map(str, new)})
         example = f" ({unmatched[0]!r} is in only one of them)" if unmatched else ""

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.jpeg.codec import LIBRARIES, Encoded, EncodeSpec, reencode
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Item, Store
-from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, UsageError
-from jpegcurr.system import available_cpus, library_versions
+from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, OversizeError, UsageError
+from jpegcurr.system import available_cpus, install_command, library_versions
 
 CHUNK = 16  # images
 CHUNK_BYTES = 1 << 22
@@ -52,17 +53,21 @@ def split_into_chunks(items: Sequence[Item], positions: NDArray[np.int64]) -> It
         yield chunk
 
 
-def encode_chunk(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec]) -> list[Outcome]:
+def encode_chunk(
+    store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec], max_pixels: int = MAX_PIXELS
+) -> list[Outcome]:
     """Read and encode a few images; a bad image becomes an outcome with a reason, a failing source raises EncodeError."""
-    return [_encode_item(store, item, specs) for item in items]
+    return [_encode_item(store, item, specs, max_pixels) for item in items]
 
 
-def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec]) -> Outcome:
+def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec], max_pixels: int) -> Outcome:
     try:
         if item.size > LARGEST_FILE:
             raise ImageError(f"{item.size} bytes are more than an image file may have ({LARGEST_FILE})")
         data = store.read(item)
-        return Outcome(item, len(data), tuple(reencode(data, specs)), crc32=zlib.crc32(data))
+        return Outcome(item, len(data), tuple(reencode(data, specs, max_pixels)), crc32=zlib.crc32(data))
+    except OversizeError as error:
+        return Outcome(item, item.size, (), f"{error}; --max-pixels allows larger ones")
     except ImageError as error:
         return Outcome(item, item.size, (), str(error))
     except EncodeError:
@@ -129,7 +134,7 @@ def _open_dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError:
-        raise UsageError("--dask needs the package distributed: pip install 'jpegcurr[dask]'.") from None
+        raise UsageError(f"--dask needs the package distributed. Run {install_command('distributed')}.") from None
     try:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:

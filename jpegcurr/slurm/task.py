@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jpegcurr.errors import TrainingError
+from jpegcurr.text import sanitize
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission, JobPaths
@@ -64,7 +65,7 @@ class Training:
         self.install_handlers(first=task.global_rank == 0)
         resumes = self.out is not None and (Path(self.out) / STATE).is_file()
         command = (*self.command, *(["--resume"] if resumes else []))
-        print(shlex.join(command), flush=True)
+        print(sanitize(shlex.join(command)), flush=True)
         address = "127.0.0.1" if task.cluster == "local" else group.master_addr
         self.start(command, group_variables(group.rank, group.world_size, group.local_world_size, address, group.master_port))
         try:

@@ -13,6 +13,7 @@ from jpegcurr.study.config import load_study
 from jpegcurr.study.run import run_task
 from jpegcurr.study.tasks import list_tasks
 from jpegcurr.system import keep_freed_memory, stop_on_signals
+from jpegcurr.text import sanitize, sanitize_lines
 
 
 def main() -> int:
@@ -25,7 +26,9 @@ def main() -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("jpegcurr").setLevel(logging.INFO)
     keep_freed_memory()
     try:
@@ -40,9 +43,15 @@ def main() -> int:
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
-        print(f"failed: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr, flush=True)
+        print(f"failed: {sanitize(' '.join(str(error).split())) or type(error).__name__}", file=sys.stderr, flush=True)
         return error.exit_code if isinstance(error, JpegcurrError) else 1
     return 0
+
+
+class _SafeFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record without characters that could steer the terminal on which the log is read."""
+        return sanitize_lines(super().format(record), indent="  ")
 
 
 if __name__ == "__main__":

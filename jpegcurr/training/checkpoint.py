@@ -151,7 +151,10 @@ def _read_header(path: Path) -> _Header:
             header = parse_json((file.metadata() or {})["jpegcurr"].encode())
         version = _Version.model_validate(header).schema_version
         if version != SCHEMA_VERSION:
-            raise UsageError(f"{path} was written by another version of jpegcurr (schema {version}).")
+            raise UsageError(
+                f"{path} was written by another version of jpegcurr (schema {version}). Resume it with that version, or start a "
+                f"new run from its weights: --set model.checkpoint={path.parent} --out OTHER."
+            )
         return _Header.model_validate(header)
     except (SafetensorError, OSError, KeyError) as error:
         raise _unreadable(path, str(error)) from None

@@ -19,9 +19,10 @@ from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.cam.results import CamStudy
 from jpegcurr.analysis.cam.similarity import METRICS, compare_views, similarities
 from jpegcurr.analysis.evaluation.evaluate import evaluate_run
-from jpegcurr.analysis.prediction.predict import find_images, predict_images, read_image
+from jpegcurr.analysis.prediction.predict import predict_images, read_image
 from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
+from jpegcurr.encoding.sources.labelled_files import find_images
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, resolve_runtime
@@ -117,9 +118,7 @@ def test_the_label_or_each_views_own_prediction_is_explained_if_asked(photos: Pa
     assert (by_label.target_rule, by_own.target_rule) == ("label", "own")
     Path("images/unknown").mkdir(parents=True)
     Path("images/unknown/cat.jpg").write_bytes(jpeg(photograph("cat")))
-    with pytest.raises(
-        UsageError, match=r"cat\.jpg: --target label needs a folder named after a class of the run, and 'unknown' is none"
-    ):
+    with pytest.raises(UsageError, match=r"cat\.jpg: --target label needs the image's class, .* \(its folder is 'unknown'\)"):
         compare_cams([run], Path("images"), SPECS, cpu, target_rule="label")
     with pytest.raises(UsageError, match="--target 'truth' is not known"):
         explain("truth")

@@ -19,9 +19,10 @@ from jpegcurr.analysis.prediction import predict
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import ContactSheet
 from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
-from jpegcurr.analysis.prediction.predict import FilePrediction, classify, find_all
-from jpegcurr.analysis.prediction.sort_by_class import folder_name
+from jpegcurr.analysis.prediction.predict import FilePrediction, classify
+from jpegcurr.analysis.prediction.sort_by_class import folder_names
 from jpegcurr.cli import main
+from jpegcurr.encoding.sources.labelled_files import LabelledFiles, find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.text import sanitize
@@ -93,10 +94,10 @@ def predicted(file: str, truth: int | None, shares: list[float]) -> FilePredicti
 
 def test_files_and_folders_are_mixed_in_the_order_given_without_repetitions(images: Path) -> None:
     last, folder = Path("images/grass/03.jpg"), Path("images/cat")
-    files = find_all([last, folder, Path("odd/bad.jpg"), folder / "01.jpg", last])
-    assert files == [last, *(folder / f"0{number}.jpg" for number in range(4)), Path("odd/bad.jpg")]
+    found = find_labelled([last, folder, Path("odd/bad.jpg"), folder / "01.jpg", last])
+    assert list(found.files) == [last, *(folder / f"0{number}.jpg" for number in range(4)), Path("odd/bad.jpg")]
     with pytest.raises(UsageError, match="nowhere does not exist"):
-        find_all([folder, Path("nowhere")])
+        find_labelled([folder, Path("nowhere")])
 
 
 def test_a_submission_has_every_class_in_the_runs_order_and_leaves_out_what_cannot_be_read(
@@ -107,7 +108,7 @@ def test_a_submission_has_every_class_in_the_runs_order_and_leaves_out_what_cann
     assert list(rows[0]) == ["id", *run.classes] == ["id", *CLASSES]
     assert [row["id"] for row in rows] == ["00", "01", "02", "03", EVIL.removesuffix(".jpg")]
     files = [*sorted(Path("images/grass").iterdir()), Path("odd", EVIL)]
-    for row, prediction in zip(rows, classify(run, files, cpu), strict=True):
+    for row, prediction in zip(rows, classify(run, LabelledFiles.of(files), cpu), strict=True):
         shares = [float(row[name]) for name in CLASSES]
         assert sum(shares) == pytest.approx(1, abs=1e-5)
         assert shares == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
@@ -161,8 +162,8 @@ def test_class_names_are_escaped_in_the_sheet() -> None:
 
 
 def test_a_sheet_of_many_shows_evenly_spaced_ones_and_keeps_no_more(images: Path, run: Run, cpu: Runtime) -> None:
-    files = find_all([images])
-    classify_files(run, files, cpu, Outputs(Path("p.csv"), sheet=Path("s.html"), sheet_limit=4))
+    files = find_labelled([images]).files
+    classify_files(run, find_labelled([images]), cpu, Outputs(Path("p.csv"), sheet=Path("s.html"), sheet_limit=4))
     page = Page(Path("s.html").read_text())
     assert [picture["alt"] for picture in page.named("img")] == [str(files[place]) for place in (0, 5, 10, 15)]
     assert any("evenly spaced images of 16 files" in word for word in page.words)
@@ -185,7 +186,7 @@ def test_an_image_whose_name_is_not_text_goes_through_everything(photos: Path, r
     name = b"cat/\xff.jpg".decode("utf-8", "surrogateescape")
     shutil.copy(photos / "val/cat/00.jpg", name)
     outputs = Outputs(Path("p.csv"), submission=Path("s.csv"), sheet=Path("s.html"), by_class=Path("sorted"))
-    classify_files(run, [Path(name)], cpu, outputs)
+    classify_files(run, find_labelled([Path(name)]), cpu, outputs)
     assert b"cat/\xff.jpg," in Path("p.csv").read_bytes()
     assert b"\n\xff," in Path("s.csv").read_bytes()
 
@@ -199,13 +200,39 @@ def test_images_are_sorted_by_truth_and_prediction(images: Path, run: Run, train
     assert all(path.is_symlink() != copy and path.read_bytes() for path in sorted_files)
     expected = Counter(
         (CLASSES[prediction.truth], CLASSES[prediction.likeliest(1)[0]])
-        for prediction in classify(run, find_all([images, Path("again")]), cpu)
+        for prediction in classify(run, find_labelled([images, Path("again")]), cpu)
     )
     assert Counter(path.parts[1:3] for path in sorted_files) == expected
     if not copy:
         assert sorted(path.resolve() for path in sorted_files) == sorted(
-            path.resolve() for path in find_all([images, Path("again")])
+            path.resolve() for path in find_labelled([images, Path("again")]).files
         )
+
+
+@pytest.mark.parametrize("option", ["--csv", "--submission", "--sheet", "--confusion"])
+def test_an_output_that_exists_is_named_with_its_own_option(
+    images: Path, trained: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    name = "there.html" if option == "--sheet" else "there.csv"
+    Path(name).touch()
+    words = ["predict", str(trained), "images/cat"]
+    assert call(*words, option, name) == 2
+    assert f"{name} exists. Choose another place with {option}, or replace it with --force." in capsys.readouterr().err
+    Path(name).unlink()
+    Path(name).mkdir()
+    assert call(*words, option, name, "--force") == 2
+    assert f"{name} is a folder. Choose another place with {option}." in capsys.readouterr().err
+
+
+def test_a_folder_that_force_would_not_replace_is_not_said_to_be_replaced_by_force(
+    images: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("sorted").mkdir()
+    Path("sorted/mine.txt").touch()
+    assert call("predict", str(trained), "images/cat", "--by-class", "sorted") == 2
+    message = capsys.readouterr().err
+    assert "holds other files than sorted images" in message
+    assert "--force" not in message
 
 
 def test_a_sorted_folder_is_replaced_only_with_force_and_only_if_it_is_one(
@@ -235,7 +262,7 @@ def test_the_confusion_matrix_counts_every_labelled_image_once(
     assert call("predict", str(trained), "images", "odd", "--confusion", "c.csv") == 0
     expected = Counter(
         (CLASSES[prediction.truth], CLASSES[prediction.likeliest(1)[0]])
-        for prediction in classify(run, find_all([images]), cpu)
+        for prediction in classify(run, find_labelled([images]), cpu)
     )
     rows = rows_of("c.csv")
     assert [row["truth"] for row in rows] == CLASSES
@@ -293,7 +320,7 @@ def test_nothing_is_left_of_a_pass_that_is_interrupted(images: Path, run: Run, c
     names = {"submission": "s.csv", "sheet": "s.html", "by_class": "sorted", "confusion": "c.csv"}
     outputs = Outputs(Path("p.csv"), **{name: Path(path) for name, path in names.items()})
     with pytest.raises(KeyboardInterrupt):
-        classify_files(run, find_all([images]), cpu, outputs, stop)
+        classify_files(run, find_labelled([images]), cpu, outputs, stop)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -315,9 +342,9 @@ def test_no_more_than_two_batches_of_pixels_are_held(
     monkeypatch.setattr(predict, "BATCH", 2)
     monkeypatch.setattr(classification, "classify", tracked)
     outputs = Outputs(Path("p.csv"), submission=Path("s.csv"), identity="path", sheet=Path("s.html"), by_class=Path("sorted"))
-    classify_files(run, find_all([images]), cpu, outputs, count)
+    classify_files(run, find_labelled([images]), cpu, outputs, count)
     assert 1 <= most <= 4
 
 
 def test_a_class_may_be_called_anything() -> None:
-    assert [folder_name(name) for name in ("cat", "a/b", "..", "", "../../x")] == ["cat", "a_b", "_..", "_", "_.._.._x"]
+    assert folder_names(["cat", "a/b", "..", "", "../../x"]) == ["cat", "a_b", "_..", "_", "_.._.._x"]

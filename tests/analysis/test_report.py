@@ -1,7 +1,6 @@
 """The report's model, its page without a browser, and the files beside it: all say the same."""
 
 import base64
-import csv
 import hashlib
 import io
 import json
@@ -31,6 +30,7 @@ from jpegcurr.analysis.report.model import Report, build_report, run_rows, view_
 from jpegcurr.analysis.report.text import verdict
 from jpegcurr.analysis.stats import Paired, accuracy_interval, compare_paired
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.files import read_csv
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.load import load_run
 
@@ -186,7 +186,7 @@ def test_the_page_says_where_it_comes_from(page: Page) -> None:
         "Encoder OpenCV's libjpeg",
         "Baseline maps of another image of the same class, both in two_phase, source",
         "Seed 0",
-        "Images 24 of 25, 24 of them labelled",
+        "Images 24 of 25, 24 of them of a known class",
         "Command jpegcurr",
         "Versions jpegcurr",
         "stored exactly: the best that keeps this page under 10 MB",
@@ -334,8 +334,8 @@ def test_the_json_has_everything(study: CamStudy, report: Report, written: Path)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.DictReader(file))
+    head, *rows = read_csv(path)
+    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 def test_a_row_for_every_view(study: CamStudy, report: Report, written: Path) -> None:

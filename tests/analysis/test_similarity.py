@@ -165,6 +165,7 @@ def study(rows: list[list[Row]], truth: list[int] | None = None, near: list[Row]
         baseline_of="same class",
         examples=(),
         skipped=(),
+        unknown="",
         available=len(rows),
         layer="layer",
         grid=(3, 3),

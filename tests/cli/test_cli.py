@@ -242,7 +242,7 @@ def test_a_beton_of_other_classes_is_refused_by_evaluate(run, here) -> None:
     encode_all(Path("other"), Path("others"), [50])
     done = run("evaluate run --data others/other-q50.beton")
     assert done.code == 2
-    assert "other classes (1) than run was trained on (4)" in done.err
+    assert "images of a class that run lacks: 'zebra'" in done.err
 
 
 def test_an_evaluation_is_written_as_tables_and_a_curve(run, here) -> None:

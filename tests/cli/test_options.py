@@ -242,7 +242,9 @@ def test_skipped_files_are_counted(encode) -> None:
     shutil.copytree("d", "e", symlinks=True)
     Path("e/train/cat/notes.txt").write_text("x")
     Path("e/train/stray.jpg").write_text("x")
-    assert "train: 2 files without the suffix of an image were skipped" in encode("e --quality 50")[1]
+    _, out, err = encode("e --quality 50")
+    assert "train: 2 files without the suffix of an image or without a label were skipped" in out
+    assert "; 1 images without a label are left out" in err
     assert manifest_of("train-q50").ignored == 2
 
 

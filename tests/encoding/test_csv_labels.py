@@ -1,5 +1,6 @@
 import os
 import pickle
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,10 @@ def test_kaggles_table_of_dog_breeds_works_as_it_is() -> None:
         ("a.jpg\tcat\nb/c.png\tdog\n", "l.txt"),
         ("label,image\ncat,a.jpg\ndog,b/c.png\n", "l.csv"),
         ('"File Name","class"\n"a.jpg","cat"\n"./b//c.png"," dog"\n', "l.csv"),
-        ("foto,rasse\na.jpg,cat\nb/c,dog\n", "l.csv"),
+        ("a.jpg cat\nb/c.png  dog \n", "l.txt"),
+        ("Width;Height;Roi.X1;Roi.Y1;ClassId;Path\r\n53;54;6;5;cat;a.jpg\r\n42;45;5;5;dog;b/c.png\r\n", "l.csv"),
+        ("path,label\r\na.jpg,cat\rb/c.png,dog\n", "l.csv"),
+        ("a.jpg,cat\r\r\nb/c.png,dog\r\r\n", "l.csv"),
         ("foto,species\na.jpg,cat\nb/c,dog\n", "l.csv"),
         (",id,filename,width,class_name\n0,7,a.jpg,640,cat\n1,8,b/c.png,480,dog\n", "l.csv"),
         ("image,name,split\na.jpg,cat,train\nb/c.png,dog,train\n", "l.csv"),
@@ -74,13 +78,67 @@ def test_headers_delimiters_and_columns(text: str, name: str) -> None:
         ("id,breed\na,cat\n", {"id.jpg": "breed", "a.jpg": "cat"}),  # there is an image called so
         ("gone.jpg,cat\na.jpg,cat\n", {"gone.jpg": "cat", "a.jpg": "cat"}),
         ("gone,3\na,4\n", {"gone": "3", "a.jpg": "4"}),
-        ("foto,rasse\na,cat\n", {"a.jpg": "cat"}),
+        ("gone,name\na,cat\nid,name\n", {"gone": "name", "a.jpg": "cat", "id.jpg": "name"}),  # which is a class there
+        ("gone,cat\na,cat\n", {"gone": "cat", "a.jpg": "cat"}),
+        ("gone,dog\na,cat\n", {"gone": "dog", "a.jpg": "cat"}),
         ("a.jpg,name\nid.jpg,species\n", {"a.jpg": "name", "id.jpg": "species"}),
     ],
 )
 def test_a_first_row_that_is_an_image_is_no_header(text: str, expected: dict[str, str]) -> None:
     put("a.jpg", "id.jpg")
     assert rows(text) == expected
+
+
+def test_a_header_of_other_words_is_a_row_that_fails_with_a_word_of_advice(caplog: pytest.LogCaptureFixture) -> None:
+    put("a.jpg")
+    assert rows("foto,rasse\na,cat\n") == {"foto": "rasse", "a.jpg": "cat"}
+    assert "labels.csv, line 1: 'foto' is no image. If the line is a header, name its columns path and label" in caplog.text
+    assert rows("path,label\na,cat\n") == {"a.jpg": "cat"}
+
+
+def test_the_same_rows_in_any_order_are_the_same_images() -> None:
+    put("a.jpg", "b.jpg")
+    lines = ["gone,species", "a,cat", "b,dog"]
+    for order in permutations(lines[1:]):
+        assert rows("\n".join([*order, lines[0]])) == {"gone": "species", "a.jpg": "cat", "b.jpg": "dog"}
+    assert rows("\n".join([*lines, "c,species"])) == {"gone": "species", "a.jpg": "cat", "b.jpg": "dog", "c": "species"}
+
+
+def test_a_name_of_two_images_is_refused_whatever_came_before() -> None:
+    put("1.jpg", "1.png", "2.png", "3", "3.jpg", "x/1.JPG")
+    assert rows("2,cat\n1.jpg,dog\n1.png,cat\n3,dog\nx/1,cat\n") == {
+        "1.jpg": "dog",
+        "1.png": "cat",
+        "2.png": "cat",
+        "3": "dog",
+        "x/1.JPG": "cat",
+    }
+    for text in ("1,cat\n2,dog\n", "2,cat\n1,dog\n"):
+        with pytest.raises(SourceError, match=r"1 names are not the name of one image: line \d: '1' may be 1\.jpg or 1\.png"):
+            opened(text)
+    put(*(f"{number}.{suffix}" for number in range(10, 20) for suffix in ("jpg", "jpeg")))
+    with pytest.raises(
+        SourceError, match=r"10 names .* line 1: '10' may be 10\.jpeg or 10\.jpg; line 2: .*; and 7 more\. Write"
+    ):
+        opened("".join(f"{number},cat\n" for number in range(10, 20)))
+
+
+def test_names_that_lost_their_zeros_are_refused_also_where_others_did_not() -> None:
+    put(*(f"{number:04}.jpg" for number in (0, 7, 12, 1000)), "5.jpg", "x/03.png")
+    text = "id,breed\n0,a\n7,b\n12,a\n1000,b\n5,a\nx/3,b\n"
+    with pytest.raises(SourceError, match=r"4 names .* line 2: '0' may be 0000\.jpg; .* and 1 more.* spreadsheet as text"):
+        opened(text)
+    fixed = text.replace("\n0,", "\n0000,").replace("\n7,", "\n0007,").replace("\n12,", "\n0012.jpg,").replace("x/3", "x/03")
+    assert list(rows(fixed)) == ["0000.jpg", "0007.jpg", "0012.jpg", "1000.jpg", "5.jpg", "x/03.png"]
+    assert rows("8,a\n5,b\n") == {"5.jpg": "b", "8": "a"}, "which is simply missing"
+
+
+def test_images_that_the_table_does_not_name_are_counted() -> None:
+    put("a.jpg", "b.jpg", "c.png", "x/d.jpg", "notes.txt", ".hidden.jpg")
+    (source,) = opened("path,label\na.jpg,cat\ngone.jpg,dog\n", "pictures/labels.csv")
+    assert (source.unlabelled, source.ignored) == (3, 4)
+    train, val = opened("path,label,split\na.jpg,cat,train\nb.jpg,cat,val\n")
+    assert [(split.unlabelled, split.ignored) for split in (train, val)] == [(2, 4), (0, 0)]
 
 
 def test_odd_names_are_kept() -> None:

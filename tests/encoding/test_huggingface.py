@@ -104,6 +104,43 @@ def test_images_in_files_are_read_from_there() -> None:
         train.store.read(train.items[1])
 
 
+def put(*names: str) -> None:
+    for number, name in enumerate(names):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(image(number))
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("training", "validation"), ("imgs_train", "imgs_test")])
+def test_names_of_splits_are_no_labels(folders: Sequence[str]) -> None:
+    """Refuse the labels that ``datasets`` invents for folders of splits without class folders; class folders are labels."""
+    put(*(f"flat/{folder}/{number}.jpg" for folder in folders for number in range(2)))
+    with pytest.raises(SourceError, match=r"hf:flat has no labels: its classes \(.*\) only name the splits' folders"):
+        open_hub("hf:flat")
+    put(*(f"nest/{folder}/{name}/{number}.jpg" for folder in folders for name in ("pug", "akita") for number in range(2)))
+    first, second = open_hub("hf:nest")
+    assert first.classes == second.classes == ("akita", "pug")
+    Path("labels.csv").write_text("0.jpg,pug\n1.jpg,akita\n")
+    (source,) = open_sources(f"flat/{folders[0]}", labels=Path("labels.csv"))  # the way out that the message names
+    assert source.classes == ("akita", "pug")
+
+
+def test_a_class_that_datasets_takes_for_a_split_is_refused_with_a_way_out() -> None:
+    put("vehicles/bus/1.jpg", "vehicles/car/1.jpg", "vehicles/train/1.jpg", "vehicles/train/2.jpg")
+    with pytest.raises(SourceError, match=r"one column of labels, .*encode the folder itself, jpegcurr encode vehicles, or"):
+        open_hub("hf:vehicles")
+    assert open_sources("vehicles")[0].classes == ("bus", "car", "train")
+
+
+def test_classes_called_like_splits_stay_where_images_of_several_are_in_a_split() -> None:
+    names = ClassLabel(names=["invalid", "valid"])
+    assert opened(train=rows([0, 1], names), validation=rows([0, 1], names))[1].classes == ("invalid", "valid")
+
+
+def test_spaces_around_labels_do_not_make_classes() -> None:
+    (source,) = opened(train=rows(["pug ", "pug", " 007", "7"], Value("string")))
+    assert source.classes == ("007", "7", "pug")
+
+
 def test_rows_without_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [None, (None, None), (None, "gone.jpg"), (None, "https://x.org/a.jpg"), (b"", None), (b"xy", "d/é.jpg")]
     images = [cell and dict(zip(("bytes", "path"), cell, strict=True)) for cell in cells]
@@ -177,7 +214,7 @@ def test_columns_that_cannot_be_told_apart_are_listed() -> None:
     )
     refused(r"hf:d must have one column of images, but has 2: a \(Image\), b \(Image\), label \(ClassLabel\)", train=two)
     refused("one column of images, but has 0: label", train=two.remove_columns(["a", "b"]))
-    refused(r"must have one column of labels, .* It has image \(Image\)\.", train=rows([0]).remove_columns("label"))
+    refused(r"must have one column of labels, .* It has image \(Image\)", train=rows([0]).remove_columns("label"))
     refused(r"one column of labels, .* breed \(float32\)", train=rows([0.5], Value("float32")).rename_column("label", "breed"))
     refused("one column of labels", train=rows([0.5], Value("float32")))
     refused("one column of labels", train=rows(["a"], Value("string"), target=["b"]))

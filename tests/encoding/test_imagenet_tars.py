@@ -2,6 +2,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from imagenet import (
     TRAIN,
     TRUTH,
     VAL,
+    crop,
     kaggle_table,
     nested,
     tar,
@@ -27,6 +29,7 @@ from scipy.io import savemat
 
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
+from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.errors import EncodeError, SourceError
 
 ROOT = Path("d")
@@ -189,6 +192,71 @@ def test_every_form_of_the_ground_truth_is_found_beside_the_archive(form: str, w
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("with_train", [False, True])
+def test_every_form_means_the_same_for_a_folder_of_the_images(form: str, with_train: bool) -> None:
+    """Unpack the archive, and name its labels: the classes and every image's class are those of the archive."""
+    write_archives(ROOT, *(["train", "val"] if with_train else ["val"]))
+    Path("d/LOC_val_solution.csv").unlink()
+    FORMS[form]()
+    archive = open_imagenet(ROOT, None)[-1]
+    for name, data in val_files().items():
+        put(f"unpacked/val/{name}", data)
+    if with_train:
+        for wnid in CLASSES:
+            put(f"unpacked/train/{wnid}/1.JPEG", crop(CLASSES[wnid], 1))
+    (folder,) = open_sources("unpacked/val", labels=Path("d", form.split(",")[0]))
+    assert (folder.split, folder.classes, folder.unlabelled) == ("val", archive.classes, 0)
+    expected = {Path(item.key).name: archive.classes[item.label] for item in archive.items}
+    assert {item.key: folder.classes[item.label] for item in folder.items} == expected
+    assert folder.labels == archive.labels
+
+
+def test_positions_mean_the_same_for_a_folder_and_need_the_classes_of_train(caplog: pytest.LogCaptureFixture) -> None:
+    for name, data in val_files().items():
+        put(f"d/val/{name}", data)
+    put("val.txt", positions())
+    with pytest.raises(
+        SourceError, match=r"val\.txt gives classes as positions .* their folder train beside the folder of these"
+    ):
+        open_sources("d/val", labels=Path("val.txt"))
+    for wnid in CLASSES:
+        put(f"d/train/{wnid}/1.JPEG", "1")
+    (val,) = open_sources("d/val", labels=Path("val.txt"))
+    assert val.classes == tuple(sorted(CLASSES))
+    assert [val.classes[item.label] for item in val.items] == list(TRUTH)
+    put("with_folders.txt", positions().replace("ILSVRC", "val/ILSVRC").replace(".JPEG", ""))
+    (again,) = open_sources("d/val", labels=Path("with_folders.txt"))
+    assert again.items.labels.tolist() == val.items.labels.tolist()
+    shutil.rmtree(f"d/train/{TRUTH[0]}")
+    put("d/LOC_val_solution.csv", kaggle_table())
+    (own,) = open_sources("d/val", labels=Path("d/LOC_val_solution.csv"))
+    assert own.classes == tuple(sorted(CLASSES)), "a train folder of other classes is of another data set"
+
+
+def test_a_table_of_ordinary_columns_is_read_for_an_archive_as_for_a_folder() -> None:
+    files = {"a.jpg": b"a", "b.png": b"b", "c.jpg": b"c"}
+    table = put("labels.csv", "Class ID;File Name\n007;a.jpg\n7;b\n10;c\n")
+    put("some.tar", tar(files))
+    for name, data in files.items():
+        put(f"some/{name}", data)
+    archive = only(Path("some.tar"), table)
+    (folder,) = open_sources("some", labels=table)
+    assert archive.classes == folder.classes == ("007", "7", "10")
+    assert keys(archive) == ["007/a.jpg", "10/c.jpg", "7/b.png"]
+    assert [folder.classes[item.label] for item in folder.items] == ["007", "7", "10"]
+    put("two.tar", tar({"a.jpg": b"a", "a.png": b"b"}))
+    with pytest.raises(SourceError, match=r"t\.csv, line 1: 'a' may be a\.jpg and a\.png of two\.tar\. Write the suffix"):
+        only(Path("two.tar"), put("t.csv", "a,cat\na.png,dog\n"))
+    assert keys(only(Path("two.tar"), put("t.csv", "a.jpg,cat\na.png,dog\n"))) == ["cat/a.jpg", "dog/a.png"]
+
+
+def test_a_class_of_several_words_is_not_cut() -> None:
+    put(f"d/{VAL}", tar({val_name(1): b"a", val_name(2): b"b"}))
+    table = put("t.csv", f"{val_name(1)},great white shark\n{val_name(2)},hen\n")
+    assert only(ROOT, table).classes == ("great white shark", "hen")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_can_be_named(form: str) -> None:
     FORMS[form]()
     Path("d").rename("elsewhere")
@@ -219,7 +287,10 @@ def test_classes_that_are_called_by_numbers_are_meant_by_name() -> None:
         ("ImageId,PredictionString\n", "d/t is empty"),
         ("\n".join(TRUTH[1:]), f"d/t holds 4 classes, but d/{VAL} holds 5 images"),
         ("\n".join("12345"), f"d/t holds ILSVRC ids, whose classes only the devkit names. Give {DEVKIT}.tar.gz"),
-        (kaggle_table().replace("0002,", "0009,"), f"lacks {val_name(2)}, which d/{VAL} holds"),
+        (kaggle_table().replace("0002,", "0009,"), f"names ILSVRC2012_val_00000009, which d/{VAL} does not hold"),
+        ("".join(f"{val_name(n)},{TRUTH[n - 1]}\n" for n in (1, 3, 4, 5)), f"lacks {val_name(2)}, which d/{VAL} holds"),
+        (positions() + f"{val_name(2)} 0\n", f"d/t, line 6: {val_name(2)} is listed twice"),
+        (f"path,label,split\n{val_name(1)},n1,val\n", "d/t has a column split, but"),
         (f"{kaggle_table()}ILSVRC2012_val_00000009,n1 ", f"names ILSVRC2012_val_00000009, which d/{VAL} does not hold"),
         (f"{kaggle_table()}{val_name(2)} n1\n", f"d/t gives {val_name(2)} two classes, n01440764 and n1"),
         (f"{kaggle_table()}{val_name(2)}\n", f"has a line without a class, '{val_name(2)}'"),
@@ -228,8 +299,8 @@ def test_classes_that_are_called_by_numbers_are_meant_by_name() -> None:
         (positions().replace(" 3", " 4"), "d/t has the class 4, but train has 4 classes, 0 to 3"),
         (f"mv {val_name(1)}\n", f"has a line without a class, '{val_name(1)}'"),
         ("mv\n", "has a line without a class, ''"),
-        (b"\xff\xfe\x00", "d/t cannot be read as a table of labels"),
-        (None, "d/t cannot be read as a table of labels"),
+        (b"\xff\xfe\x00", "d/t is not a text table"),
+        (None, "d/t cannot be read: No such file"),
     ],
 )
 def test_a_table_that_does_not_belong_to_the_archive_is_reported_by_name(table: str | bytes | None, message: str) -> None:

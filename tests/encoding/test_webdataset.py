@@ -112,12 +112,26 @@ def test_braces_name_shards() -> None:
 
 
 def test_numbers_are_labels_as_they_are() -> None:
-    put("d/train-0.tar", samples({"a": "7", "b": " 00\n", "c": 2}))
+    put("d/train-0.tar", samples({"a": "7", "b": " 0\n", "c": 2}))
     put("d/val-0.tar", samples({"a": 5}))
     train, val = open_shards("d")
     assert train.classes == val.classes == tuple("01234567")
     assert train.items.labels.tolist() == [7, 0, 2]
     assert val.items.labels.tolist() == [5]
+
+
+@pytest.mark.parametrize("suffix", ["cls", "json"])
+def test_zeros_in_front_make_another_label(suffix: str) -> None:
+    labels = ("007", "7", "10", "007", "00000000012")
+    files: dict[str, bytes] = {}
+    for number, label in enumerate(labels):
+        files |= {f"{number}.jpg": image(number), f"{number}.{suffix}": label.encode()}
+        if suffix == "json":
+            files[f"{number}.json"] = json.dumps({"label": label}).encode()
+    put("x.tar", files)
+    source = only("x.tar")
+    assert source.classes == ("007", "7", "10", "00000000012")
+    assert [source.classes[item.label] for item in source.items] == list(labels)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from timm.data import create_transform
 from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.prediction.predict import classify
 from jpegcurr.cli import main
+from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.load import LEGACY, Run, imagenet_classes, list_named, load_classifier, load_named
@@ -70,7 +71,7 @@ def test_a_named_model_gives_timms_own_probabilities(cpu: Runtime) -> None:
     transform = create_transform(**config | {"crop_pct": 1.0})
     with Image.open("cat.png") as image, torch.inference_mode():
         expected = named.model(transform(image.crop((4, 4, 164, 164)))[None]).softmax(dim=1)[0].numpy()
-    (prediction,) = classify(named, [Path("cat.png")], cpu)
+    (prediction,) = classify(named, find_labelled([Path("cat.png")]), cpu)
     np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-4)
     assert not np.allclose(expected, 1e-3, rtol=1e-3), "a model with constant outputs would pass"
 

@@ -23,10 +23,11 @@ from jpegcurr.analysis.cam.methods import OURS, find_method
 from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
 from jpegcurr.analysis.layers import stages
-from jpegcurr.analysis.prediction.predict import find_images
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.text import sanitize
 from jpegcurr.training.models.load import Run
 
 NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
@@ -42,6 +43,7 @@ def compare_cams(
     *,
     layer: str | None = None,
     method: str = OURS,
+    labels: Path | None = None,
     target_rule: TargetRule = "reference",
     limit: int | None = None,
     pictures: int = PICTURES,
@@ -53,13 +55,14 @@ def compare_cams(
     """Compute the maps of every image in ``folder`` in every run at every quality, and compare them.
 
     Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. An image and
-    view takes about 100 bytes. Where fewer than half of the images have another one of their class (because their folders'
-    names are no classes, say), the first view's maps are kept too, 200 bytes an image on a grid of 7x7: the baseline then
-    compares images half the list apart.
+    view takes about 100 bytes. Where fewer than half of the images have another one of their class (because these are not
+    known, say), the first view's maps are kept too, 200 bytes an image on a grid of 7x7: the baseline then compares images
+    half the list apart.
 
     Args:
-        runs: runs with the same classes; the first run at the first quality is the reference.
+        runs: runs with the same classes, in any order; the first run at the first quality is the reference.
         folder: images, in folders named after their classes or not.
+        labels: a table of the images' classes, as for ``jpegcurr encode``, instead of their folders' names.
         specs: the qualities.
         runtime: the device to compute on.
         layer: the layer explained; the last stage if None.
@@ -80,17 +83,18 @@ def compare_cams(
     """
     first = runs[0]
     for run in runs[1:]:
-        if run.classes != first.classes:
-            raise UsageError(f"{run.path} and {first.path} have different classes, so their maps explain different things.")
+        _check_classes(first, run)
     if target_rule not in get_args(TargetRule):
         raise UsageError(f"--target {target_rule!r} is not known. Give {', '.join(get_args(TargetRule))}.")
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
     layer = layer or _last_stage(first)
-    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, near, measures, seed)
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in _digests(runs) for spec in specs)
-    available = find_images(folder)
-    files = _evenly_spaced(available, limit)
+    available = find_labelled([folder], labels)
+    labelled = available.take(_evenly_spaced(len(available), limit))
+    files = list(labelled.files)
+    truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
+    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed)
     total = len(files) + min(pictures, len(files))
     results = _collect(runner, files, threads, lambda done: on_images(done, total))
     files = results.files()
@@ -113,6 +117,7 @@ def compare_cams(
         baseline_of=baseline_of,
         examples=tuple(examples),
         skipped=(*results.skipped, *lost_files),
+        unknown=labelled.describe_unknown(first.classes, sanitize(first.path), known=first.names_known),
         available=len(available),
         layer=layer,
         grid=results.grid,
@@ -143,9 +148,22 @@ def _digests(runs: Sequence[Run]) -> list[tuple[Run, str]]:
     return digests
 
 
-def _evenly_spaced(files: Sequence[Path], limit: int | None) -> list[Path]:
-    count = min(limit or len(files), len(files))
-    return [files[index] for index in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
+def _check_classes(first: Run, run: Run) -> None:
+    """Raise UsageError if two runs do not have the same classes; their order may differ if the names are known."""
+    known = first.names_known and run.names_known
+    if set(run.classes) != set(first.classes) or (run.classes != first.classes and not known):
+        stray = next(iter(sorted(set(run.classes) ^ set(first.classes))), "")
+        example = f" ({sanitize(stray)!r} is a class of only one)" if stray else ""
+        raise UsageError(
+            f"{run.path} and {first.path} have different classes{example}, so their maps explain different things. Compare "
+            "each with runs of the same classes."
+        )
+
+
+def _evenly_spaced(count: int, limit: int | None) -> list[int]:
+    """Return at most ``limit`` indices of ``count`` files."""
+    spaced: list[int] = np.unique(np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)).tolist()
+    return spaced
 
 
 def _name(file: Path, folder: Path) -> str:

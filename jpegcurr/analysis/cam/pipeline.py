@@ -68,7 +68,11 @@ class ViewOutput:
 
 @dataclass(frozen=True)
 class ViewRunner:
-    """A runner of images through every run at every quality, in this order, and through the first run at quality ``near``."""
+    """A runner of images through every run at every quality, in this order, and through the first run at quality ``near``.
+
+    ``truths`` has the class of every image, -1 where it is not known. Classes are numbers of the first run's; the outputs of
+    the others are put into its order.
+    """
 
     runs: Sequence[Run]
     specs: Sequence[EncodeSpec]
@@ -76,6 +80,7 @@ class ViewRunner:
     method: Method
     target_rule: TargetRule
     runtime: Runtime
+    truths: Mapping[Path, int]
     near: EncodeSpec | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
     seed: int = 0
@@ -90,12 +95,10 @@ class ViewRunner:
         return sections
 
     @cached_property
-    def _labels(self) -> dict[str, int]:
-        return {name: label for label, name in enumerate(self.runs[0].classes)}
-
-    def truth(self, file: Path) -> int:
-        """Return the class that the file's folder is named after, -1 if there is none."""
-        return self._labels.get(_folder_name(file), -1)
+    def _own_numbers(self) -> list[torch.Tensor]:
+        """Each run's own number of every class of the first run, int64 [classes]."""
+        numbers = [{name: number for number, name in enumerate(run.classes)} for run in self.runs]
+        return [torch.tensor([own[name] for name in self.runs[0].classes]) for own in numbers]
 
     def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[PreparedImage], None, None]:
         """Yield all files in order, ``BATCH`` at a time and at most ``AHEAD`` ahead; fewer of large ones.
@@ -115,9 +118,10 @@ class ViewRunner:
         """Read one file, encode the whole image at every quality, and crop the results."""
         specs = {spec.name: spec for spec in [*([self.near] if self.near else []), *self.specs]}
         try:
-            if self.target_rule == "label" and self.truth(file) < 0:
+            if self.target_rule == "label" and self.truths[file] < 0:
                 raise ImageError(
-                    f"--target label needs a folder named after a class of the run, and {_folder_name(file)!r} is none"
+                    f"--target label needs the image's class, and it is in no class of the run (its folder is "
+                    f"{file.absolute().parent.name!r}); a table can name it: --labels"
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
             for name, encoded in zip(specs, reencode(read_file(file), list(specs.values())), strict=True):
@@ -138,44 +142,49 @@ class ViewRunner:
             UsageError: the runs' grids differ.
             JpegcurrError: the outputs of a run for an image are not finite numbers.
         """
-        shared = torch.tensor([self.truth(image.file) for image in batch]) if self.target_rule == "label" else None
+        shared = torch.tensor([self.truths[image.file] for image in batch]) if self.target_rule == "label" else None
         outputs: list[ViewOutput] = []
-        for run in self.runs:
+        for number in range(len(self.runs)):
             for spec in self.specs:
                 wanted = shared if targets is None else torch.from_numpy(targets[len(outputs)].astype(np.int64))
-                outputs.append(self._run_view(run, batch, spec, wanted))
+                outputs.append(self._run_view(number, batch, spec, wanted))
                 if self.target_rule == "reference" and shared is None:
                     shared = torch.from_numpy(outputs[0].targets.astype(np.int64))
         if len({output.maps.shape for output in outputs}) > 1:
             raise UsageError(f"--layer {self.layer} has different grids in the runs, so their maps cannot be compared.")
-        return outputs, self._run_view(self.runs[0], batch, self.near, shared, measured=False) if self.near else None
+        return outputs, self._run_view(0, batch, self.near, shared, measured=False) if self.near else None
 
     def _run_view(
-        self, run: Run, batch: Sequence[PreparedImage], spec: EncodeSpec, targets: torch.Tensor | None, *, measured: bool = True
+        self,
+        number: int,
+        batch: Sequence[PreparedImage],
+        spec: EncodeSpec,
+        targets: torch.Tensor | None,
+        *,
+        measured: bool = True,
     ) -> ViewOutput:
-        """Return one view of a batch; without ``targets`` the likeliest class of each image is explained."""
+        """Return a batch in the view of run ``number``; without ``targets`` the likeliest class of each image is explained."""
+        run, own_numbers = self.runs[number], self._own_numbers[number]
         section = self.sections.index(run.image)
         images = torch.stack([image.crops[section, spec.name] for image in batch])
         inputs = run.normalise(images.to(self.runtime.device, memory_format=torch.channels_last))
         with whole_float32():  # rounding would be a difference too
-            wanted = None if targets is None else targets.to(self.runtime.device)
-            raw, logits = self.method(run.model, self.layer, inputs, wanted)
-            require_finite(logits, run.path, [image.file for image in batch])
-            maps, predicted = raw.cpu().numpy(), logits.argmax(dim=1).cpu()
+            wanted = None if targets is None else own_numbers[targets].to(self.runtime.device)
+            raw, own_logits = self.method(run.model, self.layer, inputs, wanted)
+            require_finite(own_logits, run.path, [image.file for image in batch])
+            logits = own_logits.detach().cpu()[:, own_numbers]
+            maps, predicted = raw.cpu().numpy(), logits.argmax(dim=1)
             chosen = predicted if targets is None else targets
             measures = self.measures if measured else {}
-            faithfulness = {name: measure(run.model, inputs, maps, chosen, self.seed) for name, measure in measures.items()}
+            explained = own_numbers[chosen]
+            faithfulness = {name: measure(run.model, inputs, maps, explained, self.seed) for name, measure in measures.items()}
         return ViewOutput(
             maps=maps,
-            logits=logits.detach().cpu(),
+            logits=logits,
             predicted=predicted.numpy().astype(np.int32),
             targets=chosen.numpy().astype(np.int32),
             faithfulness=faithfulness,
         )
-
-
-def _folder_name(file: Path) -> str:
-    return file.absolute().parent.name
 
 
 class ResultCollector:
@@ -192,7 +201,7 @@ class ResultCollector:
         self.grid = (0, 0)
         self._runner = runner
         self._expected = expected
-        self._truth = np.array([runner.truth(file) for file in expected], np.int32)
+        self._truth = np.array([runner.truths[file] for file in expected], np.int32)
         self._read = np.zeros(len(expected), np.bool_)
         self._added = 0
         measures = list(runner.measures)
@@ -222,7 +231,7 @@ class ResultCollector:
         return [self._expected[row] for row in np.flatnonzero(self._read).tolist()]
 
     def truth(self) -> Labels:
-        """Return each image's class, -1 where its folder's name is none, [images]."""
+        """Return each image's class, -1 where it is not known, [images]."""
         return self._truth[self._read]
 
     def columns(self) -> tuple[ViewColumns, ...]:

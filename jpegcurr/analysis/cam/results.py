@@ -12,7 +12,7 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 Map = NDArray[np.float32]
 Column = NDArray[np.float32]
 Labels = NDArray[np.int32]
-# The class explained: the one that the image's folder is named after, the prediction in the first view, or each view's own.
+# The class explained: the image's own (see ``LabelledFiles``), the prediction in the first view, or each view's own.
 TargetRule = Literal["label", "reference", "own"]
 # Which two images' maps the baseline compares: see ``Comparison.baseline_of``.
 BaselineOf = Literal["same class", "half the list", ""]
@@ -91,12 +91,13 @@ class CamStudy:
         views: the first is the reference, with which the others are compared.
         classes: the names of the runs' classes, by number.
         names: the file of each image, [images], relative to the folder.
-        truth: each image's class, int32 [images], -1 where its folder's name is no class.
+        truth: each image's class, int32 [images], -1 where it is not known or no class of the runs.
         columns: the results of every view.
         baseline, ceiling: the first view's maps compared with another image's (see ``baseline_of``) and with those of the same
             image at quality 95, by the names in ``similarity.METRICS``, [images] each; nan where there is none.
         examples: the images that are shown, most changed first; only their maps and pictures are kept.
         skipped: (file, reason) pairs of the images that could not be read.
+        unknown: how many images have no class of the runs, in a sentence; empty if all have one.
         available: the number of images in the folder.
         grid: the size of the maps, (h, w).
         seed: the seed of the random examples and of noise in ``faithfulness``.
@@ -112,6 +113,7 @@ class CamStudy:
     baseline_of: BaselineOf
     examples: tuple[Example, ...]
     skipped: tuple[tuple[str, str], ...]
+    unknown: str
     available: int
     layer: str
     grid: tuple[int, int]

@@ -1,6 +1,5 @@
 """Channel studies and prune studies as tables: for the terminal, as CSV and as plain values for JSON."""
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from jpegcurr.analysis.channels.study import ChannelStudy, QualityColumn
 from jpegcurr.analysis.evaluation.evaluate import paired_values
 from jpegcurr.analysis.evaluation.tables import Table
 from jpegcurr.analysis.stats import LEVEL
-from jpegcurr.files import json_values
+from jpegcurr.files import CsvWriter, json_values
 
 CSV_HEAD = ("run", "weights", "loader", "layer", "channel", "data", "quality", "tested", "at_load", "images")
 # Names of a channel's statistics in CSV and JSON, and as fields of ``Channels``; ``min`` and ``max`` are over all images.
@@ -129,7 +128,7 @@ def summary(channels: Channels) -> dict[str, Any]:
 def to_csv(study: ChannelStudy) -> str:
     """Return CSV text: one row for each layer, quality and channel; unknown or undefined cells are empty."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = CsvWriter(file)
     writer.writerow([*CSV_HEAD, *STATISTICS])
     for layer in study.layers:
         for column, channels in zip(study.columns, layer.channels, strict=True):

@@ -19,11 +19,13 @@ from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes, describe_match, have_same_labels
 from jpegcurr.training.data.datasets import Dataset, open_dataset
+from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Run
+from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")
 
@@ -160,6 +162,8 @@ def expand_qualities(
 def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
     """Open every set, each beton once; log where the classes of a beton and of a run are not the same.
 
+    It is logged, too, if a file that the run was trained or evaluated on while it trained has other images or labels now.
+
     Raises:
         BetonError: a beton is missing or damaged.
         UsageError: a beton has images of a class that a run lacks.
@@ -170,8 +174,18 @@ def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> l
             dataset.match(run.class_list)
             if remark := describe_match(dataset.beton.labels, dataset.classes, run.class_list):
                 log.warning("%s", remark)
+            if differences := _describe_changes(run, dataset):
+                log.warning("%s has changed since %s was trained: %s", dataset.beton.path, run.path, "; ".join(differences))
     parts = (split_on_the_fly(val) for val in sets.values())
     return [replace(opened[path], on_the_fly=on_the_fly) for path, on_the_fly in parts]
+
+
+def _describe_changes(run: Run, dataset: Dataset) -> list[str]:
+    """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
+    recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
+    if not recorded:
+        return []
+    return describe_differences({**recorded[0], "at_load": None}, {**identify(dataset), "at_load": None})
 
 
 def evaluate_run(

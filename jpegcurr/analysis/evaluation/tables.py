@@ -18,7 +18,6 @@ from jpegcurr.analysis.evaluation.naming import (
 )
 from jpegcurr.analysis.stats import ClassChange, Paired, compare_classes, holm, short_p
 from jpegcurr.files import csv_writer
-from jpegcurr.text import sanitize
 
 CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
 CSV_PAIRED = ("difference", "low", "high", "lost", "gained", "p_value", "test", "detectable", "verdict")
@@ -112,7 +111,7 @@ def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None
         return None
     rows = []
     for evaluation, change, p_value in [*lost, *gained]:
-        name = sanitize(full_name(classes[change.label]).split(",")[0])
+        name = full_name(classes[change.label]).split(",")[0]
         before, counts = f"{100 * change.right / change.images:.1f}", [f"{change.lost:,}", f"{change.gained:,}"]
         head = [name, evaluation_name(evaluation, results), f"{change.images:,}", before, f"{change.difference:+.1f}"]
         rows.append([*head, *counts, short_p(p_value)])

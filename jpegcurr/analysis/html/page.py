@@ -6,15 +6,27 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from jpegcurr.text import sanitize_lines
+
 
 @cache
 def template(package: str, name: str) -> Template:
     """Load a template from the ``templates`` folder of ``package``; rendering fails if a name that it uses is missing."""
     environment = Environment(
-        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader(package),
+        autoescape=True,
+        finalize=_sanitize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["px"] = _pixels
     return environment.get_template(name)
+
+
+def _sanitize(value: object) -> object:
+    """Return the value of an expression in a template, safe to show: it may be a name that turns the text around it."""
+    return sanitize_lines(value) if type(value) is str else value
 
 
 def source(name: str) -> Markup:

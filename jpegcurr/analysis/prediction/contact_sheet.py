@@ -55,13 +55,13 @@ class ContactSheet:
     def add(self, prediction: FilePrediction) -> None:
         """Add a file, if it is a chosen one or could not be read."""
         if prediction.probabilities is None or prediction.view is None:
-            self.unread.append((sanitize(prediction.file), sanitize(prediction.error)))
+            self.unread.append((str(prediction.file), prediction.error))
         elif prediction.file in self._chosen:
             top = prediction.likeliest()
             pairs = tuple((full_name(self._classes[label]), float(prediction.probabilities[label])) for label in top)
             truth = None if prediction.truth is None else full_name(self._classes[prediction.truth])
             right = None if prediction.truth is None else top[0] == prediction.truth
-            self.tiles.append(Tile(sanitize(prediction.file), truth, right, pairs, _thumbnail(prediction.view)))
+            self.tiles.append(Tile(str(prediction.file), truth, right, pairs, _thumbnail(prediction.view)))
 
     def write(self, path: Path, confusion: Confusion | None = None) -> None:
         """Write the page or, if ``path`` ends in ``.png``, the picture, whole or not at all."""
@@ -129,7 +129,8 @@ def _fit(
     *,
     keep_end: bool = False,
 ) -> str:
-    """Return ``text``, shortened to ``width`` pixels by dots at its end, or at its beginning if ``keep_end``."""
+    """Return ``text`` as one safe line of ``width`` pixels, shortened by dots at its end or, if ``keep_end``, beginning."""
+    text = sanitize(text)
     if draw.textlength(text, font) <= width:
         return text
     part = text[-200:] if keep_end else text[:200]

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
-from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, count_labelled, summarise
+from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, summarise
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
+from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
 from jpegcurr.runtime import Runtime
-from jpegcurr.text import sanitize
 from jpegcurr.training.models.load import Classifier
 
 PRINTED = 40  # predictions that are kept for the terminal
@@ -33,7 +33,8 @@ class Outputs:
 
     Attributes:
         csv: the table, see ``tables.PredictionTable``.
-        submission: all probabilities, see ``tables.Submission``; ``identity`` is what it calls files.
+        submission: all probabilities, see ``tables.Submission``; ``identity`` is what it calls files, and
+            ``raw_submission`` writes names as they are, even those that a spreadsheet would take for formulas.
         sheet: the contact sheet, with at most ``sheet_limit`` images.
         by_class: the folder of images sorted by class, as copies if ``copy``, else as links.
         confusion: the confusion matrix.
@@ -42,6 +43,7 @@ class Outputs:
     csv: Path
     submission: Path | None = None
     identity: Identity = "stem"
+    raw_submission: bool = False
     sheet: Path | None = None
     sheet_limit: int = LIMIT
     by_class: Path | None = None
@@ -49,9 +51,15 @@ class Outputs:
     confusion: Path | None = None
 
     @property
+    def options(self) -> dict[str, Path]:
+        """The outputs that are files, by the options that name them."""
+        files = {"--csv": self.csv, "--submission": self.submission, "--sheet": self.sheet, "--confusion": self.confusion}
+        return {option: path for option, path in files.items() if path is not None}
+
+    @property
     def files(self) -> list[Path]:
         """The outputs that are files."""
-        return [path for path in (self.csv, self.submission, self.sheet, self.confusion) if path is not None]
+        return list(self.options.values())
 
     def written(self) -> list[Path]:
         """Return all outputs, files first."""
@@ -66,22 +74,26 @@ class Outputs:
             check_sheet(self.sheet)
         if self.copy and self.by_class is None:
             raise UsageError("--copy is for --by-class FOLDER, which sorts images into folders.")
-        refuse_unwritable([path.parent for path in self.written()])
-        refuse_existing(self.files, force=force)
+        if self.raw_submission and self.submission is None:
+            raise UsageError("--raw-submission is for --submission FILE.csv, which it writes with unchanged names.")
+        for option, path in {**self.options, **({"--by-class": self.by_class} if self.by_class else {})}.items():
+            refuse_unwritable([path.parent], option=option)
+        for option, path in self.options.items():
+            refuse_existing([path], force=force, option=option)
         if self.by_class is not None:
-            refuse_folder(self.by_class, files, force=force)
             if inside := [path for path in self.files if self.by_class.absolute() in path.absolute().parents]:
                 raise UsageError(f"{inside[0]} would lie in the folder of --by-class. Choose a place outside it.")
+            refuse_folder(self.by_class, files, force=force)
         if self.submission is not None:
             refuse_same_identities(files, self.identity)
 
-    def check_labels(self, run: Classifier, labelled: int) -> None:
+    def check_labels(self, run: Classifier, labelled: bool) -> None:
         """Raise UsageError if an output needs labels and no image has one."""
         wanted = [name for name, path in (("--by-class", self.by_class), ("--confusion", self.confusion)) if path]
         if wanted and not labelled:
             raise UsageError(
                 f"{wanted[0]} needs images in folders named like the classes of {run.path}, such as "
-                f"{run.classes[0]!r}; there are none."
+                f"{run.classes[0]!r}, or a table of labels (--labels); no image has a known class."
             )
 
 
@@ -94,17 +106,19 @@ class Summary:
         first: the first predictions.
         unread: (file, reason) of every file that could not be read.
         confusion: the counts, None if no image has a label.
+        unknown: how many files have no class of the model, in a sentence; empty if all have one.
     """
 
     files: int
     first: tuple[Prediction, ...]
     unread: tuple[tuple[str, str], ...]
     confusion: Confusion | None
+    unknown: str = ""
 
 
 def classify_files(
     run: Classifier,
-    files: Sequence[Path],
+    files: LabelledFiles,
     runtime: Runtime,
     outputs: Outputs,
     on_file: Callable[[int], None] = lambda _done: None,
@@ -114,21 +128,22 @@ def classify_files(
     Raises:
         UsageError: an output needs labels and no image has one.
     """
-    labelled = count_labelled(files, run.classes)
+    labelled = any(number >= 0 for number in files.numbers(run.classes, known=run.names_known))
     outputs.check_labels(run, labelled)
     confusion = Confusion(run.classes) if labelled else None
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
-    with _open_sinks(run, files, outputs, confusion) as sinks:
+    with _open_sinks(run, files.files, outputs, confusion) as sinks:
         for done, prediction in enumerate(classify(run, files, runtime), start=1):
             for sink in sinks:
                 sink.add(prediction)
             if len(first) < PRINTED:
                 first.append(summarise(prediction, run.classes))
             if prediction.error:
-                unread.append((sanitize(prediction.file), sanitize(prediction.error)))
+                unread.append((str(prediction.file), prediction.error))
             on_file(done)
-    return Summary(len(files), tuple(first), tuple(unread), confusion)
+    unknown = files.describe_unknown(run.classes, str(run.path), known=run.names_known)
+    return Summary(len(files), tuple(first), tuple(unread), confusion, unknown)
 
 
 @contextmanager
@@ -139,11 +154,11 @@ def _open_sinks(
     with ExitStack() as stack:
         sinks: list[PredictionSink] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
         if outputs.submission is not None:
-            writer = stack.enter_context(csv_writer(outputs.submission))
+            writer = stack.enter_context(csv_writer(outputs.submission, raw=outputs.raw_submission))
             sinks.append(Submission(writer, run.classes, outputs.identity))
         if outputs.by_class is not None:
             sinks.append(stack.enter_context(sorted_folder(outputs.by_class, run.classes, copy=outputs.copy)))
-        sheet = ContactSheet(sanitize(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
+        sheet = ContactSheet(str(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
         sinks += [sink for sink in (confusion, sheet) if sink is not None]
         yield sinks
         if outputs.confusion is not None and confusion is not None:

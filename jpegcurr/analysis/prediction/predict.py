@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.jpeg.codec import decode_rgb
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.base import MISSING, read_bytes
-from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
-from jpegcurr.errors import ImageError, UsageError
+from jpegcurr.encoding.sources.labelled_files import LabelledFiles
+from jpegcurr.errors import ImageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
@@ -29,7 +29,7 @@ class FilePrediction:
 
     Attributes:
         file: the image file.
-        truth: the label of the file's folder; None if the folder is not named like a class.
+        truth: the label of the file, see ``LabelledFiles``; None if its class is not known, or is none of the model's.
         probabilities: float32 [classes]; None if the file could not be read.
         view: the pixels that the model saw, uint8 [size size 3]; None if the file could not be read.
         error: the reason why the file could not be read, else empty.
@@ -55,23 +55,6 @@ class Prediction:
     error: str = ""
 
 
-def find_images(path: Path) -> list[Path]:
-    """Return ``path`` if it is a file, else all image files below the folder, sorted; raises UsageError if there are none."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UsageError(f"{path} does not exist. Give an image, or a folder of images.")
-    images = sorted(path / name for name, _ in image_files(path) if name)
-    if not images:
-        raise UsageError(f"{path} holds no images. Their names end in {', '.join(sorted(SUFFIXES))}.")
-    return images
-
-
-def find_all(paths: Sequence[Path]) -> list[Path]:
-    """Return the files and those of the folders, in the order given, without repetitions; raises as ``find_images``."""
-    return list(dict.fromkeys(file for path in paths for file in find_images(path)))
-
-
 def read_file(path: Path) -> bytes:
     """Read the bytes of an image file.
 
@@ -87,42 +70,34 @@ def read_image(path: Path) -> Pixels:
     return decode_rgb(read_file(path))
 
 
-def classify(run: Classifier, files: Sequence[Path], runtime: Runtime) -> Iterator[FilePrediction]:
+def classify(run: Classifier, files: LabelledFiles, runtime: Runtime) -> Iterator[FilePrediction]:
     """Yield the prediction of ``run`` for every file, in order."""
-    labels = {name: label for label, name in enumerate(run.classes)}
+    truths = [None if number < 0 else number for number in files.numbers(run.classes, known=run.names_known)]
+    labelled = list(zip(files.files, truths, strict=True))
     batch = images_at_once(run.image.size, BATCH)
-    for start in range(0, len(files), batch):
-        yield from _classify_batch(run, files[start : start + batch], labels, runtime)
+    for start in range(0, len(labelled), batch):
+        yield from _classify_batch(run, labelled[start : start + batch], runtime)
 
 
 @torch.inference_mode()
-def _classify_batch(run: Classifier, files: Sequence[Path], labels: dict[str, int], runtime: Runtime) -> list[FilePrediction]:
+def _classify_batch(run: Classifier, labelled: Sequence[tuple[Path, int | None]], runtime: Runtime) -> list[FilePrediction]:
+    """Return the predictions for files, given with their labels."""
     views: dict[Path, torch.Tensor] = {}
     predictions: dict[Path, FilePrediction] = {}
-    for file in files:
+    truths = dict(labelled)
+    for file, truth in truths.items():
         try:
             views[file] = centre_crop(read_image(file), run.image)
         except ImageError as error:
-            predictions[file] = FilePrediction(file, labels.get(_folder(file)), None, None, str(error))
+            predictions[file] = FilePrediction(file, truth, None, None, str(error))
     if views:
         batch = torch.stack(list(views.values())).to(runtime.device, memory_format=torch.channels_last)
         logits = run.model(run.normalise(batch)).float()
         require_finite(logits, run.path, list(views))
         probabilities = logits.softmax(dim=1).cpu().numpy()
         for file, row in zip(views, probabilities, strict=True):
-            view = views[file].permute(1, 2, 0).numpy()
-            predictions[file] = FilePrediction(file, labels.get(_folder(file)), row, view)
-    return [predictions[file] for file in files]
-
-
-def _folder(file: Path) -> str:
-    return file.absolute().parent.name
-
-
-def count_labelled(files: Sequence[Path], classes: Sequence[str]) -> int:
-    """Count the files that lie in a folder named like a class."""
-    known = set(classes)
-    return sum(_folder(file) in known for file in files)
+            predictions[file] = FilePrediction(file, truths[file], row, views[file].permute(1, 2, 0).numpy())
+    return [predictions[file] for file, _ in labelled]
 
 
 def summarise(prediction: FilePrediction, classes: Sequence[str], top: int = TOP) -> Prediction:
@@ -135,4 +110,4 @@ def summarise(prediction: FilePrediction, classes: Sequence[str], top: int = TOP
 
 def predict_images(run: Classifier, files: Sequence[Path], runtime: Runtime, top: int = TOP) -> Iterator[Prediction]:
     """Yield the ``top`` most probable classes of every file, in order."""
-    return (summarise(prediction, run.classes, top) for prediction in classify(run, files, runtime))
+    return (summarise(prediction, run.classes, top) for prediction in classify(run, LabelledFiles.of(files), runtime))

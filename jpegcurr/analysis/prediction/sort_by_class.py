@@ -5,11 +5,13 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.errors import UsageError
+from jpegcurr.files import path_part
 
 MARK = ".sorted-by-jpegcurr"  # only a folder with this mark is ever replaced
 
@@ -18,7 +20,8 @@ class SortedFolder:
     """A folder that receives the labelled images that could be read."""
 
     def __init__(self, folder: Path, classes: Sequence[str], *, copy: bool) -> None:
-        self._folder, self._classes, self._copy = folder, classes, copy
+        self._folder, self._copy = folder, copy
+        self._names = folder_names(classes)
         self._taken: Counter[Path] = Counter()
 
     def add(self, prediction: FilePrediction) -> None:
@@ -26,8 +29,8 @@ class SortedFolder:
         if prediction.truth is None or prediction.probabilities is None:
             return
         labels = (prediction.truth, prediction.likeliest(1)[0])
-        truth, predicted = (folder_name(self._classes[label]) for label in labels)
-        place = self._free(self._folder / truth / predicted / prediction.file.name)
+        truth, predicted = (self._names[label] for label in labels)
+        place = self._free(self._folder / truth / predicted / path_part(prediction.file.name))
         place.parent.mkdir(parents=True, exist_ok=True)
         if self._copy:
             shutil.copy2(prediction.file, place)
@@ -46,10 +49,13 @@ class SortedFolder:
         return place if number == 1 else place.with_stem(f"{place.stem}-{number}")
 
 
-def folder_name(name: str) -> str:
-    """Return a class name as a safe folder name: it comes from a data set and may hold any characters."""
-    safe = name.replace("/", "_").replace("\0", "_")
-    return f"_{safe}" if safe.startswith(".") or not safe else safe
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """Return a safe and distinct folder name for every class; one that another class has already gets a number."""
+    names: dict[str, None] = {}
+    for name in map(path_part, classes):
+        numbered = (f"{name}-{number}" for number in count(2))
+        names[next(free for free in chain([name], numbered) if free not in names)] = None
+    return list(names)
 
 
 def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
@@ -58,10 +64,10 @@ def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
         raise UsageError(f"--by-class {folder} is not a folder. Give the name of a new one.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not force:
-        raise UsageError(f"--by-class {folder} is not empty. Choose another folder, or replace it with --force.")
     if not (folder / MARK).is_file():
         raise UsageError(f"--by-class {folder} holds other files than sorted images. Choose another folder.")
+    if not force:
+        raise UsageError(f"--by-class {folder} is not empty. Choose another folder, or replace it with --force.")
     here = folder.resolve()
     if inside := next((file for file in files if here in file.absolute().parents or here in file.resolve().parents), None):
         raise UsageError(f"--by-class {folder} would be replaced, but {inside} lies in it. Choose another folder.")

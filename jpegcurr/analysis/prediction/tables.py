@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jpegcurr.analysis.class_names import have_readable_names, readable_name
 from jpegcurr.analysis.prediction.predict import TOP, FilePrediction
 from jpegcurr.errors import UsageError
+from jpegcurr.files import CsvWriter
 
 Identity = Literal["stem", "name", "path"]
 
@@ -15,7 +16,7 @@ Identity = Literal["stem", "name", "path"]
 class PredictionTable:
     """The table ``file,class_1,probability_1,...,error``, a row a file; with ``name_1`` if classes have readable names."""
 
-    def __init__(self, writer: Any, classes: Sequence[str]) -> None:
+    def __init__(self, writer: CsvWriter, classes: Sequence[str]) -> None:
         self._writer, self._classes = writer, classes
         self._readable = have_readable_names(classes)
         fields = ("class", "name", "probability") if self._readable else ("class", "probability")
@@ -35,7 +36,7 @@ class PredictionTable:
 class Submission:
     """The table ``id,<class>,<class>,...`` of all probabilities, as Kaggle asks for; files that cannot be read are omitted."""
 
-    def __init__(self, writer: Any, classes: Sequence[str], identity: Identity) -> None:
+    def __init__(self, writer: CsvWriter, classes: Sequence[str], identity: Identity) -> None:
         self._writer, self._identity = writer, identity
         writer.writerow(["id", *classes])
 

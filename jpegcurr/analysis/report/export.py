@@ -13,7 +13,7 @@ from jpegcurr.analysis.cam.results import CamView, ClassRow, ExamplePrediction, 
 from jpegcurr.analysis.cam.similarity import METRICS, Comparison, MetricSummary
 from jpegcurr.analysis.report.model import ExampleRow, Report, RunRow, ViewRow
 from jpegcurr.files import csv_writer, json_values, staged
-from jpegcurr.text import sanitize
+from jpegcurr.text import escape_json, sanitize
 
 SCHEMA_VERSION = 3
 
@@ -24,11 +24,11 @@ def write_json_report(report: Report, path: Path) -> None:
         "classes": [_class(row) for row in report.classes],
         "examples": [_example(row) for row in report.examples],
     }
-    whole = json.dumps(json_values(_head(report)), indent=2, ensure_ascii=False, allow_nan=False)
+    whole = escape_json(json.dumps(json_values(_head(report)), indent=2, ensure_ascii=False, allow_nan=False))
     with staged(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(whole.removesuffix("\n}"))
         for name, values in lists.items():
-            lines = (json.dumps(json_values(value), ensure_ascii=False, allow_nan=False) for value in values)
+            lines = (escape_json(json.dumps(json_values(value), ensure_ascii=False, allow_nan=False)) for value in values)
             file.write(f",\n  {json.dumps(name)}: [")
             for number, line in enumerate(lines):
                 file.write(f"{',' if number else ''}\n    {line}")

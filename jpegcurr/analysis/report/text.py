@@ -126,6 +126,8 @@ def warnings(study: CamStudy) -> list[str]:
         sentences.append(f"{count(len(study.skipped), 'file')} could not be read and {verb} left out ({names}{more}).")
     if study.available > len(study.names) + len(study.skipped):
         sentences.append(f"{len(study.names)} evenly spaced images of {study.available} are compared (--limit).")
+    if study.unknown:
+        sentences.append(study.unknown)
     dark = sum(int(columns.dark.sum()) for columns in study.columns)
     if dark:
         maps = f"{dark:,} of {len(study.views) * len(study.names):,} maps are zero everywhere"
@@ -143,7 +145,7 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
     labelled = int(study.labelled.sum())
     baseline = BASELINES.get(study.baseline_of)
     return {
-        "Images": f"{len(study.names)} of {study.available}, {labelled} of them labelled by their folder",
+        "Images": f"{len(study.names)} of {study.available}, {labelled} of them of a known class",
         "Shown": f"{len(study.examples)}, chosen by rule: most, median and least changed (by the lowest Pearson correlation of "
         "any view's map with the first view's), lost, gained or flipped, random",
         "Method": f"{'Grad-CAM' if study.method == OURS else study.method}, raw, before any scaling",

@@ -31,6 +31,7 @@ class Plan(BaseModel):
         items: number of images that the source lists for this split.
         page_size: of the beton, bytes.
         versions: of the libraries that decide the bytes.
+        flat_classes: whether every folder was read as a class, whatever its name (``--flat-classes``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class Plan(BaseModel):
     items: int
     page_size: int
     versions: dict[str, str]
+    flat_classes: bool = False
 
     @property
     def spec(self) -> EncodeSpec:
@@ -67,7 +69,7 @@ class Manifest(Plan):
     Attributes:
         images: samples in the beton.
         failures: images of the source that could not be encoded.
-        ignored: files in the source without the suffix of an image.
+        ignored: files of the source without the suffix of an image, and images that nothing gives a class.
         copied: samples whose original bytes were kept. At the quality ``source`` all others have quality 95, 4:4:4.
         scaled: samples that were decoded at 1/2, 1/4 or 1/8 of their size, because they are then resized to a third of
             that or less.

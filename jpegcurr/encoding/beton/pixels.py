@@ -19,9 +19,6 @@ def read_pixels(beton: Beton, index: int, *, scratch: bool = False) -> Pixels:
     try:
         if beton.modes[index] != MODE_JPEG:
             return np.frombuffer(payload, np.uint8).reshape(height, width, 3)
-        pixels = decode_rgb(payload, scratch=scratch)
-        if pixels.shape[:2] != (height, width):
-            raise ImageError(f"decodes to {pixels.shape[1]}x{pixels.shape[0]} pixels, but its metadata say {width}x{height}")
+        return decode_rgb(payload, scratch=scratch, size=(width, height))
     except (ImageError, ValueError) as error:
         raise ImageError(f"sample {index} of {beton.path}: {error}") from None
-    return pixels

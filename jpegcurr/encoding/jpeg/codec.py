@@ -9,8 +9,8 @@ library for ``encode`` would replace the calls in this file; FFCV's loader encod
 
 import threading
 import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +20,10 @@ import simplejpeg
 from PIL import Image
 
 from jpegcurr.encoding.jpeg.header import JpegHeader, read_jpeg_header
-from jpegcurr.encoding.jpeg.pillow import PillowImage, Pixels, max_pixels, open_with_pillow, read_orientation
+from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, PIXELS_PER_CPU, check_pixels
+from jpegcurr.encoding.jpeg.pillow import PillowImage, Pixels, load_upright, read_header, read_orientation
 from jpegcurr.errors import ImageError, UsageError
+from jpegcurr.system import return_freed_memory
 
 # The packages that decide the bytes of an output; their versions are recorded and compared by --resume and with Dask.
 LIBRARIES = ("jpegcurr", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
@@ -117,7 +119,7 @@ def parse_quality(text: str) -> Quality:
     return quality
 
 
-def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
+def reencode(data: bytes, specs: Sequence[EncodeSpec], max_pixels: int = MAX_PIXELS) -> list[Encoded]:
     """Encode one image at every quality of ``specs``, decoding it at most once.
 
     Pixels are upright (EXIF orientation applied) and RGB at every quality, including ``source``: it keeps the original bytes
@@ -128,17 +130,22 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
     or by ``jpegcurr inspect --verify``.
 
     Raises:
-        ImageError: the bytes are no image that Pillow can read, the image has more pixels than Pillow allows
-            (``2 * PIL.Image.MAX_IMAGE_PIXELS``), or it does not fit into a JPEG.
+        OversizeError: the image has more than ``max_pixels``, by its header; nothing was decoded.
+        ImageError: the bytes are no image that Pillow can read, it has more pixels than Pillow allows
+            (``2 * PIL.Image.MAX_IMAGE_PIXELS``), its values have no fixed range, or it does not fit into a JPEG.
     """
-    opened = _open(data)
+    with _open(data, max_pixels) as opened:
+        return _encode_all(opened, specs)
+
+
+def _encode_all(opened: "_Opened", specs: Sequence[EncodeSpec]) -> list[Encoded]:
     resized: dict[Resize | None, tuple[Pixels, bool]] = {}
     resizes = {spec.resize for spec in specs}
     outputs = []
     for spec in specs:
         size = spec.resize.target(opened.width, opened.height) if spec.resize else (opened.width, opened.height)
         if spec.quality == "source" and opened.plain and size == (opened.width, opened.height):
-            outputs.append(Encoded(data, *size, copied=True, scaled=False, crc32=zlib.crc32(data)))
+            outputs.append(Encoded(opened.data, *size, copied=True, scaled=False, crc32=zlib.crc32(opened.data)))
             continue
         if max(size) > LONGEST_SIDE:
             raise ImageError(f"{size[0]}x{size[1]} pixels do not fit into a JPEG (at most {LONGEST_SIDE} per side)")
@@ -149,18 +156,22 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec]) -> list[Encoded]:
     return outputs
 
 
-def decode_rgb(data: bytes, *, scratch: bool = False) -> Pixels:
+def decode_rgb(data: bytes, *, scratch: bool = False, size: tuple[int, int] | None = None) -> Pixels:
     """Decode any image to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError.
 
-    With ``scratch`` the array may be this thread's scratch memory: use it before the next call.
+    With ``scratch`` the array may be this thread's scratch memory: use it before the next call. An image that should have a
+    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has too many pixels.
     """
-    opened = _open(data)
-    if opened.plain:
-        buffer = _scratch.reserve(opened.width * opened.height * 3) if scratch else None
-        with suppress(ValueError):  # libjpeg warned, but Pillow may still read the image
-            rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-            return rgb
-    return np.ascontiguousarray((opened.image or open_with_pillow(data)).decode_bgr()[:, :, ::-1])
+    with _open(data, MOST_PIXELS if size else MAX_PIXELS) as opened:
+        if size and size != (opened.width, opened.height):
+            actual = f"{opened.width}x{opened.height}"
+            raise ImageError(f"decodes to {actual} pixels, but its metadata say {size[0]}x{size[1]}")
+        if opened.plain:
+            buffer = _scratch.reserve(opened.width * opened.height * 3) if scratch else None
+            with suppress(ValueError):  # libjpeg warned, but Pillow may still read the image
+                rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+                return rgb
+        return np.ascontiguousarray(opened.decode_with_pillow()[:, :, ::-1])
 
 
 def encode_rgb(pixels: Pixels, quality: int) -> bytes:
@@ -183,18 +194,32 @@ class _Opened:
     plain: bool
     image: PillowImage | None = None
 
+    def decode_with_pillow(self) -> Pixels:
+        """Decode to upright BGR, uint8 [h w 3]; raises ImageError."""
+        return (self.image or load_upright(read_header(self.data, MOST_PIXELS))).decode_bgr()
 
-def _open(data: bytes) -> _Opened:
+
+@contextmanager
+def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[_Opened]:
+    """Yield an image that the block may decode: while it lasts, the image's pixels are taken from the budget of all threads."""
     header = read_jpeg_header(data)
     plain = header is not None and _is_plain(header)
     if header is not None and plain and (not header.app1 or read_orientation(header.app1) == 1):
-        limit = max_pixels()
-        if limit is not None and header.width * header.height > limit:
-            raise ImageError(f"{header.width}x{header.height} pixels are more than the {limit} that Pillow allows an image")
-        return _Opened(data, header.width, header.height, header.layout, plain=True)
-    picture = open_with_pillow(data)
+        check_pixels(header.width, header.height, max_pixels)
+        with BUDGET.hold(header.width * header.height):
+            yield _Opened(data, header.width, header.height, header.layout, plain=True)
+        return
+    image = read_header(data, max_pixels)
     layout = header.layout if header is not None else "4:4:4"
-    return _Opened(data, picture.width, picture.height, layout, plain and not picture.rotated, picture)
+    pixels = image.width * image.height
+    with BUDGET.hold(pixels):
+        try:
+            picture = load_upright(image)
+            yield _Opened(data, picture.width, picture.height, layout, plain and not picture.rotated, picture)
+        finally:
+            image.close()
+            if pixels > PIXELS_PER_CPU:  # every thread would keep the memory of the largest image that it has decoded
+                return_freed_memory()
 
 
 def _is_plain(header: JpegHeader) -> bool:
@@ -232,7 +257,7 @@ def _decode(opened: _Opened, scale: int = 1) -> Pixels:
             pass  # libjpeg warned, but Pillow may still read the image
         else:
             return bgr
-    return (opened.image or open_with_pillow(opened.data)).decode_bgr()
+    return opened.decode_with_pillow()
 
 
 def _resize(opened: _Opened, resize: Resize | None, size: tuple[int, int]) -> tuple[Pixels, bool]:

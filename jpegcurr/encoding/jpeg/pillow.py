@@ -1,87 +1,108 @@
-"""Decoding with Pillow, as upright RGB, of every image that is not a plain JPEG."""
+"""Decoding with Pillow, as upright RGB of 8 bits, of every image that is not a plain JPEG."""
 
 import re
+import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from jpegcurr.encoding.jpeg.limits import check_pixels
 from jpegcurr.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 _EXIF_ORIENTATION = 0x0112
 _PILLOW = re.compile(r"PIL\.")
-
-
-def max_pixels() -> int | None:
-    """Return the maximum pixels of an image, Pillow's limit for a decompression bomb; None if that check is off."""
-    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else None
+_STRIP = 1 << 20  # pixels
+# Tags of TIFF 6.0, with the value of _PHOTOMETRIC that turns grey around.
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
+_WHITE_IS_ZERO = 0
+_FILLS_16_BITS = {"PNG", "JPEG2000"}  # formats whose grey of 9 to 16 bits Pillow scales to 16
+_ICON, _LARGEST_ICON = b"\0\0\1\0", 1024 * 1024
+_INSIDE = "a container of images in other formats, whose size is unknown until they are decoded"
+_REFUSED = {
+    "EPS": "PostScript is a program that Pillow would run in Ghostscript, not an image",
+    **{name: f"{name} is {_INSIDE}" for name in ("BLP", "FPX", "ICNS", "IPTC", "MIC")},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PillowImage:
-    """An image whose header is read. ``width`` and ``height`` are those of the upright image."""
+    """An image that is open; ``width`` and ``height`` are those of the upright image, ``rotated`` says that EXIF turns it."""
 
     image: Image.Image
-    orientation: int
-
-    @property
-    def rotated(self) -> bool:
-        """Whether EXIF turns or mirrors the image."""
-        return self.orientation > 1
-
-    @property
-    def width(self) -> int:
-        """Pixels, upright."""
-        return self.image.height if self.orientation > 4 else self.image.width
-
-    @property
-    def height(self) -> int:
-        """Pixels, upright."""
-        return self.image.width if self.orientation > 4 else self.image.height
+    width: int
+    height: int
+    rotated: bool
 
     def decode_bgr(self) -> Pixels:
-        """Decode to upright BGR, uint8 [h w 3], like Pillow's ``convert("RGB")``; 16-bit grey becomes its upper byte.
+        """Decode to upright BGR, uint8 [h w 3], like Pillow's ``convert("RGB")``; deeper grey becomes its upper 8 bits.
 
         Raises:
             ImageError: the data are damaged, or have no fixed range (floating point, 32-bit integers).
         """
         try:
-            upright = _convert_to_8_bit(ImageOps.exif_transpose(self.image) if self.rotated else self.image)
-            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # convert would copy an RGB image
-            return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])
+            if self.rotated:
+                ImageOps.exif_transpose(self.image, in_place=True)  # a second call finds nothing left to turn
+            to_rgb = _rgb_converter(self.image)
+            bgr = np.empty((self.height, self.width, 3), np.uint8)
+            rows = max(1, _STRIP // self.width)
+            for top in range(0, self.height, rows):  # converted at once, a large image would take twice the memory
+                strip = self.image.crop((0, top, self.width, min(top + rows, self.height)))
+                bgr[top : top + rows] = to_rgb(strip)[:, :, ::-1]
+            return bgr
         except ImageError:
             raise
         except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
             raise ImageError(_reason(error)) from None
 
 
-def open_with_pillow(data: bytes) -> PillowImage:
-    """Read an image's header; raises ImageError if ``data`` is empty, no image, or larger than Pillow allows.
+def read_header(data: bytes, max_pixels: int) -> Image.Image:
+    """Read an image's header and return the image, whose pixels are not loaded; except an icon's, which has few.
 
-    Other formats than JPEG are loaded whole: a PNG may have its EXIF block behind the pixels, Pillow turns a TIFF upright
-    when it loads it, and an ICO may then have another size. A failed load raises only once, so ``getexif`` must not be first.
+    Raises:
+        ImageError: ``data`` is empty, no image, one with more than ``max_pixels`` or more than Pillow allows, or one whose
+            depth is unknown.
     """
     if not data:
         raise ImageError("the file is empty")
     _silence_pillow()
     try:
+        if data.startswith(_ICON):
+            _check_icon(data, max_pixels)
         image = Image.open(BytesIO(data))
-        if image.format == "EPS":
-            raise ImageError("PostScript is a program that Pillow would run in Ghostscript, not an image")
-        if image.format not in ("JPEG", "MPO"):
-            image.load()
+        if image.format in _REFUSED:
+            raise ImageError(_REFUSED[image.format])
+        check_pixels(*image.size, max_pixels)
+        _rgb_converter(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not an image that Pillow can read") from None
+        raise ImageError(f"not an image that Pillow can read{_name_depth(data)}") from None
     except Exception as error:
         raise ImageError(_reason(error)) from None
-    return PillowImage(image, _orientation(image))
+    return image
+
+
+def load_upright(image: Image.Image) -> PillowImage:
+    """Load an image and read its orientation; raises ImageError if it is damaged.
+
+    A JPEG is not loaded yet. Others are: a PNG may have its EXIF block behind the pixels, Pillow turns a TIFF upright when it
+    loads it, and an ICO may then have another size. A failed load raises only once, so ``getexif`` must not be first.
+    """
+    try:
+        if image.format not in ("JPEG", "MPO"):
+            image.load()
+    except Exception as error:
+        raise ImageError(_reason(error)) from None
+    orientation = _orientation(image)
+    width, height = reversed(image.size) if orientation > 4 else image.size
+    return PillowImage(image, width, height, rotated=orientation > 1)
 
 
 def _silence_pillow() -> None:
@@ -94,13 +115,81 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
 
 
-def _convert_to_8_bit(image: Image.Image) -> Image.Image:
-    """Return 16-bit grey as its upper byte, like 8-bit PNG decoders; Pillow's own conversion would clip it at 255."""
+def _check_icon(data: bytes, max_pixels: int) -> None:
+    """Raise ImageError if an image in an ICO is large, whatever its directory says: Pillow decodes it as it opens the file."""
+    with suppress(struct.error):  # it is cut off, as Pillow will notice
+        for number in range(int.from_bytes(data[4:6], "little")):
+            (start,) = struct.unpack_from("<I", data, 6 + 16 * number + 12)
+            if data[start : start + 8] == b"\x89PNG\r\n\x1a\n":
+                width, height = struct.unpack_from(">II", data, start + 16)
+            else:
+                width, height = (abs(side) for side in struct.unpack_from("<ii", data, start + 4))
+                height //= 2  # below the bitmap is its mask
+            check_pixels(width, height, min(max_pixels, _LARGEST_ICON))
+
+
+def _rgb_converter(image: Image.Image) -> Callable[[Image.Image], Pixels]:
+    """Return a function that converts parts of ``image`` to RGB, uint8 [h w 3].
+
+    Grey of 9 to 16 bits becomes its upper 8, like in 8-bit PNG decoders; Pillow's own conversion would clip it at 255.
+
+    Raises:
+        ImageError: the file does not state the range of its values, or not one that 8 bits can show.
+    """
+    if image.format == "TIFF":
+        _refuse_misread(image)
+    if not image.mode.startswith(("I", "F")):
+        return lambda part: np.asarray(part.convert("RGB") if part.mode != "RGB" else part)
+    bits = _stated_bits(image)
+    inverted = image.format == "TIFF" and _tiff_tag(image, _PHOTOMETRIC, 1) == (_WHITE_IS_ZERO,)  # Pillow heeds it up to 8 bits
+
+    def convert(part: Image.Image) -> Pixels:
+        grey = (np.asarray(part) >> (bits - 8)).clip(0, 255).astype(np.uint8)
+        return np.repeat((255 - grey if inverted else grey)[:, :, None], 3, axis=2)
+
+    return convert
+
+
+def _stated_bits(image: Image.Image) -> int:
+    """Return the bits of a grey value of mode I or I;16, 9 to 16; raise ImageError if the file does not state them."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ImageError(f"pixels of mode {image.mode} have no fixed range, so they cannot become 8-bit")
-    return image
+        if image.format == "TIFF":
+            return int(_tiff_tag(image, _BITS_PER_SAMPLE, 16)[0])
+        if image.format in _FILLS_16_BITS:
+            return 16
+    if image.mode == "I" and image.format == "PPM":
+        return 16  # Pillow scales by the file's maxval
+    raise ImageError(f"{image.format} pixels of mode {image.mode} have no fixed range, so they cannot become 8-bit")
+
+
+def _refuse_misread(image: Image.Image) -> None:
+    """Raise ImageError for a TIFF whose pixels Pillow reads as others."""
+    if 2 in _tiff_tag(image, _SAMPLE_FORMAT, 1):
+        raise ImageError("a TIFF of signed numbers has no fixed black and white, so it cannot become 8-bit")
+    apart = _tiff_tag(image, _PLANAR, 1) == (2,) and _tiff_tag(image, _COMPRESSION, 1) == (1,)
+    if apart and max(_tiff_tag(image, _BITS_PER_SAMPLE, 1)) > 8:
+        raise ImageError("an uncompressed TIFF with more than 8 bits per sample and each channel by itself is not supported")
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> tuple[int, ...]:
+    value = image.tag_v2.get(tag, default)  # type: ignore[attr-defined]  # every TIFF image has it
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _name_depth(data: bytes) -> str:
+    """Return the depth of a TIFF that Pillow cannot read, in words; empty if it is not the reason."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return ""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits = tags.get(_BITS_PER_SAMPLE, ())
+    except Exception:
+        return ""
+    depths = sorted(set(bits if isinstance(bits, tuple) else (bits,)) - {1, 8})
+    return f": a TIFF with {' and '.join(map(str, depths))} bits per sample in this arrangement" if depths else ""
 
 
 def read_orientation(app1: Sequence[bytes]) -> int | None:

@@ -20,16 +20,6 @@ from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]
 SPLITS = ("train", "val", "test")
-# The names of splits in folders, shards, tables and hubs, in lower case.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 MISSING = -1  # the size of a listed file that does not exist, and the offset of an image that is a file of its own
 
 # Errors of one file, not of its disk or network: the image fails and the run continues.
@@ -242,9 +232,10 @@ class Source:
     """One split of a data set.
 
     ``root`` is the data set as given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
-    without the suffix of an image; ``labels`` names the file that labels were read from, if there is one; ``limit`` is the
-    maximum number of images, if one was set. ``named`` says that the data set itself names the split; otherwise it is
-    named after its folder.
+    that were passed over: those without the suffix of an image, and ``unlabelled`` images, which nothing gives a class;
+    ``labels`` names the file that labels were read from, if there is one; ``limit`` is the maximum number of images, if one
+    was set. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
+    ``flat_classes`` every folder was read as a class, whatever its name.
     """
 
     root: str
@@ -256,6 +247,8 @@ class Source:
     labels: str | None = None
     limit: int | None = None
     named: bool = True
+    unlabelled: int = 0
+    flat_classes: bool = False
 
     def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
         """Return positions in ``items`` in file order: shuffled by seed, or sorted by key, which groups the classes."""

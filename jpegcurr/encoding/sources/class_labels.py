@@ -1,16 +1,22 @@
-"""Labels of classes that are known only by the names which images carry, and only after all images are listed."""
+"""Classes: the one order of their names, their numbers where only images carry the names, and how many images have them.
+
+Labels are text: ``007`` is not ``7``. Only whole numbers without zeros in front can be labels by their value, where a data
+set gives numbers (shards and hubs).
+"""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from jpegcurr.encoding.sources.base import Listing
+from jpegcurr.encoding.sources.base import Listing, Source
 from jpegcurr.errors import SourceError
 
 MOST_CLASSES = 1 << 20  # larger numbers are ids, not labels
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_VALUE = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 
 
 class ClassNumbers:
@@ -30,12 +36,20 @@ class ClassNumbers:
 
 
 def is_integer(name: str) -> bool:
-    """Return whether a class's name is a whole number in decimals."""
+    """Return whether a class's name is a whole number in decimals, with zeros in front or without."""
     return _INTEGER.fullmatch(name) is not None
 
 
+def is_value(name: str) -> bool:
+    """Return whether a label is a whole number, 0 or more, as numbers are written: ``7``, but not ``007``."""
+    return _VALUE.fullmatch(name) is not None
+
+
 def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort class names, as numbers if all of them are whole numbers."""
+    """Sort class names in the order that every kind of source uses: as whole numbers if all of them are, else as text.
+
+    The order of whole numbers is timm's natural order; names of the same number (``07``, ``7``) are sorted as text.
+    """
     unique = set(names)
     if all(map(is_integer, unique)):
         return tuple(sorted(unique, key=lambda name: (int(name), name)))
@@ -43,9 +57,41 @@ def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def complete_numbers(names: Iterable[str]) -> tuple[str, ...]:
-    """Return every number from 0 to the largest, so that numeric labels keep their values; sort names that are texts."""
+    """Return every number from 0 to the largest, so that labels that are values keep them; sort names if any is a text."""
     ordered = sort_class_names(names)
-    return tuple(map(str, range(int(ordered[-1]) + 1))) if is_integer(ordered[-1]) else ordered
+    return tuple(map(str, range(int(ordered[-1]) + 1))) if all(map(is_value, ordered)) else ordered
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """The classes of one split: their number, the first of them, and the images of a class: least, median and most."""
+
+    classes: int
+    first: tuple[str, ...]
+    least: int
+    median: float
+    most: int
+
+
+def count_classes(source: Source, first: int = 5) -> ClassCounts:
+    """Count the images of every class, those without any included; keep the names of the ``first`` classes."""
+    images = np.bincount(source.items.labels, minlength=len(source.classes))
+    least, median, most = images.min(), np.median(images), images.max()
+    return ClassCounts(len(source.classes), source.classes[:first], int(least), float(median), int(most))
+
+
+def describe_lone_images(where: str, sources: Sequence[Source]) -> str:
+    """Return a sentence if nearly every image is a class of its own, as where ids or boxes are read as labels; else "".
+
+    The rule: at least 10 images, and fewer than two images per class on average, over all splits.
+    """
+    images = sum(len(source.items) for source in sources)
+    names = {source.classes[label] for source in sources for label in np.unique(source.items.labels)}
+    if images < 10 or images >= 2 * len(names):
+        return ""
+    labels = next((source.labels for source in sources if source.labels), None)
+    check = f"Check that {labels} holds labels, not ids or boxes" if labels else "Check that these are classes"
+    return f"{where}: nearly every image is a class of its own: {images} images have {len(names)} classes. {check}"
 
 
 def resolve_labels(

@@ -1,31 +1,38 @@
-"""A folder of images and a table of their labels, such as the ``labels.csv`` of Kaggle's dog breeds."""
+"""Tables of labels, such as the ``labels.csv`` of Kaggle's dog breeds: read for images in a folder and in an archive alike."""
 
 import csv
+import logging
 import os
+import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from stat import S_ISDIR
 
 import numpy as np
 
-from jpegcurr.encoding.sources.base import MISSING, SPLIT_NAMES, SPLITS, FolderStore, ListingBuilder, Source
+from jpegcurr.encoding.sources.base import MISSING, SPLITS, FolderStore, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import ClassNumbers, is_integer, resolve_labels, sort_class_names
-from jpegcurr.encoding.sources.image_folder import SUFFIXES, is_image_name
+from jpegcurr.encoding.sources.image_folder import classes_beside, image_files, is_folder, is_image_name
+from jpegcurr.encoding.sources.imagenet_labels import is_validation_image, read_imagenet_labels, resolve_positions, stem_of
+from jpegcurr.encoding.sources.split_names import SPLIT_NAMES
 from jpegcurr.errors import SourceError
 
-_IDS = ("image_name", "image_id", "imageid", "img_id", "id", "name")
-# Header names, in any case, the first in the list wins: a table with both an id and a path means the path.
-PATHS = ("path", "file_path", "filepath", "image_path", "file", "filename", "file_name", "image", "img", *_IDS)
+log = logging.getLogger("jpegcurr")
+
+_IDS = ("image_name", "image_id", "img_id", "id", "name")
+# Names of columns, the first in the list wins: a table with both an id and a path means the path. In headers, capitals and
+# what is no letter or digit do not count: ``Class ID`` and ``ClassId`` are ``class_id``.
+PATHS = ("path", "file_path", "image_path", "file", "filename", "image", "img", "image_file", *_IDS)
 LABELS = ("label", "class", "category", "target", "breed", "species", "class_name", "label_name", "class_id", "label_id")
 SPLIT = "split"
 _WHOLE = 0  # the number of the split when the table has none
+_NAMED = 3  # rows that an error names
 
 _DELIMITERS = {".tsv": "\t", ".tab": "\t"}
-_SUFFIXES = (".jpg", ".jpeg", ".JPEG", ".JPG", *sorted(SUFFIXES - {".jpg", ".jpeg"}))
-_SUFFIXES += tuple(suffix.upper() for suffix in _SUFFIXES[4:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,68 +47,185 @@ class _Columns:
 
 
 _Row = tuple[int, list[str]]  # the number of its last line, and its cells
+_Labelled = tuple[int, str, str, int]  # line (0: unknown), path as in the table, class, number of the split
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A file of labels: its ``rows``, whether a column names ``splits``, and whether it is one of ``imagenet``'s own."""
+
+    rows: Iterator[_Labelled]
+    splits: bool = False
+    imagenet: bool = False
 
 
 def open_table(where: str | Path, labels: Path) -> tuple[Source, ...]:
     """List the images that the table ``labels`` names, as one split named after the folder ``where``.
 
-    The table is UTF-8 text with two columns, path and label, separated by tabs (as in a ``.tsv``), commas or semicolons. Its
-    first row is a header if its path is no file and either both columns have known names (``PATHS``, ``LABELS``), or it looks
-    like a header (the path has no image suffix, the label is no number) and the second row's path is a file. Known names
+    The table is one of ImageNet's own (``read_imagenet_labels``), or UTF-8 text with two columns, path and label, separated by
+    tabs (as in a ``.tsv``), commas, semicolons or spaces. Its first row is a header because of its words: it names both
+    columns (``PATHS``, ``LABELS``), or one of them by a word that is in no other row; and no image has its path. Known names
     also identify the columns where they are in another order or more than two; a column ``split`` (train, val, test)
     makes that many splits, and ``val`` and ``test`` then use the classes of ``train``.
 
-    Paths start from ``where``. A path without the suffix of an image is tried as it is and with every suffix. A missing
-    image is listed with the size ``MISSING``. Labels are positions among the sorted class names, sorted as numbers if all
-    are whole numbers.
+    Paths start from ``where``. A path without the suffix of an image is the file of that name or, failing that, the one
+    file with that name and the suffix of an image. A missing image is listed with the size ``MISSING``. Labels are positions
+    among the sorted class names (``sort_class_names``). For ImageNet's validation images, numbers are positions among the
+    classes of the folder ``train`` beside ``where``, whose classes are used if they include all of the table's. Images below
+    ``where`` that the table does not name are counted as ``unlabelled``.
 
     Raises:
-        SourceError: the table cannot be read or understood, names an image twice or outside ``where``, or no image exists.
+        SourceError: the table cannot be read or understood, names an image twice or outside ``where``, or no image exists;
+            a path without suffix is the name of two images, or of an image only with zeros in front.
     """
     root = Path(where)
-    rows = _rows(labels)
-    head = list(islice(rows, 2))
     finder = _Finder(root, labels)
-    columns = _columns(labels, head, finder)
+    table = _read(labels, str(root), finder.exists, lambda: _flat_names(root))
     builder, numbers = ListingBuilder(), ClassNumbers()
-    existing, first = 0, ""
-    for line, cells in chain(head[columns.header :], rows):
-        path, label, split = _parse(f"{labels}, line {line}", cells, columns)
+    existing, first, validation = 0, "", True
+    for line, path, label, split in table.rows:
         key, size = finder.find(path, line)
         builder.add(key, numbers.number(label) * len(SPLITS) + split, size)
         existing += size != MISSING
-        first = first or f"line {line} names {path!r}"
+        first = first or f"{_line(line)} names {path!r}"
+        validation = validation and is_validation_image(path)
+    finder.refuse_guesses()
     if not existing:
         raise SourceError(_describe_no_images(root, labels, first))
-    return _sources(root, labels, builder, numbers.names, columns.split is None)
+    known, names = None, numbers.names
+    if table.imagenet or validation:
+        known = classes_beside(root)
+        names = tuple(resolve_positions(names, labels, known))
+        known = known if known and set(names) <= set(known) else None
+    return _sources(root, labels, builder, names, known, whole=not table.splits)
+
+
+def label_images(images: Sequence[str], archive: str, labels: Path, classes: Sequence[str] | None) -> list[str]:
+    """Return the class of every one of ``images``, the sorted file names in ``archive``, as given by the file ``labels``.
+
+    The file is read as ``open_table`` reads it, but its paths match without folder and suffix. It must name every image, and
+    no other. ``classes`` are those of train, if they are known; numbers that are not among them are positions.
+
+    Raises:
+        SourceError: the file cannot be read or understood, lacks an image, names one twice or one that does not exist, or
+            gives one a class that is not among ``classes`` or cannot be the name of a folder.
+    """
+    positions = defaultdict[str, list[int]](list)
+    for position, image in enumerate(images):
+        positions[stem_of(image)].append(position)
+    exact = {image: position for position, image in enumerate(images)}
+
+    def find(path: str) -> list[int]:
+        position = exact.get(posixpath.basename(path))
+        return positions.get(stem_of(path), []) if position is None else [position]
+
+    table = _read(labels, archive, lambda path: bool(find(path)), lambda: images)
+    if table.splits:
+        raise SourceError(f"{labels} has a column {SPLIT}, but {archive} is one split. Give a table of this archive alone.")
+    names = [""] * len(images)
+    for line, path, label, _ in table.rows:
+        indices = find(path)
+        if not indices:
+            raise SourceError(f"{labels} names {path}, which {archive} does not hold. Give the file of this archive.")
+        if len(indices) > 1:
+            both = " and ".join(images[index] for index in indices[:2])
+            raise SourceError(f"{labels}{_line(line)}: {path!r} may be {both} of {archive}. Write the suffix in the table.")
+        if names[indices[0]]:
+            raise SourceError(f"{labels}{_line(line)}: {path} is listed twice. Name every image once.")
+        names[indices[0]] = label
+    lacking = next((image for image, name in zip(images, names, strict=True) if not name), None)
+    if lacking is not None:
+        raise SourceError(f"{labels} lacks {lacking}, which {archive} holds. Give the file of this archive.")
+    if classes or table.imagenet or all(map(is_validation_image, images)):
+        names = resolve_positions(names, labels, classes)
+    _check_classes(names, images, labels, classes)
+    return names
+
+
+def _check_classes(names: Sequence[str], images: Sequence[str], labels: Path, classes: Sequence[str] | None) -> None:
+    """Raise SourceError for a class that ``train`` lacks or that cannot be the name of a folder."""
+    known = set(names if classes is None else classes)
+    for name, image in zip(names, images, strict=True):
+        if name not in known:
+            raise SourceError(f"{labels} gives {image} the class {name}, which the train split lacks.")
+        if "/" in name or name.startswith("."):
+            raise SourceError(f"{labels} gives {image} the class {name!r}, which cannot be the name of a folder.")
+
+
+def _line(line: int) -> str:
+    return f", line {line}" if line else ""
+
+
+def _flat_names(root: Path) -> list[str]:
+    """Return the images below ``root`` in the order of their names, in which lists of classes are."""
+    return sorted((path for path, _ in image_files(root) if path), key=posixpath.basename)
 
 
 def _describe_no_images(root: Path, labels: Path, first: str) -> str:
     if not first:
         return f"{labels} names no images. Every image needs a row with its path and its label."
     return (
-        f"{labels}, {first}, which is not in {root}, with or without an image's suffix; no other image of the table is. "
+        f"{labels}{first}, which is not in {root}, with or without an image's suffix; no other image of the table is. "
         "Give the folder that the paths start from."
     )
 
 
-def _sources(root: Path, labels: Path, builder: ListingBuilder, names: tuple[str, ...], whole: bool) -> tuple[Source, ...]:
+def _sources(
+    root: Path, labels: Path, builder: ListingBuilder, names: tuple[str, ...], known: tuple[str, ...] | None, *, whole: bool
+) -> tuple[Source, ...]:
     """Return the splits of the items; a label still encodes class and split. A ``whole`` table is one split."""
     try:
         items = builder.build()
     except SourceError as error:
         raise SourceError(f"{labels}: {error}") from None
+    unlabelled, others = _count_others(root, labels, {items.key_bytes(index) for index in range(len(items))})
     listings = {}
     for number, name in enumerate((root.resolve().name,) if whole else SPLITS):
         indices = np.flatnonzero(items.labels % len(SPLITS) == number)
         if len(indices):
             listings[name] = items.take(indices).with_labels(items.labels[indices] // len(SPLITS))
-    classes, listings = resolve_labels(str(labels), listings, names, sort_class_names)
+    classes, listings = resolve_labels(str(labels), listings, names, lambda used: known or sort_class_names(used))
     store = FolderStore(root)
-    return tuple(
-        Source(str(root), name, classes, listing, store, labels=str(labels), named=not whole)
-        for name, listing in listings.items()
-    )
+    sources: list[Source] = []
+    for name, listing in listings.items():
+        counts = (unlabelled + others, unlabelled) if not sources else (0, 0)  # they are of no split: said once
+        sources.append(
+            Source(str(root), name, classes, listing, store, counts[0], str(labels), named=not whole, unlabelled=counts[1])
+        )
+    return tuple(sources)
+
+
+def _count_others(root: Path, labels: Path, keys: set[bytes]) -> tuple[int, int]:
+    """Return how many images below ``root`` are not among ``keys``, and how many files are no images, without the table."""
+    unlabelled = others = 0
+    for path, _ in image_files(root):
+        if not path:
+            others += 1
+        elif os.fsencode(path) not in keys:
+            unlabelled += 1
+    counted = labels.is_file() and not labels.name.startswith(".") and not is_image_name(labels.name)
+    return unlabelled, others - (counted and labels.resolve().is_relative_to(root.resolve()))
+
+
+def _read(labels: Path, where: str, exists: Callable[[str], bool], images: Callable[[], Sequence[str]]) -> _Table:
+    """Read a file of labels for the ``images`` in ``where``; ``exists`` tells whether a path of the table names one."""
+    content = read_imagenet_labels(labels)
+    if isinstance(content, list):
+        names = images()
+        if len(content) != len(names):
+            message = f"{labels} holds {len(content)} classes, but {where} holds {len(names)} images"
+            raise SourceError(f"{message}. Give the file of these images.")
+        return _Table(((0, path, name, _WHOLE) for path, name in zip(names, content, strict=True)), imagenet=True)
+    if content is not None:
+        return _Table(((0, path, name, _WHOLE) for path, name in content.items()), imagenet=True)
+    rows = _rows(labels)
+    first = next(rows, None)
+    if first is None:
+        raise SourceError(f"{labels} is empty. Every image needs a row with its path and its label.")
+    columns = _columns(labels, first, exists)
+    data = rows if columns.header else chain([first], rows)
+    parsed = ((line, *_parse(f"{labels}, line {line}", cells, columns)) for line, cells in data)
+    return _Table(parsed, splits=columns.split is not None)
 
 
 def _rows(labels: Path) -> Iterator[_Row]:
@@ -113,8 +237,8 @@ def _rows(labels: Path) -> Iterator[_Row]:
                 raise SourceError(f"{labels} is not a text table. Save it as CSV in UTF-8.")
             file.seek(0)
             delimiter = _DELIMITERS.get(labels.suffix.lower()) or _delimiter(start)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            yield from ((reader.line_num, cells) for cells in reader if cells)
+            reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=delimiter == " ")
+            yield from ((reader.line_num, cells) for cells in reader if any(cells))
     except OSError as error:
         raise SourceError(f"{labels} cannot be read: {error.strerror or error}. Give a table of paths and labels.") from None
     except csv.Error as error:
@@ -122,21 +246,27 @@ def _rows(labels: Path) -> Iterator[_Row]:
 
 
 def _delimiter(start: str) -> str:
-    """Return a tab if there is one outside of quotes, else the more frequent of comma and semicolon."""
-    bare = re.sub('"[^"]*"?', "", start)
-    return "\t" if "\t" in bare else max(",;", key=bare.count)
+    """Return a tab if there is one outside of quotes, else the more frequent of comma and semicolon, else a space."""
+    bare = re.sub('"[^"]*"?', "", start).strip()
+    if "\t" in bare:
+        return "\t"
+    return max(",;", key=bare.count) if {",", ";"} & set(bare) else " "
 
 
-def _columns(labels: Path, head: Sequence[_Row], finder: "_Finder") -> _Columns:
-    """Identify the columns by the first two rows, as ``open_table`` describes."""
-    if not head:
-        raise SourceError(f"{labels} is empty. Every image needs a row with its path and its label.")
-    line, first = head[0]
+def _columns(labels: Path, first_row: _Row, exists: Callable[[str], bool]) -> _Columns:
+    """Identify the columns by the words of the first row, as ``open_table`` describes."""
+    line, first = first_row
     named = _read_header(first)
-    if len(first) == 2:
-        return named if named and _is_header(head, named, finder) else _Columns(2)
     if len(first) == 1:
         raise SourceError(f"{labels}, line {line}, has one cell. Put a tab, a comma or a semicolon between path and label.")
+    if len(first) == 2:
+        if named is not None and _is_header(labels, first, named, exists):
+            return named
+        if not exists(first[0]) and not is_image_name(first[0]) and not is_integer(first[1].strip()):
+            log.warning(
+                "%s, line %d: %r is no image. If the line is a header, name its columns path and label", labels, line, first[0]
+            )
+        return _Columns(2)
     if named is None:
         raise SourceError(
             f"{labels}, line {line}: it is unclear which of {_join(first)} are paths and labels. "
@@ -149,18 +279,21 @@ def _join(cells: Sequence[str]) -> str:
     return ", ".join(map(repr, cells[:8])) + (", ..." if len(cells) > 8 else "")
 
 
-def _normalise(cells: Sequence[str]) -> list[str]:
-    return [re.sub(r"[\s-]+", "_", cell.strip().lower()) for cell in cells]
+def _normalise(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+_PATH_WORDS, _LABEL_WORDS = ([_normalise(name) for name in names] for names in (PATHS, LABELS))
 
 
 def _read_header(first: Sequence[str]) -> _Columns | None:
     """Return the columns if the first row is their header; None if its names do not identify them."""
-    names = _normalise(first)
+    names = [_normalise(cell) for cell in first]
     split = names.index(SPLIT) if SPLIT in names and len(names) > 2 else None
-    path = next((names.index(name) for name in PATHS if name in names), None)
-    label = next((names.index(name) for name in LABELS if name in names), None)
+    path = next((names.index(name) for name in _PATH_WORDS if name in names), None)
+    label = next((names.index(name) for name in _LABEL_WORDS if name in names), None)
     if path is None and label is None:
-        return _Columns(2, header=True) if len(names) == 2 else None
+        return None
     unnamed = [column for column in range(len(names)) if column not in (path, label, split)]
     if path is None and len(unnamed) == 1:
         path = unnamed[0]
@@ -169,17 +302,19 @@ def _read_header(first: Sequence[str]) -> _Columns | None:
     return None if path is None or label is None else _Columns(len(names), path, label, split, header=True)
 
 
-def _is_header(head: Sequence[_Row], named: _Columns, finder: "_Finder") -> bool:
-    line, first = head[0]
+def _is_header(labels: Path, first: Sequence[str], named: _Columns, exists: Callable[[str], bool]) -> bool:
+    """Return whether a row of two cells is a header: a word for both columns, or one that no other row has in its place."""
     path, label = first[named.path], first[named.label]
-    if finder.exists(path, line):
+    if exists(path) or exists(first[0]):
         return False
-    if all(set(known).intersection(_normalise(first)) for known in (PATHS, LABELS)):
+    known = [column for column in (named.path, named.label) if _normalise(first[column]) in {*_PATH_WORDS, *_LABEL_WORDS}]
+    if len(known) == 2:
         return True
-    if is_image_name(path) or is_integer(label.strip()) or len(head) < 2:
+    if is_image_name(path) or is_integer(label.strip()):
         return False
-    line, second = head[1]
-    return len(second) > named.path and finder.exists(second[named.path], line)
+    others = _rows(labels)
+    next(others)
+    return not any(cells[known[0]].strip() == first[known[0]].strip() for _, cells in others if len(cells) > known[0])
 
 
 def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str, int]:
@@ -200,12 +335,14 @@ def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str
 
 
 class _Finder:
-    """A finder of the files that a table's paths name; if all have the same suffix, it checks one file name per path."""
+    """A finder of the files that a table's paths name."""
 
     def __init__(self, root: Path, labels: Path) -> None:
         self._root, self._labels = root, labels
         self._bases = tuple(f"{path}{os.sep}" for path in dict.fromkeys((str(root.absolute()), os.path.realpath(root))))
-        self._suffixes = ["", *_SUFFIXES]
+        self._suffixes: dict[str, dict[str, list[str]]] = {}  # of every name without suffix, by folder
+        self._numbers: dict[str, dict[str, str]] = {}  # names that are numbers, by the number without zeros in front
+        self._guesses: list[str] = []
 
     def find(self, path: str, line: int) -> tuple[str, int]:
         """Return the item's key and its bytes; ``path`` unchanged and ``MISSING`` if there is no such file.
@@ -216,19 +353,75 @@ class _Finder:
         key = self._below(path)
         if key is None:
             raise SourceError(
-                f"{self._labels}, line {line}: {path!r} is not a path below {self._root}. Give paths that start there."
+                f"{self._labels}{_line(line)}: {path!r} is not a path below {self._root}. Give paths that start there."
             )
-        if is_image_name(key):
-            return key, self._size(key)
-        for position, suffix in enumerate(self._suffixes):
-            if (size := self._size(key + suffix)) != MISSING:
-                self._suffixes.insert(0, self._suffixes.pop(position))
-                return key + suffix, size
+        # ImageNet's tables name its images with a folder or without.
+        for name in (key, posixpath.basename(key)) if "/" in key and is_validation_image(key) else (key,):
+            size = self._size(name)
+            if size == MISSING and not is_image_name(name):
+                name = self._with_suffix(path, name, line)
+                size = self._size(name)
+            if size != MISSING:
+                return name, size
         return key, MISSING
 
-    def exists(self, path: str, line: int) -> bool:
-        """Return whether ``path`` names a file."""
-        return self._below(path) is not None and self.find(path, line)[1] != MISSING
+    def exists(self, path: str) -> bool:
+        """Return whether ``path`` names a file, or more than one."""
+        key = self._below(path)
+        return key is not None and (self._size(key) != MISSING or bool(self._candidates(key)))
+
+    def refuse_guesses(self) -> None:
+        """Raise SourceError if a path could only be guessed: the name of several images, or a number that lost its zeros."""
+        if self._guesses:
+            more = len(self._guesses) - _NAMED
+            raise SourceError(
+                f"{self._labels}: {len(self._guesses)} names are not the name of one image: {'; '.join(self._guesses[:_NAMED])}"
+                f"{f'; and {more} more' if more > 0 else ''}. Write the names of the files in the table, with suffix, and in a "
+                "spreadsheet as text, which keeps zeros."
+            )
+
+    def _with_suffix(self, path: str, key: str, line: int) -> str:
+        """Return ``key`` with the suffix of the one image of that name; ``key`` if there is none; note what is a guess."""
+        names = self._candidates(key)
+        if len(names) == 1:
+            return names[0]
+        if names:
+            self._guesses.append(f"{_line(line).lstrip(', ') or path}: {path!r} may be {' or '.join(names)}")
+        elif (longer := self._longer_number(key)) is not None:
+            self._guesses.append(f"{_line(line).lstrip(', ') or path}: {path!r} may be {longer}")
+        return key
+
+    def _candidates(self, key: str) -> list[str]:
+        """Return the keys of the images with the name ``key`` and any suffix, in the order of their suffixes."""
+        if is_image_name(key):
+            return []
+        folder, name = posixpath.split(key)
+        return [key + suffix for suffix in self._folder(folder).get(name, ())]
+
+    def _folder(self, folder: str) -> dict[str, list[str]]:
+        """Return the suffixes of the images in a folder, by name."""
+        if folder not in self._suffixes:
+            suffixes = self._suffixes[folder] = defaultdict[str, list[str]](list)
+            try:
+                with os.scandir(self._root / folder) as entries:
+                    for entry in sorted(entries, key=lambda entry: entry.name):
+                        if is_image_name(entry.name) and not is_folder(entry):
+                            name, suffix = os.path.splitext(entry.name)
+                            suffixes[name].append(suffix)
+            except OSError:
+                pass  # no such folder: its images are missing
+        return self._suffixes[folder]
+
+    def _longer_number(self, key: str) -> str | None:
+        """Return an image whose name is the number ``key`` with more zeros in front, as before a spreadsheet removed them."""
+        folder, name = posixpath.split(key)
+        if not (name.isascii() and name.isdecimal()):
+            return None
+        if folder not in self._numbers:
+            names = (other for other in self._folder(folder) if other.isascii() and other.isdecimal())
+            self._numbers[folder] = {_value(other): other for other in names if other.startswith("0")}
+        longer = self._numbers[folder].get(_value(name))
+        return None if longer is None else posixpath.join(folder, longer + self._folder(folder)[longer][0])
 
     def _below(self, path: str) -> str | None:
         """Return the path from the root, with ``/``; None if it is outside of the root."""
@@ -243,3 +436,7 @@ class _Finder:
         except OSError:
             return MISSING
         return MISSING if S_ISDIR(status.st_mode) else status.st_size
+
+
+def _value(number: str) -> str:
+    return number.lstrip("0") or "0"

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.sources.base import MISSING, SPLIT_NAMES, SPLITS, Item, Listing, ListingBuilder, Source, read_bytes
+from jpegcurr.encoding.sources.base import MISSING, SPLITS, Item, Listing, ListingBuilder, Source, read_bytes
 from jpegcurr.encoding.sources.class_labels import (
     MOST_CLASSES,
     ClassNumbers,
     complete_numbers,
+    is_integer,
     resolve_labels,
     sort_class_names,
 )
+from jpegcurr.encoding.sources.split_names import SPLIT_NAMES, split_in_name
 from jpegcurr.errors import ImageError, SourceError, UsageError
+from jpegcurr.system import install_command
 
 PREFIX = "hf:"
 # Names of label columns, where there are several candidates.
@@ -67,9 +70,9 @@ def open_hub(where: str) -> tuple[Source, ...]:
     """List every split of ``hf:NAME``, ``hf:NAME:CONFIGURATION`` or ``hf:FOLDER``; ``validation`` is called ``val``.
 
     There must be one column of images. The labels are the one ``ClassLabel`` column, or the one of several that ``LABELS``
-    names: numbers and names are then the data set's own, in its order. Without such a column, they are the whole numbers or
-    texts of the one column that ``LABELS`` names: numbers are kept, texts become positions among the sorted texts of
-    ``train``.
+    names: numbers and names are then the data set's own, in its order, but names that are whole numbers are sorted as these.
+    Without such a column, they are the whole numbers or texts of the one column that ``LABELS`` names: numbers are kept,
+    texts become positions among the sorted texts of ``train``.
 
     A key is the row's number, counted from 0, and the name of the image's file if the row has it. A split without rows or
     without any label is ignored with a warning if another split has labels. No code of a data set is run.
@@ -77,12 +80,13 @@ def open_hub(where: str) -> tuple[Source, ...]:
     Raises:
         UsageError: the extra ``hf`` is not installed.
         SourceError: the data set does not exist or cannot be reached; it does not have one column of images and one of
-            labels; some rows have a label and some have none; ``val`` has a class that ``train`` lacks.
+            labels; some rows have a label and some have none; ``val`` has a class that ``train`` lacks; every label is but the
+            name of its split, as ``datasets`` invents labels for images in ``train/`` and ``test/`` without class folders.
     """
     try:
         from datasets import ClassLabel
     except ImportError:
-        raise UsageError(f"{where} needs the package datasets: pip install 'jpegcurr[hf]'.") from None
+        raise UsageError(f"{where} needs the package datasets. Run {install_command('datasets')}.") from None
     loaded = _load(where)
     splits = _by_split(where, loaded)
     features = next(iter(splits.values())).features
@@ -98,10 +102,15 @@ def open_hub(where: str) -> tuple[Source, ...]:
     if not listings:
         raise SourceError(f"{where} has no labels in the column {labels}. Choose a data set with labels.")
     if isinstance(features[labels], ClassLabel):
-        classes = tuple(features[labels].names)
+        classes, listings = _sort_numbers(tuple(features[labels].names), listings)
+        _refuse_invented(where, classes, listings)
     else:
         classes, listings = resolve_labels(
             where, listings, numbers.names, sort_class_names if _is_text(features[labels]) else complete_numbers
+        )
+    if len(classes) == 1:
+        log.warning(
+            "%s has a single class, %r; of a folder, the package datasets takes the lowest one for it", where, classes[0]
         )
     stores = {name: HubStore(f"{where}, split {name}", _undecoded(splits[name], images), images) for name in listings}
     named = isinstance(loaded, Mapping)  # a lone data set may have the name of the split that it was taken from
@@ -164,7 +173,8 @@ def _label_column(where: str, features: Mapping[str, Any]) -> str:
     known = [name for name in candidates if name in LABELS]
     if len(known) != 1:
         raise SourceError(
-            f"{where} must have one column of labels, ClassLabel or named {' or '.join(LABELS)}. It has {_describe(features)}."
+            f"{where} must have one column of labels, ClassLabel or named {' or '.join(LABELS)}. "
+            f"It has {_describe(features)}{_describe_folder(where)}."
         )
     return known[0]
 
@@ -184,6 +194,36 @@ def _is_number(feature: Any) -> bool:
 def _describe(features: Mapping[str, Any]) -> str:
     kinds = {name: feature.dtype if _is_value(feature) else type(feature).__name__ for name, feature in features.items()}
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+
+
+def _sort_numbers(names: tuple[str, ...], listings: dict[str, Listing]) -> tuple[tuple[str, ...], dict[str, Listing]]:
+    """Sort classes that are whole numbers as every source does (``datasets`` sorts folders as text); others stay."""
+    ordered = sort_class_names(names)
+    if ordered == names or len(ordered) != len(names) or not all(map(is_integer, names)):
+        return names, listings
+    positions = np.array([ordered.index(name) for name in names])
+    return ordered, {split: listing.with_labels(positions[listing.labels]) for split, listing in listings.items()}
+
+
+def _refuse_invented(where: str, classes: tuple[str, ...], listings: Mapping[str, Listing]) -> None:
+    """Raise SourceError if every label only says in which split its image is."""
+    for split, items in listings.items():
+        meanings = {split_in_name(classes[label]) for label in np.unique(items.labels)}
+        if not all(meaning is not None and meaning[0] == split for meaning in meanings):
+            return
+    shown = ", ".join(classes[:3])
+    raise SourceError(
+        f"{where} has no labels: its classes ({shown}) only name the splits' folders, which the package datasets takes for "
+        f"labels. Put the images of each class in a folder of its own, <split>/<class>/*{_describe_folder(where)}."
+    )
+
+
+def _describe_folder(where: str) -> str:
+    """Return how a folder can be encoded without the package datasets, as the end of a sentence; "" for no folder."""
+    name = where.removeprefix(PREFIX)
+    if not Path(name).is_dir():
+        return ""
+    return f"; or encode the folder itself, jpegcurr encode {name}, or one of images with a table, --labels labels.csv"
 
 
 def _check_alike(where: str, split: str, here: Mapping[str, Any], first: Mapping[str, Any], images: str, labels: str) -> None:
@@ -214,6 +254,7 @@ def _labels(where: str, dataset: Any, column: str, numbers: ClassNumbers) -> NDA
 
 def _label(value: int | str | None, numbers: ClassNumbers | None) -> int:
     """Return a row's label, unchanged if there are no ``numbers``; -1 if it has none."""
+    value = value.strip() if isinstance(value, str) else value
     if value is None or value == "" or (isinstance(value, int) and value < 0):
         return -1
     return int(value) if numbers is None else numbers.number(str(value))

@@ -1,4 +1,8 @@
-"""Classes of ImageNet's validation images, from any of the files in which they are distributed."""
+"""Classes of ImageNet's validation images, from any of the files in which they are distributed.
+
+Every one of these formats is read here and nowhere else, for images in a folder and in an archive; ``csv_labels`` reads all
+other tables.
+"""
 
 import posixpath
 import re
@@ -14,6 +18,7 @@ from jpegcurr.encoding.sources.image_folder import is_image_name
 from jpegcurr.errors import SourceError
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 _META, _IDS = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 # File names to try, the most reliable first.
 _NAMES = (
@@ -26,7 +31,11 @@ _NAMES = (
     "val.txt",
     "ILSVRC2012_validation_ground_truth.txt",
 )
-_KAGGLE_HEADER = ["ImageId", "PredictionString"]
+_PEEK = 1 << 16  # bytes that tell a format; the shell script begins with some 20,000 bytes of mkdir
+_MOVE = re.compile(r"^[ ]*mv( |$)", re.MULTILINE)
+_IMAGE = re.compile(r"ILSVRC2012_val_[0-9]{8}", re.ASCII)
+_WORDNET = re.compile(r"n[0-9]{8}", re.ASCII)
+_KAGGLE_HEADER = ["imageid", "predictionstring"]
 
 
 def find_ground_truth(archive: Path) -> Path:
@@ -40,57 +49,71 @@ def find_ground_truth(archive: Path) -> Path:
     return truth
 
 
-def read_ground_truth(images: Sequence[str], archive: str, truth: Path, classes: Sequence[str] | None) -> list[str]:
-    """Return the class of every one of ``images``, the sorted file names in ``archive``, as given by the file ``truth``.
+def read_imagenet_labels(truth: Path) -> list[str] | dict[str, str] | None:
+    """Return the classes in the order of the images' names, or by image; None if ``truth`` is none of ImageNet's own files.
 
-    ``truth`` is the devkit, packed or unpacked; or has a class per line, in the order of the images' names; or lines that
-    name image and class: ``name class``, with a space or a comma, or ``mv name class/``. A class is one of ``classes``
-    (those of train, if they are known), or a position among them.
+    ImageNet's files are the devkit, packed or unpacked; a WordNet id per line, in the order of the images' names; Kaggle's
+    lines of an image, its class and its boxes, with their header or without; and shell lines ``mv image class/``. Images are
+    named as in the file. Tables of image and class alone, such as ``val.txt``, are read as every table is; see
+    ``resolve_positions`` for classes that are numbers.
 
     Raises:
-        SourceError: ``truth`` cannot be read or is of another kind, lacks an image, names an image that does not exist, or a
-            class that is not among ``classes``.
+        SourceError: ``truth`` is damaged, or holds ids whose classes only the devkit names.
     """
-    content = _read(truth)
-    if isinstance(content, list):
-        if len(content) != len(images):
-            raise SourceError(
-                f"{truth} holds {len(content)} classes, but {archive} holds {len(images)} images. Give this archive's file."
-            )
-        names = content
-    else:
-        names = _by_name(content, images, archive, truth)
-    if all(name.isdecimal() for name in names) and not (classes and set(names) <= set(classes)):
-        names = _by_position(names, truth, classes)
-    _check(names, images, truth, classes)
-    return names
-
-
-def _read(truth: Path) -> list[str] | dict[str, str]:
-    """Return the classes in the order of the images' names, or by the stem of these."""
-    if truth.is_dir() or {".tar", ".tgz"} & set(truth.suffixes):
+    if truth.is_dir():
+        return _read_devkit(truth) if (truth / "data").exists() or truth.name.startswith("ILSVRC2012_devkit") else None
+    if {".tar", ".tgz"} & set(truth.suffixes):
         return _read_devkit(truth)
     try:
-        lines = truth.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(
-            f"{truth} cannot be read as a table of labels: {reason}. Give {DEVKIT} or LOC_val_solution.csv."
-        ) from None
-    rows = [words for line in lines if (words := re.split(r"[,\s]+", line.strip())) != [""]]
-    if any(words[0] == "mv" for words in rows):
+        with truth.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            start = file.read(_PEEK)
+            if "\0" in start:
+                return None
+            first = next((words for line in start.splitlines() if (words := _words(line))), [])
+            moves = _MOVE.search(start) is not None
+            if not moves and not _is_imagenet_row(first):
+                return None
+            rows = [words for line in (start + file.read()).splitlines() if (words := _words(line))]
+    except OSError:
+        return None  # which reading it as any other table reports
+    if moves:
         return _read_moves(rows, truth)
-    rows = rows[1:] if rows[:1] == [_KAGGLE_HEADER] else rows
-    if not rows:
-        raise SourceError(f"{truth} is empty. Give {DEVKIT} or LOC_val_solution.csv.")
-    if all(len(words) == 1 for words in rows):
-        return _check_not_ids([name for (name,) in rows], truth)
-    return _keyed(rows, truth)
+    if len(first) == 1:
+        return _read_list(rows, truth)
+    return _keyed(rows[1:] if _is_kaggle_header(first) else rows, truth)
 
 
-def _check_not_ids(names: list[str], truth: Path) -> list[str]:
+def _words(line: str) -> list[str]:
+    """Split a line at commas and spaces; an empty line has no words."""
+    return [] if line.isspace() or not line else re.split(r"[,\s]+", line.strip())
+
+
+def _is_kaggle_header(words: Sequence[str]) -> bool:
+    return [word.lower() for word in words] == _KAGGLE_HEADER
+
+
+def _is_imagenet_row(words: Sequence[str]) -> bool:
+    if len(words) == 1:
+        return _WORDNET.fullmatch(words[0]) is not None or words[0].isdecimal()
+    boxes = len(words) >= 6 and all(word.isdecimal() for word in words[2:6])
+    return _is_kaggle_header(words) or (boxes and is_validation_image(words[0]))
+
+
+def is_validation_image(name: str) -> bool:
+    """Return whether an image is named like ImageNet's validation images, with folder and suffix or without."""
+    return _IMAGE.fullmatch(stem_of(name)) is not None
+
+
+def _read_list(rows: list[list[str]], truth: Path) -> list[str]:
+    wrong = next((words for words in rows if len(words) > 1), None)
+    if wrong is not None:
+        raise SourceError(f"{truth} has lines of one word and a line of {len(wrong)}, {' '.join(wrong[:3])!r}. Repair it.")
+    names = [name for (name,) in rows]
     if all(name.isdecimal() for name in names):
-        raise SourceError(f"{truth} holds ILSVRC ids, whose classes only the devkit names. Give {DEVKIT} itself.")
+        raise SourceError(
+            f"{truth} holds ILSVRC ids, whose classes only the devkit names. Give {DEVKIT} itself; "
+            "or, for other images, a table with a row of path and label for each."
+        )
     return names
 
 
@@ -106,18 +129,21 @@ def _read_moves(rows: list[list[str]], truth: Path) -> dict[str, str]:
 
 
 def _keyed(rows: list[list[str]], truth: Path) -> dict[str, str]:
-    """Return the classes by stem from rows of an image, its class and anything behind it (Kaggle's boxes)."""
+    """Return the classes by image from rows of an image, its class and anything behind it (Kaggle's boxes)."""
     classes: dict[str, str] = {}
+    images: dict[str, str] = {}
     for words in rows:
         if len(words) < 2:
             raise SourceError(f"{truth} has a line without a class, {words[0]!r}. Every line needs an image and its class.")
-        stem = _stem(words[0])
-        if classes.setdefault(stem, words[1]) != words[1]:
-            raise SourceError(f"{truth} gives {words[0]} two classes, {classes[stem]} and {words[1]}. Keep the right one.")
+        image = images.setdefault(stem_of(words[0]), words[0])
+        if classes.setdefault(image, words[1]) != words[1]:
+            raise SourceError(f"{truth} gives {words[0]} two classes, {classes[image]} and {words[1]}. Keep the right one.")
+    if not classes:
+        raise SourceError(f"{truth} is empty. Give {DEVKIT} or LOC_val_solution.csv.")
     return classes
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """Return ``a`` for ``val/a.JPEG`` and for ``a``: tables name images with and without folder and suffix."""
     name = posixpath.basename(name)
     return posixpath.splitext(name)[0] if is_image_name(name) else name
@@ -156,34 +182,22 @@ def _unpack(truth: Path, name: str) -> bytes:
     raise SourceError(f"{truth} lacks {name}, which the devkit has. Give {DEVKIT}.")
 
 
-def _by_name(classes: dict[str, str], images: Sequence[str], archive: str, truth: Path) -> list[str]:
-    stems = [_stem(image) for image in images]
-    lacking = next((image for image, stem in zip(images, stems, strict=True) if stem not in classes), None)
-    if lacking is not None:
-        raise SourceError(f"{truth} lacks {lacking}, which {archive} holds. Give the file of this archive.")
-    other = next(iter(classes.keys() - set(stems)), None) if len(classes) != len(images) else None
-    if other is not None:
-        raise SourceError(f"{truth} names {other}, which {archive} does not hold. Give the file of this archive.")
-    return [classes[stem] for stem in stems]
+def resolve_positions(names: Sequence[str], truth: Path, classes: Sequence[str] | None) -> list[str]:
+    """Return the classes that ``names`` mean, where they are of ImageNet's validation images.
 
+    Whole numbers are positions among ``classes``, those of the training images, unless all of them are names of these.
 
-def _by_position(names: list[str], truth: Path, classes: Sequence[str] | None) -> list[str]:
+    Raises:
+        SourceError: ``names`` are numbers, and ``classes`` are unknown or fewer.
+    """
+    if not all(name.isdecimal() for name in names) or (classes and set(names) <= set(classes)):
+        return list(names)
     if classes is None:
         raise SourceError(
-            f"{truth} gives classes as positions among the classes of the training images. "
-            "Put their archive, ILSVRC2012_img_train.tar, beside that of the validation images."
+            f"{truth} gives classes as positions among the classes of the training images. Put their archive, "
+            f"{TRAIN_ARCHIVE}, beside that of the validation images, or their folder train beside the folder of these."
         )
     beyond = next((name for name in names if int(name) >= len(classes)), None)
     if beyond is not None:
         raise SourceError(f"{truth} has the class {beyond}, but train has {len(classes)} classes, 0 to {len(classes) - 1}.")
     return [classes[int(name)] for name in names]
-
-
-def _check(names: Sequence[str], images: Sequence[str], truth: Path, classes: Sequence[str] | None) -> None:
-    """Raise SourceError for a class that ``train`` lacks or that cannot be the name of a folder."""
-    known = set(names if classes is None else classes)
-    for name, image in zip(names, images, strict=True):
-        if name not in known:
-            raise SourceError(f"{truth} gives {image} the class {name}, which the train split lacks.")
-        if "/" in name or name.startswith("."):
-            raise SourceError(f"{truth} gives {image} the class {name!r}, which cannot be the name of a folder.")

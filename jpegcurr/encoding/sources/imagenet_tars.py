@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jpegcurr.encoding.sources.base import Listing, ListingBuilder, Source
+from jpegcurr.encoding.sources.class_labels import sort_class_names
+from jpegcurr.encoding.sources.csv_labels import label_images
 from jpegcurr.encoding.sources.image_folder import is_image_name
-from jpegcurr.encoding.sources.imagenet_labels import find_ground_truth, read_ground_truth
+from jpegcurr.encoding.sources.imagenet_labels import TRAIN_ARCHIVE, find_ground_truth
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, read_members
 from jpegcurr.errors import SourceError
 
-NAMES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+NAMES = {"train": TRAIN_ARCHIVE, "val": "ILSVRC2012_img_val.tar"}
 
 log = logging.getLogger("jpegcurr")
 
@@ -30,9 +32,8 @@ def open_imagenet(where: str | Path, labels: Path | None) -> tuple[Source, ...]:
     """List ``ILSVRC2012_img_{train,val}.tar`` in the folder ``where``, or one such archive of any name.
 
     A tar of tars is ``train``, with a class per inner tar; a tar of images is ``val``, whose classes are read from ``labels``
-    or from a file beside it: the devkit, packed or not; a WordNet id per line, in the order of the images' names; lines
-    ``name label`` or Kaggle's ``LOC_val_solution.csv``; or the shell lines ``mv name label/``. Labels are positions among
-    the sorted classes of train, if its archive is there.
+    or from a file beside it, any that ``open_table`` reads too: the devkit, Kaggle's ``LOC_val_solution.csv``, ``val.txt``
+    and others. Labels are positions among the sorted classes of train, if its archive is there.
 
     Raises:
         SourceError: an archive is cut short, damaged, compressed or of another kind; the classes of ``val`` are nowhere, or
@@ -92,7 +93,7 @@ def _open_train(root: Path, path: Path) -> Source:
     log.info("%s: listing its images", path)
     with _opened(path) as file:
         tars, ignored = _class_tars(path, file)
-        classes = tuple(sorted(tars))
+        classes = sort_class_names(tars)
         labels = {name: label for label, name in enumerate(classes)}
         for name, tar in tars.items():
             count_before = len(builder)
@@ -129,15 +130,15 @@ def _classes_beside(val: Path) -> tuple[str, ...] | None:
     if not train.is_file():
         return None
     with _opened(train) as file:
-        return tuple(sorted(_class_tars(train, file)[0]))
+        return sort_class_names(_class_tars(train, file)[0])
 
 
 def _open_val(root: Path, path: Path, labels_path: Path | None) -> Source:
     truth = labels_path or find_ground_truth(path)
     classes = _classes_beside(path)
     images, ignored = _list_flat(path)
-    names = read_ground_truth([image.key for image in images], str(path), truth, classes)
-    classes = classes or tuple(sorted(set(names)))
+    names = label_images([image.key for image in images], str(path), truth, classes)
+    classes = classes or sort_class_names(names)
     labels = {name: label for label, name in enumerate(classes)}
     builder = ListingBuilder()
     for image, name in zip(images, names, strict=True):

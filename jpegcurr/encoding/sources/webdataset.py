@@ -10,9 +10,17 @@ from itertools import groupby, islice, product
 from pathlib import Path
 from typing import BinaryIO
 
-from jpegcurr.encoding.sources.base import SPLIT_NAMES, SPLITS, ListingBuilder, Source
-from jpegcurr.encoding.sources.class_labels import MOST_CLASSES, ClassNumbers, complete_numbers, is_integer, resolve_labels
+from jpegcurr.encoding.sources.base import SPLITS, ListingBuilder, Source
+from jpegcurr.encoding.sources.class_labels import (
+    MOST_CLASSES,
+    ClassNumbers,
+    complete_numbers,
+    is_integer,
+    is_value,
+    resolve_labels,
+)
 from jpegcurr.encoding.sources.image_folder import is_folder, is_image_name
+from jpegcurr.encoding.sources.split_names import SPLIT_NAMES
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, read_members
 from jpegcurr.errors import SourceError
 from jpegcurr.json_files import MOST_LINE_BYTES, parse_json
@@ -46,9 +54,9 @@ def open_shards(where: str) -> tuple[Source, ...]:
     """List WebDataset shards: a ``.tar``; a folder of them, or of ``train/*.tar`` and so on; ``path/{000..146}.tar``.
 
     A sample is a run of members with the same key, their name up to the first dot after the last slash: one image, and a
-    label, which is the text of ``.cls`` or the value in ``.json`` of the first of ``JSON_LABELS``. Whole numbers are labels
-    as they are, from 0 to the largest, and their decimals are the classes' names; texts become positions among the sorted
-    texts.
+    label, which is the text of ``.cls`` or the value in ``.json`` of the first of ``JSON_LABELS``. Where all of them are whole
+    numbers without zeros in front, they are labels as they are, from 0 to the largest, and their decimals are the classes'
+    names. Otherwise labels are positions among the sorted texts (``sort_class_names``), of which ``007`` and ``7`` are two.
 
     A shard belongs to the split (``SPLIT_NAMES``) that is a word of its name or the name of its folder; without such a
     word, to one named after the folder or the shards. ``val`` and ``test`` use the classes of ``train``.
@@ -122,7 +130,7 @@ def _sample(file: BinaryIO, where: str, group: Sequence[Member]) -> tuple[Member
 
 
 def _label(file: BinaryIO, where: str, member: Member) -> str | None:
-    """Return the class's name, a number in its shortest form; None for a ``.json`` without a label."""
+    """Return the class's name as it is written, without spaces around it; None for a ``.json`` without a label."""
     file.seek(member.offset)
     data = file.read(min(member.size, MOST_LINE_BYTES + 1))
     try:
@@ -138,8 +146,8 @@ def _label(file: BinaryIO, where: str, member: Member) -> str | None:
     if value is None:
         return None
     text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
-    if is_integer(text):
-        text = str(int(text)) if 0 <= int(text) < MOST_CLASSES else ""
+    if is_integer(text) and (text.startswith("-") or (is_value(text) and int(text) >= MOST_CLASSES)):
+        text = ""
     if not text:
         raise SourceError(
             f"{where}: {value!r} in {member.name} is not a label. Use a whole number, 0 or more, or a class's name."

@@ -12,6 +12,7 @@ from PIL import Image
 from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.beton.pixels import read_pixels
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.jpeg.limits import MOST_PIXELS
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
@@ -70,13 +71,14 @@ def _read_at(variant: Variant, index: int, quality: int) -> Pixels:
     beton = variant.beton
     try:
         if beton.modes[index] != MODE_JPEG:
-            return decode_rgb(encode_rgb(read_pixels(beton, index), quality))
-        (encoded,) = reencode(beton.payload(index), [EncodeSpec(quality)])
+            pixels = read_pixels(beton, index)
+            return decode_rgb(encode_rgb(pixels, quality), size=(pixels.shape[1], pixels.shape[0]))
+        (encoded,) = reencode(beton.payload(index), [EncodeSpec(quality)], MOST_PIXELS)
     except ImageError as error:
         raise ImageError(f"sample {index} of {beton.path}: {error}") from None
     if (encoded.height, encoded.width) != (beton.heights[index], beton.widths[index]):
         read_pixels(beton, index)  # raises the error about the wrong size
-    return decode_rgb(encoded.data, scratch=True)
+    return decode_rgb(encoded.data, scratch=True, size=(encoded.width, encoded.height))
 
 
 def centre_crop(pixels: Pixels, image: ImageSection) -> torch.Tensor:
