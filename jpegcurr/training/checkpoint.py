@@ -152,8 +152,8 @@ def _read_header(path: Path) -> _Header:
         version = _Version.model_validate(header).schema_version
         if version != SCHEMA_VERSION:
             raise UsageError(
-                f"{path} was written by another version of jpegcurr (schema {version}). Resume it with that version, or start a "
-                f"new run from its weights: --set model.checkpoint={path.parent} --out OTHER."
+                f"{path} was written by another version of jpegcurr (schema {version}). Resume it with that version, or start "
+                f"a new run from its weights: --set model.checkpoint={path.parent} --out OTHER."
             )
         return _Header.model_validate(header)
     except (SafetensorError, OSError, KeyError) as error:

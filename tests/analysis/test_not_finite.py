@@ -12,9 +12,10 @@ from samples import tiny_recipe
 from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.channels.study import study_channels
 from jpegcurr.analysis.evaluation.evaluate import evaluate_run, open_sets
-from jpegcurr.analysis.prediction.predict import classify, find_images
+from jpegcurr.analysis.prediction.predict import classify
 from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.load import Run, load_run
@@ -96,7 +97,7 @@ def judge(run: Run, betons: Path, photos: Path, cpu: Runtime) -> dict[str, Calla
     specs = [EncodeSpec("source"), EncodeSpec(50)]
     return {
         "sample": lambda: list(evaluate_run(run, {"": beton}, cpu)),
-        "val/": lambda: list(classify(run, find_images(photos / "val"), cpu)),
+        "val/": lambda: list(classify(run, find_labelled([photos / "val"]), cpu)),
         "train/": lambda: compare_cams([run], photos / "train", specs, cpu, layer="stages.1", limit=10),
         "image": lambda: study_channels(run, open_sets([run], {"": beton}), cpu, layers=["stages.1"]),
     }
