@@ -156,6 +156,7 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "them; source is the file itself",
         "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
         "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
+        "Inputs": "; ".join(dict.fromkeys(study.preprocessing)),
         "Baseline": f"maps of {baseline}, both in {reference}" if baseline else "none: too few images",
         "Intervals": "95 %: means by the bootstrap over images, accuracies by Wilson's score",
         "Seed": f"{study.seed}, for the random images and the noise of faithfulness metrics",
