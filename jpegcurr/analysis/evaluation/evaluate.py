@@ -182,6 +182,8 @@ def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> l
 
 def _describe_changes(run: Run, dataset: Dataset) -> list[str]:
     """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
+    if not run.path.exists():  # it was moved since it was loaded
+        return []
     recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
     if not recorded:
         return []
