@@ -95,7 +95,7 @@ def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime,
 def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
     Path(NAME).symlink_to(trained)
     assert isinstance(load_classifier(Path(NAME), cpu, create=create_untrained), Run)
-    with pytest.raises(UsageError, match="--checkpoint is for"):
+    with pytest.raises(UsageError, match=r"--checkpoint: the run .* states this itself"):
         load_classifier(Path(NAME), cpu, settings=ModelSettings(checkpoint=Path("weights.pth")))
 
 

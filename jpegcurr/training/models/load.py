@@ -292,9 +292,9 @@ def _finish(
     source: Path | str,
 ) -> LoadedModel:
     """Check the weights and outputs of a model, and return it with its preprocessing and the names of its outputs."""
-    check_weights(model, source)
     config = {**resolve_model_data_config(model), **_stated_settings(settings)}
     image = _image_section(name, config)
+    check_weights(model, source)
     normalise = Normaliser(tuple(config["mean"]), tuple(config["std"])).to(runtime.device)
     model = runtime.place(model).eval()
     outputs = count_outputs(model, normalise, image.size, name)
