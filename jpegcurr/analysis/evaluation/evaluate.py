@@ -189,11 +189,7 @@ def open_sets(runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg
 
 def _describe_changes(run: Classifier, dataset: Dataset) -> list[str]:
     """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
-<<<<<<< HEAD
-    if not isinstance(run, Run):
-=======
-    if not run.path.exists():  # it was moved since it was loaded
->>>>>>> main
+    if not isinstance(run, Run) or not run.path.exists():  # a run may have been moved since it was loaded
         return []
     recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
     if not recorded:
