@@ -179,7 +179,7 @@ def _sentence(comparison: ArmComparison, control: str) -> str:
         interval = f"95 % over images: {comparison.image_low:+.2f} to {comparison.image_high:+.2f}"
         return f"{difference} with one seed ({interval}; McNemar's {p_values}). There is no interval over seeds."
     interval = f"95 % over {len(comparison.seeds)} seeds: {comparison.low:+.2f} to {comparison.high:+.2f}"
-    sentence = f"{difference} ({interval}; {p_values})"
+    sentence = f"{difference} ({interval}; {p_values}{_least_spread(comparison)})"
     if comparison.adjusted < LEVEL:
         return f"{sentence}: {comparison.verdict}."
     seeds = f"{comparison.seeds_wanted:,}" if comparison.seeds_wanted else "more than a million"
@@ -187,6 +187,13 @@ def _sentence(comparison: ArmComparison, control: str) -> str:
         f"{sentence}: no detectable difference. The study would have found {comparison.detectable:.2f} points or more with "
         f"80 % power; at this spread, {TARGET_DIFFERENCE} points would take {seeds} seeds."
     )
+
+
+def _least_spread(comparison: ArmComparison) -> str:
+    """Return what interval and p-values assume where the observed spread was raised; empty where it was not."""
+    if not comparison.spread_floored:
+        return ""
+    return f"; both for a spread of {comparison.spread:.2f} points, two seeds one image apart, as the observed one is smaller"
 
 
 def _equals(p_value: float) -> str:
