@@ -311,7 +311,8 @@ class ScheduleSection(Section):
         decay: steps instead of the cosine. None: the cosine.
         per: update the rate at every ``step``, or only at every ``epoch``.
         horizon: where the cosine ends. ``whole``: at the last epoch. ``phase``: at the end of the current phase, so that every
-            swap raises the learning rate again (a warm restart).
+            swap raises the learning rate again (a warm restart). A number: at this epoch, and from there on as with ``phase``,
+            which trains a finished run for longer.
     """
 
     lr: AboveZero = 4e-3
@@ -320,12 +321,14 @@ class ScheduleSection(Section):
     start_factor: Probability = 0.0
     decay: StepDecay | None = None
     per: Literal["step", "epoch"] = "step"
-    horizon: Literal["phase", "whole"] = "whole"
+    horizon: Literal["phase", "whole"] | Positive = "whole"
 
     @model_validator(mode="after")
     def _check_horizon_is_used(self) -> Self:
-        if self.decay is not None and self.horizon == "phase":
-            raise ValueError("horizon: phase is for the cosine; with decay the rate does not depend on where phases end")
+        if self.decay is not None and self.horizon != "whole":
+            raise ValueError(
+                f"horizon: {self.horizon} is for the cosine; with decay the rate does not depend on where phases end"
+            )
         return self
 
 

@@ -2,23 +2,37 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
-from jpegcurr.files import write_json
+from jpegcurr.files import locked, refuse_unwritable, write_json
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 
 SCHEMA_VERSION = 1
 STUDY = "study.json"
+LOCK = ".study.lock"
 # Fields that do not change what a run learns, and the seed, which differs between the runs of an arm.
 _FREE = {"seed", "loader", "tracking", "save", "evaluate", "data"}
 # Version 0.1 wrote the stage of an on-the-fly JPEG as "where", with these values.
 _STAGES_BEFORE = {"stored": "before_crop", "view": "after_resize"}
+
+
+@contextmanager
+def locked_study(out: Path) -> Iterator[None]:
+    """Hold the lock of a study's folder during the block; its workers, which train into its runs, hold theirs.
+
+    Raises:
+        UsageError: another process runs a study in ``out``, or ``out`` cannot be written to.
+    """
+    refuse_unwritable([out], option="--out")
+    with locked(out / LOCK, out, doing="run", option="--out"):
+        yield
 
 
 def describe_design(study: Study) -> dict[str, Any]:
@@ -56,7 +70,7 @@ def check_folder(study: Study, out: Path) -> None:
         RecipeError: an arm with runs in ``out`` has another recipe now.
     """
     if not (out / STUDY).is_file():
-        if out.exists() and (not out.is_dir() or any(path.name != ".study.lock" for path in out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
             raise UsageError(f"{out} exists and is not a study. Choose another folder with --out.")
         return
     before = _read_design(out)
@@ -66,8 +80,8 @@ def check_folder(study: Study, out: Path) -> None:
         if changes := describe_changes(_learnt_part(before["arms"][arm]), _learnt_part(study.recipes[arm])):
             lines = "".join(f"\n  {change}" for change in changes)
             raise RecipeError(
-                f"arms.{arm}: it has runs in {out} that were trained with another recipe. Give the changed arm "
-                f"another name, or start another study with --out.{lines}"
+                f"arms.{arm}: it has runs in {out} that were trained with another recipe. Keep it as it was and add the "
+                f"changed arm under another name, or start another study with --out.{lines}"
             )
     measured = dict(_measured_seeds(out))
     for complaint in _complaints(before, now, measured):

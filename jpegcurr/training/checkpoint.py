@@ -122,7 +122,10 @@ def _read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["jpegcurr"])
         if header["schema_version"] != SCHEMA_VERSION:
-            raise UsageError(f"{path} was written by another version of jpegcurr (schema {header['schema_version']}).")
+            raise UsageError(
+                f"{path} was written by another version of jpegcurr (schema {header['schema_version']}). Resume it with that "
+                f"version, or start a new run from its weights: --set model.checkpoint={path.parent} --out OTHER."
+            )
         return {name: header[name] for name in (*_COUNTS, "group_steps", "ranks", "scaler")}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} cannot be resumed from: {error}.{_earlier_state(path)}") from None

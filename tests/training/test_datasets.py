@@ -10,7 +10,9 @@ from samples import encode_all, jpeg, photograph, tiny_recipe, tiny_tree
 
 from jpegcurr.encoding.beton.manifest import items_path, manifest_path
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.errors import BetonError, RecipeError
+from jpegcurr.encoding.resume import lock_file
+from jpegcurr.errors import BetonError, EncodeError, RecipeError, UsageError
+from jpegcurr.files import locked
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.data.datasets import open_datasets
 
@@ -177,6 +179,29 @@ def test_a_missing_beton_omits_the_images_that_failed_in_the_other(log_of: OpenA
     encode_all(Path("d"), Path(), [50], max_failures=1)
     assert len(log_of(tiny_recipe(Path(), tmp_path))) == 2
     assert len(Beton(Path("train-source.beton"))) == len(Beton(Path("train-q50.beton"))) == 47
+
+
+def test_an_encode_that_a_run_cannot_do_names_the_command_that_can(photos: Path, tmp_path: Path) -> None:
+    """Follow the advice, which is not encode's own: a run has neither its options nor a --resume for it."""
+    shutil.copytree(photos, "d")
+    encode_all(Path("d"), Path(), [50])
+    broken = Path("d/train/cat/03.jpg")
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    recipe = tiny_recipe(Path(), tmp_path)
+    with pytest.raises(EncodeError, match=r"^train-source\.beton is missing, and this run cannot encode it: 1 image") as left:
+        open_datasets(recipe)
+    assert "continue with the same command and --resume" not in str(left.value)
+    assert str(left.value).endswith("are those of `jpegcurr encode`, which can encode train-source.beton beforehand.")
+    held = locked(lock_file(Path("train-source.beton")), Path("x"))
+    with held, pytest.raises(UsageError, match=r"by another process .* beforehand\.$"):
+        open_datasets(recipe)
+    broken.write_bytes(whole)  # repaired: the same command continues
+    open_datasets(recipe)
+    for file in Path().glob("train-source*"):
+        file.unlink()
+    encode_all(Path("d"), Path(), ["source"], resume=True)
+    open_datasets(recipe)
 
 
 def test_another_file_of_the_same_size_under_the_manifest_is_refused(

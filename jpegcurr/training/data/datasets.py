@@ -11,12 +11,12 @@ import numpy as np
 
 from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, items_path, read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.encode import RESUME_ADVICE, encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
-from jpegcurr.errors import BetonError, RecipeError, SourceError, UsageError
+from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_labels
 from jpegcurr.training.data.sampling import Variant
@@ -186,9 +186,10 @@ def _check_size(recipe: Recipe, fields: Sequence[str], images: int) -> None:
     for field in fields:
         for size_field, size in sizes.items():
             if field.endswith(".train") and images < size:
+                smaller = 1 << min(6, max(images, 1).bit_length() - 1)
                 raise RecipeError(
-                    f"{size_field} {size} is larger than {field}, {images} images: an epoch would have no step. "
-                    f"Set a smaller one (and a smaller schedule.lr with it): --set {size_field}=64."
+                    f"{size_field} {size} is larger than {field}, {images} images: an epoch would have no step. Set a smaller "
+                    f"one (and a smaller schedule.lr with it): --set {size_field}={smaller} --set batch.per_device={smaller}."
                 )
 
 
@@ -261,16 +262,23 @@ def _encode_like(template: _Template, path: Path) -> None:
         )
     except SourceError as error:
         raise BetonError(f"{path} does not exist and cannot be encoded: {error}") from None
-    with open_executor() as (executor, workers):
-        encode_dataset(
-            [source.without(template.failed)],
-            {source.split: {path: manifest.spec}},
-            executor=executor,
-            workers=workers,
-            order=manifest.order,
-            seed=manifest.seed,
-            resume=True,  # an earlier run may have been stopped while it encoded this file
-        )
+    try:
+        with open_executor() as (executor, workers):
+            encode_dataset(
+                [source.without(template.failed)],
+                {source.split: {path: manifest.spec}},
+                executor=executor,
+                workers=workers,
+                order=manifest.order,
+                seed=manifest.seed,
+                resume=True,  # an earlier run may have been stopped while it encoded this file
+            )
+    except (EncodeError, UsageError) as error:  # whose advice is for the options of ``encode``
+        reason = str(error).replace(RESUME_ADVICE, "The encoded images are kept: the same command continues with them.")
+        raise type(error)(
+            f"{path} is missing, and this run cannot encode it: {reason} The options named are those of `jpegcurr encode`, "
+            f"which can encode {path.name} beforehand."
+        ) from None
 
 
 def _check_quality(dataset: Dataset, wanted: Quality | None) -> None:
