@@ -224,6 +224,16 @@ def short_p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
+def precise_p(value: float) -> str:
+    """Format a p-value with two digits, ``8.2e-12``, or ``< 1e-300``: the smallest ones are 0 as a float."""
+    return f"{value:.2g}" if value >= 1e-300 else "< 1e-300"
+
+
+def state_p(text: str) -> str:
+    """Return ``p = 0.034``, or ``p < 0.001``, for a p-value that is formatted already."""
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 # One model
 
 

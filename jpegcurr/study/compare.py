@@ -95,12 +95,13 @@ class ArmComparison:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; undefined ones are None."""
         names = [name for name in self.__slots__ if name not in ("pairs", "seeds")]
-        plain = json_values({name: getattr(self, name) for name in names})
+        plain = {name: getattr(self, name) for name in names}
         pairs = [
             {"seed": seed, **{name: getattr(pair, name) for name in Paired.__slots__}}
             for seed, pair in zip(self.seeds, self.pairs, strict=True)
         ]
-        return {**plain, "verdict": self.verdict, "seeds": list(self.seeds), "pairs": pairs}
+        values: dict[str, Any] = json_values({**plain, "verdict": self.verdict, "seeds": list(self.seeds), "pairs": pairs})
+        return values
 
 
 def compare_arms(correct: Mapping[str, Mapping[int, Flags]], control: str) -> list[ArmComparison]:

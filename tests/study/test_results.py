@@ -1,7 +1,9 @@
 """What a study says about planted outcomes: in its verdict, on its page and in its files."""
 
+import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from studies import write_study
 from jpegcurr.study.compare import ArmComparison, compare_arms
 from jpegcurr.study.config import load_study
 from jpegcurr.study.page import write_page
-from jpegcurr.study.results import Results, write_results
+from jpegcurr.study.results import Results, RunResult, write_results
+from jpegcurr.training.metrics import Scores
 
 COLUMNS = (("raw", "clean"), ("ema", "clean"))
 
@@ -62,3 +65,14 @@ def test_equal_arms_are_drawn_with_an_interval_over_images(betons: Path) -> None
     assert "<td>-0.95 to +0.95</td>" in page
     (start, end) = re.search(r'<path d="M([\d.]+) [\d.]+H([\d.]+)v16', page).groups()
     assert float(end) - float(start) > 100, "pixels of 520"
+
+
+def test_the_runs_are_written_without_digits_of_rounding(betons: Path) -> None:
+    scores = dict.fromkeys(COLUMNS, Scores(3925, 92.80000000000001, 100.0, 0.1 + 0.2))
+    finished = RunResult("clean", 0, 4, scores, dict.fromkeys(COLUMNS, 100 / 3), 1.23456789, 0.0, [])
+    write_results(replace(planted(betons, []), runs=(finished,)), Path("out"))
+    with Path("out/runs.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert [row[name] for name in ("top1", "top5", "loss", "ece")] == ["92.8", "100.0", "0.3", "33.33333333"]
+    known = json.loads(Path("out/study.json").read_text())
+    assert (known["runs"][0]["top1"], known["matrix"][0]["mean"]) == (92.8, 92.8)

@@ -76,7 +76,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; the accuracy of a class without images is None."""
-        return {
+        values: dict[str, Any] = {
             "run": str(self.run),
             "weights": self.weights,
             "data": str(self.data),
@@ -87,8 +87,9 @@ class Evaluation:
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
             "class_images": self.class_images(),
-            "class_accuracy": json_values(self.class_accuracy()),
+            "class_accuracy": self.class_accuracy(),
         }
+        return {name: json_values(value) for name, value in values.items()}
 
 
 def find_validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
@@ -272,4 +273,6 @@ def _compare(first: Evaluation, other: Evaluation) -> Paired | None:
 
 def paired_values(pair: Paired | None) -> dict[str, Any] | None:
     """Return plain values by name, for JSON; None for None."""
-    return None if pair is None else {**asdict(pair), "verdict": pair.verdict}
+    if pair is None:
+        return None
+    return {name: json_values(value) for name, value in asdict(pair).items()} | {"verdict": pair.verdict}
