@@ -194,7 +194,8 @@ def _least_spread(comparison: ArmComparison) -> str:
     """Return what interval and p-values assume where the observed spread was raised; empty where it was not."""
     if not comparison.spread_floored:
         return ""
-    return f"; both for a spread of {comparison.spread:.2f} points, two seeds one image apart, as the observed one is smaller"
+    least = f"a spread of {comparison.spread:.2f} points, that of two seeds one image apart"
+    return f"; interval and p are for {least}, because the observed one is smaller"
 
 
 def write_results(results: Results, out: Path) -> None:

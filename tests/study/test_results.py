@@ -40,7 +40,8 @@ def test_a_spread_that_was_raised_is_marked_everywhere(betons: Path, gained: int
     known, page = json.loads(Path("out/study.json").read_text()), Path("out/study.html").read_text()
     assert [row["spread_floored"] for row in known["against_control"]] == [True, True]
     assert known["against_control"][0]["spread"] == pytest.approx(100 / 400 / np.sqrt(2))
-    assert "both for a spread of 0.18 points, two seeds one image apart, as the observed one is smaller" in known["verdict"][1]
+    least = "for a spread of 0.18 points, that of two seeds one image apart, because the observed one is smaller"
+    assert f"; interval and p are {least}" in known["verdict"][1]
     mark = "<abbr[^>]*>†</abbr>"
     for pattern in (rf"±0\.18{mark}, 2 seeds", rf"(<td>[\d.]+{mark}</td>){{3}}", "† The seeds spread", "swap †: "):
         assert re.search(pattern, page), pattern
