@@ -60,13 +60,16 @@ def _start_from(checkpoint: Path, section: ModelSection, options: dict[str, Any]
     weights = load_weights(checkpoint, reference)
     count = count_classes(weights)
     try:
-        model = _fill(section, options, weights, count or options["num_classes"])
+        try:
+            model = _fill(section, options, weights, count or options["num_classes"])
+        except RuntimeError:
+            if count is not None:
+                raise
+            model = _fill(section, options, weights, 0)  # the file has no classifier, or none of a usual name
     except (RuntimeError, OSError, KeyError) as error:
         misfit = describe_misfit(weights, reference) if reference is not None else ""
-        if count is not None or misfit:
-            problem = f"model: {section.name!r} cannot start from {checkpoint}"
-            raise RecipeError(f"{problem}: {misfit or _reason(error)}") from None
-        model = _fill(section, options, weights, 0)  # it has no classifier
+        problem = f"model: {section.name!r} cannot start from {checkpoint}"
+        raise RecipeError(f"{problem}: {misfit or _reason(error)}") from None
     _check_loaded(model, weights, section)
     return model
 
@@ -90,24 +93,26 @@ def _reason(error: Exception) -> str:
 
 
 def _check_loaded(model: torch.nn.Module, weights: StateDict, section: ModelSection) -> None:
-    """Raise RecipeError unless the model has the checkpoint's weights, apart from the classifier's.
+    """Raise RecipeError unless the model has the checkpoint's weights, apart from the classifier's; warn of a few that are new.
 
-    Where the number of classes differs, timm skips every tensor that does not fit, and does not say so.
+    Where the number of classes differs, timm skips every tensor that does not fit, and does not say so. A few may be resized,
+    such as a transformer's position embedding. A file may have names that only timm's own loader of the model knows.
     """
     known = {_fingerprint(tensor) for tensor in weights.values()}
     classifier = classifier_names(model)
     parameters = {name: parameter for name, parameter in model.named_parameters() if name not in classifier}
     missing = [name for name, parameter in parameters.items() if _fingerprint(parameter) not in known]
-    if len(missing) > 0.1 * len(parameters):  # a few may be resized, such as a transformer's position embedding
+    by_name = sum(name in weights for name in parameters) > 0.5 * len(parameters)
+    absent = [name for name in missing if name not in weights] if by_name else []
+    if len(missing) > 0.1 * len(parameters) or len(absent) > 0.02 * len(parameters):
         misfit = describe_misfit(weights, model) or f"{len(missing)} of {len(parameters)} tensors are not in it."
         raise RecipeError(f"model: {section.name!r} cannot start from {section.checkpoint}: {misfit}")
     if missing:
         log.warning(
-            "model.checkpoint: %s does not hold %s as it is in %s (of %d tensors): resized, or untrained",
+            "model.checkpoint: %s does not hold %s as %s has it: resized, or untrained",
             section.checkpoint,
             join_words(missing),
             section.name,
-            len(parameters),
         )
 
 

@@ -1,6 +1,9 @@
-"""Whether weights fit a model, by names and shapes: what differs first, and which models of timm's they do fit."""
+"""The fit of weights to a model, by names and shapes: what differs first, and which models of timm's they do fit."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import timm
@@ -11,6 +14,7 @@ from jpegcurr.training.models.key_maps import StateDict
 from jpegcurr.training.models.pretrained import count_classes
 
 _SHOWN = 2  # tensors, and names of models, in one message; and one more that the model lacks
+_ON_TRIAL = 4  # parameters that a model may create and drop
 
 
 def create_on_meta(name: str, **options: Any) -> torch.nn.Module | None:
@@ -42,27 +46,37 @@ def describe_misfit(weights: StateDict, model: torch.nn.Module) -> str:
 def find_models(weights: StateDict) -> list[str]:
     """Return the names of timm's models whose tensors have the names and shapes of ``weights``, shortest first.
 
-    All models are tried, without memory for their weights; each is given up at its first parameter of another shape, so that
-    it takes a few seconds.
+    All models are tried, without memory for their weights; each is given up after a few parameters of other shapes, so that it
+    takes a few seconds.
     """
-    sides = {_sides(tensor) for tensor in weights.values()}
+    wanted = {name: _sides(tensor) for name, tensor in weights.items()}
+    shapes, classes = set(wanted.values()), count_classes(weights) or 0  # 0 is a model without a classifier
+    fitting = []
+    for name in timm.list_models():
+        with _stop_at_other_shapes(shapes):
+            model = create_on_meta(name, num_classes=classes)
+        if model is not None and {key: _sides(tensor) for key, tensor in model.state_dict().items()} == wanted:
+            fitting.append(name)
+    return sorted(fitting, key=lambda name: (len(name), name))
 
-    def stop_at_others(_module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        if parameter is not None and _sides(parameter) not in sides:
+
+@contextmanager
+def _stop_at_other_shapes(shapes: set[tuple[int, ...]]) -> Iterator[None]:
+    """Have the creation of a model fail in this block when it has had several parameters of other shapes than ``shapes``.
+
+    A few are allowed, because some models create layers on trial.
+    """
+    others = count(1)
+
+    def stop(_module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and _sides(parameter) not in shapes and next(others) > _ON_TRIAL:
             raise ValueError(name)
 
-    wanted = {name: _sides(tensor) for name, tensor in weights.items()}
-    classes = count_classes(weights) or 0  # 0 is a model without a classifier
-    fitting = []
-    hook = register_module_parameter_registration_hook(stop_at_others)
+    hook = register_module_parameter_registration_hook(stop)
     try:
-        for name in timm.list_models():
-            model = create_on_meta(name, num_classes=classes)
-            if model is not None and {key: _sides(tensor) for key, tensor in model.state_dict().items()} == wanted:
-                fitting.append(name)
+        yield
     finally:
         hook.remove()
-    return sorted(fitting, key=lambda name: (len(name), name))
 
 
 def classifier_names(model: torch.nn.Module) -> set[str]:
