@@ -5,14 +5,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import ForceOption, WeightsOption, lock_outputs
+from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
+    ForceOption,
+    MeanOption,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+    lock_outputs,
+    parse_settings,
+)
 from jpegcurr.cli.terminal import out
 from jpegcurr.system import keep_freed_memory
 
 
 def export(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     to: Annotated[
         Literal["authors", "torchvision", "mmpretrain", "transformers", "onnx"],
         typer.Option("--to", help="The program that will load it; see above."),
@@ -20,9 +31,11 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="The file; for transformers, the folder.")],
     weights: WeightsOption = "raw",
     no_head: Annotated[bool, typer.Option("--no-head", help="Omit the classifier, for use as a backbone.")] = False,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write a model's weights in the format of another program, and print the line of code that loads them there.
@@ -46,7 +59,8 @@ def export(
 
     keep_freed_memory()
     check_output(to, output, force=force)
-    classifier = load_classifier(run, resolve_runtime("cpu"), weights, checkpoint=checkpoint)
+    settings = parse_settings(checkpoint, mean, std, size, class_names)
+    classifier = load_classifier(model, resolve_runtime("cpu"), weights, settings=settings)
     line = export_model(classifier, to, output, head=not no_head)
     out.print(f"{output}", markup=False)
     out.print(line, markup=False)

@@ -15,6 +15,7 @@ from jpegcurr.recipe.loading import dump_recipe
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.run_folder import STATE, describe_changes, fixed_part, locked_run
+from jpegcurr.training.run_head import HEAD, read_whole_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,8 @@ def fork_run(trunk: Path, recipe: Recipe, out: Path) -> None:
         shutil.copyfile(trunk / name, partial / name)
     if (trunk / "best").is_dir():
         shutil.copytree(trunk / "best", partial / "best")
-    head = json.loads((trunk / "run.json").read_text(encoding="utf-8"))
-    write_json(partial / "run.json", head | {"id": uuid4().hex[:12]})
+    head = read_whole_head(trunk, f"Delete {trunk}, and the study trains it again.")
+    write_json(partial / HEAD, head | {"id": uuid4().hex[:12]})
     write_text(partial / "recipe.yaml", dump_recipe(recipe))
     with locked_run(out):
         shutil.rmtree(out, ignore_errors=True)  # a run that was stopped before its first state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -23,6 +22,8 @@ from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.data.identity import describe_differences, identify
+from jpegcurr.training.run_head import HEAD as _HEAD
+from jpegcurr.training.run_head import read_class_names, read_head
 from jpegcurr.training.schedule import learning_rate
 
 if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
@@ -34,7 +35,6 @@ log = logging.getLogger("jpegcurr")
 
 STATE = "state.safetensors"
 LOCK = ".run.lock"
-_HEAD = "run.json"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
 # the schedule's horizon, as long as the plans of the epochs already trained stay the same.
@@ -214,20 +214,6 @@ def data_of(out: Path) -> dict[str, dict[str, Any]]:
     return data
 
 
-def class_names_known(out: Path) -> bool:
-    """Return whether the run in ``out`` was trained on data with class names, not on numbers alone."""
-    return bool(_read_head(out)["class_names_known"])
-
-
-def read_class_names(config: Path) -> list[str]:
-    """Return the names of the outputs in a model's ``config.json``; raises UsageError if it cannot be read."""
-    try:
-        names: list[str] = json.loads(config.read_text(encoding="utf-8"))["label_names"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{config} cannot be read as a model's description ({error!r}). Train the run again.") from None
-    return names
-
-
 def check_same_data(out: Path, datasets: Datasets) -> None:
     """Raise UsageError if a data set of the run in ``out`` now holds other images or labels, or was encoded otherwise."""
     before = _read_head(out)["data"]
@@ -265,15 +251,16 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
 
 
 def _read_head(out: Path) -> dict[str, Any]:
-    try:
-        head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
-        data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in head["data"].items()}
-        had_manifest = any(facts.get("keys_sha256") for facts in data.values())
-        known = bool(head.get("class_names_known", had_manifest))
-        names = head.get("class_names")
-        return {"id": head["id"], "data": data, "runtime": head["runtime"], "class_names": names, "class_names_known": known}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{out / _HEAD} cannot be read as a run's description ({error!r}). Choose another --out.") from None
+    head = read_head(out, "Choose another --out.")
+    data = {key: facts.model_dump(exclude_unset=True) for key, facts in head.data.items()}
+    data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in data.items()}
+    return {
+        "id": head.id,
+        "data": data,
+        "runtime": head.runtime,
+        "class_names": head.class_names,
+        "class_names_known": head.names_known,
+    }
 
 
 def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -281,7 +268,7 @@ def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
     if at_load is None or "where" not in at_load:
         return at_load
     stages = {"stored": "before_crop", "view": "after_resize"}
-    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages[at_load["where"]]}
+    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages.get(str(at_load["where"]))}
 
 
 def _describe_data(datasets: Datasets) -> dict[str, dict[str, Any]]:

@@ -7,11 +7,14 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, write_json, write_text
+from jpegcurr.json_files import read_json, read_json_lines
 from jpegcurr.system import install_command
 
 log = logging.getLogger("jpegcurr")
@@ -19,6 +22,18 @@ log = logging.getLogger("jpegcurr")
 Row = dict[str, float | int | str]
 
 _WANDB = "wandb.json"
+
+
+class _Row(BaseModel):
+    """A row as it is read back: a number or a text in every column."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: Row
+
+    epoch: Annotated[int, Field(ge=0)]
+
+
+_ROW = TypeAdapter(_Row)
 
 
 class Tracker(Protocol):
@@ -69,11 +84,12 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """Return the rows of ``metrics.jsonl``, or an empty list if there is no such file."""
+    """Return the rows of ``metrics.jsonl``, or an empty list if there is no such file; raise UsageError for one of others."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    remedy = f"Move it away, which loses the metrics of its epochs; if {folder} is a study's, delete that folder instead."
+    return list(read_json_lines(path, _ROW, complaint="cannot be read as metrics", remedy=remedy))
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -147,13 +163,18 @@ class _Wandb:
         self._wandb.teardown()  # waits until its other process has written everything; finish alone may return earlier
 
 
+class _WandbRun(BaseModel):
+    """The content of ``wandb.json``."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+
+
 def _read_wandb_id(folder: Path) -> str | None:
     """Return the id at W&B of a run that was set back and has another one there than in ``run.json``; else None."""
     try:
-        run_id = json.loads((folder / _WANDB).read_bytes())["id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / _WANDB, _WandbRun, complaint="cannot be read", remedy="").id
+    except UsageError:
         return None
-    return run_id if isinstance(run_id, str) and run_id.isalnum() else None
 
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}

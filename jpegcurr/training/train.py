@@ -1,6 +1,5 @@
 """A run: from a recipe to a folder with checkpoints, weights and metrics."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -9,11 +8,13 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from timm.utils import ModelEmaV3, distribute_bn
 
-from jpegcurr.errors import NotFiniteError, Terminated, TrainingError
+from jpegcurr.errors import BetonError, NotFiniteError, Terminated, TrainingError, UsageError
 from jpegcurr.files import write_json
+from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
@@ -70,7 +71,8 @@ def train(
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ, or another
             process trains into ``out``.
         BetonError, RecipeError: the data does not fit the recipe; no run was started.
-        TrainingError: the loss is not finite, or a checkpoint cannot be written; the previous one is intact.
+        TrainingError: the loss is not finite, a beton was changed under the run, or a checkpoint cannot be written; the
+            previous one is intact.
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
     with locked_run(out) if runtime.world.is_main else nullcontext():
@@ -126,7 +128,7 @@ def _train_locked(
             state.ema.decay = recipe.ema.per_step(state.steps(plan))
             with _name_the_checkpoint(out, recipe):
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
-            row |= _validate(state, loaders.val)
+                row |= _validate(state, loaders.val)
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
@@ -190,6 +192,14 @@ def _save_epoch(
         keep_state(out / STATE, progress.epoch - 1, state.recipe.save.last)
 
 
+class _Best(BaseModel):
+    """What ``best/`` holds: the epoch, and the value of the column that it goes by."""
+
+    epoch: int
+    column: str
+    value: float
+
+
 def _best_column(recipe: Recipe, out: Path, row: Row) -> str | None:
     """Return the column that ``best/`` goes by if this epoch is better than the one there, else None."""
     column = recipe.save.best or next(iter(recipe.validation_columns), "")
@@ -197,19 +207,17 @@ def _best_column(recipe: Recipe, out: Path, row: Row) -> str | None:
     if not math.isfinite(value):
         return None
     try:
-        before = json.loads((out / "best" / "best.json").read_text(encoding="utf-8"))
-        comparable = (
-            before["column"] == column and before["epoch"] < row["epoch"]
-        )  # not of epochs before which the run was set back
-        better = value < before["value"] if column.endswith("loss") else value > before["value"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_json(out / "best" / "best.json", _Best, complaint="cannot be read", remedy="")
+    except UsageError:
         return column
+    comparable = before.column == column and before.epoch < int(row["epoch"])  # not of epochs before which the run was set back
+    better = value < before.value if column.endswith("loss") else value > before.value
     return column if better or not comparable else None
 
 
 @contextmanager
 def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
-    """Add to a NotFiniteError how the run can continue, if it can."""
+    """Add how the run can continue, if it can, when a number is not finite or a beton was changed under the run."""
     try:
         yield
     except NotFiniteError as error:
@@ -217,6 +225,9 @@ def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
             raise NotFiniteError(f"{error} There is no checkpoint yet: start again in the same folder.") from None
         how = ": --resume --set optim.on_nan=skip continues from there" if recipe.optim.on_nan == "raise" else ""
         raise NotFiniteError(f"{error} {out / STATE} is from before it{how}.") from None
+    except BetonError as error:
+        there = f"{out / STATE} is from before it and can be resumed with --resume once the file is whole."
+        raise TrainingError(f"{error} {there if (out / STATE).is_file() else 'There is no checkpoint yet.'}") from None
 
 
 @contextmanager

@@ -153,3 +153,13 @@ def test_a_finished_run_is_trained_for_longer_and_its_new_rates_are_reported(
     rate = 1e-6 + (2e-3 - 1e-6) / 2 * (1 + math.cos(math.pi / 3))  # a third of the way from epoch 1 to 4
     assert f"lr {rate:.3e} to" in lines[0]
     assert read_metrics(Path("run"))[2]["lr_first"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"epoch": 0, "column": 1, "value": "x"}', '{"epoch": ' + "9" * 6000])
+def test_a_best_epoch_that_cannot_be_read_is_measured_again(
+    betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, content: str
+) -> None:
+    (trained_copy / "checkpoints/epoch-0002.safetensors").replace(trained_copy / "state.safetensors")
+    (trained_copy / "best/best.json").write_text(content)
+    train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
+    assert json.loads((trained_copy / "best/best.json").read_text())["epoch"] == 3

@@ -14,7 +14,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit, find_models
 from jpegcurr.training.models.key_maps import KEY_MAPS
-from jpegcurr.training.models.load import load_named
+from jpegcurr.training.models.load import ModelSettings, load_named
 
 
 def section(name: str, file: str = "weights.pth") -> ModelSection:
@@ -64,8 +64,8 @@ def test_predict_says_the_same(cpu: Runtime) -> None:
     with pytest.raises(
         JpegcurrError, match=r"weights\.pth cannot be loaded into convnext_femto: .*The weights fit 'convnext_atto'"
     ):
-        load_named("convnext_femto", cpu, checkpoint=Path("weights.pth"))
-    assert len(load_named("convnext_atto", cpu, checkpoint=Path("weights.pth")).classes) == 7
+        load_named("convnext_femto", cpu, settings=ModelSettings(checkpoint=Path("weights.pth")))
+    assert len(load_named("convnext_atto", cpu, settings=ModelSettings(checkpoint=Path("weights.pth"))).classes) == 7
 
 
 @pytest.mark.parametrize("keys", ["authors", "torchvision", "mmpretrain", "transformers", None])

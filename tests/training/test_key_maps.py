@@ -14,7 +14,7 @@ from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.key_maps import KEY_MAPS, to_timm
-from jpegcurr.training.models.load import load_named
+from jpegcurr.training.models.load import ModelSettings, load_named
 
 SMALL = {"depths": (2, 1, 3, 1), "dims": (8, 16, 32, 64), "num_classes": 5}
 ATTO = {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)}
@@ -174,7 +174,7 @@ def test_torchvisions_convnext_starts_timms_with_equal_logits(form: str) -> None
 def test_a_published_size_of_torchvisions_is_predicted_with(cpu: Runtime) -> None:
     theirs = torchvisions((96, 192, 384, 768), (3, 3, 9, 3), 1000)
     torch.save(theirs.state_dict(), "convnext_tiny.pth")
-    named = load_named("convnext_tiny", cpu, checkpoint=Path("convnext_tiny.pth"))
+    named = load_named("convnext_tiny", cpu, settings=ModelSettings(checkpoint=Path("convnext_tiny.pth")))
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(named.model(images), theirs(images), rtol=1e-4, atol=1e-5)
     assert named.names_known

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
@@ -22,7 +23,8 @@ from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.metrics import Scores
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.finite import require_finite
+from jpegcurr.training.models.load import Classifier, ModelDescription, Run, describe_model
 from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")
@@ -39,6 +41,7 @@ class Evaluation:
         at_load: a description of the encoding on the fly, None if there is none.
         loader: the decode path, ``ffcv`` or ``plain``.
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
+        description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
     """
@@ -52,6 +55,7 @@ class Evaluation:
     loader: str
     classes: tuple[str, ...]
     names_known: bool
+    description: ModelDescription
     keys: str | None
     outcomes: Outcomes
 
@@ -76,7 +80,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; the accuracy of a class without images is None."""
-        return {
+        values: dict[str, Any] = {
             "run": str(self.run),
             "weights": self.weights,
             "data": str(self.data),
@@ -86,17 +90,23 @@ class Evaluation:
             "loader": self.loader,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
+            **self.description.as_dict(),
             "class_images": self.class_images(),
-            "class_accuracy": json_values(self.class_accuracy()),
+            "class_accuracy": self.class_accuracy(),
         }
+        return {name: json_values(value) for name, value in values.items()}
 
 
-def find_validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
+def find_validation_sets(run: Classifier) -> dict[str, Path | OnTheFlyJpeg]:
     """Return the validation sets that the run was evaluated on while it trained, by name.
 
     Raises:
         UsageError: there are none, or a beton is missing.
     """
+    if not isinstance(run, Run):
+        raise UsageError(
+            f"{run.path} is no run, so it has no validation sets of its own. Name a beton: --data betons/val-source.beton."
+        )
     sets = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
     if not sets:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
@@ -110,7 +120,7 @@ def find_validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
     return sets
 
 
-def find_source_sets(run: Run) -> list[Path]:
+def find_source_sets(run: Classifier) -> list[Path]:
     """Return the run's validation sets that hold the original images; raises UsageError if there are none."""
     paths = dict.fromkeys(split_on_the_fly(val)[0] for val in find_validation_sets(run).values())
     sources = [path for path in paths if (manifest := read_manifest(path)) and manifest.quality == "source"]
@@ -123,7 +133,7 @@ def find_source_sets(run: Run) -> list[Path]:
 
 
 def choose_sets(
-    run: Run, betons: Sequence[Path], qualities: Sequence[Quality] | None, stage: Stage = "before_crop"
+    run: Classifier, betons: Sequence[Path], qualities: Sequence[Quality] | None, stage: Stage = "before_crop"
 ) -> dict[str, Path | OnTheFlyJpeg]:
     """Return ``betons``, or the run's own validation sets if empty, by name: as stored, or at every one of ``qualities``.
 
@@ -157,7 +167,7 @@ def expand_qualities(
     return sets
 
 
-def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
+def open_sets(runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
     """Open every set, each beton once; log where the classes of a beton and of a run are not the same.
 
     It is logged, too, if a file that the run was trained or evaluated on while it trained has other images or labels now.
@@ -178,8 +188,10 @@ def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> l
     return [replace(opened[path], on_the_fly=on_the_fly) for path, on_the_fly in parts]
 
 
-def _describe_changes(run: Run, dataset: Dataset) -> list[str]:
+def _describe_changes(run: Classifier, dataset: Dataset) -> list[str]:
     """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
+    if not isinstance(run, Run) or not run.path.exists():  # a run may have been moved since it was loaded
+        return []
     recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
     if not recorded:
         return []
@@ -187,14 +199,14 @@ def _describe_changes(run: Run, dataset: Dataset) -> list[str]:
 
 
 def evaluate_run(
-    run: Run, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
+    run: Classifier, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of ``run`` on each beton; see ``open_sets`` and ``evaluate_runs``."""
     return evaluate_runs([run], open_sets([run], betons), runtime, loader=loader)
 
 
 def evaluate_runs(
-    runs: Sequence[Run],
+    runs: Sequence[Classifier],
     datasets: Sequence[Dataset],
     runtime: Runtime,
     *,
@@ -214,6 +226,7 @@ def evaluate_runs(
 
     Raises:
         RecipeError: the loader asked for is not available.
+        JpegcurrError: the outputs of a run for an image are not finite numbers.
     """
     kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
@@ -222,19 +235,26 @@ def evaluate_runs(
             if (row, column) not in pending:
                 together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
                 variant = dataset.match(run.class_list).variant
-                sampler = EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
+                sampler = EpochSampler.of(variant, run.image, batch=run.batch, workers=loading_workers())
                 models = [(runs[other].model, runs[other].normalise) for other in together]
-                outcomes = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
-                pending |= {(other, column): of_run for other, of_run in zip(together, outcomes, strict=True)}
-            yield _evaluation(run, dataset, kind, pending.pop((row, column)))
+                observed = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
+                pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
+            outcomes = pending.pop((row, column))
+            _check_finite(run, dataset, outcomes)
+            yield _evaluation(run, dataset, kind, outcomes)
 
 
-def _input_key(run: Run) -> tuple[object, ...]:
+def _check_finite(run: Classifier, dataset: Dataset, outcomes: Outcomes) -> None:
+    values = torch.from_numpy(np.stack([outcomes.confidence, outcomes.loss], axis=1))
+    require_finite(values, run.path, [f"sample {number} of {dataset.beton.path}" for number in range(len(outcomes))])
+
+
+def _input_key(run: Classifier) -> tuple[object, ...]:
     """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
-    return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro(), run.classes, run.names_known
+    return run.image.size, run.image.interpolation, run.image.val_crop, run.batch, run.classes, run.names_known
 
 
-def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
+def _evaluation(run: Classifier, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
     return Evaluation(
         run=run.path,
         weights=run.weights,
@@ -245,6 +265,7 @@ def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Ev
         loader=kind,
         classes=run.classes,
         names_known=run.names_known,
+        description=describe_model(run),
         keys=dataset.manifest.keys_sha256 if dataset.manifest else None,
         outcomes=outcomes,
     )
@@ -272,4 +293,6 @@ def _compare(first: Evaluation, other: Evaluation) -> Paired | None:
 
 def paired_values(pair: Paired | None) -> dict[str, Any] | None:
     """Return plain values by name, for JSON; None for None."""
-    return None if pair is None else {**asdict(pair), "verdict": pair.verdict}
+    if pair is None:
+        return None
+    return {name: json_values(value) for name, value in asdict(pair).items()} | {"verdict": pair.verdict}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, items_path, read_items, read_manifest
+from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, read_items, read_manifest, refuse_unnamed_labels
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.encode import RESUME_ADVICE, encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
@@ -22,6 +22,8 @@ from jpegcurr.training.data.classes import Classes, Labels, describe_match, matc
 from jpegcurr.training.data.sampling import Variant
 
 log = logging.getLogger("jpegcurr")
+
+MOST_EMPTY = 1 << 16  # classes of a training set with fewer images than classes; ImageNet's largest part has 21,841
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ def open_dataset(path: Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = 
             f"{path} is not the file that its manifest describes: it is damaged, or the manifest belongs to another file. "
             "Encode it again."
         )
+    if manifest is not None:
+        refuse_unnamed_labels(path, int(beton.labels.max()), manifest)
     return Dataset(field or str(path), beton, manifest, on_the_fly)
 
 
@@ -127,7 +131,8 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
     }
     for field, dataset in datasets.items():
         _check_quality(dataset, recipe.data[_data_name(field)].quality)
-    classes = classes or datasets[f"data.{recipe.training_sets[0]}.train"].classes
+    if classes is None:
+        classes = _count_classes(datasets[f"data.{recipe.training_sets[0]}.train"])
     matched = {field: _match(dataset, classes) for field, dataset in datasets.items()}
     train = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
     val = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
@@ -138,6 +143,21 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
         if remark:
             log.warning("%s: %s", dataset.field, remark)
     return Datasets(train, val, classes)
+
+
+def _count_classes(dataset: Dataset) -> Classes:
+    """Return the classes of a model that is trained on ``dataset``.
+
+    Without names there are as many as its highest label says, with images or not. Raises BetonError if they are so many more
+    than images that the labels must be something else, such as ids.
+    """
+    images, classes = len(dataset.beton), int(dataset.beton.labels.max()) + 1
+    if dataset.manifest is None and classes > images:
+        remark = f"{dataset.field}: {dataset.beton.path} has {images} images and labels up to {classes - 1}"
+        if classes > MOST_EMPTY:
+            raise BetonError(f"{remark}, which number no classes. Number them from 0, as jpegcurr encode does.")
+        log.warning("%s: the model gets %d classes, and most of them no image", remark, classes)
+    return dataset.classes
 
 
 def count_images(recipe: Recipe) -> int:
@@ -225,10 +245,7 @@ def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template 
         used = data.train if role == "train" else data.val
         path = split_on_the_fly(used)[0] if used else None
         if path and path.is_file() and (manifest := read_manifest(path)):
-            try:
-                failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
-            except (OSError, ValueError, KeyError) as error:
-                raise BetonError(f"{items_path(path)} cannot be read ({error}). Encode {path} again.") from None
+            failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
             return _Template(manifest.model_copy(update={"quality": quality}), failed)
     if role == "val" and (template := _template_of_role(recipe, "train", quality)):
         changes = {"split": "val", "order": "folder"}

@@ -22,6 +22,7 @@ from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.text import join_words
 from jpegcurr.training.metrics import Normaliser
+from jpegcurr.training.models.finite import check_weights
 from jpegcurr.training.models.fit import classifier_names, create_on_meta, describe_misfit
 from jpegcurr.training.models.key_maps import StateDict
 from jpegcurr.training.models.names import check_model
@@ -35,7 +36,7 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
 
     Raises:
         RecipeError: timm does not know the name, or cannot create it with these settings or start it from these weights.
-        UsageError: ``section.checkpoint`` does not exist or holds no weights.
+        UsageError: ``section.checkpoint`` does not exist, or holds no weights, or weights that are not finite.
     """
     check_model(section, start=start)
     options: dict[str, Any] = {"num_classes": classes, "drop_path_rate": section.drop_path}
@@ -70,6 +71,7 @@ def _start_from(checkpoint: Path, section: ModelSection, options: dict[str, Any]
         misfit = describe_misfit(weights, reference) if reference is not None else ""
         problem = f"model: {section.name!r} cannot start from {checkpoint}"
         raise RecipeError(f"{problem}: {misfit or _reason(error)}") from None
+    check_weights(model, f"model.checkpoint: {checkpoint}")
     _check_loaded(model, weights, section)
     return model
 
