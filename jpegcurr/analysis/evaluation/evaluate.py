@@ -84,7 +84,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; the accuracy of a class without images is None."""
-        return {
+        values: dict[str, Any] = {
             "run": str(self.run),
             "weights": self.weights,
             "data": str(self.data),
@@ -96,8 +96,9 @@ class Evaluation:
             "ece": self.outcomes.calibration_error,
             **self.description.as_dict(),
             "class_images": self.class_images(),
-            "class_accuracy": json_values(self.class_accuracy()),
+            "class_accuracy": self.class_accuracy(),
         }
+        return {name: json_values(value) for name, value in values.items()}
 
 
 def find_validation_sets(run: Classifier) -> dict[str, Path | OnTheFlyJpeg]:
@@ -322,4 +323,6 @@ def _compare(first: Evaluation, other: Evaluation) -> Paired | None:
 
 def paired_values(pair: Paired | None) -> dict[str, Any] | None:
     """Return plain values by name, for JSON; None for None."""
-    return None if pair is None else {**asdict(pair), "verdict": pair.verdict}
+    if pair is None:
+        return None
+    return {name: json_values(value) for name, value in asdict(pair).items()} | {"verdict": pair.verdict}

@@ -44,7 +44,8 @@ class Outcomes:
     @property
     def scores(self) -> Scores:
         """Top-1, top-5 and mean loss over all images."""
-        return Scores(len(self), 100 * float(self.right.mean()), 100 * float(self.top5.mean()), float(self.loss.mean()))
+        images, top1, top5 = len(self), int(self.right.sum()), int(self.top5.sum())
+        return Scores(images, 100 * top1 / images, 100 * top5 / images, float(self.loss.mean()))
 
     @property
     def calibration_error(self) -> float:
