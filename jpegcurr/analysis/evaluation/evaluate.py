@@ -174,9 +174,10 @@ def expand_qualities(
 def open_sets(
     runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg], labels: Path | None = None
 ) -> list[EvaluationSet]:
-    """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels``; log where the classes of a beton and of a run are not the same.
+    """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels`` if need be.
 
-    It is logged, too, if a file that the run was trained or evaluated on while it trained has other images or labels now.
+    It is logged where the classes of a set and of a run are not the same, and if a file that the run was trained or evaluated
+    on while it trained has other images or labels now.
 
     Raises:
         BetonError: a beton is missing or damaged.
@@ -200,14 +201,22 @@ def open_sets(
 
 def _describe_changes(run: Classifier, dataset: EvaluationSet) -> list[str]:
     """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
-    if (
-        not isinstance(dataset, Dataset) or not isinstance(run, Run) or not run.path.exists()
-    ):  # a run may have been moved since it was loaded
+    if not (isinstance(dataset, Dataset) and isinstance(run, Run) and run.path.exists()):  # it may have been moved since
         return []
-    recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
+    recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.path)]
     if not recorded:
         return []
     return describe_differences({**recorded[0], "at_load": None}, {**identify(dataset), "at_load": None})
+
+
+def open_betons(run: Classifier, sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
+    """Open every set as ``open_sets`` does; raises UsageError for one that is no beton."""
+    datasets = open_sets([run], sets)
+    betons = [dataset for dataset in datasets if isinstance(dataset, Dataset)]
+    if len(betons) < len(datasets):
+        path = next(dataset.path for dataset in datasets if not isinstance(dataset, Dataset))
+        raise UsageError(f"{path} is no {BETON}, which is needed here. Encode it: jpegcurr encode {path} --quality source.")
+    return betons
 
 
 def evaluate_run(
