@@ -130,7 +130,7 @@ def test_transformers_gets_a_folder(run: Path, capsys) -> None:
     assert Path("hf/model").stat().st_mode & 0o055, "others may read it, as the umask allows"
 
 
-def test_transformers_itself_gives_equal_logits_and_the_same_classes(run: Path, cpu: Runtime) -> None:
+def test_transformers_itself_gives_equal_logits_and_the_same_classes(run: Path, cpu: Runtime, capsys) -> None:
     transformers = pytest.importorskip("transformers")
     photograph("cat").save("cat.png")
     ours = load_run(run, cpu)
@@ -143,9 +143,15 @@ def test_transformers_itself_gives_equal_logits_and_the_same_classes(run: Path, 
         answers = transformers.pipeline("image-classification", model=folder)("cat.png")
         shares = {answer["label"]: answer["score"] for answer in answers}
         assert list(shares) == [CLASSES[index] for index in np.argsort(-prediction.probabilities)], folder
-        np.testing.assert_allclose([shares[name] for name in CLASSES], prediction.probabilities, atol=0.02)
+    with Image.open("cat.png") as image:
+        pixels = [
+            transformers.AutoImageProcessor.from_pretrained(at)(image, return_tensors="pt").pixel_values for at in ("hf", "run")
+        ]
+    assert pixels[0].shape == pixels[1].shape == (1, 3, 64, 64)
+    assert (pixels[0] - pixels[1]).abs().max() < 3 / 255 / 0.225, "timm's pixels, to three levels"
     assert command("export run --to transformers -o trunk --no-head") == 0
-    features = transformers.AutoBackbone.from_pretrained("trunk", out_features=["stage1", "stage4"])(images()).feature_maps
+    assert capsys.readouterr().out.splitlines()[-1] == 'transformers.ConvNextBackbone.from_pretrained("trunk")'
+    features = transformers.ConvNextBackbone.from_pretrained("trunk", out_features=["stage1", "stage4"])(images()).feature_maps
     assert [tuple(level.shape[1:]) for level in features] == [(40, 16, 16), (320, 2, 2)]
     pooled = transformers.AutoModel.from_pretrained("trunk")(images()).pooler_output
     assert torch.allclose(pooled, ours.model.forward_head(ours.model.forward_features(images()), pre_logits=True), atol=1e-5)

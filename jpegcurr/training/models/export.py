@@ -127,7 +127,7 @@ def export_model(classifier: Classifier, target: Target, path: Path, *, head: bo
         _save({"state_dict": theirs, "meta": {"dataset_meta": {"classes": list(classifier.classes)}}}, path)
         return _mmpretrain_line(shape, path)
     _write_transformers(classifier, shape, theirs, path, head=head)
-    return f'transformers.{"AutoModelForImageClassification" if head else "AutoBackbone"}.from_pretrained("{path}")'
+    return f'transformers.{"AutoModelForImageClassification" if head else "ConvNextBackbone"}.from_pretrained("{path}")'
 
 
 def _require_plain(classifier: Classifier, target: Target) -> Shape:
