@@ -18,6 +18,7 @@ from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
+from jpegcurr.cli.export import export
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
@@ -101,6 +102,7 @@ for command, summary in (
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (channels, "Compare channel activations between JPEG qualities."),
-    (models, "List timm's pretrained classifiers."),
+    (models, "List pretrained classifiers, their accuracy and cost."),
+    (export, "Write a model's weights for other programs."),
 ):
     app.command(short_help=summary)(command)

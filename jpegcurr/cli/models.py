@@ -10,15 +10,22 @@ from jpegcurr.cli.options import JsonOption
 from jpegcurr.cli.terminal import out, print_table
 
 if TYPE_CHECKING:
-    from jpegcurr.training.models.load import Listed
+    from jpegcurr.training.models.listing import Listed
+
+
+NOT_IN_TIMM = "(not in timm)"
 
 
 def models(
     pattern: Annotated[str, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern; '*' for all.")] = "convnext",
     as_json: JsonOption = False,
 ) -> None:
-    """List timm's pretrained classifiers, each of which can replace the run in predict, with their legacy names."""
-    from jpegcurr.training.models.load import list_named
+    """List pretrained classifiers of timm's, each of which can replace the run in predict, and of ConvNeXt's authors.
+
+    The accuracy is the one that ConvNeXt's authors published, on ImageNet-1k. Multiply-adds are those of convolutions and
+    linear layers for one image of that size.
+    """
+    from jpegcurr.training.models.listing import list_named
 
     print_models(list_named(pattern), as_json=as_json)
 
@@ -30,6 +37,21 @@ def print_models(listed: "Sequence[Listed]", *, as_json: bool) -> None:
         return
     rows = []
     for model in listed:
-        millions = f"{model.parameters / 1e6:,.1f} M" if model.parameters else "not counted"
-        rows.append([model.name, model.legacy or "", millions, str(model.size), f"{model.classes:,}"])
-    print_table(["name", "legacy name", "parameters", "pixels", "classes"], rows, left=2)
+        top1 = f"{model.top1:.1f} %" if model.top1 is not None else ""
+        legacy = model.legacy or ("" if model.in_timm else NOT_IN_TIMM)
+        rows.append(
+            [
+                model.name,
+                legacy,
+                str(model.size),
+                top1,
+                _count(model.parameters, 1e6),
+                _count(model.multiply_adds, 1e9),
+                f"{model.classes:,}",
+            ]
+        )
+    print_table(["name", "legacy name", "pixels", "top-1", "params (M)", "mult-adds (G)", "classes"], rows, left=2)
+
+
+def _count(number: int | None, unit: float) -> str:
+    return f"{number / unit:,.1f}" if number is not None else "not counted"

@@ -18,7 +18,8 @@ from jpegcurr.cli import main
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import LEGACY, ModelSettings, Run, imagenet_classes, list_named, load_classifier, load_named
+from jpegcurr.training.models.listing import list_named
+from jpegcurr.training.models.load import LEGACY, ModelSettings, Run, imagenet_classes, load_classifier, load_named
 
 NAME = "test_convnext.r160_in1k"
 

@@ -5,6 +5,8 @@ A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safete
 ``import jpegcurr.training.models.isotropic`` first, which registers it with timm).
 """
 
+import json
+import logging
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +20,15 @@ import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models wi
 from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
+from jpegcurr.text import join_words
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.finite import check_weights
+from jpegcurr.training.models.fit import classifier_names, create_on_meta, describe_misfit
+from jpegcurr.training.models.key_maps import StateDict
 from jpegcurr.training.models.names import check_model
-from jpegcurr.training.models.pretrained import StateDict, count_classes, load_weights
+from jpegcurr.training.models.pretrained import count_classes, load_weights
+
+log = logging.getLogger("jpegcurr")
 
 
 def create_model(section: ModelSection, classes: int, *, start: bool = True) -> torch.nn.Module:
@@ -32,45 +39,82 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
         UsageError: ``section.checkpoint`` does not exist, or holds no weights, or weights that are not finite.
     """
     check_model(section, start=start)
-    options: dict[str, Any] = {"drop_path_rate": section.drop_path}
+    options: dict[str, Any] = {"num_classes": classes, "drop_path_rate": section.drop_path}
     if section.head_init_scale is not None:
         options["head_init_scale"] = section.head_init_scale
     if section.layer_scale is not None:
         options["ls_init_value"] = section.layer_scale
     if start and section.checkpoint is not None:
-        weights = load_weights(section.checkpoint)
-        options["pretrained_cfg_overlay"] = {"state_dict": weights, "num_classes": count_classes(weights) or classes}
-    pretrained = start and (section.pretrained or section.checkpoint is not None)
+        return _start_from(section.checkpoint, section, options)
+    pretrained = start and section.pretrained
     try:
-        model: torch.nn.Module = timm.create_model(section.name, pretrained=pretrained, num_classes=classes, **options)
-    except TypeError as error:
-        raise RecipeError(f"model: timm cannot create {section.name!r} with these settings: {error}") from None
+        return _create(section, options, pretrained=pretrained)
     except (RuntimeError, OSError, KeyError) as error:
         if not pretrained:
             raise
-        weights_name = section.checkpoint or "timm's weights"
-        reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"model: {section.name!r} cannot start from {weights_name}: {reason}") from None
-    if start and section.checkpoint is not None:
-        check_weights(model, f"model.checkpoint: {section.checkpoint}")
-        _check_loaded(model, weights, section)
+        raise RecipeError(f"model: {section.name!r} cannot start from timm's weights: {_reason(error)}") from None
+
+
+def _start_from(checkpoint: Path, section: ModelSection, options: dict[str, Any]) -> torch.nn.Module:
+    """Create a model and fill it with the weights of a file, which need no classifier, or may have one for other classes."""
+    reference = create_on_meta(section.name, **options)
+    weights = load_weights(checkpoint, reference)
+    count = count_classes(weights)
+    try:
+        try:
+            model = _fill(section, options, weights, count or options["num_classes"])
+        except RuntimeError:
+            if count is not None:
+                raise
+            model = _fill(section, options, weights, 0)  # the file has no classifier, or none of a usual name
+    except (RuntimeError, OSError, KeyError) as error:
+        misfit = describe_misfit(weights, reference) if reference is not None else ""
+        problem = f"model: {section.name!r} cannot start from {checkpoint}"
+        raise RecipeError(f"{problem}: {misfit or _reason(error)}") from None
+    check_weights(model, f"model.checkpoint: {checkpoint}")
+    _check_loaded(model, weights, section)
     return model
 
 
-def _check_loaded(model: torch.nn.Module, weights: StateDict, section: ModelSection) -> None:
-    """Raise RecipeError unless the model has the checkpoint's weights, apart from the classifier's.
+def _fill(section: ModelSection, options: dict[str, Any], weights: StateDict, classes: int) -> torch.nn.Module:
+    """Create a model with ``weights``, which are of ``classes``; if the model has others, timm leaves the classifier new."""
+    overlay = {"state_dict": dict(weights), "num_classes": classes}
+    return _create(section, options | {"pretrained_cfg_overlay": overlay}, pretrained=True)
 
-    Where the number of classes differs, timm skips every tensor that does not fit, and does not say so.
+
+def _create(section: ModelSection, options: dict[str, Any], *, pretrained: bool) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = timm.create_model(section.name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise RecipeError(f"model: timm cannot create {section.name!r} with these settings: {error}") from None
+    return model
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _check_loaded(model: torch.nn.Module, weights: StateDict, section: ModelSection) -> None:
+    """Raise RecipeError unless the model has the checkpoint's weights, apart from the classifier's; warn of a few that are new.
+
+    Where the number of classes differs, timm skips every tensor that does not fit, and does not say so. A few may be resized,
+    such as a transformer's position embedding. A file may have names that only timm's own loader of the model knows.
     """
     known = {_fingerprint(tensor) for tensor in weights.values()}
-    timm_model: Any = model
-    classifier = {id(parameter) for parameter in timm_model.get_classifier().parameters()}
-    parameters = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in classifier}
+    classifier = classifier_names(model)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in classifier}
     missing = [name for name, parameter in parameters.items() if _fingerprint(parameter) not in known]
-    if len(missing) > 0.1 * len(parameters):  # a few may be resized, such as a transformer's position embedding
-        raise RecipeError(
-            f"model: {section.checkpoint} does not hold the weights that {section.name!r} needs: {len(missing)} tensors, such "
-            f"as {missing[0]}, are not in it. Set model.name to the model that the weights are of."
+    by_name = sum(name in weights for name in parameters) > 0.5 * len(parameters)
+    absent = [name for name in missing if name not in weights] if by_name else []
+    if len(missing) > 0.1 * len(parameters) or len(absent) > 0.02 * len(parameters):
+        misfit = describe_misfit(weights, model) or f"{len(missing)} of {len(parameters)} tensors are not in it."
+        raise RecipeError(f"model: {section.name!r} cannot start from {section.checkpoint}: {misfit}")
+    if missing:
+        log.warning(
+            "model.checkpoint: %s does not hold %s as %s has it: resized, or untrained",
+            section.checkpoint,
+            join_words(missing),
+            section.name,
         )
 
 
@@ -102,5 +146,16 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
     labels = {"label_names": list(classes)}
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
         save_for_hf(whole, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
+        _remove_doubled_argument(Path(temporary, "config.json"))
         for name in ("config.json", "model.safetensors"):
             move_into_place(Path(temporary, name), folder / name)
+
+
+def _remove_doubled_argument(path: Path) -> None:
+    """Remove ``num_classes`` from the arguments of the model in ``config.json``, which states it at its top too.
+
+    timm takes it from there, and ``transformers`` refuses a configuration that has it twice.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")

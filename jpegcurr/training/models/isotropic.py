@@ -4,7 +4,6 @@ As in a ViT, patches of 16 pixels become a grid that keeps its size and width th
 and head are timm's own. Importing this module registers the models with timm. Accuracies here are the published ones.
 """
 
-import re
 from typing import Any
 
 import torch
@@ -14,9 +13,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
+from jpegcurr.training.models.key_maps import to_timm
+
 PATCH = 16  # pixels a side
 _AUTHORS = "https://dl.fbaipublicfiles.com/convnext/convnext_iso_{}_1k_224_ema.pth"
-_RENAMES = ((r"^head\.", "head.fc."), (r"^norm\.", "head.norm."), (r"\.dwconv\.", ".conv_dw."), (r"\.pwconv", ".mlp.fc"))
 
 
 class IsotropicConvNeXt(nn.Module):
@@ -81,14 +81,7 @@ class IsotropicConvNeXt(nn.Module):
 
 def checkpoint_filter_fn(weights: dict[str, Any], _model: nn.Module) -> dict[str, Any]:
     """Rename weights from the authors' names (``models/convnext_isotropic.py``) to ours; return ours as they are."""
-    weights = weights.get("model", weights)
-    return weights if "head.norm.weight" in weights else {_rename(name): tensor for name, tensor in weights.items()}
-
-
-def _rename(name: str) -> str:
-    for authors, timms in _RENAMES:
-        name = re.sub(authors, timms, name)
-    return name
+    return to_timm(weights.get("model", weights))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +23,7 @@ from jpegcurr.training.models.create import normaliser
 from jpegcurr.training.models.exported import load_exported
 from jpegcurr.training.models.factory import build_model, is_factory
 from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
+from jpegcurr.training.models.fit import create_on_meta, describe_misfit
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.run_head import read_head
 
@@ -33,7 +33,6 @@ _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384
 LEGACY = {f"convnext_{size}{old}": f"convnext_{size}.{tag}" for old, tag in _TAGS.items() for size in _SIZES}
 HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 BATCH = 64  # images at a time, for models that were not trained here
-COUNTED = 40  # a listing counts parameters of up to so many architectures: a tenth of a second each, on the meta device
 
 Create = Callable[..., Any]
 Weights = Literal["raw", "ema", "best"]
@@ -241,7 +240,8 @@ def load_named(
     classes = _named_classes(timm.get_pretrained_cfg(current))
     options: dict[str, Any] = {}
     if checkpoint is not None:
-        state = load_weights(checkpoint)
+        reference = create_on_meta(current)
+        state = load_weights(checkpoint, reference)
         count = count_classes(state) or len(classes)
         options = {"num_classes": count, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": count}}
         classes = classes if len(classes) == count else ()
@@ -250,7 +250,8 @@ def load_named(
     try:
         model: torch.nn.Module = create(current, pretrained=True, **options)
     except Exception as error:  # the errors of a failed download have no common class
-        raise JpegcurrError(_describe_failure(name, checkpoint, error)) from None
+        misfit = describe_misfit(state, reference) if checkpoint is not None and reference is not None else ""
+        raise JpegcurrError(_describe_failure(name, checkpoint, misfit or error)) from None
     return _finish(current, model, classes, runtime, settings, checkpoint or f"timm's file for {name}")
 
 
@@ -374,7 +375,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
 def _check_name(name: str, current: str, checkpoint: Path | None) -> None:
     advice = "Give the --out folder of a `jpegcurr train`, or a name that `jpegcurr models` lists."
     if not timm.is_model(current):
-        hint = did_you_mean(name, _all_names())
+        hint = did_you_mean(name, all_names())
         raise UsageError(f"{name} does not exist, and timm has no model of that name.{hint or ' ' + advice}")
     tag = current.partition(".")[2]
     if checkpoint is None and not timm.is_model_pretrained(current):
@@ -384,12 +385,13 @@ def _check_name(name: str, current: str, checkpoint: Path | None) -> None:
         raise UsageError(f"timm has no weights named {tag!r} of {current.partition('.')[0]}. {advice}")
 
 
-def _all_names() -> list[str]:
+def all_names() -> list[str]:
+    """Return the names of timm's models, of its weights, and the legacy ones."""
     return [*LEGACY, *timm.list_models(), *timm.list_models(pretrained=True)]
 
 
-def _describe_failure(name: str, checkpoint: Path | None, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
+def _describe_failure(name: str, checkpoint: Path | None, error: Exception | str) -> str:
+    reason = " ".join(str(error).split())[:600]
     if checkpoint is not None:
         return f"{checkpoint} cannot be loaded into {name}: {reason}"
     return (
@@ -419,62 +421,6 @@ def _image_section(name: str, config: dict[str, Any]) -> ImageSection:
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One of timm's pretrained models: ``size`` is the input's side length in pixels; ``parameters`` is None if not counted."""
-
-    name: str
-    legacy: str | None
-    parameters: int | None
-    size: int
-    classes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name, for JSON."""
-        return asdict(self)
-
-
-def list_named(pattern: str, *, count: int = COUNTED) -> list[Listed]:
-    """List timm's pretrained classifiers whose name, or legacy name, matches ``pattern``, sorted.
-
-    A pattern without wildcards matches any part of a name. Parameters are counted for at most ``count`` architectures.
-
-    Raises:
-        UsageError: no name matches.
-    """
-    legacy = {name: old for old, name in LEGACY.items()}
-    wildcard = pattern.lower() if any(mark in pattern for mark in "*?[") else f"*{pattern.lower()}*"
-    names = [
-        name
-        for name in timm.list_models(pretrained=True)
-        if fnmatchcase(name.lower(), wildcard) or fnmatchcase(legacy.get(name, ""), wildcard)
-    ]
-    configs = {name: timm.get_pretrained_cfg(name) for name in names}
-    usable = {name: config for name, config in configs.items() if config is not None and _is_usable(config)}
-    if not usable:
-        raise UsageError(f"timm has no weights like {pattern!r} that classify.{did_you_mean(pattern, _all_names())}")
-    architectures = dict.fromkeys(name.partition(".")[0] for name in usable)
-    parameters = _count_parameters(list(architectures)) if len(architectures) <= count else {}
-    return [
-        Listed(name, legacy.get(name), parameters.get(name.partition(".")[0]), config.input_size[-1], config.num_classes)
-        for name, config in usable.items()
-    ]
-
-
-def _is_usable(config: PretrainedCfg) -> bool:
-    """Return whether ``load_named`` accepts the model: it classifies, and takes square crops."""
-    _, height, width = config.input_size
-    square = height == width and config.crop_mode != "border" and 0 < config.crop_pct <= 1
-    return square and bool(config.label_names or infer_imagenet_subset(config.to_dict()))
-
-
-def _count_parameters(architectures: Sequence[str]) -> dict[str, int]:
-    """Return the number of parameters of ``architectures`` with a thousand classes; no memory is allocated for them."""
-    with torch.device("meta"):
-        models = ((name, timm.create_model(name, num_classes=1000)) for name in architectures)
-        return {name: sum(parameter.numel() for parameter in model.parameters()) for name, model in models}
 
 
 def imagenet_classes(subset: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Weights to start from: a file in timm's format, a run's, or a checkpoint of the ConvNeXt authors' program."""
+"""Weights to start from: a file of timm's, a run's, or a checkpoint of another program, renamed by ``key_maps``."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -8,14 +8,18 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 
 from jpegcurr.errors import UsageError
+from jpegcurr.training.models.key_maps import StateDict, to_timm
 from jpegcurr.training.models.names import find_weights
 
-StateDict = dict[str, torch.Tensor]
 _HEADS = ("head.fc.weight", "head.weight", "fc.weight", "classifier.weight")
 
 
-def load_weights(path: Path) -> StateDict:
+def load_weights(path: Path, like: torch.nn.Module | None = None) -> StateDict:
     """Read the raw (not averaged) weights of a ``.safetensors`` file, a ``.pth`` that torch wrote, or a run's folder.
+
+    Names of other programs become timm's. With the model ``like``, which may be on the meta device, tensors also take the shape
+    that they have in it, where that differs by dimensions of length 1 alone: some models of timm's have convolutions of one
+    pixel in place of the others' linear layers.
 
     A pickle cannot run code here (``weights_only``); of classes only argparse's Namespace is allowed, which the authors'
     checkpoints hold beside the weights.
@@ -23,7 +27,14 @@ def load_weights(path: Path) -> StateDict:
     Raises:
         UsageError: there is no such file, or it holds no weights.
     """
-    file = find_weights(path)
+    weights = to_timm(_read_tensors(find_weights(path)))
+    if like is None:
+        return weights
+    shapes = {name: tensor.shape for name, tensor in like.state_dict().items()}
+    return {name: _reshape(tensor, shapes.get(name, tensor.shape)) for name, tensor in weights.items()}
+
+
+def _read_tensors(file: Path) -> StateDict:
     try:
         with torch.serialization.safe_globals([Namespace]):
             content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
@@ -37,6 +48,11 @@ def load_weights(path: Path) -> StateDict:
         raise UsageError(f"model.checkpoint: {file} holds something other than tensors by name.")
     weights: StateDict = clean_state_dict(content)
     return weights
+
+
+def _reshape(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    same = [side for side in tensor.shape if side != 1] == [side for side in shape if side != 1]
+    return tensor.reshape(shape) if same else tensor
 
 
 def count_classes(weights: StateDict) -> int | None:
