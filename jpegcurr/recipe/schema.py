@@ -341,6 +341,9 @@ class OptimSection(Section):
         momentum: of SGD. None: 0.9.
         layer_decay: factor on the learning rate for every layer between a parameter and the classifier, with layers counted as
             in the ConvNeXt authors' fine-tuning. None: one rate for all.
+        layer_ids: number of ConvNeXt's last stage among these layers. ``authors``: 12, whatever the depth, as in the authors'
+            code. ``contiguous``: the next one after those of the third stage, so that smaller ConvNeXts than S have fewer
+            layers, whose rates are higher; S to XL have the same layers either way.
         clip_grad: maximum gradient norm. None disables clipping, except for LAMB, whose published default is 1.
         label_smoothing: share of every target that is spread over all classes. 0 disables it.
         loss: ``cross_entropy``, or ``bce``: binary cross-entropy, averaged over images and classes.
@@ -357,6 +360,7 @@ class OptimSection(Section):
     eps: AboveZero | None = None
     momentum: Fraction | None = None
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    layer_ids: Literal["authors", "contiguous"] = "authors"
     clip_grad: AboveZero | None = None
     label_smoothing: Fraction = 0.1
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
@@ -371,6 +375,8 @@ class OptimSection(Section):
                 raise ValueError(f"{field} does nothing with {self.name}: omit it")
         if self.bce_threshold is not None and self.loss != "bce":
             raise ValueError("bce_threshold does nothing with loss: cross_entropy: omit it")
+        if self.layer_decay is None and self.layer_ids != "authors":
+            raise ValueError(f"layer_ids: {self.layer_ids} does nothing without layer_decay: omit it")
         return self
 
 

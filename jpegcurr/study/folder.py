@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json
+from jpegcurr.recipe.former import fill_former
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
@@ -111,7 +112,7 @@ def _read_design(out: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((out / STUDY).read_text(encoding="utf-8"))["design"]
         design = _rename_stages({key: content[key] for key in ("control", "primary", "seeds", "evaluate", "arms")})
-        return {**design, "arms": {arm: Recipe.model_validate(recipe) for arm, recipe in design["arms"].items()}}
+        return {**design, "arms": {arm: Recipe.model_validate(fill_former(tree)) for arm, tree in design["arms"].items()}}
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UsageError(f"{out / STUDY} cannot be read as a study's ({error}). Choose another folder with --out.") from None
 

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe.loading import dump_recipe, load_recipe
+from jpegcurr.recipe.former import keep_former
+from jpegcurr.recipe.loading import dump_recipe, load_resolved, read_tree
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
@@ -55,10 +56,23 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
     return None
 
 
+def resumed_recipe(recipe: Recipe, out: Path) -> Recipe:
+    """Return ``recipe`` as the run in ``out`` resumes it: a run of an earlier version keeps what that version did.
+
+    These are fields that the version did not have, unless ``recipe`` sets them itself. The log names them.
+    """
+    if not (out / STATE).is_file():
+        return recipe
+    kept, fields = keep_former(recipe, read_tree(out / "recipe.yaml"))
+    if fields:
+        log.info("%s was begun with an earlier version of jpegcurr, and keeps what that did: %s", out, ", ".join(fields))
+    return kept
+
+
 def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     from jpegcurr.training.checkpoint import epochs_started
 
-    before = load_recipe(out / "recipe.yaml")
+    before = load_resolved(out / "recipe.yaml")
     if changes := describe_changes(fixed_part(before), fixed_part(recipe)):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(

@@ -15,7 +15,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from timm.models import PretrainedCfg
 
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
-from jpegcurr.recipe.loading import load_recipe
+from jpegcurr.recipe.loading import load_resolved
 from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
@@ -145,7 +145,7 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
     normalise = normaliser(model).to(runtime.device)
-    recipe = load_recipe(path / "recipe.yaml")
+    recipe = load_resolved(path / "recipe.yaml")
     return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader, known)
 
 
