@@ -179,8 +179,8 @@ def _move(
 def _sample_cubic(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return ``images`` [k 3 h w] interpolated at the places ``x``, ``y``, float32 [k 3 h w], by the cubic of ``_cubic_taps``.
 
-    torch's ``grid_sample`` has another cubic, a = -0.75. A coordinate without samples, [w] or [h 1], is the result's own, so that
-    nothing has to be interpolated along it.
+    torch's ``grid_sample`` has another cubic, a = -0.75. A coordinate without samples, [w] or [h 1], is the result's own: along
+    it, nothing has to be interpolated.
     """
     count, channels, height, width = images.shape
     pixels = images.flatten(2).float()
