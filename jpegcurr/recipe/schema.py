@@ -21,6 +21,7 @@ JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Interpolation = Literal["area", "bilinear", "bicubic"]
 Order = Literal["random", "quasi_random"]
 Stage = Literal["before_crop", "after_resize"]
+TrainedWeights = Literal["raw", "ema"]
 
 
 class Section(BaseModel):
@@ -383,7 +384,8 @@ class OptimSection(Section):
 class EmaSection(Section):
     """An exponential moving average of the weights, updated after every optimiser step. Without either field, decay is 0.9999.
 
-    The authors' 0.9999 at batch 4096 of ImageNet is a half-life of 22 epochs.
+    The authors' 0.9999 at batch 4096 of ImageNet is a half-life of 22 epochs. ``ema: null`` keeps no average: the run then has
+    no ``ema`` folder and no columns such as ``val/clean/ema_top1``.
 
     Attributes:
         decay: share that the average keeps at a step; it then covers about ``1 / (1 - decay)`` steps.
@@ -457,7 +459,7 @@ class Recipe(Section):
     batch: BatchSection = BatchSection()
     schedule: ScheduleSection = ScheduleSection()
     optim: OptimSection = OptimSection()
-    ema: EmaSection = EmaSection()
+    ema: EmaSection | None = EmaSection()
     loader: LoaderSection = LoaderSection()
     tracking: tuple[Literal["tensorboard", "wandb"], ...] = ()
     save: SaveSection = SaveSection()
@@ -474,9 +476,15 @@ class Recipe(Section):
         return tuple(dict.fromkeys(name for phase in self.curriculum for name in phase.weights(0)))
 
     @property
+    def weights(self) -> tuple[TrainedWeights, ...]:
+        """The weights that the run ends with: ``raw``, and their average ``ema`` if it keeps one."""
+        return ("raw",) if self.ema is None else ("raw", "ema")
+
+    @property
     def validation_columns(self) -> tuple[str, ...]:
         """The columns of ``metrics.jsonl`` that validation writes, such as ``val/clean/ema_top1``."""
-        metrics = [f"{weights}{metric}" for weights in ("", "ema_") for metric in ("top1", "top5", "loss")]
+        prefixes = ["ema_" if weights == "ema" else "" for weights in self.weights]
+        metrics = [f"{prefix}{metric}" for prefix in prefixes for metric in ("top1", "top5", "loss")]
         return tuple(f"val/{name}/{metric}" for name in self.evaluate for metric in metrics)
 
     def micro(self, ranks: int = 1) -> int:

@@ -58,7 +58,7 @@ def log_phase(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets)
 
 
 def describe_row(row: Row, epochs: int, seconds_left: float = 0.0) -> str:
-    """Return one line on an epoch: data, rates, loss, speed, and top-1 per validation set (EMA in brackets), time left."""
+    """Return one line on an epoch: data, rates, loss, speed, top-1 per validation set (EMA in brackets if any), time left."""
     rates = f"lr {float(row['lr_first']):.1e} to {float(row['lr_last']):.1e}"
     speed = f"{float(row['images_per_second']):.0f} img/s, {float(row['data_wait']):.0%} waiting"
     speed += f", mfu {float(row['mfu']):.0%}" if "mfu" in row else ""
@@ -68,9 +68,13 @@ def describe_row(row: Row, epochs: int, seconds_left: float = 0.0) -> str:
         head += f"  {row['replaced']} samples replaced"
     if row["skipped"]:
         head += f"  {row['skipped']} steps skipped"
-    tops = [f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names]
     left = [f"{_clock(seconds_left)} left"] if seconds_left >= 1 else []
-    return "  | ".join([head, *tops, *left])
+    return "  | ".join([head, *(_describe_top1(row, name) for name in names), *left])
+
+
+def _describe_top1(row: Row, name: str) -> str:
+    raw, averaged = f"{name} {float(row[f'val/{name}/top1']):.1f}", row.get(f"val/{name}/ema_top1")
+    return raw if averaged is None else f"{raw} (ema {float(averaged):.1f})"
 
 
 def warn_of_loading(row: Row, loaders: Loaders) -> None:

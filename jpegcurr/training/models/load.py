@@ -135,6 +135,9 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     if not (path / "recipe.yaml").is_file():
         problem = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {problem}. Give the --out folder of a `jpegcurr train`.")
+    recipe = load_resolved(path / "recipe.yaml")
+    if weights == "ema" and recipe.ema is None:
+        raise UsageError(f"{path} keeps no average of its weights (ema: null in its recipe). Use --weights raw.")
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
     try:
@@ -145,7 +148,6 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
     normalise = normaliser(model).to(runtime.device)
-    recipe = load_resolved(path / "recipe.yaml")
     return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader, known)
 
 
