@@ -80,6 +80,7 @@ def print_evaluations(
         return
     columns, cells = tables.score_table(results)
     print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
+    out.print(tables.describe_inputs(results), markup=False)
     if matrix := tables.accuracy_matrix(results):
         out.print()
         print_table(*matrix)

@@ -85,6 +85,7 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
     if summary.confusion is not None and summary.confusion.images:
         _print_confusion(summary.confusion)
+    out.print(summary.inputs, markup=False)
     if summary.unknown:
         out.print(summary.unknown, markup=False)
     for path in written:

@@ -7,6 +7,8 @@ from jpegcurr.recipe.schema import Recipe
 
 # By section and field: what the earlier version did, given the section. A run keeps it when it is resumed.
 _FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
+    ("image", "mean"): lambda _image: None,
+    ("image", "std"): lambda _image: None,
     ("optim", "layer_ids"): lambda optim: "contiguous" if optim.get("layer_decay") else "authors",
 }
 

@@ -237,6 +237,8 @@ class ImageSection(Section):
         hflip: probability of mirroring a training image.
         val_crop: side of the centre square that validation takes, as a share of the shorter side; ``squash`` takes the whole
             image and changes its aspect ratio (timm's crop mode), as ConvNeXt's authors do from 384 pixels on.
+        mean, std: mean and standard deviation by which inputs are normalised: red, green, blue, on the scale 0 to 1. None:
+            those in timm's configuration of the model, which the log names.
     """
 
     size: Side = 224
@@ -245,6 +247,8 @@ class ImageSection(Section):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: Probability = 0.5
     val_crop: Annotated[float, Field(gt=0, le=1)] | Literal["squash"] = 224 / 256
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
@@ -252,6 +256,22 @@ class ImageSection(Section):
             raise ValueError(f"scale {list(self.scale)} is not two shares of the area: 0 < smaller <= larger <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio {list(self.ratio)} is not two aspect ratios: 0 < smaller <= larger")
+        return self
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            given, other = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(
+                f"{given} without {other}: inputs are normalised by both. Give both, or neither for the model's own"
+            )
+        for name, values in (("mean", self.mean or ()), ("std", self.std or ())):
+            if max(values, default=0) > 1 and all(0 <= value <= 255 for value in values):
+                scaled = ", ".join(f"{value / 255:.4g}" for value in values)
+                raise ValueError(f"{name} {list(values)} is on the scale 0 to 255, and 0 to 1 is needed: [{scaled}]")
+            if not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
+                limits = "from 0 to 1" if name == "mean" else "above 0 and at most 1"
+                raise ValueError(f"{name} {list(values)} is not three numbers {limits}")
         return self
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
     from jpegcurr.training.data.datasets import Datasets
     from jpegcurr.training.data.loaders import Loaders
+    from jpegcurr.training.metrics import Normaliser
 
 log = logging.getLogger("jpegcurr")
 
@@ -144,7 +145,7 @@ def check_same_data(out: Path, datasets: Datasets) -> None:
             )
 
 
-def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
+def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime, normalise: Normaliser) -> str:
     """Write ``recipe.yaml`` and ``run.json``; return the run's id, which a resumed run keeps."""
     out.mkdir(parents=True, exist_ok=True)
     before = _read_head(out) if (out / _HEAD).is_file() else {}
@@ -160,6 +161,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "versions": library_versions(_PACKAGES),
         "runtime": runtime.reason,
         "loader": loaders.kind,
+        "normalisation": {"mean": normalise.levels, "std": normalise.deviations},
         "classes": len(datasets.classes),
         "class_names": list(datasets.classes.names) if datasets.classes.known else None,
         "class_names_known": datasets.classes.known,

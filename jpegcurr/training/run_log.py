@@ -9,6 +9,7 @@ from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
+from jpegcurr.training.models.normalisation import normalisation_warning
 from jpegcurr.training.schedule import planned_epochs
 from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Row
@@ -28,6 +29,10 @@ def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, befo
     for reason in loaders.reasons:
         log.info(reason)
     recipe = state.recipe
+    by = "set by the recipe" if recipe.image.mean else f"those of {recipe.model.name}"
+    log.info("inputs are normalised by %s (%s)", state.normalise.describe(), by)
+    if before is None and (warning := normalisation_warning(recipe.model, state.normalise, state.model)):
+        log.warning(warning)
     plan = plan_epochs(recipe)[min(progress.epoch, recipe.epochs - 1)]
     if state.runtime.world.ranks > 1 or state.micro_batches(plan) > 1:
         log.info(_describe_step(state, plan))

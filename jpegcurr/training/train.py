@@ -24,7 +24,8 @@ from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.data.sampling import Loader
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
-from jpegcurr.training.models.create import create_model, export_model, normaliser
+from jpegcurr.training.models.create import create_model, export_model
+from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, classes_of, resumed_recipe, write_head
 from jpegcurr.training.run_log import describe_row, log_phase, log_start, warn_of_loading
@@ -80,7 +81,7 @@ def train(
     log_start(state, loaders, progress, before)
     metrics = Metrics(out, before=progress.epoch)
     if world.is_main:
-        run_id = write_head(recipe, out, datasets, loaders, runtime)
+        run_id = write_head(recipe, out, datasets, loaders, runtime, state.normalise)
         metrics.trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
 
     def after_step(info: StepInfo) -> None:
@@ -128,7 +129,7 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         images=len(next(iter(datasets.train.values())).beton),
         model=model,
         prepared=runtime.prepare(model),
-        normalise=normaliser(model).to(runtime.device),
+        normalise=normaliser(model, recipe.image).to(runtime.device),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),

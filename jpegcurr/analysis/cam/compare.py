@@ -89,7 +89,11 @@ def compare_cams(
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
     layer = layer or _last_stage(first)
-    views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in _digests(runs) for spec in specs)
+    views = tuple(
+        CamView(run.path, run.weights, spec.name, sha256, run.normalise.describe())
+        for run, sha256 in _digests(runs)
+        for spec in specs
+    )
     available = find_labelled([folder], labels)
     labelled = available.take(_evenly_spaced(len(available), limit))
     files = list(labelled.files)

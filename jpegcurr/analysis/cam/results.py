@@ -22,12 +22,16 @@ Rule = Literal["most changed", "median", "least changed", "lost", "gained", "fli
 
 @dataclass(frozen=True, slots=True)
 class CamView:
-    """One run at one quality; ``sha256`` is the hash of the file that holds the weights."""
+    """One run at one quality.
+
+    ``sha256`` is the hash of the file that holds the weights, and ``normalised`` the normalisation of the inputs in words.
+    """
 
     run: Path
     weights: str
     quality: str
     sha256: str = ""
+    normalised: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,6 +41,7 @@ class Evaluation:
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
+        normalised: the normalisation of the run's inputs, in words.
     """
 
     run: Path
@@ -54,6 +55,7 @@ class Evaluation:
     names_known: bool
     keys: str | None
     outcomes: Outcomes
+    normalised: str = ""
 
     @property
     def class_list(self) -> Classes:
@@ -84,6 +86,7 @@ class Evaluation:
             "tested": self.tested,
             "at_load": self.at_load,
             "loader": self.loader,
+            "normalised": self.normalised,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
             "class_images": self.class_images(),
@@ -247,6 +250,7 @@ def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Ev
         names_known=run.names_known,
         keys=dataset.manifest.keys_sha256 if dataset.manifest else None,
         outcomes=outcomes,
+        normalised=run.normalise.describe(),
     )
 
 

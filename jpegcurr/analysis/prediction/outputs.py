@@ -99,6 +99,7 @@ class Summary:
         unread: (file, reason) of every file that could not be read.
         confusion: the counts, None if no image has a label.
         unknown: how many files have no class of the model, in a sentence; empty if all have one.
+        inputs: size and normalisation of the model's inputs, in a sentence.
     """
 
     files: int
@@ -106,6 +107,7 @@ class Summary:
     unread: tuple[tuple[str, str], ...]
     confusion: Confusion | None
     unknown: str = ""
+    inputs: str = ""
 
 
 def classify_files(
@@ -135,7 +137,8 @@ def classify_files(
                 unread.append((str(prediction.file), prediction.error))
             on_file(done)
     unknown = files.describe_unknown(run.classes, str(run.path), known=run.names_known)
-    return Summary(len(files), tuple(first), tuple(unread), confusion, unknown)
+    inputs = f"Inputs of {run.path}: {run.image.size} pixels, normalised by {run.normalise.describe()}."
+    return Summary(len(files), tuple(first), tuple(unread), confusion, unknown, inputs)
 
 
 @contextmanager

@@ -154,6 +154,7 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Class explained": TARGETS[study.target_rule],
         "Qualities": f"{', '.join(qualities)}: re-encoded at full resolution before the crop, as jpegcurr encode stores "
         "them; source is the file itself",
+        "Normalised by": _normalisations(study),
         "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
         "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
         "Baseline": f"maps of {baseline}, both in {reference}" if baseline else "none: too few images",
@@ -163,6 +164,14 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Command": shlex.join(["jpegcurr", *(sanitize(argument) for argument in sys.argv[1:])]),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
     }
+
+
+def _normalisations(study: CamStudy) -> str:
+    """Return the normalisation of the inputs, for each run apart where they differ."""
+    runs = {f"{sanitize(view.run)}, {view.weights} weights": view.normalised for view in study.views}
+    if len(set(runs.values())) == 1:
+        return study.views[0].normalised
+    return "; ".join(f"{normalised} ({run})" for run, normalised in runs.items())
 
 
 def number(value: float) -> str:

@@ -18,8 +18,8 @@ import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models wi
 from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
-from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.names import check_model
+from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.models.pretrained import StateDict, count_classes, load_weights
 
 
@@ -77,24 +77,18 @@ def _fingerprint(tensor: torch.Tensor) -> tuple[int, str]:
     return tensor.numel(), f"{float(tensor.detach().double().sum()):.9g}"
 
 
-def normaliser(model: torch.nn.Module) -> Normaliser:
-    """Return the normalisation of ``model``: the mean and the standard deviation in timm's configuration of it."""
-    config = timm.data.resolve_model_data_config(model)
-    return Normaliser(config["mean"], config["std"])
-
-
 def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...], image: ImageSection) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = timm.data.resolve_model_data_config(model)
+    inputs = normaliser(model, image)
     data_config = {
         "input_size": (3, image.size, image.size),
         "crop_pct": 1.0 if image.val_crop == "squash" else image.val_crop,
         "crop_mode": "squash" if image.val_crop == "squash" else "center",
         # timm has no area filter; antialiased bilinear is the nearest that it has
         "interpolation": "bilinear" if image.interpolation == "area" else image.interpolation,
-        "mean": config["mean"],
-        "std": config["std"],
+        "mean": inputs.levels,
+        "std": inputs.deviations,
     }
     whole = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
     labels = {"label_names": list(classes)}

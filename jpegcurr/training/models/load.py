@@ -1,6 +1,7 @@
 """Trained models to analyse: a run, or one of timm's pretrained models by its name; and a listing of those."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -20,9 +21,11 @@ from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.create import normaliser
+from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.run_folder import class_names_known
+
+log = logging.getLogger("jpegcurr")
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
@@ -174,8 +177,12 @@ def load_named(
         raise JpegcurrError(_describe_failure(name, checkpoint, error)) from None
     config = resolve_model_data_config(model)
     image = _image_section(name, config)
-    normalise = Normaliser(config["mean"], config["std"]).to(runtime.device)
-    return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image, known)
+    normalise = Normaliser(config["mean"], config["std"])
+    if checkpoint is not None:
+        mismatch = describe_mismatch(f"the weights in {checkpoint}", stated_normaliser(checkpoint), normalise)
+        if mismatch is not None:
+            log.warning(mismatch)
+    return NamedModel(Path(current), runtime.place(model).eval(), normalise.to(runtime.device), classes, image, known)
 
 
 def _check_name(name: str, current: str, checkpoint: Path | None) -> None:

@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -24,12 +26,7 @@ def load_weights(path: Path) -> StateDict:
         UsageError: there is no such file, or it holds no weights.
     """
     file = find_weights(path)
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # torch.load's errors on files that are no checkpoint have no common class
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"model.checkpoint: {file} cannot be read as weights ({reason}).") from None
+    content = load_safetensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -37,6 +34,32 @@ def load_weights(path: Path) -> StateDict:
         raise UsageError(f"model.checkpoint: {file} holds something other than tensors by name.")
     weights: StateDict = clean_state_dict(content)
     return weights
+
+
+def load_safetensors(file: Path) -> StateDict:
+    """Read a ``.safetensors`` file; raise UsageError if it is none."""
+    try:
+        return load_file(file)
+    except Exception as error:
+        raise _unreadable(file, error) from None
+
+
+def read_checkpoint(file: Path, *, lazily: bool = False) -> Any:
+    """Return the content of a file that torch wrote, as ``load_weights`` reads it; ``lazily`` reads no tensor that is not used.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(file, "cpu", weights_only=True, mmap=lazily and is_zipfile(file))  # older ones are no archives
+    except Exception as error:  # torch.load's errors on files that are no checkpoint have no common class
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> UsageError:
+    reason = str(error).partition("\n")[0]
+    return UsageError(f"model.checkpoint: {file} cannot be read as weights ({reason}).")
 
 
 def count_classes(weights: StateDict) -> int | None:
