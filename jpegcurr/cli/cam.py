@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, parse_specs
+from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, lock_outputs, parse_specs
 from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
 
 
 def cam(
+    context: typer.Context,
     paths: Annotated[list[Path], typer.Argument(metavar="RUN... IMAGES", help="One or more runs, then a folder of images.")],
     qualities: Annotated[
         str, typer.Option(metavar="Q,Q,...", help="Qualities; the others are compared with the first.")
@@ -58,11 +59,12 @@ def cam(
     force: ForceOption = False,
 ) -> None:
     """Compare Grad-CAM maps between JPEG qualities and runs over all images, in one offline HTML page."""
+    lock_outputs(context, {output: "-o"})
     from jpegcurr.analysis.cam.compare import compare_cams
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
     from jpegcurr.analysis.report.html import report_files, write_report
-    from jpegcurr.files import refuse_existing, refuse_unwritable
+    from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
 
@@ -79,7 +81,7 @@ def cam(
     if output.suffix != ".html":
         raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = parse_specs(qualities.split(","))
-    refuse_unwritable([output.parent])
+    lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
     refuse_existing(report_files(output), force=force)
     find_method(method)
     measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []

@@ -17,6 +17,7 @@ from jpegcurr.cli.options import (
     QualitiesOption,
     RunFolder,
     WeightsOption,
+    lock_outputs,
     parse_qualities,
 )
 from jpegcurr.cli.terminal import out, print_table, progress_bar
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def channels(
+    context: typer.Context,
     run: RunFolder,
     data: DataOption = None,
     qualities: QualitiesOption = None,
@@ -62,12 +64,13 @@ def channels(
     The other qualities are compared with the first. --prune-study also measures the accuracy that is lost when the channels
     that move most are set to zero, beside those that move least and random ones.
     """
+    lock_outputs(context, {csv: "--csv"})
     from jpegcurr.analysis.channels.activations import pick_layers
     from jpegcurr.analysis.channels.pruning import check_prunable, split_images, study_pruning
     from jpegcurr.analysis.channels.study import check_same_images, study_channels
     from jpegcurr.analysis.channels.tables import as_values, to_csv
     from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_sets
-    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
+    from jpegcurr.files import refuse_existing, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_run
 
@@ -76,8 +79,7 @@ def channels(
         raise UsageError("--seed is for the prune study. Give --prune-study 4,8,16 too, or omit --seed.")
     sizes = parse_sizes(prune_study) if prune_study is not None else []
     if csv is not None:
-        refuse_unwritable([csv.parent])
-        refuse_existing([csv], force=force)
+        refuse_existing([csv], force=force, option="--csv")
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = load_run(run, runtime, weights)

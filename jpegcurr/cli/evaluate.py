@@ -16,6 +16,7 @@ from jpegcurr.cli.options import (
     OnTheFlyOption,
     QualitiesOption,
     WeightsOption,
+    lock_outputs,
     parse_qualities,
 )
 from jpegcurr.cli.terminal import out, print_table, progress_bar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs; the others are compared with the first.")],
     data: DataOption = None,
     qualities: QualitiesOption = None,
@@ -46,6 +48,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
+    lock_outputs(context, {csv: "--csv", classes: "--classes", plot: "--plot"})
     from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import resolve_runtime

@@ -1,6 +1,6 @@
 """Options that more than one command accepts, and how they are parsed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,6 +46,16 @@ OnTheFlyOption = Annotated[
     typer.Option("--on-the-fly", help="Re-encode after the resize, at the size the model receives: a stronger degradation."),
 ]
 LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")]
+
+
+def lock_outputs(context: typer.Context, outputs: "Mapping[Path | None, str]") -> None:
+    """Lock the files and folders that a command will write, by the options that name them, until the command ends.
+
+    Commands call it before they import torch, so that of two of them the later is refused, and not the faster.
+    """
+    from jpegcurr.files import locked_outputs
+
+    context.with_resource(locked_outputs({path: option for path, option in outputs.items() if path is not None}))
 
 
 def parse_specs(

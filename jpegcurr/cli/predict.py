@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption
+from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, lock_outputs
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -19,6 +19,7 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 
 def predict(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
@@ -54,6 +55,8 @@ def predict(
     The true class of an image is what `jpegcurr encode` would take it for: the first folder below IMAGES (or below its split),
     or the folder that holds it. With --labels it is read from a table. What has no class of the run is left out of accuracies.
     """
+    named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
+    lock_outputs(context, named)
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
     from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def study(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file, or the name of a shipped study.")],
     out_folder: Annotated[
         Path | None,
@@ -73,10 +74,24 @@ def study(
     Writes study.json, runs.csv and study.html. The same command continues after any stop, and after seeds were added to the
     file: finished runs are kept and interrupted ones are resumed.
     """
-    from jpegcurr.files import locked
+    from jpegcurr.study.config import load_study
+    from jpegcurr.study.folder import locked_study
+
+    if as_json and not plan:
+        raise UsageError("--json is for --plan; a study writes study.json.")
+    for option, value in (("--images-per-second", images_per_second), ("--seed-spread", seed_spread)):
+        if value is not None and not plan:
+            raise UsageError(f"{option} is for --plan; a study that runs measures it.")
+    if slurm and launch:
+        raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
+    show_log(quiet=quiet)
+    resolved = load_study(file)
+    folder = out_folder or Path("studies") / resolved.name
+    if not plan:
+        context.with_resource(locked_study(folder))  # before torch is imported
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.slurm.jobs import check_accounts, check_machine, parse_options
-    from jpegcurr.study.config import check_arms, load_study
+    from jpegcurr.study.config import check_arms
     from jpegcurr.study.cost import estimate_study, measure_control_speed
     from jpegcurr.study.folder import check_folder, write_design
     from jpegcurr.study.measure import check_data
@@ -88,15 +103,6 @@ def study(
     from jpegcurr.study.slurm import SlurmLauncher
     from jpegcurr.study.tasks import list_tasks, list_unfinished
 
-    if as_json and not plan:
-        raise UsageError("--json is for --plan; a study writes study.json.")
-    for option, value in (("--images-per-second", images_per_second), ("--seed-spread", seed_spread)):
-        if value is not None and not plan:
-            raise UsageError(f"{option} is for --plan; a study that runs measures it.")
-    if slurm and launch:
-        raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
-    show_log(quiet=quiet)
-    resolved = load_study(file)
     check_arms(resolved, only or ())
     tasks = list_tasks(resolved, only or ())
     if plan:
@@ -106,7 +112,6 @@ def study(
         cost = estimate_study(resolved, tasks, speed=speed, speed_from=source, spread=spread, spread_from=spread_source)
         print_cost(resolved, cost, as_json=as_json)
         return
-    folder = out_folder or Path("studies") / resolved.name
     check_folder(resolved, folder)
     local = LocalLauncher(jobs, device, precision, compile_model, tuple(shlex.split(launch or "")))
     launcher = SlurmLauncher(local, parse_options(slurm)) if slurm else local
@@ -130,7 +135,6 @@ def study(
     try:
         with (
             stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop,
-            locked(folder / ".study.lock", folder, doing="run", option="--out"),
             show_board(resolved, tasks, folder, quiet=quiet) as board,
         ):
             left = list_unfinished(resolved, tasks, folder)

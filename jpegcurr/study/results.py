@@ -129,7 +129,8 @@ def _load(task: Task, column: Column, out: Path, conditions: dict[str, Any]) -> 
     keys = conditions.setdefault(f"keys of {column[1]}", facts["keys"])
     if images != len(outcomes) or keys != facts["keys"]:
         raise UsageError(
-            f"{path} was measured on other images than the runs before it. Delete it, and the study measures that run again."
+            f"{path} was measured on other images than the runs before it. If {facts['data']} was replaced, delete "
+            f"{out / 'outcomes' / '*' / '*' / f'*-{column[1]}.npz'}, and the study measures all runs again."
         )
     return outcomes, facts
 

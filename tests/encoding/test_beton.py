@@ -32,7 +32,7 @@ samples_strategy = st.lists(
         st.binary(min_size=1, max_size=64).map(lambda seed: seed * 9001),  # up to 576 kB: more than one page per file
         st.integers(1, 65535),
         st.integers(1, 65535),
-        st.integers(-(2**62), 2**62),
+        st.integers(0, 2**20 - 1),
     ),
     min_size=1,
     max_size=12,

@@ -115,20 +115,26 @@ def study_channels(
                 on_images(sum(len(batch) for batch, *_ in at_every_quality))
 
     with whole_float32():  # rounding would be a change too
-        whole, half = follow_channels(run.model, picked, batches(), chosen)
+        whole, half = follow_channels(run.model, picked, batches(), chosen, source=run.path)
     return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, _columns(datasets), whole, half)
 
 
 def follow_channels(
-    model: torch.nn.Module, layers: Sequence[str], batches: Iterable[Sequence[torch.Tensor]], chosen: Flags | None = None
+    model: torch.nn.Module,
+    layers: Sequence[str],
+    batches: Iterable[Sequence[torch.Tensor]],
+    chosen: Flags | None = None,
+    *,
+    source: Path | str = "the model",
 ) -> tuple[tuple[LayerStudy, ...], tuple[LayerStudy, ...]]:
     """Return the statistics over all images, and over the ``chosen`` ones, bool [images]; the latter are empty without any.
 
-    ``batches`` yields normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch.
+    ``batches`` yields normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch. Raises
+    JpegcurrError, which names ``source``, if an output of the model is not a finite number.
     """
     collector = _StatsCollector(layers)
     start = 0
-    with watch_layers(model, layers) as summarise:
+    with watch_layers(model, layers, source) as summarise:
         for batch in batches:
             end = start + len(batch[0])
             rows = np.zeros(end - start, np.bool_) if chosen is None else chosen[start:end]

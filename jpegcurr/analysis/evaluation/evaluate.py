@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
@@ -22,6 +23,7 @@ from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.metrics import Scores
+from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Run
 from jpegcurr.training.run_folder import data_of
 
@@ -217,6 +219,7 @@ def evaluate_runs(
 
     Raises:
         RecipeError: the loader asked for is not available.
+        JpegcurrError: the outputs of a run for an image are not finite numbers.
     """
     kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
@@ -227,9 +230,16 @@ def evaluate_runs(
                 variant = dataset.match(run.class_list).variant
                 sampler = EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
                 models = [(runs[other].model, runs[other].normalise) for other in together]
-                outcomes = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
-                pending |= {(other, column): of_run for other, of_run in zip(together, outcomes, strict=True)}
-            yield _evaluation(run, dataset, kind, pending.pop((row, column)))
+                observed = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
+                pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
+            outcomes = pending.pop((row, column))
+            _check_finite(run, dataset, outcomes)
+            yield _evaluation(run, dataset, kind, outcomes)
+
+
+def _check_finite(run: Run, dataset: Dataset, outcomes: Outcomes) -> None:
+    values = torch.from_numpy(np.stack([outcomes.confidence, outcomes.loss], axis=1))
+    require_finite(values, run.path, [f"sample {number} of {dataset.beton.path}" for number in range(len(outcomes))])
 
 
 def _input_key(run: Run) -> tuple[object, ...]:

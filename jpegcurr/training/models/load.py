@@ -1,6 +1,5 @@
 """Trained models to analyse: a run, or one of timm's pretrained models by its name; and a listing of those."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,6 @@ from typing import Any, Literal, Protocol
 import timm
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from timm.models import PretrainedCfg
 
@@ -21,9 +19,11 @@ from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
+from jpegcurr.training.models.exported import load_exported
+from jpegcurr.training.models.finite import check_outputs, check_weights
 from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
-from jpegcurr.training.run_folder import class_names_known
+from jpegcurr.training.run_head import read_head
 
 log = logging.getLogger("jpegcurr")
 
@@ -132,7 +132,9 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it.
 
     Raises:
-        UsageError: the folder does not exist, is no run, or has no checkpoint yet.
+        UsageError: the folder does not exist, is no run, has no checkpoint yet, or has one that cannot be used: its files are
+            damaged or do not belong together, or its weights or outputs are not finite numbers.
+        RecipeError: its recipe cannot be read.
     """
     folder = path if weights == "raw" else path / weights
     if not (path / "recipe.yaml").is_file():
@@ -143,15 +145,12 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
         raise UsageError(f"{path} keeps no average of its weights (ema: null in its recipe). Use --weights raw.")
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
-    try:
-        classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
-        known = class_names_known(path)
-        loader = str(json.loads((path / "run.json").read_text(encoding="utf-8"))["loader"])
-        model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
+    head = read_head(path, "Copy the run's folder again.")
+    model, classes = load_exported(folder)
     normalise = normaliser(model).to(runtime.device)
-    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader, known)
+    model = runtime.place(model).eval()
+    check_outputs(model, normalise, recipe.image.size, len(classes), folder)
+    return Run(path, weights, recipe, model, normalise, classes, head.loader, head.names_known)
 
 
 def load_named(
@@ -177,6 +176,7 @@ def load_named(
         raise JpegcurrError(_describe_failure(name, checkpoint, error)) from None
     config = resolve_model_data_config(model)
     image = _image_section(name, config)
+    check_weights(model, checkpoint or f"timm's file for {name}")
     normalise = Normaliser(config["mean"], config["std"])
     if checkpoint is not None:
         mismatch = describe_mismatch(f"the weights in {checkpoint}", stated_normaliser(checkpoint), normalise)

@@ -1,6 +1,5 @@
 """Normalisation of a model's inputs: what it is set to, what timm has for the model, and what weights themselves state."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 
+from jpegcurr.json_files import parse_json, read_bounded
 from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.names import find_weights
@@ -60,7 +60,8 @@ def stated_normaliser(path: Path) -> Normaliser | None:
     file = find_weights(path)
     if file.name in _HUB_FILES:
         config, processor = (_read_json(file.with_name(name)) for name in ("config.json", "preprocessor_config.json"))
-        described = config.get("pretrained_cfg", config)
+        described = config.get("pretrained_cfg")
+        described = described if isinstance(described, dict) else config  # older ones are flat
         stated = _of(described.get("mean"), described.get("std")) or _of(
             processor.get("image_mean"), processor.get("image_std")
         )
@@ -91,8 +92,9 @@ def _of(mean: Any, std: Any) -> Normaliser | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a description, which may be anyone's; nothing if it is missing or cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = parse_json(read_bounded(path))
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
