@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     ForceOption,
     JsonOption,
     LoaderOption,
+    MeanOption,
     OnTheFlyOption,
     QualitiesOption,
-    RunFolder,
+    SizeOption,
+    StdOption,
     WeightsOption,
     lock_outputs,
     parse_qualities,
+    parse_settings,
 )
 from jpegcurr.cli.terminal import out, print_table, progress_bar
 from jpegcurr.errors import UsageError
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
 def channels(
     context: typer.Context,
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     data: DataOption = None,
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,
@@ -54,6 +60,11 @@ def channels(
         Path | None, typer.Option("--csv", "-o", metavar="FILE.csv", help="Write the metrics of every channel.")
     ] = None,
     weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -72,7 +83,7 @@ def channels(
     from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_sets
     from jpegcurr.files import refuse_existing, write_text
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.load import load_run
+    from jpegcurr.training.models.load import load_classifier
 
     levels = parse_qualities(qualities, on_the_fly=on_the_fly)
     if seed is not None and prune_study is None:
@@ -82,7 +93,7 @@ def channels(
         refuse_existing([csv], force=force, option="--csv")
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    loaded = load_run(run, runtime, weights)
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
     arms = open_sets([loaded], choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     ForceOption,
     JsonOption,
     LoaderOption,
+    MeanOption,
     OnTheFlyOption,
     QualitiesOption,
+    SizeOption,
+    StdOption,
     WeightsOption,
     lock_outputs,
     parse_qualities,
+    parse_settings,
 )
 from jpegcurr.cli.terminal import out, print_table, progress_bar
 from jpegcurr.system import keep_freed_memory
@@ -29,7 +36,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs; the others are compared with the first.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} The others are compared with the first.")
+    ],
     data: DataOption = None,
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,
@@ -42,24 +51,30 @@ def evaluate(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality.")] = None,
     weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure runs on validation sets and at JPEG qualities, and compare each with the first on the same images."""
+    """Measure models on validation sets and at JPEG qualities, and compare each with the first on the same images."""
     lock_outputs(context, {csv: "--csv", classes: "--classes", plot: "--plot"})
     from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.load import load_run
+    from jpegcurr.training.models.load import load_classifiers
 
     chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
     files = EvaluationFiles(csv, classes, plot)
     files.check(force=force)
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    loaded = [load_run(run, runtime, weights) for run in dict.fromkeys(runs)]
+    settings = parse_settings(checkpoint, mean, std, size, class_names)
+    loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
     arms = open_sets(loaded, choose_sets(loaded[0], data or (), chosen, "after_resize" if on_the_fly else "before_crop"))
     with progress_bar("img") as bar:
         on_images = bar.counter("evaluate", len(loaded) * sum(len(arm.beton) for arm in arms))
@@ -83,7 +98,6 @@ def print_evaluations(
         return
     columns, cells = tables.score_table(results)
     print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
-    out.print(tables.describe_inputs(results), markup=False)
     if matrix := tables.accuracy_matrix(results):
         out.print()
         print_table(*matrix)

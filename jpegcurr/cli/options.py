@@ -10,11 +10,23 @@ from jpegcurr.errors import UsageError
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
+    from jpegcurr.training.models.load import ModelSettings
 
 Weights = Literal["raw", "ema", "best"]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as `jpegcurr train --out` writes it.")]
 WeightsOption = Annotated[
     Weights, typer.Option(help="Trained weights (raw), their moving average (ema), or those of the best epoch.")
+]
+MODEL_HELP = (
+    "A run's folder; a model that `jpegcurr models` lists; hf-hub:NAME or local-dir:FOLDER; or your own, module:function."
+)
+CheckpointOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
+]
+MeanOption = Annotated[str | None, typer.Option(metavar="R,G,B", help="Mean of the inputs of a model that does not state it.")]
+StdOption = Annotated[str | None, typer.Option(metavar="R,G,B", help="Deviation of the inputs of such a model.")]
+SizeOption = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the inputs of a model that is no run.")]
+ClassNamesOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Names of the outputs, one a line, of a model that does not state them.")
 ]
 ImageLabelsOption = Annotated[
     Path | None,
@@ -56,6 +68,28 @@ def lock_outputs(context: typer.Context, outputs: "Mapping[Path | None, str]") -
     from jpegcurr.files import locked_outputs
 
     context.with_resource(locked_outputs({path: option for path, option in outputs.items() if path is not None}))
+
+
+def parse_settings(
+    checkpoint: Path | None, mean: str | None, std: str | None, size: int | None, class_names: Path | None
+) -> "ModelSettings":
+    """Parse the options of models that are no runs; raise UsageError for a mean or deviation that is not three numbers."""
+    from jpegcurr.training.models.load import ModelSettings
+
+    return ModelSettings(checkpoint, _parse_channels("--mean", mean), _parse_channels("--std", std), size, class_names)
+
+
+def _parse_channels(option: str, text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give three numbers on the scale 0 to 1, such as 0.485,0.456,0.406.") from None
+    lowest = 0 if option == "--mean" else 1e-6
+    if not all(lowest <= value <= 1 for value in (red, green, blue)):
+        raise UsageError(f"{option} {text}: the three numbers are on the scale 0 to 1, such as 0.229,0.224,0.225.")
+    return red, green, blue
 
 
 def parse_specs(

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, lock_outputs
+from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
+    DeviceOption,
+    ForceOption,
+    ImageLabelsOption,
+    MeanOption,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+    lock_outputs,
+    parse_settings,
+)
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -20,7 +33,7 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 def predict(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
     submission: Annotated[
@@ -44,9 +57,11 @@ def predict(
     confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
     labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
@@ -67,7 +82,7 @@ def predict(
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
     with progress_bar("img") as bar:
         summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
     print_predictions(summary, outputs.written())
@@ -88,7 +103,6 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
     if summary.confusion is not None and summary.confusion.images:
         _print_confusion(summary.confusion)
-    out.print(summary.inputs, markup=False)
     if summary.unknown:
         out.print(summary.unknown, markup=False)
     for path in written:

@@ -32,7 +32,9 @@ from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import load_run
+from jpegcurr.training.models.load import ModelDescription, load_run
+
+DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 DEAD_ONE, CONSTANT, RED, GREEN, BLUE = range(5)
 
@@ -87,7 +89,7 @@ def study_of(layers: Sequence[LayerStudy]) -> ChannelStudy:
     columns = tuple(
         QualityColumn(name, Path("val.beton"), "source", None, None) for name in ("source", "50")[: len(layers[0].channels)]
     )
-    return ChannelStudy(Path("run"), "raw", "plain", layers[0].channels[0].images, columns, tuple(layers))
+    return ChannelStudy(Path("run"), "raw", "plain", DESCRIPTION, layers[0].channels[0].images, columns, tuple(layers))
 
 
 @settings(max_examples=60, deadline=None)

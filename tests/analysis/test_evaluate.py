@@ -35,7 +35,9 @@ from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.load import ModelDescription, Run, load_run
+
+DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def simulated(
@@ -55,7 +57,8 @@ def simulated(
     truth, hit = np.array(labels), np.array(right)
     outcomes = Outcomes(truth, np.where(hit, truth, truth + 1), np.full(len(hit), 0.5), hit, np.ones(len(hit)))
     model_input = tested if at_load else quality
-    return Evaluation(Path(run), "raw", Path(data), quality, model_input, at_load, "plain", classes, named, keys, outcomes)
+    where, how = (Path(run), "raw", Path(data)), (quality, model_input, at_load, "plain")
+    return Evaluation(*where, *how, classes, named, DESCRIPTION, keys, outcomes)
 
 
 def same_outcomes(one: Evaluation, other: Evaluation) -> bool:

@@ -18,7 +18,7 @@ from jpegcurr.cli import main
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import LEGACY, Run, imagenet_classes, list_named, load_classifier, load_named
+from jpegcurr.training.models.load import LEGACY, ModelSettings, Run, imagenet_classes, list_named, load_classifier, load_named
 
 NAME = "test_convnext.r160_in1k"
 
@@ -86,7 +86,7 @@ def test_imagenets_classes_are_wordnets_numbers_and_have_names(cpu: Runtime) -> 
 
 
 def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime, weights: Path) -> None:
-    named = load_named(NAME, cpu, checkpoint=weights)
+    named = load_named(NAME, cpu, settings=ModelSettings(checkpoint=weights))
     assert named.classes == tuple("0123456")
     loaded, expected = named.model.state_dict(), torch.load(weights, weights_only=True)
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
@@ -95,8 +95,8 @@ def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime,
 def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
     Path(NAME).symlink_to(trained)
     assert isinstance(load_classifier(Path(NAME), cpu, create=create_untrained), Run)
-    with pytest.raises(UsageError, match="--checkpoint is for"):
-        load_classifier(Path(NAME), cpu, checkpoint=Path("weights.pth"))
+    with pytest.raises(UsageError, match=r"--checkpoint: the run .* states this itself"):
+        load_classifier(Path(NAME), cpu, settings=ModelSettings(checkpoint=Path("weights.pth")))
 
 
 @pytest.mark.parametrize(

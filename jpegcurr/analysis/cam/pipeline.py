@@ -26,7 +26,7 @@ from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.load import Classifier
 
 BATCH = 32
 AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are kept
@@ -74,7 +74,7 @@ class ViewRunner:
     the others are put into its order.
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[Classifier]
     specs: Sequence[EncodeSpec]
     layer: str
     method: Method

@@ -22,16 +22,12 @@ Rule = Literal["most changed", "median", "least changed", "lost", "gained", "fli
 
 @dataclass(frozen=True, slots=True)
 class CamView:
-    """One run at one quality.
-
-    ``sha256`` is the hash of the file that holds the weights, and ``normalised`` the normalisation of the inputs in words.
-    """
+    """One run at one quality; ``sha256`` is the hash of the file that holds the weights."""
 
     run: Path
     weights: str
     quality: str
     sha256: str = ""
-    normalised: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +100,7 @@ class CamStudy:
         unknown: how many images have no class of the runs, in a sentence; empty if all have one.
         available: the number of images in the folder.
         grid: the size of the maps, (h, w).
+        preprocessing: how the inputs of each model are made, in words.
         seed: the seed of the random examples and of noise in ``faithfulness``.
     """
 
@@ -122,6 +119,7 @@ class CamStudy:
     layer: str
     grid: tuple[int, int]
     runtime: str
+    preprocessing: tuple[str, ...]
     method: str
     target_rule: TargetRule
     seed: int

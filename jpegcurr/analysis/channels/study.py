@@ -25,7 +25,7 @@ from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.datasets import Dataset, describe_unpaired
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.load import Classifier, ModelDescription, describe_model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +64,7 @@ class ChannelStudy:
 
     Attributes:
         run, weights, loader: the run's folder, which of its weights, and the decode path.
+        description: the hash of the model's weights, and its preprocessing.
         images: the number of images at each quality.
         columns: the qualities, the reference first.
         layers: statistics over all images.
@@ -73,6 +74,7 @@ class ChannelStudy:
     run: Path
     weights: str
     loader: str
+    description: ModelDescription
     images: int
     columns: tuple[QualityColumn, ...]
     layers: tuple[LayerStudy, ...]
@@ -80,7 +82,7 @@ class ChannelStudy:
 
 
 def study_channels(
-    run: Run,
+    run: Classifier,
     datasets: Sequence[Dataset],
     runtime: Runtime,
     *,
@@ -116,7 +118,8 @@ def study_channels(
 
     with whole_float32():  # rounding would be a change too
         whole, half = follow_channels(run.model, picked, batches(), chosen, source=run.path)
-    return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, _columns(datasets), whole, half)
+    images, description = whole[0].channels[0].images, describe_model(run)
+    return ChannelStudy(run.path, run.weights, kind, description, images, _columns(datasets), whole, half)
 
 
 def follow_channels(
@@ -173,12 +176,14 @@ class _StatsCollector:
         return tuple(LayerStudy(layer, self._layouts[layer], channels) for layer, channels in summaries)
 
 
-def open_loaders(run: Run, datasets: Sequence[Dataset], runtime: Runtime, loader: str = "auto") -> tuple[str, list[Loader]]:
+def open_loaders(
+    run: Classifier, datasets: Sequence[Dataset], runtime: Runtime, loader: str = "auto"
+) -> tuple[str, list[Loader]]:
     """Return the kind of loader, and one for each data set; ``auto`` is plain if the run was trained so. Raises RecipeError."""
     kind, _ = choose_kind("plain" if loader == "auto" and run.loader == "plain" else loader)
     workers = loading_workers()
     variants = [dataset.match(run.class_list).variant for dataset in datasets]
-    samplers = [EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=workers) for variant in variants]
+    samplers = [EpochSampler.of(variant, run.image, batch=run.batch, workers=workers) for variant in variants]
     return kind, [open_loader(kind, sampler, runtime) for sampler in samplers]
 
 

@@ -24,7 +24,7 @@ from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_lo
 from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.load import Classifier, ModelDescription, Run, describe_model
 from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")
@@ -41,9 +41,9 @@ class Evaluation:
         at_load: a description of the encoding on the fly, None if there is none.
         loader: the decode path, ``ffcv`` or ``plain``.
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
+        description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
-        normalised: the normalisation of the run's inputs, in words.
     """
 
     run: Path
@@ -55,9 +55,9 @@ class Evaluation:
     loader: str
     classes: tuple[str, ...]
     names_known: bool
+    description: ModelDescription
     keys: str | None
     outcomes: Outcomes
-    normalised: str = ""
 
     @property
     def class_list(self) -> Classes:
@@ -88,20 +88,24 @@ class Evaluation:
             "tested": self.tested,
             "at_load": self.at_load,
             "loader": self.loader,
-            "normalised": self.normalised,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
+            **self.description.as_dict(),
             "class_images": self.class_images(),
             "class_accuracy": json_values(self.class_accuracy()),
         }
 
 
-def find_validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
+def find_validation_sets(run: Classifier) -> dict[str, Path | OnTheFlyJpeg]:
     """Return the validation sets that the run was evaluated on while it trained, by name.
 
     Raises:
         UsageError: there are none, or a beton is missing.
     """
+    if not isinstance(run, Run):
+        raise UsageError(
+            f"{run.path} is no run, so it has no validation sets of its own. Name a beton: --data betons/val-source.beton."
+        )
     sets = {name: val for name in run.recipe.evaluate if (val := run.recipe.data[name].val)}
     if not sets:
         raise UsageError(f"{run.path} was trained without validation sets. Name a beton: --data betons/val-source.beton.")
@@ -115,7 +119,7 @@ def find_validation_sets(run: Run) -> dict[str, Path | OnTheFlyJpeg]:
     return sets
 
 
-def find_source_sets(run: Run) -> list[Path]:
+def find_source_sets(run: Classifier) -> list[Path]:
     """Return the run's validation sets that hold the original images; raises UsageError if there are none."""
     paths = dict.fromkeys(split_on_the_fly(val)[0] for val in find_validation_sets(run).values())
     sources = [path for path in paths if (manifest := read_manifest(path)) and manifest.quality == "source"]
@@ -128,7 +132,7 @@ def find_source_sets(run: Run) -> list[Path]:
 
 
 def choose_sets(
-    run: Run, betons: Sequence[Path], qualities: Sequence[Quality] | None, stage: Stage = "before_crop"
+    run: Classifier, betons: Sequence[Path], qualities: Sequence[Quality] | None, stage: Stage = "before_crop"
 ) -> dict[str, Path | OnTheFlyJpeg]:
     """Return ``betons``, or the run's own validation sets if empty, by name: as stored, or at every one of ``qualities``.
 
@@ -162,7 +166,7 @@ def expand_qualities(
     return sets
 
 
-def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
+def open_sets(runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
     """Open every set, each beton once; log where the classes of a beton and of a run are not the same.
 
     It is logged, too, if a file that the run was trained or evaluated on while it trained has other images or labels now.
@@ -183,8 +187,10 @@ def open_sets(runs: Sequence[Run], sets: Mapping[str, Path | OnTheFlyJpeg]) -> l
     return [replace(opened[path], on_the_fly=on_the_fly) for path, on_the_fly in parts]
 
 
-def _describe_changes(run: Run, dataset: Dataset) -> list[str]:
+def _describe_changes(run: Classifier, dataset: Dataset) -> list[str]:
     """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
+    if not isinstance(run, Run) or not run.path.exists():  # a run may have been moved since it was loaded
+        return []
     recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
     if not recorded:
         return []
@@ -192,14 +198,14 @@ def _describe_changes(run: Run, dataset: Dataset) -> list[str]:
 
 
 def evaluate_run(
-    run: Run, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
+    run: Classifier, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of ``run`` on each beton; see ``open_sets`` and ``evaluate_runs``."""
     return evaluate_runs([run], open_sets([run], betons), runtime, loader=loader)
 
 
 def evaluate_runs(
-    runs: Sequence[Run],
+    runs: Sequence[Classifier],
     datasets: Sequence[Dataset],
     runtime: Runtime,
     *,
@@ -228,7 +234,7 @@ def evaluate_runs(
             if (row, column) not in pending:
                 together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
                 variant = dataset.match(run.class_list).variant
-                sampler = EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=loading_workers())
+                sampler = EpochSampler.of(variant, run.image, batch=run.batch, workers=loading_workers())
                 models = [(runs[other].model, runs[other].normalise) for other in together]
                 observed = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
                 pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
@@ -237,17 +243,17 @@ def evaluate_runs(
             yield _evaluation(run, dataset, kind, outcomes)
 
 
-def _check_finite(run: Run, dataset: Dataset, outcomes: Outcomes) -> None:
+def _check_finite(run: Classifier, dataset: Dataset, outcomes: Outcomes) -> None:
     values = torch.from_numpy(np.stack([outcomes.confidence, outcomes.loss], axis=1))
     require_finite(values, run.path, [f"sample {number} of {dataset.beton.path}" for number in range(len(outcomes))])
 
 
-def _input_key(run: Run) -> tuple[object, ...]:
+def _input_key(run: Classifier) -> tuple[object, ...]:
     """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
-    return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro(), run.classes, run.names_known
+    return run.image.size, run.image.interpolation, run.image.val_crop, run.batch, run.classes, run.names_known
 
 
-def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
+def _evaluation(run: Classifier, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
     return Evaluation(
         run=run.path,
         weights=run.weights,
@@ -258,9 +264,9 @@ def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Ev
         loader=kind,
         classes=run.classes,
         names_known=run.names_known,
+        description=describe_model(run),
         keys=dataset.manifest.keys_sha256 if dataset.manifest else None,
         outcomes=outcomes,
-        normalised=run.normalise.describe(),
     )
 
 

@@ -19,8 +19,7 @@ from jpegcurr.analysis.evaluation.naming import (
 from jpegcurr.analysis.stats import ClassChange, Paired, compare_classes, holm, short_p
 from jpegcurr.files import csv_writer
 
-CSV_FACTS = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "normalised")
-CSV_METRICS = ("images", "top1", "top5", "loss", "ece")
+CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
 CSV_PAIRED = ("difference", "low", "high", "lost", "gained", "p_value", "test", "detectable", "verdict")
 MAX_CLASSES = 5  # shown of those that lost accuracy, and of those that gained
 
@@ -33,14 +32,6 @@ def score_title(results: Sequence[Evaluation]) -> str:
     betons = list(dict.fromkeys(str(evaluation.data) for evaluation in results))
     on = f" on {betons[0]}" if len(betons) == 1 else ""
     return f"{', '.join(runs)}{on}, {results[0].weights} weights, {results[0].loader} loader"
-
-
-def describe_inputs(results: Sequence[Evaluation]) -> str:
-    """Return by which mean and deviation the inputs are normalised, for each run apart where they differ."""
-    runs = {run_name(evaluation, results): evaluation.normalised for evaluation in results}
-    if len(set(runs.values())) == 1:
-        return f"Inputs are normalised by {results[0].normalised}."
-    return f"Inputs are normalised by {'; '.join(f'{normalised} ({name})' for name, normalised in runs.items())}."
 
 
 def score_table(results: Sequence[Evaluation]) -> Table:
@@ -131,11 +122,10 @@ def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None
 def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> None:
     """Write a CSV file: a row for each evaluation with its difference from the first; unknown or undefined cells are empty."""
     with csv_writer(path) as writer:
-        columns = (*CSV_FACTS, *CSV_METRICS, *CSV_PAIRED)
-        writer.writerow(columns)
+        writer.writerow([*CSV_SCORES, *CSV_PAIRED])
         for evaluation, pair in zip(results, pairs, strict=True):
             row = evaluation.as_dict() | (paired_values(pair) or {})
-            writer.writerow([row.get(name) for name in columns])
+            writer.writerow([row.get(name) for name in (*CSV_SCORES, *CSV_PAIRED)])
 
 
 def write_classes(path: Path, results: Sequence[Evaluation]) -> None:

@@ -107,7 +107,6 @@ class Summary:
         unread: (file, reason) of every file that could not be read.
         confusion: the counts, None if no image has a label.
         unknown: how many files have no class of the model, in a sentence; empty if all have one.
-        inputs: size and normalisation of the model's inputs, in a sentence.
     """
 
     files: int
@@ -115,7 +114,6 @@ class Summary:
     unread: tuple[tuple[str, str], ...]
     confusion: Confusion | None
     unknown: str = ""
-    inputs: str = ""
 
 
 def classify_files(
@@ -145,8 +143,7 @@ def classify_files(
                 unread.append((str(prediction.file), prediction.error))
             on_file(done)
     unknown = files.describe_unknown(run.classes, str(run.path), known=run.names_known)
-    inputs = f"Inputs of {run.path}: {run.image.size} pixels, normalised by {run.normalise.describe()}."
-    return Summary(len(files), tuple(first), tuple(unread), confusion, unknown, inputs)
+    return Summary(len(files), tuple(first), tuple(unread), confusion, unknown)
 
 
 @contextmanager

@@ -154,9 +154,9 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Class explained": TARGETS[study.target_rule],
         "Qualities": f"{', '.join(qualities)}: re-encoded at full resolution before the crop, as jpegcurr encode stores "
         "them; source is the file itself",
-        "Normalised by": _normalisations(study),
         "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
         "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
+        "Inputs": "; ".join(dict.fromkeys(study.preprocessing)),
         "Baseline": f"maps of {baseline}, both in {reference}" if baseline else "none: too few images",
         "Intervals": "95 %: means by the bootstrap over images, accuracies by Wilson's score",
         "Seed": f"{study.seed}, for the random images and the noise of faithfulness metrics",
@@ -164,14 +164,6 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Command": shlex.join(["jpegcurr", *(sanitize(argument) for argument in sys.argv[1:])]),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
     }
-
-
-def _normalisations(study: CamStudy) -> str:
-    """Return the normalisation of the inputs, for each run apart where they differ."""
-    runs = {f"{sanitize(view.run)}, {view.weights} weights": view.normalised for view in study.views}
-    if len(set(runs.values())) == 1:
-        return study.views[0].normalised
-    return "; ".join(f"{normalised} ({run})" for run, normalised in runs.items())
 
 
 def number(value: float) -> str:

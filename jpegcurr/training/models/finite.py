@@ -22,12 +22,25 @@ def check_weights(model: torch.nn.Module, source: Path | str) -> None:
             )
 
 
-@torch.inference_mode()
 def check_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, classes: int, source: Path) -> None:
     """Run a grey image of ``size`` pixels through ``model``, in evaluation mode.
 
     Raises:
         UsageError: the model of ``source`` cannot take it, or does not answer with ``classes`` finite numbers.
+    """
+    outputs = count_outputs(model, normalise, size, source)
+    if outputs != classes:
+        raise UsageError(
+            f"{source}: its model answers with {outputs} numbers for one image, where {classes} classes are named."
+        )
+
+
+@torch.inference_mode()
+def count_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, source: Path | str) -> int:
+    """Return the number of outputs of ``model``, in evaluation mode, for a grey image of ``size`` pixels.
+
+    Raises:
+        UsageError: the model of ``source`` cannot take it, or does not answer with finite numbers, one for each class.
     """
     device = normalise.mean.device
     image = torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=device)
@@ -37,9 +50,10 @@ def check_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, clas
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{source}: its model cannot take images of {size} x {size} pixels ({reason}).") from None
     shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != [1, classes]:
-        raise UsageError(f"{source}: its model answers with {shape} for one image, where {classes} classes are named.")
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1 or not logits.shape[1]:
+        raise UsageError(f"{source}: its model answers with {shape} for one image, not with one number for each class, [1, n].")
     require_finite(logits, source, ["a grey image"])
+    return int(logits.shape[1])
 
 
 def require_finite(outputs: torch.Tensor, source: Path | str, images: Sequence[Path | str]) -> None:

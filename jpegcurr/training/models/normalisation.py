@@ -28,23 +28,23 @@ def normaliser(model: torch.nn.Module, image: ImageSection | None = None) -> Nor
 def normalisation_warning(section: ModelSection, used: Normaliser, model: torch.nn.Module) -> str | None:
     """Return a warning if the weights that a run starts from state another normalisation than the one ``used``, else None."""
     if section.checkpoint is not None:
-        stated, weights = stated_normaliser(section.checkpoint), f"the weights in {section.checkpoint}"
+        stated, weights = stated_normaliser(section.checkpoint), str(section.checkpoint)
     else:
-        stated, weights = normaliser(model) if section.pretrained else None, f"timm's weights of {section.name}"
-    mismatch = describe_mismatch(weights, stated, used)
-    if mismatch is None or stated is None:
-        return None
-    mean, std = (",".join(f"{value:.6g}" for value in values) for values in (stated.levels, stated.deviations))
-    return f"{mismatch}. To normalise as they state: --set image.mean=[{mean}] --set image.std=[{std}]"
+        stated, weights = normaliser(model) if section.pretrained else None, section.name
+    return describe_mismatch(weights, stated, used, "--set image.mean=[{mean}] --set image.std=[{std}]")
 
 
-def describe_mismatch(weights: str, stated: Normaliser | None, used: Normaliser) -> str | None:
-    """Return a sentence if ``weights`` state another normalisation than the one ``used``; None also where they state none."""
+def describe_mismatch(weights: str, stated: Normaliser | None, used: Normaliser, options: str) -> str | None:
+    """Return a warning if ``weights`` state another normalisation than the one ``used``; None also where they state none.
+
+    ``options`` are those that would set the other one, with ``{mean}`` and ``{std}`` in the places of its numbers.
+    """
     if stated is None or used.equals(stated):
         return None
+    mean, std = (",".join(f"{value:.6g}" for value in values) for values in (stated.levels, stated.deviations))
     return (
-        f"{weights} state that inputs are normalised by {stated.describe()}, but they are normalised by {used.describe()}, "
-        "which may cost accuracy"
+        f"{weights}: its weights state that inputs are normalised by {stated.describe()}, but they are normalised by "
+        f"{used.describe()}, which may cost accuracy. To normalise as stated: {options.format(mean=mean, std=std)}"
     )
 
 
@@ -67,7 +67,7 @@ def stated_normaliser(path: Path) -> Normaliser | None:
         )
         if stated is not None:
             return stated
-    options = None if file.suffix == ".safetensors" else read_checkpoint(file, lazily=True)
+    options = None if file.suffix == ".safetensors" else read_checkpoint(file, tensors=False)
     options = options.get("args") if isinstance(options, dict) else None
     return _of_options(options) if isinstance(options, Namespace) else None
 

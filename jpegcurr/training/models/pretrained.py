@@ -3,7 +3,6 @@
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -44,15 +43,15 @@ def load_safetensors(file: Path) -> StateDict:
         raise _unreadable(file, error) from None
 
 
-def read_checkpoint(file: Path, *, lazily: bool = False) -> Any:
-    """Return the content of a file that torch wrote, as ``load_weights`` reads it; ``lazily`` reads no tensor that is not used.
+def read_checkpoint(file: Path, *, tensors: bool = True) -> Any:
+    """Return the content of a file that torch wrote, as ``load_weights`` reads it; without ``tensors``, these have no data.
 
     Raises:
         UsageError: it is no such file.
     """
     try:
         with torch.serialization.safe_globals([Namespace]):
-            return torch.load(file, "cpu", weights_only=True, mmap=lazily and is_zipfile(file))  # older ones are no archives
+            return torch.load(file, "cpu" if tensors else "meta", weights_only=True)
     except Exception as error:  # torch.load's errors on files that are no checkpoint have no common class
         raise _unreadable(file, error) from None
 
