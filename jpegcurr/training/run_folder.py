@@ -135,7 +135,8 @@ def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     if changes := describe_changes(was, now):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(
-            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start a new run.{lines}"
+            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with that one (--recipe), or start a new "
+            f"run.{lines}"
         )
     _check_trained_epochs(before, recipe, out, epochs_started(out / STATE))
     return before

@@ -46,3 +46,18 @@ def test_a_run_keeps_the_layers_that_its_rates_were_of(
     assert load_recipe(Path("run/recipe.yaml")).optim.layer_ids == "contiguous", "from now on the run states it"
     train(recipe(), Path("today"), runtime=cpu)
     assert any(not torch.equal(tensor, weights(Path("whole"))[name]) for name, tensor in weights(Path("today")).items())
+
+
+def test_a_run_whose_recipe_was_changed_since_resumes_with_its_own(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """Shipped recipes change: a chunk, no average any more. A run has its recipe with it, also one that lacks fields."""
+    short = ("curriculum=[{data: clean, until_epoch: 2}]", "evaluate=[clean]")
+    train(tiny_recipe(betons, tmp_path, *short), Path("run"), runtime=cpu, until=1)
+    forget(Path("run"), "image", "mean", "std")
+    forget(Path("run"), "optim", "layer_ids")
+    changed = tiny_recipe(betons, tmp_path, *short, "ema=null", "mix.chunk=64")
+    with pytest.raises(
+        RecipeError, match=r"run/recipe\.yaml; resume with that one \(--recipe\), or .*\n  mix\.chunk was 128"
+    ) as error:
+        train(changed, Path("run"), runtime=cpu, resume=True)
+    assert "\n  ema was " in str(error.value)
+    assert len(train(load_recipe(Path("run/recipe.yaml")), Path("run"), runtime=cpu, resume=True).rows) == 2
