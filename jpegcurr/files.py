@@ -22,6 +22,8 @@ from jpegcurr.text import UNSAFE, escape_json
 
 log = logging.getLogger("jpegcurr")
 
+DIGITS = 10  # significant ones of a number in a table
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Beginnings of a cell that a spreadsheet takes for a formula; numbers are exempt.
@@ -96,24 +98,40 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_values(value: Any) -> Any:
-    """Return ``value`` with None in place of every float that is not finite, at any depth, because JSON has no such numbers."""
+    """Return ``value`` for a table in JSON: at any depth floats are rounded (``round_number``), and None if not finite."""
     if isinstance(value, dict):
         return {key: json_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [json_values(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    if isinstance(value, float):
+        return round_number(value) if isfinite(value) else None
+    return value
+
+
+def round_number(value: float) -> float:
+    """Return ``value`` with at most ten significant digits: ``92.8`` for 92.80000000000001, and enough to know any float32."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 class CsvWriter:
-    """A writer of CSV rows whose text a spreadsheet does not run and a terminal does not obey: see ``escape_cell``."""
+    """A writer of CSV rows for people and programs.
+
+    Text is data that a spreadsheet does not run and a terminal does not obey: see ``escape_cell``. Floats are rounded, see
+    ``round_number``; a NumPy float32 has the fewest digits that are the same float32.
+    """
 
     def __init__(self, file: IO[str], *, raw: bool = False) -> None:
-        """With ``raw``, write every cell as it is."""
+        """With ``raw``, write all text as it is."""
         self._writer, self._raw = csv.writer(file, lineterminator="\n"), raw
 
     def writerow(self, cells: Iterable[Any]) -> None:
         """Write one row."""
-        self._writer.writerow(cells if self._raw else [escape_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        self._writer.writerow(map(self._cell, cells))
+
+    def _cell(self, cell: Any) -> Any:
+        if isinstance(cell, str):
+            return cell if self._raw else escape_cell(cell)
+        return round_number(cell) if isinstance(cell, float) else cell
 
     def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
         """Write several rows."""

@@ -334,7 +334,8 @@ def test_the_command_writes_a_page_and_tables(betons: Path, capsys: pytest.Captu
         assert text.replace("'", "&#39;") in page
     assert not re.search(r"(?:src|href)=\"?(?!data:|#)", page)  # offline
     assert page.count("<svg") == 4
-    assert f"swap: {known['against_control'][0]['difference']:+.2f} (" in page, "a row of the chart of differences"
+    swap = next(row for row in known["against_control"] if row["primary"])
+    assert f"swap{' †' * swap['spread_floored']}: {swap['difference']:+.2f} (" in page, "a row of the chart of differences"
     with (out / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2 * 2  # arms, seeds, weights, sets
@@ -622,6 +623,7 @@ def test_verdicts_claim_no_more_than_the_tests_show() -> None:
         "better is higher than c in top-1 of the raw weights on q50 after the last epoch, at 5 %, corrected for 2"
     )
     assert head.endswith("So far: 9 of 12 runs are finished.")
+    assert "two seeds one image apart" not in same, "nothing was raised"
     one = compare_arms({"c": {0: flags[0]}, "better": {0: better[0]}}, "c")
     head, only = format_verdict("c", one, ("raw", "q50"), 2, 2)
     assert head.endswith(

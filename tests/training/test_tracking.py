@@ -150,3 +150,12 @@ def test_wandb_that_does_not_start_says_so_and_the_same_command_works_afterwards
     shutil.rmtree("run")
     train(without, Path("run"), runtime=cpu)
     assert json.loads(Path("run/run.json").read_text())["id"]
+
+
+def test_the_table_is_rounded_and_the_metrics_are_not() -> None:
+    """``metrics.jsonl`` is what a resumed run and a study read, and is exact; people read ``summary.csv``."""
+    Path("run").mkdir()
+    loss, top1 = 0.1 + 0.2, 92.80000000000001
+    Metrics(Path("run")).record({"epoch": 0, "train/loss": loss, "val/clean/top1": top1, "data": "clean"})
+    assert read_metrics(Path("run")) == [{"epoch": 0, "train/loss": loss, "val/clean/top1": top1, "data": "clean"}]
+    assert Path("run/summary.csv").read_text().splitlines()[1] == "0,0.3,92.8,clean"
