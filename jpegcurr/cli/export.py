@@ -42,10 +42,10 @@ def export(
 
     \b
     authors       facebookresearch/ConvNeXt, and their code for mmdet 2 and mmseg 0:
-                  ConvNeXt(depths=..., dims=...).load_state_dict(torch.load(PATH)["model"])
-    torchvision   torchvision.models.convnext_tiny().load_state_dict(torch.load(PATH))
-    mmpretrain    for mmdet 3 and mmseg 1: dict(type="mmpretrain.ConvNeXt", arch="tiny", ...,
-                  init_cfg=dict(type="Pretrained", checkpoint=PATH, prefix="backbone."))
+                  model.load_state_dict(torch.load(PATH)["model"])
+    torchvision   model = torchvision.models.convnext_tiny(); model.load_state_dict(torch.load(PATH))
+    mmpretrain    for mmdet 3 and mmseg 1: dict(type="mmpretrain.ConvNeXt", arch="tiny",
+                  init_cfg=dict(type="Pretrained", checkpoint=PATH, prefix="backbone."), ...)
     transformers  transformers.AutoModelForImageClassification.from_pretrained(PATH)
     onnx          onnxruntime.InferenceSession(PATH).run(None, {"images": images})
 

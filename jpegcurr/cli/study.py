@@ -163,7 +163,7 @@ def print_cost(study: "Study", cost: "StudyCost", *, as_json: bool) -> None:
         ["runs", f"{cost.arms} arms x {cost.seeds} {_seeds(cost.seeds)}", f"{cost.runs:,}"],
         ["epochs", _describe_fork(study, cost), f"{cost.epochs:,}"],
         ["images trained", "", f"{cost.images:,}"],
-        ["images evaluated", "after every epoch and at the end, raw and averaged weights", f"{cost.val_images:,}"],
+        ["images evaluated", "after every epoch and at the end, raw and averaged weights, if any", f"{cost.val_images:,}"],
         ["images trained per second", cost.speed_from, f"{cost.speed:,.1f}"],
     ]
     for devices, hours in cost.hours.items():

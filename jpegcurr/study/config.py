@@ -10,14 +10,21 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_checked, load_recipe
-from jpegcurr.recipe.schema import MOST_SETS, FilePath, PathOrOnTheFly, Positive, Recipe, Section, split_on_the_fly
+from jpegcurr.recipe.schema import (
+    MOST_SETS,
+    FilePath,
+    PathOrOnTheFly,
+    Positive,
+    Recipe,
+    Section,
+    TrainedWeights,
+    split_on_the_fly,
+)
 from jpegcurr.study.fork import Trunk, share_trunks
 from jpegcurr.training.checks import check_recipe
 
 # Every arm resolves a recipe of its own, and every pair of arms is compared.
 MOST_ARMS, MOST_SEEDS = 256, 1000
-
-StudyWeights = Literal["raw", "ema"]
 
 
 def _to_overrides(value: Any) -> Any:
@@ -60,7 +67,7 @@ class Primary(Section):
     """The outcome that the verdict is about: top-1 of ``weights`` on the validation set ``data``, after the last epoch."""
 
     data: str
-    weights: StudyWeights
+    weights: TrainedWeights
     metric: Literal["top1"] = "top1"
 
 
@@ -157,6 +164,7 @@ def load_study(name: Path) -> Study:
     try:
         recipes = {arm: _resolve_arm(arm, base, config) for arm in config.arms}
         _check_different(recipes)
+        _check_primary_weights(config, recipes)
         evaluate = _resolve_sets(config, recipes)
         forking = {name: recipes[name] for name, arm in config.arms.items() if arm.fork}
         trunks = share_trunks(forking, config.control, config.fork.epoch) if config.fork else ()
@@ -193,6 +201,15 @@ def _check_different(recipes: Mapping[str, Recipe]) -> None:
         for other in arms[:number]:
             if recipes[other] == recipes[arm]:
                 raise RecipeError(f"arms.{arm}: its recipe is the same as that of {other}. Remove one of the two arms.")
+
+
+def _check_primary_weights(config: StudyConfig, recipes: Mapping[str, Recipe]) -> None:
+    weights = config.primary.weights
+    if without := next((arm for arm, recipe in recipes.items() if weights not in recipe.weights), None):
+        raise RecipeError(
+            f"primary.weights: {weights}, but arms.{without} keeps no average of its weights. Compare raw weights, or give the "
+            "arm an average (ema: {decay: 0.9999} in set)."
+        )
 
 
 def _resolve_sets(config: StudyConfig, recipes: Mapping[str, Recipe]) -> dict[str, PathOrOnTheFly]:

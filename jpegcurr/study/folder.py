@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable, write_json
 from jpegcurr.json_files import describe, read_json, read_json_map
+from jpegcurr.recipe.former import fill_former
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
@@ -144,7 +145,7 @@ def _read_design(out: Path) -> dict[str, Any]:
     file = read_json(out / STUDY, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY)
     design = _rename_stages(file.design.model_dump())
     try:
-        return {**design, "arms": {arm: Recipe.model_validate(recipe) for arm, recipe in design["arms"].items()}}
+        return {**design, "arms": {arm: Recipe.model_validate(fill_former(tree)) for arm, tree in design["arms"].items()}}
     except ValidationError as error:
         raise UsageError(f"{out / STUDY} {_COMPLAINT} ({describe(error)}). {_REMEDY}") from None
 

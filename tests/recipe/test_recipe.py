@@ -105,17 +105,69 @@ def test_each_size_has_its_published_drop_path_and_result(
     ("name", "other", "sections"),
     [
         *[(f"convnext_{size}_22k", "convnext_tiny_22k", {"model"}) for size in SIZES[1:]],
-        *[(f"convnext_{size}_22k_to_1k", "convnext_tiny_22k_to_1k", {"model"}) for size in SIZES[1:]],
+        *[(f"convnext_{size}_22k_to_1k", "convnext_tiny_22k_to_1k", {"model"}) for size in SIZES[1:4]],
+        ("convnext_xlarge_22k_to_1k", "convnext_tiny_22k_to_1k", {"model", "ema"}),
+        *[(f"convnext_{size}", "convnext_tiny", {"model"}) for size in SIZES[1:3]],
+        ("convnext_large", "convnext_tiny", {"model", "mix"}),
+        ("two_phase_original", "two_phase", {"mix", "batch"}),
         *[(f"convnext_{size}_22k_to_1k_384", f"convnext_{size}_22k_to_1k", {"image", "batch"}) for size in SIZES],
         *[(f"convnext_{size}_1k_384", f"convnext_{size}_22k_to_1k_384", {"model", "optim"}) for size in ("base", "large")],
         ("convnext_isotropic_small", "convnext_tiny", {"model", "schedule"}),
         ("convnext_isotropic_base", "convnext_isotropic_small", {"model"}),
         ("convnext_isotropic_large", "convnext_isotropic_small", {"model", "mix", "batch"}),
-        ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule"}),
+        ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule", "ema"}),
     ],
 )
 def test_recipes_of_a_family_differ_only_where_they_should(name: str, other: str, sections: set[str]) -> None:
     assert differing(name, other) == sections
+
+
+def test_recipes_keep_an_average_where_the_published_command_does() -> None:
+    """The authors' TRAINING.md, ``--model_ema``: from scratch on ImageNet-1k, and in the fine-tuning of XL alone."""
+    averaged = {path.stem for path in SHIPPED if load_recipe(path).ema is not None and path.stem.startswith("convnext")}
+    scratch = {f"convnext_{size}" for size in SIZES[:4]} | {f"convnext_isotropic_{size}" for size in SIZES[1:4]}
+    assert averaged == scratch | {"convnext_xlarge_22k_to_1k", "convnext_xlarge_22k_to_1k_384"}
+    for name in averaged:
+        section = shipped(name).ema
+        assert section is not None
+        assert section.per_step(312) == 0.9999
+
+
+def test_images_are_mixed_in_chunks_of_the_published_batch_of_a_gpu() -> None:
+    """``--batch_size`` of the authors' TRAINING.md; the student's 184 in one process (README of ConvNext-main)."""
+    expected = {"tiny": 128, "small": 128, "base": 128, "large": 64, "isotropic_small": 128, "isotropic_large": 64}
+    expected |= {f"{size}_22k": 32 for size in SIZES}
+    chunks = {f"convnext_{size}": chunk for size, chunk in expected.items()} | {"two_phase_original": 184}
+    for name, chunk in chunks.items():
+        recipe = shipped(name)
+        assert recipe.mix.chunk == chunk, name
+        assert recipe.micro() % chunk == 0, "no chunk is cut short"
+
+
+def test_the_original_experiment_has_its_own_steps_and_its_average_forgets_the_first_phase() -> None:
+    """``two_phase`` differs, and says so: its average keeps 21 % of its weight from before the swap."""
+    kept = {}
+    for name in ("two_phase_original", "two_phase"):
+        recipe, images = shipped(name), 1_281_167
+        steps = [images // plan.batch for plan in plan_epochs(recipe)]
+        assert recipe.ema is not None
+        kept[name] = (sum(steps), recipe.ema.per_step(steps[-1]) ** sum(steps[100:]))
+    assert kept["two_phase_original"] == (261_000, pytest.approx(0.0002, abs=5e-5))
+    assert kept["two_phase"] == (46_800, pytest.approx(0.21, abs=5e-3))
+    text = find_recipe(Path("two_phase.yaml")).read_text()
+    for fact in ("two_phase_original.yaml", "46,800", "261,000", "21 %", "0.02 %", "736"):
+        assert fact in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs", "last"),
+    [(["curriculum.1.data=clean"], 150, "clean"), (["curriculum.1.until_epoch=200"], 200, "q50")],
+)
+def test_the_changes_that_the_original_names_are_recipes(overrides: list[str], epochs: int, last: str) -> None:
+    path = find_recipe(Path("two_phase_original.yaml"))
+    assert f"--set {overrides[0]}\n" in path.read_text()
+    plans = plan_epochs(load_recipe(path, overrides))
+    assert (len(plans), plans[99].data, plans[-1].data) == (epochs, "clean", last)
 
 
 def test_weights_that_recipes_start_from_are_timms() -> None:
@@ -142,6 +194,8 @@ def test_resnets_are_trained_as_published() -> None:
     """arXiv 2110.00476, table 2; pytorch/vision#3995 and its ``references/classification/train.py``."""
     theirs, timms = shipped("resnet50_torchvision"), shipped("resnet50_a1")
     images, batch, every = 1_281_167, 1024, 32
+    assert theirs.ema is not None
+    assert timms.ema is None
     assert theirs.ema.per_step(images // batch) ** every == pytest.approx(1 - (1 - 0.99998) * batch * every / 600, abs=5e-6)
     assert (theirs.epochs, theirs.batch.size, theirs.batch.repeats, theirs.schedule.lr) == (600, batch, 4, 0.5)
     assert theirs.image.val_crop == pytest.approx(224 / 232, abs=1e-4)

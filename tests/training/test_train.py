@@ -266,7 +266,10 @@ def test_a_finished_run_can_go_on_into_a_new_phase_as_in_the_original_experiment
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("schedule.lr=1e-4", r"resume with the same, or start a new run\.\n  schedule\.lr was 0\.002, is 0\.0001$"),
+        (
+            "schedule.lr=1e-4",
+            r"resume with that one \(--recipe\), or start a new run\.\n  schedule\.lr was 0\.002, is 0\.0001$",
+        ),
         ("model.name=convnext_atto", r"  model\.name was test_convnext, is convnext_atto$"),
         ("seed=1", r"  seed was 0, is 1$"),
         ("curriculum.0.until_epoch=1", "epoch 1 of .* is trained already, and curriculum was clean, is q50"),

@@ -112,21 +112,22 @@ def export_model(classifier: Classifier, target: Target, path: Path, *, head: bo
     if isinstance(classifier.model, IsotropicConvNeXt) and target == "authors":
         _save({"model": _renamed(weights, "authors, isotropic")}, path)
         size = f"depth={len(classifier.model.blocks)}, dim={classifier.model.num_features}, num_classes={classes}"
-        return f'ConvNeXtIsotropic({size}).load_state_dict(torch.load("{path}")["model"]{strict})'
+        return f'model = ConvNeXtIsotropic({size}); model.load_state_dict(torch.load("{path}")["model"]{strict})'
     shape = _require_plain(classifier, target)
     theirs = _renamed(weights, target)
     if target == "authors":
         _save({"model": theirs}, path)
         kind, size = "ConvNeXtV2" if shape.v2 else "ConvNeXt", f"depths={list(shape.depths)}, dims={list(shape.dims)}"
-        return f'{kind}({size}, num_classes={classes}).load_state_dict(torch.load("{path}")["model"]{strict})'
+        creation = f"{kind}({size}, num_classes={classes})"
+        return f'model = {creation}; model.load_state_dict(torch.load("{path}")["model"]{strict})'
     if target == "torchvision":
         _save(theirs, path)
-        return f'{shape.torchvision(classes)}.load_state_dict(torch.load("{path}"){strict})'
+        return f'model = {shape.torchvision(classes)}; model.load_state_dict(torch.load("{path}"){strict})'
     if target == "mmpretrain":
         _save({"state_dict": theirs, "meta": {"dataset_meta": {"classes": list(classifier.classes)}}}, path)
         return _mmpretrain_line(shape, path)
     _write_transformers(classifier, shape, theirs, path, head=head)
-    return f'transformers.{"AutoModelForImageClassification" if head else "AutoBackbone"}.from_pretrained("{path}")'
+    return f'transformers.{"AutoModelForImageClassification" if head else "ConvNextBackbone"}.from_pretrained("{path}")'
 
 
 def _require_plain(classifier: Classifier, target: Target) -> Shape:

@@ -1,6 +1,7 @@
 """Models to analyse, by one door: a run, a model of timm's or of a hub by its name, or a network of one's own."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,18 +15,20 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from timm.models import PretrainedCfg
 
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
-from jpegcurr.recipe.loading import load_recipe
+from jpegcurr.recipe.loading import load_resolved
 from jpegcurr.recipe.schema import ImageSection, Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.create import normaliser
 from jpegcurr.training.models.exported import load_exported
 from jpegcurr.training.models.factory import build_model, is_factory
 from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit
+from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.run_head import read_head
+
+log = logging.getLogger("jpegcurr")
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
@@ -221,9 +224,12 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     if not (path / "recipe.yaml").is_file():
         problem = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {problem}. Give the --out folder of a `jpegcurr train`.")
+    recipe = load_resolved(path / "recipe.yaml")
+    if weights == "ema" and recipe.ema is None:
+        raise UsageError(f"{path} keeps no average of its weights (ema: null in its recipe). Use --weights raw.")
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
-    recipe, head = load_recipe(path / "recipe.yaml"), read_head(path, "Copy the run's folder again.")
+    head = read_head(path, "Copy the run's folder again.")
     model, classes = load_exported(folder)
     normalise = normaliser(model).to(runtime.device)
     model = runtime.place(model).eval()
@@ -296,7 +302,10 @@ def _finish(
     config = {**resolve_model_data_config(model), **_stated_settings(settings)}
     image = _image_section(name, config)
     check_weights(model, source)
-    normalise = Normaliser(tuple(config["mean"]), tuple(config["std"])).to(runtime.device)
+    normalise = Normaliser(tuple(config["mean"]), tuple(config["std"]))
+    if mismatch := describe_mismatch(str(source), _stated_by_weights(model, settings), normalise, "--mean {mean} --std {std}"):
+        log.warning(mismatch)
+    normalise = normalise.to(runtime.device)
     model = runtime.place(model).eval()
     outputs = count_outputs(model, normalise, image.size, name)
     names = read_class_names(settings.class_names) if settings.class_names is not None else classes
@@ -308,6 +317,14 @@ def _finish(
     return LoadedModel(
         Path(name), model, normalise, names if known else tuple(map(str, range(outputs))), image, names_known=known
     )
+
+
+def _stated_by_weights(model: torch.nn.Module, settings: ModelSettings) -> Normaliser | None:
+    """Return the normalisation that the weights state: the checkpoint, or else the model's own configuration; None if none."""
+    if settings.checkpoint is not None:
+        return stated_normaliser(settings.checkpoint)
+    config = getattr(model, "pretrained_cfg", None)
+    return normaliser(model) if isinstance(config, dict) and config.get("mean") else None
 
 
 @dataclass(frozen=True, slots=True)
