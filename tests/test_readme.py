@@ -178,8 +178,9 @@ def save_as_published(file: Path) -> None:
     torch.save(KEY_MAPS["efficientnet-lite, 16 blocks"].from_timm(weights), file)
 
 
-def test_the_demo_copies_photographs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = tool_module("demo_data.py", monkeypatch)
-    demo.copy_whole(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 18
-    assert (tmp_path / "cat.png").read_bytes() == demo.find_photograph(demo.PHOTOGRAPHS["cat"]).read_bytes()
+def test_the_demo_copies_photographs_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo, folder = tool_module("demo_data.py", monkeypatch), Path("whole")
+    folder.mkdir()
+    demo.copy_whole(folder)
+    assert len(list(folder.iterdir())) == 18
+    assert (folder / "cat.png").read_bytes() == demo.find_photograph(demo.PHOTOGRAPHS["cat"]).read_bytes()
