@@ -78,7 +78,7 @@ def study(
     from jpegcurr.slurm.jobs import check_accounts, check_machine, parse_options
     from jpegcurr.study.config import check_arms, load_study
     from jpegcurr.study.cost import estimate_study, measure_control_speed
-    from jpegcurr.study.folder import check_folder, write_design
+    from jpegcurr.study.folder import check_folder, validates_by, write_design
     from jpegcurr.study.measure import check_data
     from jpegcurr.study.page import write_page
     from jpegcurr.study.parallel import LocalLauncher, run_parallel
@@ -96,7 +96,8 @@ def study(
     if slurm and launch:
         raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
     show_log(quiet=quiet)
-    resolved = load_study(file)
+    folder = out_folder or Path("studies") / file.stem
+    resolved = load_study(file, validates_by(folder))
     check_arms(resolved, only or ())
     tasks = list_tasks(resolved, only or ())
     if plan:
@@ -106,7 +107,6 @@ def study(
         cost = estimate_study(resolved, tasks, speed=speed, speed_from=source, spread=spread, spread_from=spread_source)
         print_cost(resolved, cost, as_json=as_json)
         return
-    folder = out_folder or Path("studies") / resolved.name
     check_folder(resolved, folder)
     local = LocalLauncher(jobs, device, precision, compile_model, tuple(shlex.split(launch or "")))
     launcher = SlurmLauncher(local, parse_options(slurm)) if slurm else local

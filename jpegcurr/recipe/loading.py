@@ -54,7 +54,25 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_checked(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read a YAML file as any ``model``, in the same way and with the same errors as ``load_recipe``."""
-    tree, lines = _read(path, overrides)
+    return _check(path, model, *_read(path, overrides))
+
+
+def load_recorded(path: Path) -> Recipe:
+    """Read the resolved recipe that a run recorded in its folder, as that run understood it; errors as ``load_recipe``."""
+    tree, lines = _read(path, ())
+    return _check(path, Recipe, complete_recorded(tree), lines)
+
+
+def complete_recorded(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded recipe with the fields that its version did not have, set to what that version did.
+
+    Recipes are recorded with every field, so one that lacks a field is older than the field: its default today is no answer.
+    """
+    image = tree.get("image") or {}
+    return tree | {"image": {"val_resize": "box"} | image} if isinstance(image, dict) else tree
+
+
+def _check(path: Path, model: type[Model], tree: dict[str, Any], lines: Mapping[FieldPath, int]) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json
-from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
+from jpegcurr.recipe.loading import complete_recorded
+from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, ValResize, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 
@@ -46,6 +47,18 @@ def write_design(study: Study, out: Path) -> None:
     path = out / STUDY
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_json(path, {**content, "schema_version": SCHEMA_VERSION, "name": study.name, "design": describe_design(study)})
+
+
+def validates_by(out: Path) -> ValResize | None:
+    """Return ``image.val_resize`` of the control of the study in ``out``; None if there is no study yet.
+
+    All of its arms keep it unless they name it, also new ones, so that all runs are measured in the same way.
+    """
+    if not (out / STUDY).is_file():
+        return None
+    design = _read_design(out)
+    recipe: Recipe | None = design["arms"].get(design["control"])
+    return recipe.image.val_resize if recipe else None
 
 
 def check_folder(study: Study, out: Path) -> None:
@@ -111,9 +124,13 @@ def _read_design(out: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((out / STUDY).read_text(encoding="utf-8"))["design"]
         design = _rename_stages({key: content[key] for key in ("control", "primary", "seeds", "evaluate", "arms")})
-        return {**design, "arms": {arm: Recipe.model_validate(recipe) for arm, recipe in design["arms"].items()}}
+        return {**design, "arms": {arm: _read_recipe(recipe) for arm, recipe in design["arms"].items()}}
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UsageError(f"{out / STUDY} cannot be read as a study's ({error}). Choose another folder with --out.") from None
+
+
+def _read_recipe(recorded: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(complete_recorded(recorded))
 
 
 def _rename_stages(value: Any) -> Any:

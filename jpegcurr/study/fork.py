@@ -84,6 +84,8 @@ def _trunk_inputs(recipe: Recipe, epoch: int) -> dict[str, Any]:
     plans = plan_epochs(recipe)[:epoch]
     names = sorted({name for plan in plans for name, _ in plan.shares})
     fixed = {name: value for name, value in fixed_part(recipe).items() if name != "seed"}
+    if fixed["image"]["val_resize"] == "box":  # trunks from before this field keep their names
+        del fixed["image"]["val_resize"]
     data = {name: recipe.data[name].model_dump(mode="json", exclude={"val"}) for name in names}
     return {"fixed": fixed, "plans": [_as_dict(plan) for plan in plans], "data": data}
 

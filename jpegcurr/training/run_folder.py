@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import write_json, write_text
-from jpegcurr.recipe.loading import dump_recipe, load_recipe
+from jpegcurr.recipe.loading import dump_recipe, load_recorded
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
@@ -55,10 +55,23 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
     return None
 
 
+def resumed_recipe(recipe: Recipe, out: Path) -> Recipe:
+    """Return ``recipe`` as the run in ``out`` resumes with it: validation stays as it began, unless ``recipe`` names the way.
+
+    So a run from before ``image.val_resize`` resumes with the command that started it, and its accuracies remain comparable.
+    """
+    if not (out / STATE).is_file():
+        return recipe
+    resumed = recipe.validating_by(load_recorded(out / "recipe.yaml").image.val_resize)
+    if resumed.image.val_resize != recipe.image.val_resize:
+        log.info("image.val_resize is %s, as when the run began; the recipe does not name it", resumed.image.val_resize)
+    return resumed
+
+
 def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     from jpegcurr.training.checkpoint import epochs_started
 
-    before = load_recipe(out / "recipe.yaml")
+    before = load_recorded(out / "recipe.yaml")
     if changes := describe_changes(fixed_part(before), fixed_part(recipe)):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(

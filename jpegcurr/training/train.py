@@ -26,7 +26,7 @@ from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer
-from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, classes_of, write_head
+from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, classes_of, resumed_recipe, write_head
 from jpegcurr.training.run_log import describe_row, log_phase, log_start, warn_of_loading
 from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Metrics, Row, open_trackers
@@ -66,6 +66,7 @@ def train(
     """
     world = runtime.world
     with world.main_process_first():
+        recipe = resumed_recipe(recipe, out) if resume else recipe
         before = check_folder(recipe, out, resume=resume)
         check_recipe(recipe, world.ranks, start=not resume)
         datasets = open_datasets(recipe, classes_of(out) if resume else None)

@@ -231,7 +231,9 @@ def evaluate_runs(
 
 def _input_key(run: Run) -> tuple[object, ...]:
     """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
-    return run.image.size, run.image.interpolation, run.image.val_crop, run.recipe.micro(), run.classes, run.names_known
+    image = run.image
+    view = image.size, image.interpolation, image.val_crop, image.val_resize
+    return *view, run.recipe.micro(), run.classes, run.names_known
 
 
 def _evaluation(run: Run, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:

@@ -15,8 +15,8 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from timm.models import PretrainedCfg
 
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
-from jpegcurr.recipe.loading import load_recipe
-from jpegcurr.recipe.schema import ImageSection, Recipe
+from jpegcurr.recipe.loading import load_recorded
+from jpegcurr.recipe.schema import ImageSection, Recipe, ValResize
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
@@ -94,7 +94,7 @@ class Run:
 class NamedModel:
     """A pretrained model in evaluation mode on the runtime's device, with the preprocessing of timm's configuration.
 
-    Crops are made as for a ``Run``: they are the square that timm's transform takes, to within a pixel.
+    Crops are made as for a ``Run``, with the pixels of timm's transform, to within one level of 255.
     """
 
     path: Path
@@ -145,7 +145,7 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
     normalise = normaliser(model).to(runtime.device)
-    recipe = load_recipe(path / "recipe.yaml")
+    recipe = load_recorded(path / "recipe.yaml")
     return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader, known)
 
 
@@ -216,11 +216,12 @@ def _named_classes(config: PretrainedCfg | None) -> tuple[str, ...]:
 def _image_section(name: str, config: dict[str, Any]) -> ImageSection:
     """Return the preprocessing in timm's ``config``; raise UsageError if we cannot do it."""
     _, height, width = config["input_size"]
-    crop: float | Literal["squash"] = "squash" if config["crop_mode"] == "squash" else config["crop_pct"]
+    way: ValResize = "squash" if config["crop_mode"] == "squash" else "shorter_side"
     if height != width or config["crop_mode"] == "border":
         raise UsageError(f"{name} takes inputs that are not square or have a border, which is not supported.")
     try:
-        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], "val_crop": crop})
+        view = {"val_crop": config["crop_pct"], "val_resize": way}
+        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], **view})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None
