@@ -6,11 +6,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from math import isfinite
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +21,8 @@ from jpegcurr.errors import UsageError
 from jpegcurr.text import UNSAFE, escape_json
 
 log = logging.getLogger("jpegcurr")
+
+DIGITS = 10  # significant ones of a number in a table
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,7 +38,7 @@ _TO_UNESCAPE = re.compile(rf"(\\+)({_CODE})")
 _LONGEST_NAME = 200  # bytes: a file system allows 255, and a number may be appended
 
 _LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -93,24 +98,40 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_values(value: Any) -> Any:
-    """Return ``value`` with None in place of every float that is not finite, at any depth, because JSON has no such numbers."""
+    """Return ``value`` for a table in JSON: at any depth floats are rounded (``round_number``), and None if not finite."""
     if isinstance(value, dict):
         return {key: json_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [json_values(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    if isinstance(value, float):
+        return round_number(value) if isfinite(value) else None
+    return value
+
+
+def round_number(value: float) -> float:
+    """Return ``value`` with at most ten significant digits: ``92.8`` for 92.80000000000001, and enough to know any float32."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 class CsvWriter:
-    """A writer of CSV rows whose text a spreadsheet does not run and a terminal does not obey: see ``escape_cell``."""
+    """A writer of CSV rows for people and programs.
+
+    Text is data that a spreadsheet does not run and a terminal does not obey: see ``escape_cell``. Floats are rounded, see
+    ``round_number``; a NumPy float32 has the fewest digits that are the same float32.
+    """
 
     def __init__(self, file: IO[str], *, raw: bool = False) -> None:
-        """With ``raw``, write every cell as it is."""
+        """With ``raw``, write all text as it is."""
         self._writer, self._raw = csv.writer(file, lineterminator="\n"), raw
 
     def writerow(self, cells: Iterable[Any]) -> None:
         """Write one row."""
-        self._writer.writerow(cells if self._raw else [escape_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        self._writer.writerow(map(self._cell, cells))
+
+    def _cell(self, cell: Any) -> Any:
+        if isinstance(cell, str):
+            return cell if self._raw else escape_cell(cell)
+        return round_number(cell) if isinstance(cell, float) else cell
 
     def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
         """Write several rows."""
@@ -190,10 +211,12 @@ def path_part(name: str) -> str:
 
 
 def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set.
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or is a folder.
 
     The message suggests another path with ``option``, --force, and ``or_else`` if it is given.
     """
+    if folders := [path for path in paths if path.is_dir()]:
+        raise UsageError(f"{folders[0]} is a folder. Choose another place with {option}.")
     existing = [path for path in paths if path.exists()]
     if existing and not force:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
@@ -226,25 +249,72 @@ def short_names(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: str(path) for path in unique}
 
 
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """The process that holds a lock, as it wrote itself into the lock's file."""
+
+    pid: int
+    host: str
+    since: datetime
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return this process."""
+        return cls(os.getpid(), socket.gethostname(), datetime.now().astimezone())
+
+    @classmethod
+    def read(cls, lock: Path) -> Self | None:
+        """Return the process that a lock's file names; None if it names none."""
+        try:
+            with lock.open(encoding="utf-8") as file:
+                pid, host, since = file.read(500).split()
+            return cls(int(pid), host if host.isprintable() else "?", datetime.fromisoformat(since))
+        except (OSError, ValueError):
+            return None
+
+    def write(self, lock: Path) -> None:
+        """Write this process into the file of a lock that it holds; a full disk costs only the name."""
+        with suppress(OSError):
+            lock.write_text(f"{self.pid} {self.host} {self.since.isoformat(timespec='seconds')}\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        """Return ``4711 on node7, since 2026-03-01 14:05:09``."""
+        return f"{self.pid} on {self.host}, since {self.since:%Y-%m-%d %H:%M:%S}"
+
+
 @contextmanager
 def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-o") -> Iterator[None]:
     """Hold the file ``lock`` during the block; the system releases it when this process ends, however it ends.
 
+    The file names its holder, and disappears with the block, as do the folders that were created for it and are empty then. A
+    network disk that carries no locks between machines cannot tell that another machine holds one: there, a file that another
+    machine has left behind, which may be that of a killed process, is only warned of.
+
     Raises:
-        UsageError: another process holds it. The message says that ``target`` is being ``doing``, and names the ``option`` that
-            chooses another place.
+        UsageError: another process holds it. The message says that ``target`` is being ``doing``, by which process, and names
+            the ``option`` that chooses another place.
     """
+    created = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file_lock = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4)
+    before, current = _Holder.read(lock), _Holder.current()
+    file_lock = FileLock(lock, mode=0o666, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 4, fallback_to_soft=False)
     try:
         file_lock.acquire()
     except Timeout:
-        message = f"{target} is being {doing} by another process. Wait for it, or choose another place with {option}."
-        raise UsageError(message) from None
+        raise UsageError(_describe_holder(lock, target, doing, option)) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         log.warning("%s: this file system has no locks; make sure that no other process writes %s", lock.parent, target.name)
+    else:
+        if before is not None and before.host != current.host:
+            log.warning(
+                "%s has a lock of process %s. It was killed, or it still runs and this disk carries no locks between machines: "
+                "make sure that it has ended",
+                target,
+                before,
+            )
+        current.write(lock)
     try:
         yield
     finally:
@@ -252,3 +322,30 @@ def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-
             # Removed while it is held, so that a process that has it open notices that the file has no name any more.
             lock.unlink(missing_ok=True)
             file_lock.release()
+        for folder in created:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _describe_holder(lock: Path, target: Path, doing: str, option: str) -> str:
+    holder = _Holder.read(lock)
+    by, stop = (f" ({holder})", f"stop it (kill {holder.pid} on {holder.host}), ") if holder else ("", "")
+    message = f"{target} is being {doing} by another process{by}. Wait for it, {stop}or choose another place with {option}."
+    if holder is None or holder.host == _Holder.current().host:
+        return message
+    return f"{message} If {holder.host} has crashed, so that its disk server still keeps the lock, delete {lock}."
+
+
+@contextmanager
+def locked_outputs(outputs: Mapping[Path, str]) -> Iterator[None]:
+    """Hold a lock beside every file or folder of ``outputs`` during the block; the values are the options that name them.
+
+    Raises:
+        UsageError: another process writes one of them, or one cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, option in {path.absolute(): (path, option) for path, option in outputs.items()}.values():
+            refuse_unwritable([path.parent], option=option)
+            lock = path.absolute().parent / f".{path.absolute().name}.lock"
+            stack.enter_context(locked(lock, path, doing="written", option=option))
+        yield

@@ -80,6 +80,11 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
     return {name: _version(name) for name in names}
 
 
+def install_command(package: str) -> str:
+    """Return the command that installs or updates ``package`` here: pip's, or uv's in an environment without pip."""
+    return f"{'uv ' if _version('pip') == 'absent' else ''}pip install -U {package}"
+
+
 def _version(name: str) -> str:
     from importlib.metadata import PackageNotFoundError, version  # every command imports this module, few ask for versions
 

@@ -84,6 +84,7 @@ def cam_study(
         layer="stages.3",
         grid=grid,
         runtime="no CUDA device: CPU, float32",
+        preprocessing=("224 pixels",),
         method="gradcam",
         target_rule="reference",
         seed=seed,

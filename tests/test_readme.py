@@ -47,6 +47,9 @@ def test_every_command_of_the_readmes_runs_in_order_as_written(photos: Path, cap
     Path("small_study.yaml").write_text(yaml.safe_dump(tree | {"set": tree["set"] | smaller}))
     assert len(commands(README)) >= 5
     for name, text in TEXTS.items():
+        for block in blocks(text, "python"):
+            if block.startswith("# ") and (first := block.splitlines()[0]).endswith(".py"):
+                Path(first.removeprefix("# ")).write_text(block)
         for arguments in commands(text):
             with pytest.raises(SystemExit) as left:
                 main(arguments + SHORT.get(arguments[0], []))

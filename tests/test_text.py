@@ -1,17 +1,29 @@
-"""Names from a data set: safe on a terminal, in JSON, in CSV and as names of files, and read back as they were."""
+"""Names from a data set, safe on a terminal, in JSON, in CSV and as names of files, and read back; numbers in tables."""
 
 import csv
 import io
 import json
+import math
 import os
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jpegcurr.files import CsvWriter, csv_writer, escape_cell, path_part, read_csv, unescape_cell, write_json
+from jpegcurr.files import (
+    CsvWriter,
+    csv_writer,
+    escape_cell,
+    json_values,
+    path_part,
+    read_csv,
+    round_number,
+    unescape_cell,
+    write_json,
+)
 from jpegcurr.text import escape_json, sanitize, sanitize_lines
 
 # Pieces of which awkward names consist.
@@ -114,6 +126,48 @@ def test_numbers_stay_numbers_and_raw_cells_what_they_are() -> None:
     with csv_writer(Path("a.csv")) as writer:
         writer.writerow([name, -1.5])
     assert list(read_csv(Path("a.csv"))) == [[name, "-1.5"]]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (92.80000000000001, "92.8"),
+        (0.1 + 0.2, "0.3"),
+        (100 / 3, "33.33333333"),
+        (-1e-300 / 3, "-3.333333333e-301"),
+        (100.0, "100.0"),
+        (1.5e7, "15000000.0"),
+        (math.nan, "nan"),
+        (7, "7"),
+        (2**53 + 1, "9007199254740993"),
+        (np.float64(92.80000000000001), "92.8"),
+        (np.float32(0.1), "0.1"),
+        (np.float32(1 / 3), "0.33333334"),
+        (np.int64(-3), "-3"),
+    ],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_numbers_in_tables_have_no_digits_of_rounding(number: float, text: str, raw: bool) -> None:
+    file = io.StringIO()
+    CsvWriter(file, raw=raw).writerow([number, "92.80000000000001"])
+    assert file.getvalue() == f"{text},92.80000000000001\n", "text is as it was"
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(-1e300, 1e300, allow_subnormal=False))
+def test_rounding_loses_nothing_that_matters(single: float, double: float) -> None:
+    """Any float32 is the same after it; a double is to ten digits."""
+    assert np.float32(round_number(single)) == np.float32(single)
+    assert round_number(double) == pytest.approx(double, rel=6e-10, abs=0)
+    assert round_number(round_number(double)) == round_number(double)
+    assert json_values({"a": [double, (single, math.inf)], "b": "x"})["a"][0] == round_number(double)
+
+
+@given(st.integers(1, 50_000).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images))))
+def test_counts_can_be_recovered_from_a_percentage(counts: tuple[int, int]) -> None:
+    right, images = counts
+    percent = round_number(100 * right / images)
+    assert round(percent * images / 100) == right
+    assert percent == pytest.approx(100 * right / images, abs=1e-7)
 
 
 @given(text=NAMES)

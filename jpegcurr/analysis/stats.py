@@ -3,7 +3,7 @@
 NumPy and SciPy only. "Right answers" are flags, bool [images]: whether a model's prediction is the true class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import nan, sqrt
@@ -11,9 +11,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, binomtest
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest, chi2
 
 LEVEL = 0.05
+_SCORE = float(chi2.isf(LEVEL, 1))  # 1.96 squared
+_STEP = 1e-9  # from the observed mean, where the score is 0, and from the ends, where it is undefined
 EXACT_BELOW = 25  # flips, for McNemar's test
 RESAMPLES = 2000
 BINS = 15  # of the calibration error
@@ -28,7 +31,8 @@ class Paired:
 
     Attributes:
         difference: the model's top-1 less the reference's, points.
-        low, high: its 95 % interval, by the percentile bootstrap over images.
+        low, high: its 95 % interval over images, see ``score_interval``. McNemar's test, which decides, is exact for few flips
+            and therefore more cautious: its p-value may be above 5 % where the interval just excludes 0.
         lost, gained: the number of images that only the reference has right, and that only the model has right.
         p_value: of McNemar's test, two-sided; ``test`` is its form.
         detectable: see ``detectable_difference``.
@@ -85,8 +89,8 @@ class MeanCI:
 # Two models on the same images
 
 
-def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:
-    """Compare the right answers of two models, bool [images] in the same order; ``seed`` is the bootstrap's.
+def compare_paired(reference: Flags, other: Flags) -> Paired:
+    """Compare the right answers of two models, bool [images] in the same order.
 
     Raises:
         ValueError: the numbers of images differ, or are 0.
@@ -96,7 +100,7 @@ def compare_paired(reference: Flags, other: Flags, *, seed: int = 0) -> Paired:
     images = len(reference)
     lost, gained = int((reference & ~other).sum()), int((other & ~reference).sum())
     p_value, test = mcnemar(lost, gained)
-    low, high = bootstrap_interval(lost, gained, images, seed=seed)
+    low, high = score_interval((lost, images - lost - gained, gained))
     difference, detectable = 100 * (gained - lost) / images, detectable_difference(lost + gained, images)
     return Paired(images, difference, low, high, lost, gained, p_value, test, detectable)
 
@@ -129,16 +133,65 @@ def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
     return float(2 * binom.cdf(fewer - 1, flips, 0.5) + binom.pmf(fewer, flips, 0.5)), "mid-p"
 
 
-def bootstrap_interval(lost: int, gained: int, images: int, *, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the difference, points, from 2,000 resamples of the images.
+@cache
+def score_interval(counts: tuple[int, ...]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean change over images, points, from the number of images with each change.
 
-    An image counts -1 (lost), 1 (gained) or 0, and the numbers of these among images drawn with replacement are multinomial:
-    drawing the three numbers is the same bootstrap as drawing the images.
+    For one pair of models ``counts`` are the images lost, unchanged and gained, and the interval is Tango's score interval for
+    a paired difference of proportions (Stat. Med. 17:891, 1998): every difference that the score test does not reject. For the
+    mean of S pairs ``counts`` has 2 S + 1 numbers, from the images that all S lose to those that all S gain, and the interval
+    is by the same test: of all distributions over these changes with a given mean, the likeliest one (Owen's empirical
+    likelihood, Biometrika 75:237, 1988, which here may also use changes that no image shows) has the variance that the observed
+    mean is compared with.
+
+    Its width is never zero: without any change in n images it is 3.84 / (n + 3.84) to either side. Computed for all outcomes of
+    64 to 50,000 images, it covers the true difference in 93 to 100 % of cases from a quarter of a flip expected to 32. The
+    percentile bootstrap, where three flips in four go one way, covers it in 31 % at half a flip, 52 % at one, 77 % at two, and
+    from eight on as often as this, where it is up to a sixth narrower. This interval is therefore used for any number of flips.
+    It covers the mean of 3 or 5 pairs in 92 to 100 %, and is wider than need be where few images change and none in all pairs.
+
+    Raises:
+        ValueError: there are no images.
     """
-    shares = np.array([lost, gained, images - lost - gained]) / images
-    drawn = np.random.default_rng(seed).multinomial(images, shares, size=RESAMPLES)
-    low, high = np.quantile(100 * (drawn[:, 1] - drawn[:, 0]) / images, [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)
+    images, pairs = sum(counts), len(counts) // 2
+    if images < 1:
+        raise ValueError("the changes of no images have no interval")
+    changes = [(step - pairs) / pairs for step in range(len(counts))]
+    mean = sum(count * change for count, change in zip(counts, changes, strict=True)) / images
+
+    def excess(tested: float) -> float:
+        return images * (mean - tested) ** 2 - _SCORE * _likeliest_variance(tested, changes, counts)
+
+    inner, outer = mean - _STEP, mean + _STEP
+    low = brentq(excess, _STEP - 1, inner) if inner > _STEP - 1 else -1.0
+    high = brentq(excess, outer, 1 - _STEP) if outer < 1 - _STEP else 1.0
+    return 100 * float(low), 100 * float(high)
+
+
+def _likeliest_variance(mean: float, changes: Sequence[float], counts: Sequence[int]) -> float:
+    """Return the variance of the likeliest distribution over ``changes``, from -1 to 1, that has ``mean``, given ``counts``.
+
+    Its shares are ``count / images / (1 + tilt * (change - mean))``, with the tilt that gives them the mean. No share is above
+    1, which bounds the tilt. At a bound that an end without any count sets, the shares sum to less than 1: that end has the
+    rest.
+    """
+    images, apart = sum(counts), [change - mean for change in changes]
+    observed = [(count / images, distance) for count, distance in zip(counts, apart, strict=True) if count]
+
+    def imbalance(tilt: float) -> float:
+        return sum(share * distance / (1 + tilt * distance) for share, distance in observed)
+
+    least, most = (1 - counts[-1] / images) / -apart[-1], (1 - counts[0] / images) / -apart[0]
+    if imbalance(least) <= 0:
+        tilt = least
+    elif imbalance(most) >= 0:
+        tilt = most
+    else:
+        tilt = brentq(imbalance, least, most, xtol=1e-12 * (most - least))
+    shares = [(share / (1 + tilt * distance), distance) for share, distance in observed]
+    rest = 1 - sum(share for share, _ in shares)
+    end = apart[-1] if tilt < 0 else apart[0]
+    return sum(share * distance**2 for share, distance in shares) + rest * end**2
 
 
 def detectable_difference(discordant: int, images: int) -> float:
@@ -169,6 +222,16 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def short_p(value: float) -> str:
     """Format a p-value: ``0.034``, or ``< 0.001``."""
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def precise_p(value: float) -> str:
+    """Format a p-value with two digits, ``8.2e-12``, or ``< 1e-300``: the smallest ones are 0 as a float."""
+    return f"{value:.2g}" if value >= 1e-300 else "< 1e-300"
+
+
+def state_p(text: str) -> str:
+    """Return ``p = 0.034``, or ``p < 0.001``, for a p-value that is formatted already."""
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 # One model

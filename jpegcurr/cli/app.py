@@ -85,6 +85,7 @@ def _handle_top(
     if version:
         terminal.out.print(f"jpegcurr {jpegcurr.__version__}")
         raise typer.Exit
+    terminal.show_log(quiet=True)  # until a command asks for more: warnings too may hold names from data
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)

@@ -5,14 +5,29 @@ from typing import Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption, parse_specs
+from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
+    DeviceOption,
+    ForceOption,
+    ImageLabelsOption,
+    MeanOption,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+    lock_outputs,
+    parse_settings,
+    parse_specs,
+)
 from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
 
 
 def cam(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN... IMAGES", help="One or more runs, then a folder of images.")],
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(metavar="MODEL... IMAGES", help=f"{MODEL_HELP} Last, a folder of images.")],
     qualities: Annotated[
         str, typer.Option(metavar="Q,Q,...", help="Qualities; the others are compared with the first.")
     ] = "source,50",
@@ -54,39 +69,45 @@ def cam(
     ] = 0,
     labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Compare Grad-CAM maps between JPEG qualities and runs over all images, in one offline HTML page."""
+    """Compare Grad-CAM maps between JPEG qualities and models over all images, in one offline HTML page."""
+    lock_outputs(context, {output: "-o"})
     from jpegcurr.analysis.cam.compare import compare_cams
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
     from jpegcurr.analysis.report.html import report_files, write_report
-    from jpegcurr.files import refuse_existing, refuse_unwritable
+    from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.load import load_run
+    from jpegcurr.training.models.load import load_classifiers
 
     if old_target is not None:
         target_rule = "reference" if old_target == "clean" else old_target
         warn_renamed(f"--class {old_target}", f"--target {target_rule}")
     *run_folders, images = paths
     if not run_folders:
-        raise UsageError("cam needs a run and a folder of images: jpegcurr cam RUN images/.")
+        raise UsageError("cam needs a model and a folder of images: jpegcurr cam MODEL images/.")
     known: dict[Path, Path] = {}
     for run in run_folders:
         if known.setdefault(run.resolve(), run) is not run:
-            raise UsageError(f"{run} is given twice, and a run cannot be compared with itself. Give each run once.")
+            raise UsageError(f"{run} is given twice, and a model cannot be compared with itself. Give each once.")
     if output.suffix != ".html":
         raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = parse_specs(qualities.split(","))
-    refuse_unwritable([output.parent])
+    lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
     refuse_existing(report_files(output), force=force)
     find_method(method)
     measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
     find_metrics(measured)
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    runs = [load_run(folder, runtime, weights) for folder in run_folders]
+    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names))
     with progress_bar("img") as bar:
         study = compare_cams(
             runs,

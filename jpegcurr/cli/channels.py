@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     ForceOption,
     JsonOption,
     LoaderOption,
+    MeanOption,
     OnTheFlyOption,
     QualitiesOption,
-    RunFolder,
+    SizeOption,
+    StdOption,
     WeightsOption,
+    lock_outputs,
     parse_qualities,
+    parse_settings,
 )
 from jpegcurr.cli.terminal import out, print_table, progress_bar
 from jpegcurr.errors import UsageError
@@ -29,7 +36,8 @@ if TYPE_CHECKING:
 
 
 def channels(
-    run: RunFolder,
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     data: DataOption = None,
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,
@@ -52,6 +60,11 @@ def channels(
         Path | None, typer.Option("--csv", "-o", metavar="FILE.csv", help="Write the metrics of every channel.")
     ] = None,
     weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -62,26 +75,26 @@ def channels(
     The other qualities are compared with the first. --prune-study also measures the accuracy that is lost when the channels
     that move most are set to zero, beside those that move least and random ones.
     """
+    lock_outputs(context, {csv: "--csv"})
     from jpegcurr.analysis.channels.activations import pick_layers
     from jpegcurr.analysis.channels.pruning import check_prunable, split_images, study_pruning
     from jpegcurr.analysis.channels.study import check_same_images, study_channels
     from jpegcurr.analysis.channels.tables import as_values, to_csv
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_sets
-    from jpegcurr.files import refuse_existing, refuse_unwritable, write_text
+    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_betons
+    from jpegcurr.files import refuse_existing, write_text
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.load import load_run
+    from jpegcurr.training.models.load import load_classifier
 
     levels = parse_qualities(qualities, on_the_fly=on_the_fly)
     if seed is not None and prune_study is None:
         raise UsageError("--seed is for the prune study. Give --prune-study 4,8,16 too, or omit --seed.")
     sizes = parse_sizes(prune_study) if prune_study is not None else []
     if csv is not None:
-        refuse_unwritable([csv.parent])
-        refuse_existing([csv], force=force)
+        refuse_existing([csv], force=force, option="--csv")
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    loaded = load_run(run, runtime, weights)
-    arms = open_sets([loaded], choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
+    arms = open_betons(loaded, choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())
     pruned_layers = layers if layer else layers[-1:]

@@ -46,6 +46,8 @@ def print_inspection(inspection: "Inspection", complaints: list[str] | None, *, 
         facts = {
             "path": str(inspection.path),
             "samples": inspection.samples,
+            "labels": inspection.labels,
+            "highest_label": inspection.highest_label,
             "subsampling": inspection.subsampling,
             "page_size": inspection.page_size,
             "widths": inspection.widths,
@@ -83,10 +85,16 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
     spread = "smallest {:,}, median {:,}, largest {:,}".format
     layouts = ", ".join(f"{name} {100 * count / inspection.samples:.1f} %" for name, count in inspection.subsampling.items())
     labels = f"{inspection.labels:,}"
+    if manifest is None:
+        classes = f"{labels} labels, up to {inspection.highest_label}"
+        many = inspection.highest_label >= inspection.samples
+        classes += f": a model would have {inspection.highest_label + 1:,} classes, more than there are samples" if many else ""
+    else:
+        classes = f"{len(manifest.classes):,}, {labels} with samples"
     facts = {
         "file": str(inspection.path),
         "samples": f"{inspection.samples:,}",
-        "classes": f"{len(manifest.classes):,}, {labels} with samples" if manifest else f"{labels} labels",
+        "classes": classes,
         "quality": str(manifest.quality) if manifest else unknown,
         "subsampling": layouts,
         "width, pixels": spread(*inspection.widths),

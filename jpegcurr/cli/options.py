@@ -1,6 +1,7 @@
 """Options that more than one command accepts, and how they are parsed."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,11 +11,23 @@ from jpegcurr.errors import UsageError
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
+    from jpegcurr.training.models.load import ModelSettings
 
 Weights = Literal["raw", "ema", "best"]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as `jpegcurr train --out` writes it.")]
 WeightsOption = Annotated[
     Weights, typer.Option(help="Trained weights (raw), their moving average (ema), or those of the best epoch.")
+]
+MODEL_HELP = (
+    "A run's folder; a model that `jpegcurr models` lists; hf-hub:NAME or local-dir:FOLDER; or your own, module:function."
+)
+CheckpointOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
+]
+MeanOption = Annotated[str | None, typer.Option(metavar="R,G,B", help="Mean of the inputs of a model that does not state it.")]
+StdOption = Annotated[str | None, typer.Option(metavar="R,G,B", help="Deviation of the inputs of such a model.")]
+SizeOption = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the inputs of a model that is no run.")]
+ClassNamesOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Names of the outputs, one a line, of a model that does not state them.")
 ]
 ImageLabelsOption = Annotated[
     Path | None,
@@ -34,6 +47,14 @@ DataOption = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="BETON", help="Validation .beton file; repeatable. The first run's own if not given."),
 ]
+ValidationOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        metavar="BETON|IMAGES",
+        help="Validation .beton, or labelled images as for encode; repeatable. The first run's own sets if not given.",
+    ),
+]
 QualitiesOption = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +67,40 @@ OnTheFlyOption = Annotated[
     typer.Option("--on-the-fly", help="Re-encode after the resize, at the size the model receives: a stronger degradation."),
 ]
 LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")]
+
+
+def lock_outputs(context: typer.Context, outputs: "Mapping[Path | None, str]") -> None:
+    """Lock the files and folders that a command will write, by the options that name them, until the command ends.
+
+    Commands call it before they import torch, so that of two of them the later is refused, and not the faster.
+    """
+    from jpegcurr.files import locked_outputs
+
+    if os.environ.get("RANK", "0") != "0":  # of several processes of one command the main one writes
+        return
+    context.with_resource(locked_outputs({path: option for path, option in outputs.items() if path is not None}))
+
+
+def parse_settings(
+    checkpoint: Path | None, mean: str | None, std: str | None, size: int | None, class_names: Path | None
+) -> "ModelSettings":
+    """Parse the options of models that are no runs; raise UsageError for a mean or deviation that is not three numbers."""
+    from jpegcurr.training.models.load import ModelSettings
+
+    return ModelSettings(checkpoint, _parse_channels("--mean", mean), _parse_channels("--std", std), size, class_names)
+
+
+def _parse_channels(option: str, text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give three numbers on the scale 0 to 1, such as 0.485,0.456,0.406.") from None
+    lowest = 0 if option == "--mean" else 1e-6
+    if not all(lowest <= value <= 1 for value in (red, green, blue)):
+        raise UsageError(f"{option} {text}: the three numbers are on the scale 0 to 1, such as 0.229,0.224,0.225.")
+    return red, green, blue
 
 
 def parse_specs(

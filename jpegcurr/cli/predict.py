@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import DeviceOption, ForceOption, ImageLabelsOption, WeightsOption
+from jpegcurr.cli.options import (
+    MODEL_HELP,
+    CheckpointOption,
+    ClassNamesOption,
+    DeviceOption,
+    ForceOption,
+    ImageLabelsOption,
+    MeanOption,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+    lock_outputs,
+    parse_settings,
+)
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -19,7 +32,8 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a model that `jpegcurr models` lists.")],
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
     submission: Annotated[
@@ -43,9 +57,11 @@ def predict(
     confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
     labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for a timm model; downloaded if not given.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    class_names: ClassNamesOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
@@ -54,6 +70,8 @@ def predict(
     The true class of an image is what `jpegcurr encode` would take it for: the first folder below IMAGES (or below its split),
     or the folder that holds it. With --labels it is read from a table. What has no class of the run is left out of accuracies.
     """
+    named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
+    lock_outputs(context, named)
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
     from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime
@@ -64,7 +82,7 @@ def predict(
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, checkpoint=checkpoint)
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
     with progress_bar("img") as bar:
         summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
     print_predictions(summary, outputs.written())

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def study(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file, or the name of a shipped study.")],
     out_folder: Annotated[
         Path | None,
@@ -73,20 +74,8 @@ def study(
     Writes study.json, runs.csv and study.html. The same command continues after any stop, and after seeds were added to the
     file: finished runs are kept and interrupted ones are resumed.
     """
-    from jpegcurr.files import locked
-    from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.slurm.jobs import check_accounts, check_machine, parse_options
-    from jpegcurr.study.config import check_arms, load_study
-    from jpegcurr.study.cost import estimate_study, measure_control_speed
-    from jpegcurr.study.folder import check_folder, validates_by, write_design
-    from jpegcurr.study.measure import check_data
-    from jpegcurr.study.page import write_page
-    from jpegcurr.study.parallel import LocalLauncher, run_parallel
-    from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
-    from jpegcurr.study.results import read_results, write_results
-    from jpegcurr.study.run import run_all
-    from jpegcurr.study.slurm import SlurmLauncher
-    from jpegcurr.study.tasks import list_tasks, list_unfinished
+    from jpegcurr.study.config import load_study
+    from jpegcurr.study.folder import locked_study, validates_by
 
     if as_json and not plan:
         raise UsageError("--json is for --plan; a study writes study.json.")
@@ -98,6 +87,22 @@ def study(
     show_log(quiet=quiet)
     folder = out_folder or Path("studies") / file.stem
     resolved = load_study(file, validates_by(folder))
+    if not plan:
+        context.with_resource(locked_study(folder))  # before torch is imported
+    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.slurm.jobs import check_accounts, check_machine, parse_options
+    from jpegcurr.study.config import check_arms
+    from jpegcurr.study.cost import estimate_study, measure_control_speed
+    from jpegcurr.study.folder import check_folder, write_design
+    from jpegcurr.study.measure import check_data
+    from jpegcurr.study.page import write_page
+    from jpegcurr.study.parallel import LocalLauncher, run_parallel
+    from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
+    from jpegcurr.study.results import read_results, write_results
+    from jpegcurr.study.run import run_all
+    from jpegcurr.study.slurm import SlurmLauncher
+    from jpegcurr.study.tasks import list_tasks, list_unfinished
+
     check_arms(resolved, only or ())
     tasks = list_tasks(resolved, only or ())
     if plan:
@@ -130,7 +135,6 @@ def study(
     try:
         with (
             stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop,
-            locked(folder / ".study.lock", folder, doing="run", option="--out"),
             show_board(resolved, tasks, folder, quiet=quiet) as board,
         ):
             left = list_unfinished(resolved, tasks, folder)

@@ -1,6 +1,7 @@
 """The command ``train``: a run or its plan, and how to resume it."""
 
 import json
+import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Option("--recipe", "-r", help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[
         list[str] | None,
@@ -51,15 +53,18 @@ def train(
     if as_json and not plan:
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
     if plan:
-        print_plan(_plan(recipe, overrides or ()), as_json=as_json)
+        print_plan(*_plan(recipe, overrides or ()), as_json=as_json)
         return
-    from jpegcurr.recipe.loading import find_recipe, load_recipe
-    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
-    from jpegcurr.training.run_folder import STATE
-    from jpegcurr.training.train import train as train_recipe
+    from jpegcurr.training.run_folder import STATE, locked_run
 
     keep_freed_memory()
     folder = out_folder or Path("runs") / recipe.stem
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # before torch is imported
+        context.with_resource(locked_run(folder))  # several processes leave it to ``train``, where all of them notice a refusal
+    from jpegcurr.recipe.loading import find_recipe, load_recipe
+    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
+    from jpegcurr.training.train import train as train_recipe
+
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
     again = ["--recipe", str(recipe), *(part for text in overrides or () for part in ("--set", text)), "--out", str(folder)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
@@ -91,7 +96,7 @@ def train(
         out.print(f"{folder}", markup=False)
 
 
-def _plan(recipe: Path, overrides: Sequence[str]) -> "list[PlannedEpoch]":
+def _plan(recipe: Path, overrides: Sequence[str]) -> "tuple[list[PlannedEpoch], list[str]]":
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.training.schedule import plan_run
 
@@ -100,8 +105,8 @@ def _plan(recipe: Path, overrides: Sequence[str]) -> "list[PlannedEpoch]":
         return plan_run(resolved)
 
 
-def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
-    """Print one row per epoch, and their sums."""
+def print_plan(epochs: "Sequence[PlannedEpoch]", remarks: Sequence[str], *, as_json: bool) -> None:
+    """Print one row per epoch, their sums, and ``remarks``."""
     if as_json:
         out.print_json(json.dumps([epoch.as_dict() for epoch in epochs]))
         return
@@ -113,6 +118,8 @@ def print_plan(epochs: "Sequence[PlannedEpoch]", *, as_json: bool) -> None:
     print_table(["epoch", "phase", "data", "lr, first step", "last step", "pixels", "steps", "images"], rows, left=3)
     steps, images = sum(epoch.steps for epoch in epochs), sum(epoch.images for epoch in epochs)
     out.print(f"{len(epochs)} epochs, {steps:,} steps, {images:,} images", markup=False)
+    for remark in remarks:
+        out.print(remark, markup=False)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from jpegcurr.files import locked, refuse_unwritable
 
 AHEAD = 4  # chunks submitted for each worker
 NAMED_FAILURES = 5
+RESUME_ADVICE = "The encoded images are kept: continue with the same command and --resume."
 
 
 class Watcher(Protocol):
@@ -210,10 +211,9 @@ class _SplitWriter:
 @contextmanager
 def _explain_resume() -> Iterator[None]:
     """Add to every EncodeError and OSError how to continue: encoded images are on the disk whatever went wrong."""
-    advice = "The encoded images are kept: continue with the same command and --resume."
     try:
         yield
     except EncodeError as error:
-        raise EncodeError(f"{error} {advice}") from error.__cause__
+        raise EncodeError(f"{error} {RESUME_ADVICE}") from error.__cause__
     except OSError as error:
-        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {advice}") from error
+        raise EncodeError(f"{error.filename or 'an output'}: {error.strerror}. {RESUME_ADVICE}") from error

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.format import BetonIndex
-from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path
+from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path, parse_row
 from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
 from jpegcurr.encoding.resume import (
@@ -42,8 +42,9 @@ from jpegcurr.encoding.resume import (
 )
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.workers import Outcome
-from jpegcurr.errors import EncodeError
+from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import sync_folder, write_json
+from jpegcurr.json_files import describe
 
 log = logging.getLogger("jpegcurr")
 
@@ -103,18 +104,18 @@ class Output:
             for position, line in zip(order, lines, strict=False):
                 if self._crashed and not self._is_stored(line, index):
                     break
-                if _FAILED in line and is_repaired(json.loads(line), source.items[int(position)]):
+                if _FAILED in line and is_repaired(self._parse(line), source.items[int(position)]):
                     break
                 count += 1
         return count
 
     def rewind(self, count: int) -> None:
-        """Continue behind the first ``count`` items in file order."""
+        """Continue behind the first ``count`` items in file order. Raises UsageError for a row that cannot be read."""
         index = BetonIndex(self.plan.items, self.plan.page_size)
         length = 0
         with closing(read_rows(partial_files(self.path)[2])) as lines:
             for line in islice(lines, count):
-                row = json.loads(line)
+                row = self._parse(line)
                 if row["status"] != "failed":
                     index.place(row["bytes"], row["width"], row["height"], row["label"])
                 self._totals.add(row)
@@ -179,15 +180,24 @@ class Output:
             **self._totals.as_dict(),
         )
 
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            return parse_row(line)
+        except ValueError as error:
+            raise UsageError(
+                f"{partial_files(self.path)[2]}, of an interrupted encode, cannot be read ({describe(error)}). Start over with "
+                "--force."
+            ) from None
+
     def _is_stored(self, line: bytes, index: BetonIndex) -> bool:
         """Return whether a row is whole and its record has the row's checksum."""
         try:
-            row = json.loads(line)
+            row = parse_row(line)
             if row["status"] == "failed":
                 return True
             pointer = index.place(row["bytes"], row["width"], row["height"], row["label"])
             return bool(zlib.crc32(self._writer.read_stored(pointer, row["bytes"])) == row["crc32"])
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except ValueError:
             return False
 
 

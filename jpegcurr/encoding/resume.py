@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, items_path, manifest_path, read_manifest
 from jpegcurr.encoding.sources.base import MISSING, Item, Source
 from jpegcurr.errors import BetonError, ImageError, UsageError
 from jpegcurr.files import refuse_existing, write_text
+from jpegcurr.json_files import read_json
 
 log = logging.getLogger("jpegcurr")
 
@@ -48,6 +50,13 @@ def _hidden(beton: Path, suffix: str) -> Path:
     return beton.with_name(f".{beton.stem}{suffix}")
 
 
+class _PlanFile(BaseModel):
+    """The content of a plan file."""
+
+    plan: dict[str, Any]
+    boot: str
+
+
 @dataclass(frozen=True, slots=True)
 class InterruptedEncode:
     """An interrupted encode: its plan, and whether the machine or the disk has ``crashed`` since."""
@@ -66,11 +75,9 @@ class InterruptedEncode:
         file = partial_files(beton)[0]
         if not cls.exists(beton):
             return None
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            return cls(dict(content["plan"]), content["boot"] != read_boot_id() or not content["boot"].strip())
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise UsageError(f"{file}, of an interrupted encode, cannot be read. Start over with --force.") from None
+        complaint = "is of an interrupted encode, and cannot be read"
+        content = read_json(file, _PlanFile, complaint=complaint, remedy="Start over with --force.")
+        return cls(content.plan, content.boot != read_boot_id() or not content.boot.strip())
 
 
 def refuse_interrupted(beton: Path) -> None:
@@ -188,7 +195,12 @@ def check_images(beton: Path, source: Source, order: NDArray[np.int64], *, finis
                 if failed and not finished and is_repaired(row, item):
                     return
                 change = _describe_change(row, item, source, written_at, failed=failed)
-            except (ValueError, KeyError, TypeError):  # after a crash of the machine; the encode reads all records back then
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                RecursionError,
+            ):  # after a crash of the machine; the encode reads all records back then
                 return
             if change:
                 raise UsageError(

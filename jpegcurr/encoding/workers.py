@@ -15,7 +15,7 @@ from jpegcurr.encoding.jpeg.codec import LIBRARIES, Encoded, EncodeSpec, reencod
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Item, Store
 from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, OversizeError, UsageError
-from jpegcurr.system import available_cpus, library_versions
+from jpegcurr.system import available_cpus, install_command, library_versions
 
 CHUNK = 16  # images
 CHUNK_BYTES = 1 << 22
@@ -134,7 +134,7 @@ def _open_dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError:
-        raise UsageError("--dask needs the package distributed: pip install 'jpegcurr[dask]'.") from None
+        raise UsageError(f"--dask needs the package distributed. Run {install_command('distributed')}.") from None
     try:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:

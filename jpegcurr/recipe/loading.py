@@ -4,6 +4,7 @@ An error lists all wrong fields at once, each with its line and dotted path, and
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,10 +13,20 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jpegcurr.errors import RecipeError, did_you_mean
+from jpegcurr.json_files import read_bounded
 from jpegcurr.recipe.schema import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
 FieldPath = tuple[str, ...]
+
+# Limits of a file, far above any recipe: the longest that jpegcurr writes, of a thousand phases, has 400 kB and 60,000 nodes.
+MOST_BYTES = 1 << 19
+MOST_NODES = 100_000  # an alias counts as often as it is used
+MOST_CHARACTERS = 4096  # of a key or a value
+MOST_DIGITS = 64
+DEPTH = 50  # lists and maps within one another
+_MOST_EXPLAINED = 50  # wrong fields in one message
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def find_recipe(name: Path) -> Path:
@@ -95,9 +106,9 @@ def add_line_number(message: str, path: Path, overrides: Sequence[str] = ()) -> 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[FieldPath, int]]:
     """Return the parsed file with the overrides applied, and the line of every field (0 if overridden); raise RecipeError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        tree, lines = yaml.safe_load(text), dict(_find_lines(yaml.compose(text, yaml.SafeLoader)))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        tree, node = parse_yaml(read_bounded(path, MOST_BYTES).decode())
+        lines = dict(_find_lines(node))
+    except (ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is not a recipe: it has no keys.")
@@ -108,6 +119,58 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Fi
     return tree, lines
 
 
+def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the value of a YAML document and its node; None and None for an empty one.
+
+    Before a value is made, the size of the document is checked, with every alias counted as often as it is used: ten lines of
+    aliases of aliases stand for more nodes than a memory holds.
+
+    Raises:
+        ValueError, YAMLError: it is not YAML, or not within the limits of this module.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _measure(node, {})
+        return loader.construct_document(node), node
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEPTH} deep") from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:  # PyYAML's own, for `!!bool maybe` and the like
+        raise ValueError(f"a value does not fit its type ({error!r})") from None
+    finally:
+        loader.dispose()
+
+
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
+    """Return the number of nodes of ``node``, itself included, and how deep they are nested; raise YAMLError beyond a limit.
+
+    ``known`` holds both of other nodes by identity, and zeros for those that are not finished.
+    """
+    count, height = known.get(id(node), (1, 1))
+    if not count:
+        raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
+    problem = ""
+    if isinstance(node, yaml.ScalarNode):
+        most = MOST_DIGITS if node.tag in _NUMBERS else MOST_CHARACTERS
+        if len(node.value) > most:
+            problem = f"a value of {len(node.value)} characters, where {most} are allowed"
+    elif id(node) not in known and depth < DEPTH:
+        known[id(node)] = 0, 0
+        for inner in chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value:
+            more, below = _measure(inner, known, depth + 1)
+            count, height = min(count + more, MOST_NODES + 1), max(height, below + 1)
+    known[id(node)] = count, height
+    if depth + height > DEPTH:
+        problem = f"it is nested more than {DEPTH} deep"
+    if count > MOST_NODES:
+        problem = f"more than {MOST_NODES} values, where an alias counts as often as it is used"
+    if problem:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return count, height
+
+
 def _find_lines(node: yaml.Node | None, parent: FieldPath = ()) -> Iterator[tuple[FieldPath, int]]:
     """Yield every field below ``node`` with its line, counted from 1; raise YAMLError for a key that occurs twice."""
     children: list[tuple[object, yaml.Node, yaml.Node]] = []
@@ -115,10 +178,12 @@ def _find_lines(node: yaml.Node | None, parent: FieldPath = ()) -> Iterator[tupl
         children = [(number, value, value) for number, value in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode):
         children = [(key.value, key, value) for key, value in node.value]
-        for number, (name, start, _) in enumerate(children):
-            if name in [other for other, *_ in children[:number]]:
+        names: set[str] = set()
+        for name, start, _ in children:
+            if str(name) in names:
                 problem = f"the key {'.'.join((*parent, str(name)))} occurs twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=start.start_mark)
+            names.add(str(name))
     for name, start, value in children:
         yield (*parent, str(name)), start.start_mark.line + 1
         yield from _find_lines(value, (*parent, str(name)))
@@ -130,8 +195,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"--set {override!r} is not of the form key.subkey=value.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value, _ = parse_yaml(text)
+    except (ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"--set {override!r}: the value is not YAML: {error}") from None
     node: Any = tree
     *parents, last = key.split(".")
@@ -150,12 +215,13 @@ def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any
     """Return a line of text for every wrong field of the file."""
     messages: dict[str, list[str]] = {}
     items = error.errors(include_url=False)
-    for item in items:
+    for item in items[:_MOST_EXPLAINED]:
         has_inner = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
         if item["type"] != "too_short" or not has_inner:  # pydantic counts only the valid elements
             messages.setdefault(_field_prefix(item, tree), []).append(_describe(item, model))
     explanations = (f"{field}{_join_alternatives(list(dict.fromkeys(texts)))}" for field, texts in messages.items())
-    return [f"  {_line_prefix(text, lines)}{text}" for text in explanations]
+    more = [f"  and {len(items) - _MOST_EXPLAINED} more"] if len(items) > _MOST_EXPLAINED else []
+    return [f"  {_line_prefix(text, lines)}{text}" for text in explanations] + more
 
 
 def _line_prefix(message: str, lines: Mapping[FieldPath, int]) -> str:

@@ -7,14 +7,31 @@ values that several sections share. ``loading`` reads a recipe from a YAML file.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from jpegcurr.errors import did_you_mean, warn_renamed
 
-Positive = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=32)]
-NotNegative = Annotated[float, Field(ge=0)]
-AboveZero = Annotated[float, Field(gt=0)]
+
+def _without_nul(path: Path) -> Path:
+    if "\0" in str(path):  # the system's calls raise ValueError for it
+        raise ValueError("a path cannot contain the character NUL")
+    return path
+
+
+# Every number has a maximum, so that a recipe of anyone's costs no memory and no time before it is refused.
+MOST_EPOCHS = 20_000  # the plan and metrics.jsonl have a row for each, and the latter is written whole after each
+MOST_PHASES = 1000
+MOST_SETS = 255  # the samplers number data sets in a byte
+LARGEST_SIDE = 4096  # pixels: more than photographs have, from which crops are taken
+LARGEST_COUNT = 1 << 20  # of images in a step and the like: more than ImageNet has
+LARGEST = 1e30  # of rates, strengths, weights and factors: float32 has no room for much more
+MOST_WORKERS = 1024
+
+Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Side = Annotated[int, Field(ge=32, le=LARGEST_SIDE)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+AboveZero = Annotated[float, Field(gt=0, le=LARGEST)]
+FilePath = Annotated[Path, AfterValidator(_without_nul)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
@@ -50,7 +67,7 @@ def _yaml_kind(value: object) -> str:
 # The YAML type of a value decides which member of a union it is, so that an error message is about that member alone.
 _BY_YAML_KIND = Discriminator(_yaml_kind)
 Weight = Annotated[Annotated[NotNegative, Tag("one value")] | Annotated[Ramp, Tag("a map")], _BY_YAML_KIND]
-Mixture = Annotated[dict[str, Weight], Field(min_length=1)]
+Mixture = Annotated[dict[str, Weight], Field(min_length=1, max_length=MOST_SETS)]
 AnyQuality = Annotated[
     Annotated[JpegQuality, Tag("one value")]
     | Annotated[tuple[JpegQuality, JpegQuality], Tag("a list")]
@@ -75,7 +92,7 @@ class OnTheFlyJpeg(Section):
             ``after_resize`` encodes the small image that the model gets, which degrades it much more.
     """
 
-    beton: Path
+    beton: FilePath
     quality: AnyQuality
     stage: Stage = "before_crop"
 
@@ -112,7 +129,7 @@ class OnTheFlyJpeg(Section):
         return f"quality {quality}, on the fly, {self.stage.replace('_', ' the ')}"
 
 
-PathOrOnTheFly = Annotated[Annotated[Path, Tag("one value")] | Annotated[OnTheFlyJpeg, Tag("a map")], _BY_YAML_KIND]
+PathOrOnTheFly = Annotated[Annotated[FilePath, Tag("one value")] | Annotated[OnTheFlyJpeg, Tag("a map")], _BY_YAML_KIND]
 
 
 def split_on_the_fly(data: Path | OnTheFlyJpeg) -> tuple[Path, OnTheFlyJpeg | None]:
@@ -136,7 +153,7 @@ class ModelSection(Section):
     name: str
     drop_path: Fraction = 0.0
     pretrained: bool = False
-    checkpoint: Path | None = None
+    checkpoint: FilePath | None = None
     head_init_scale: AboveZero | None = None
     layer_scale: AboveZero | None = None
 
@@ -206,7 +223,7 @@ class Phase(Section):
     """
 
     data: Annotated[Annotated[str, Tag("one value")] | Annotated[Mixture, Tag("a map")], _BY_YAML_KIND]
-    until_epoch: Positive
+    until_epoch: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
     size: Side | None = None
     batch: Positive | None = None
     lr: AboveZero | None = None
@@ -274,8 +291,8 @@ class ImageSection(Section):
             raise ValueError(f"val_resize: {self.val_resize} needs bilinear or bicubic, not area: omit it, or set it to box")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale {list(self.scale)} is not two shares of the area: 0 < smaller <= larger <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio {list(self.ratio)} is not two aspect ratios: 0 < smaller <= larger")
+        if not 0.001 <= self.ratio[0] <= self.ratio[1] <= 1000:
+            raise ValueError(f"ratio {list(self.ratio)} is not two aspect ratios: 0.001 <= smaller <= larger <= 1000")
         return self
 
 
@@ -297,7 +314,7 @@ class MixSection(Section):
     cutmix: NotNegative = 0.0
     prob: Probability = 1.0
     switch_prob: Probability = 0.5
-    chunk: Annotated[int, Field(ge=2)] = 128
+    chunk: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = 128
 
 
 class BatchSection(Section):
@@ -336,21 +353,24 @@ class ScheduleSection(Section):
         decay: steps instead of the cosine. None: the cosine.
         per: update the rate at every ``step``, or only at every ``epoch``.
         horizon: where the cosine ends. ``whole``: at the last epoch. ``phase``: at the end of the current phase, so that every
-            swap raises the learning rate again (a warm restart).
+            swap raises the learning rate again (a warm restart). A number: at this epoch, and from there on as with ``phase``,
+            which trains a finished run for longer.
     """
 
     lr: AboveZero = 4e-3
     min_lr: NotNegative = 1e-6
-    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    warmup_epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 20
     start_factor: Probability = 0.0
     decay: StepDecay | None = None
     per: Literal["step", "epoch"] = "step"
-    horizon: Literal["phase", "whole"] = "whole"
+    horizon: Literal["phase", "whole"] | Positive = "whole"
 
     @model_validator(mode="after")
     def _check_horizon_is_used(self) -> Self:
-        if self.decay is not None and self.horizon == "phase":
-            raise ValueError("horizon: phase is for the cosine; with decay the rate does not depend on where phases end")
+        if self.decay is not None and self.horizon != "whole":
+            raise ValueError(
+                f"horizon: {self.horizon} is for the cosine; with decay the rate does not depend on where phases end"
+            )
         return self
 
 
@@ -437,7 +457,7 @@ class LoaderSection(Section):
     """
 
     kind: Literal["auto", "ffcv", "plain"] = "auto"
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"] = "auto"
     os_cache: bool | Literal["auto"] = "auto"
     on_error: Literal["raise", "skip"] = "raise"
 
@@ -467,8 +487,8 @@ class Recipe(Section):
     """
 
     model: ModelSection
-    data: Annotated[dict[str, DataSection], Field(min_length=1)]
-    curriculum: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    data: Annotated[dict[str, DataSection], Field(min_length=1, max_length=MOST_SETS)]
+    curriculum: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)]
     evaluate: tuple[str, ...] = ()
     image: ImageSection = ImageSection()
     augment: AugmentSection = AugmentSection()

@@ -16,6 +16,7 @@ from typing import Any
 
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.slurm.task import Training, stop_file
+from jpegcurr.system import install_command
 
 _SUBMITTED = "_submitted.pkl"
 _REQUEUED_MAYBE = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}  # also the state, for a while, of a job that is requeued next
@@ -31,7 +32,7 @@ def check_machine(*, local: bool = False, otherwise: str = "with --local") -> No
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise UsageError("The package submitit is not installed: pip install 'jpegcurr[slurm]'.") from None
+        raise UsageError(f"The package submitit is not installed. Run {install_command('submitit')}.") from None
     if not local and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UsageError(f"There is no sbatch on this machine. Run this on a login node of the cluster, or {otherwise}.")
 

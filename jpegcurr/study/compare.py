@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from jpegcurr.analysis.stats import LEVEL, Flags, Paired, compare_paired, estimate_means, holm
+from jpegcurr.analysis.stats import LEVEL, Flags, Paired, compare_paired, holm, score_interval
 from jpegcurr.files import json_values
 from jpegcurr.study.power import corrected_level, seeds_needed, smallest_detectable
 
@@ -19,10 +19,14 @@ TARGET_DIFFERENCE = 0.2  # points of top-1: the gain that was claimed for traini
 
 @dataclass(frozen=True, slots=True)
 class TTest:
-    """A paired t-test over seeds, in points: mean, standard deviation, 95 % interval and two-sided p-value of differences."""
+    """A paired t-test over seeds, in points: mean, standard deviation, 95 % interval and two-sided p-value of differences.
+
+    ``floored`` is whether the observed deviation was raised to ``spread``, on which all that follows depends.
+    """
 
     mean: Floats
     spread: Floats
+    floored: NDArray[np.bool_]
     low: Floats
     high: Floats
     p_value: Floats
@@ -38,11 +42,13 @@ def paired_t_test(differences: Floats, images: int) -> TTest:
     mean = differences.mean(axis=-1)
     if seeds < 2:
         unknown = np.full_like(mean, nan)
-        return TTest(mean, unknown, unknown, unknown, unknown)
-    spread = np.maximum(differences.std(axis=-1, ddof=1), 100 / images / sqrt(2))
+        return TTest(mean, unknown, np.zeros_like(mean, np.bool_), unknown, unknown, unknown)
+    observed, least = differences.std(axis=-1, ddof=1), 100 / images / sqrt(2)
+    floored = observed < least * (1 - 1e-9)  # two seeds one image apart are not, whatever the rounding
+    spread = np.maximum(observed, least)
     error = spread / sqrt(seeds)
     reach = t.ppf(1 - LEVEL / 2, seeds - 1) * error
-    return TTest(mean, spread, mean - reach, mean + reach, 2 * t.sf(np.abs(mean) / error, seeds - 1))
+    return TTest(mean, spread, floored, mean - reach, mean + reach, 2 * t.sf(np.abs(mean) / error, seeds - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,10 @@ class ArmComparison:
         difference: the mean over the seeds.
         spread, low, high, p_value: the standard deviation over the seeds, the 95 % interval and the p-value of the paired
             t-test. With one seed all are nan, except ``p_value``, which is McNemar's.
-        image_low, image_high: the 95 % bootstrap interval of the mean over images, for the trained weights as they are.
+        spread_floored: whether the seeds spread by less than two that differ by one image, so that ``spread`` is that of such
+            two. Intervals over seeds, p-values and what can be detected are then for this least spread.
+        image_low, image_high: the 95 % interval of the mean over images, for the trained weights as they are; see
+            ``stats.score_interval``.
         adjusted: ``p_value`` after Holm's correction for the number of arms.
         detectable: the difference that a study of these seeds finds with 80 % power at the corrected level; with one seed,
             McNemar's.
@@ -66,6 +75,7 @@ class ArmComparison:
     pairs: tuple[Paired, ...]
     difference: float
     spread: float
+    spread_floored: bool
     low: float
     high: float
     image_low: float
@@ -85,12 +95,13 @@ class ArmComparison:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; undefined ones are None."""
         names = [name for name in self.__slots__ if name not in ("pairs", "seeds")]
-        plain = json_values({name: getattr(self, name) for name in names})
+        plain = {name: getattr(self, name) for name in names}
         pairs = [
             {"seed": seed, **{name: getattr(pair, name) for name in Paired.__slots__}}
             for seed, pair in zip(self.seeds, self.pairs, strict=True)
         ]
-        return {**plain, "verdict": self.verdict, "seeds": list(self.seeds), "pairs": pairs}
+        values: dict[str, Any] = json_values({**plain, "verdict": self.verdict, "seeds": list(self.seeds), "pairs": pairs})
+        return values
 
 
 def compare_arms(correct: Mapping[str, Mapping[int, Flags]], control: str) -> list[ArmComparison]:
@@ -110,7 +121,7 @@ def compare_arms(correct: Mapping[str, Mapping[int, Flags]], control: str) -> li
     tests = {arm: paired_t_test(np.array([pair.difference for pair in pairs[arm]]), images) for arm in shared}
     p_values = [float(tests[arm].p_value) if len(seeds) > 1 else pairs[arm][0].p_value for arm, seeds in shared.items()]
     adjusted = holm(np.array(p_values))
-    by_image = np.stack([_mean_change(correct[arm], correct[control], seeds) for arm, seeds in shared.items()], axis=1)
+    intervals = [score_interval(_count_changes(correct[arm], correct[control], seeds)) for arm, seeds in shared.items()]
     level = corrected_level(len(shared))
     return [
         ArmComparison(
@@ -119,16 +130,16 @@ def compare_arms(correct: Mapping[str, Mapping[int, Flags]], control: str) -> li
             pairs[arm],
             float(tests[arm].mean),
             spread := float(tests[arm].spread),
+            bool(tests[arm].floored),
             float(tests[arm].low),
             float(tests[arm].high),
-            interval.low,
-            interval.high,
+            *interval,
             p_values[number],
             float(adjusted[number]),
             smallest_detectable(spread, len(seeds), level=level) if isfinite(spread) else pairs[arm][0].detectable,
             seeds_needed(TARGET_DIFFERENCE, spread, level=level) if isfinite(spread) else None,
         )
-        for number, ((arm, seeds), interval) in enumerate(zip(shared.items(), estimate_means(by_image), strict=True))
+        for number, ((arm, seeds), interval) in enumerate(zip(shared.items(), intervals, strict=True))
     ]
 
 
@@ -136,7 +147,7 @@ def _pairs(runs: Mapping[int, Flags], control: Mapping[int, Flags], seeds: Seque
     return tuple(compare_paired(control[seed], runs[seed]) for seed in seeds)
 
 
-def _mean_change(runs: Mapping[int, Flags], control: Mapping[int, Flags], seeds: Sequence[int]) -> Floats:
-    """Return by how much more often each image is classified correctly than by the control, in points, [images]."""
-    change = np.stack([runs[seed].astype(np.float64) - control[seed] for seed in seeds])
-    return np.asarray(100 * change.mean(axis=0))
+def _count_changes(runs: Mapping[int, Flags], control: Mapping[int, Flags], seeds: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of images that the control alone has right in all seeds, in one seed fewer net, and so on to none."""
+    net = sum((runs[seed].astype(np.int64) - control[seed] for seed in seeds), start=np.int64(len(seeds)))
+    return tuple(np.bincount(net, minlength=2 * len(seeds) + 1).tolist())

@@ -10,9 +10,21 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_checked, load_recipe
-from jpegcurr.recipe.schema import PathOrOnTheFly, Positive, Recipe, Section, ValResize, split_on_the_fly
+from jpegcurr.recipe.schema import (
+    MOST_SETS,
+    FilePath,
+    PathOrOnTheFly,
+    Positive,
+    Recipe,
+    Section,
+    ValResize,
+    split_on_the_fly,
+)
 from jpegcurr.study.fork import Trunk, share_trunks
 from jpegcurr.training.checks import check_recipe
+
+# Every arm resolves a recipe of its own, and every pair of arms is compared.
+MOST_ARMS, MOST_SEEDS = 256, 1000
 
 StudyWeights = Literal["raw", "ema"]
 
@@ -69,12 +81,12 @@ class StudyConfig(Section):
     default they are the recipe's own.
     """
 
-    recipe: Path
+    recipe: FilePath
     overrides: Overrides = Field((), alias="set")
-    arms: Annotated[dict[Name, Arm], Field(min_length=2)]
+    arms: Annotated[dict[Name, Arm], Field(min_length=2, max_length=MOST_ARMS)]
     control: str
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
-    evaluate: dict[Name, PathOrOnTheFly] = Field(default_factory=dict)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, max_length=MOST_SEEDS)] = (0,)
+    evaluate: Annotated[dict[Name, PathOrOnTheFly], Field(max_length=MOST_SETS)] = Field(default_factory=dict)
     primary: Primary
     fork: Fork | None = None
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from jpegcurr.encoding.beton.manifest import read_manifest
+from jpegcurr.files import json_values
 from jpegcurr.recipe.schema import Recipe, split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.compare import TARGET_DIFFERENCE
@@ -67,7 +68,8 @@ class StudyCost:
         """Return plain values by name, for JSON."""
         names = {"val_images": "seen"}  # the key of earlier versions
         plain = {names.get(name, name): getattr(self, name) for name in self.__slots__}
-        return {**plain, "worth_finding": TARGET_DIFFERENCE}
+        values: dict[str, Any] = json_values({**plain, "worth_finding": TARGET_DIFFERENCE})
+        return values
 
 
 def estimate_study(

@@ -1,14 +1,15 @@
 """The design lock of a study's folder: ``study.json`` records the design, and a changed study file may only add to it."""
 
-import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from jpegcurr.errors import RecipeError, UsageError
-from jpegcurr.files import write_json
+from jpegcurr.files import locked, refuse_unwritable, write_json
+from jpegcurr.json_files import describe, read_json, read_json_map
 from jpegcurr.recipe.loading import complete_recorded
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, ValResize, split_on_the_fly
 from jpegcurr.study.config import Study
@@ -16,10 +17,42 @@ from jpegcurr.training.run_folder import describe_changes
 
 SCHEMA_VERSION = 1
 STUDY = "study.json"
+LOCK = ".study.lock"
 # Fields that do not change what a run learns, and the seed, which differs between the runs of an arm.
 _FREE = {"seed", "loader", "tracking", "save", "evaluate", "data"}
 # Version 0.1 wrote the stage of an on-the-fly JPEG as "where", with these values.
 _STAGES_BEFORE = {"stored": "before_crop", "view": "after_resize"}
+
+
+_COMPLAINT, _REMEDY = "cannot be read as a study's", "Choose another folder with --out."
+
+
+class _Design(BaseModel):
+    """The part of a design that a changed study file is compared with; ``arms`` are recipes."""
+
+    control: str
+    primary: dict[str, Any]
+    seeds: list[int]
+    evaluate: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, Any]]
+
+
+class _StudyFile(BaseModel):
+    """What jpegcurr reads of ``study.json``; the results in it are kept as they are."""
+
+    design: _Design
+
+
+@contextmanager
+def locked_study(out: Path) -> Iterator[None]:
+    """Hold the lock of a study's folder during the block; its workers, which train into its runs, hold theirs.
+
+    Raises:
+        UsageError: another process runs a study in ``out``, or ``out`` cannot be written to.
+    """
+    refuse_unwritable([out], option="--out")
+    with locked(out / LOCK, out, doing="run", option="--out"):
+        yield
 
 
 def describe_design(study: Study) -> dict[str, Any]:
@@ -45,7 +78,7 @@ def _describe_set(source: Path | OnTheFlyJpeg) -> dict[str, Any]:
 def write_design(study: Study, out: Path) -> None:
     """Write the design of ``study`` to ``study.json`` before the next task; results that the file holds are kept."""
     path = out / STUDY
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = read_json_map(path, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY) if path.is_file() else {}
     write_json(path, {**content, "schema_version": SCHEMA_VERSION, "name": study.name, "design": describe_design(study)})
 
 
@@ -69,7 +102,7 @@ def check_folder(study: Study, out: Path) -> None:
         RecipeError: an arm with runs in ``out`` has another recipe now.
     """
     if not (out / STUDY).is_file():
-        if out.exists() and (not out.is_dir() or any(path.name != ".study.lock" for path in out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
             raise UsageError(f"{out} exists and is not a study. Choose another folder with --out.")
         return
     before = _read_design(out)
@@ -79,8 +112,8 @@ def check_folder(study: Study, out: Path) -> None:
         if changes := describe_changes(_learnt_part(before["arms"][arm]), _learnt_part(study.recipes[arm])):
             lines = "".join(f"\n  {change}" for change in changes)
             raise RecipeError(
-                f"arms.{arm}: it has runs in {out} that were trained with another recipe. Give the changed arm "
-                f"another name, or start another study with --out.{lines}"
+                f"arms.{arm}: it has runs in {out} that were trained with another recipe. Keep it as it was and add the "
+                f"changed arm under another name, or start another study with --out.{lines}"
             )
     measured = dict(_measured_seeds(out))
     for complaint in _complaints(before, now, measured):
@@ -121,12 +154,12 @@ def _learnt_part(recipe: Recipe) -> dict[str, Any]:
 
 
 def _read_design(out: Path) -> dict[str, Any]:
+    file = read_json(out / STUDY, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY)
+    design = _rename_stages(file.design.model_dump())
     try:
-        content: dict[str, Any] = json.loads((out / STUDY).read_text(encoding="utf-8"))["design"]
-        design = _rename_stages({key: content[key] for key in ("control", "primary", "seeds", "evaluate", "arms")})
         return {**design, "arms": {arm: _read_recipe(recipe) for arm, recipe in design["arms"].items()}}
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UsageError(f"{out / STUDY} cannot be read as a study's ({error}). Choose another folder with --out.") from None
+    except ValidationError as error:
+        raise UsageError(f"{out / STUDY} {_COMPLAINT} ({describe(error)}). {_REMEDY}") from None
 
 
 def _read_recipe(recorded: dict[str, Any]) -> Recipe:
@@ -140,7 +173,7 @@ def _rename_stages(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if value.keys() == {"beton", "quality", "where"}:
-        return {"beton": value["beton"], "quality": value["quality"], "stage": _STAGES_BEFORE.get(value["where"])}
+        return {"beton": value["beton"], "quality": value["quality"], "stage": _STAGES_BEFORE.get(str(value["where"]))}
     return {key: _rename_stages(item) for key, item in value.items()}
 
 

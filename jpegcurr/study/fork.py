@@ -13,8 +13,9 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.files import write_json, write_text
 from jpegcurr.recipe.loading import dump_recipe
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.run_folder import STATE, describe_changes, fixed_part
+from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
+from jpegcurr.training.run_folder import STATE, describe_changes, fixed_part, locked_run
+from jpegcurr.training.run_head import HEAD, read_whole_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,9 @@ def describe_difference(reference: Recipe, recipe: Recipe, epoch: int) -> str:
         return changes[0]
     for before, after in zip(plan_epochs(reference)[:epoch], plan_epochs(recipe)[:epoch], strict=True):
         if before != after:
-            return _plan_difference(before, after)
+            difference = plan_difference(before, after)
+            return f"{difference}: let a phase of both arms end at the fork" if "other phases" in difference else difference
     return next(iter(describe_changes(was["data"], now["data"], "data")), "")
-
-
-def _plan_difference(before: EpochPlan, after: EpochPlan) -> str:
-    at = f"in epoch {before.epoch}"
-    if before.shares != after.shares:
-        return f"curriculum was {before.data}, is {after.data} {at}"
-    if before.horizon != after.horizon:
-        return f"the cosine that schedule.horizon sets ended at epoch {before.horizon}, ends at {after.horizon} {at}"
-    for name in ("lr", "batch", "size", "augment"):
-        if (was := getattr(before, name)) != (now := getattr(after, name)):
-            return f"curriculum's {name} was {was}, is {now} {at}"
-    return f"curriculum has other phases {at}: let a phase of both arms end at the fork"
 
 
 def _trunk_inputs(recipe: Recipe, epoch: int) -> dict[str, Any]:
@@ -103,6 +93,9 @@ def fork_run(trunk: Path, recipe: Recipe, out: Path) -> None:
     """Copy the run in ``trunk`` to ``out`` as a run of ``recipe`` that can be resumed.
 
     ``out`` appears whole or not at all. The copy has an id of its own, so that trackers list it as a run of its own.
+
+    Raises:
+        UsageError: another process trains into ``out``.
     """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -111,8 +104,9 @@ def fork_run(trunk: Path, recipe: Recipe, out: Path) -> None:
         shutil.copyfile(trunk / name, partial / name)
     if (trunk / "best").is_dir():
         shutil.copytree(trunk / "best", partial / "best")
-    head = json.loads((trunk / "run.json").read_text(encoding="utf-8"))
-    write_json(partial / "run.json", head | {"id": uuid4().hex[:12]})
+    head = read_whole_head(trunk, f"Delete {trunk}, and the study trains it again.")
+    write_json(partial / HEAD, head | {"id": uuid4().hex[:12]})
     write_text(partial / "recipe.yaml", dump_recipe(recipe))
-    shutil.rmtree(out, ignore_errors=True)  # a run that was stopped before its first state
+    with locked_run(out):
+        shutil.rmtree(out, ignore_errors=True)  # a run that was stopped before its first state
     partial.rename(out)

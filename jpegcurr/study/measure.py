@@ -1,16 +1,20 @@
 """Measurement of finished runs: the outcome of every image of every validation set, stored so that runs can be paired."""
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
 from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
+from jpegcurr.json_files import describe, parse_json
 from jpegcurr.recipe.schema import split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study, StudyWeights
@@ -22,6 +26,19 @@ from jpegcurr.training.run_folder import data_of
 WEIGHTS: tuple[StudyWeights, ...] = ("raw", "ema")
 _STORED_TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}
 _LOADED_TYPES = {"labels": np.int64, "predicted": np.int64, "confidence": np.float64, "loss": np.float64}
+
+
+_MOST_BYTES = 1 << 28  # of one column: 64 million images
+
+
+class _Facts(BaseModel):
+    """Where outcomes come from. Facts of other versions are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    keys: str | None
+    loader: str
+    computed: str
 
 
 def check_data(study: Study, arms: Iterable[str], out: Path) -> None:
@@ -119,9 +136,17 @@ def save_outcomes(path: Path, outcomes: Outcomes, facts: dict[str, Any]) -> None
 def load_outcomes(path: Path) -> tuple[Outcomes, dict[str, Any]]:
     """Read what ``save_outcomes`` wrote. Raises UsageError for a file that cannot be read."""
     try:
+        with ZipFile(path) as archive:
+            largest = max((entry.file_size for entry in archive.infolist()), default=0)
+        if largest > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {largest} bytes")
         with np.load(path, allow_pickle=False) as file:
-            facts: dict[str, Any] = json.loads(str(file["facts"]))
+            facts = _Facts.model_validate(parse_json(str(file["facts"]).encode())).model_dump()
             columns = {name: file[name] for name in _STORED_TYPES}
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read ({error}). Delete it, and the study measures that run again.") from None
+        for name, column in columns.items():
+            if column.dtype != _STORED_TYPES[name] or column.shape != (len(columns["labels"]),) or not len(column):
+                raise ValueError(f"{name} is not a column like the others")
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
+        reason = describe(error) if isinstance(error, ValueError) else str(error)
+        raise UsageError(f"{path} cannot be read ({reason}). Delete it, and the study measures that run again.") from None
     return Outcomes(**{name: column.astype(_LOADED_TYPES.get(name, column.dtype)) for name, column in columns.items()}), facts

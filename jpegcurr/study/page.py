@@ -100,7 +100,7 @@ def _difference_chart(results: Results) -> Markup:
     """Return the chart of the primary outcome, a row for every arm; empty while there is nothing to compare."""
     rows = [
         Difference(
-            row.arm,
+            f"{row.arm} †" if row.spread_floored else row.arm,
             row.difference,
             row.low,
             row.high,

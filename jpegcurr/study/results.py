@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jpegcurr.analysis.evaluation.per_image import Outcomes
-from jpegcurr.analysis.stats import LEVEL, Flags, short_p
+from jpegcurr.analysis.stats import LEVEL, Flags, short_p, state_p
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, json_values, write_json
 from jpegcurr.study.compare import TARGET_DIFFERENCE, ArmComparison, compare_arms
@@ -128,7 +128,8 @@ def _load(task: Task, column: Column, out: Path, conditions: dict[str, Any]) -> 
     keys = conditions.setdefault(f"keys of {column[1]}", facts["keys"])
     if images != len(outcomes) or keys != facts["keys"]:
         raise UsageError(
-            f"{path} was measured on other images than the runs before it. Delete it, and the study measures that run again."
+            f"{path} was measured on other images than the runs before it. If {facts['data']} was replaced, delete "
+            f"{out / 'outcomes' / '*' / '*' / f'*-{column[1]}.npz'}, and the study measures all runs again."
         )
     return outcomes, facts
 
@@ -174,12 +175,12 @@ def _headline(control: str, compared: Sequence[ArmComparison], outcome: str) -> 
 
 def _sentence(comparison: ArmComparison, control: str) -> str:
     difference = f"{comparison.arm}: {comparison.difference:+.2f} points compared with {control}"
-    p_values = f"{_equals(comparison.p_value)}, {short_p(comparison.adjusted)} after Holm"
+    p_values = f"{state_p(short_p(comparison.p_value))}, {short_p(comparison.adjusted)} after Holm"
     if len(comparison.seeds) == 1:
         interval = f"95 % over images: {comparison.image_low:+.2f} to {comparison.image_high:+.2f}"
         return f"{difference} with one seed ({interval}; McNemar's {p_values}). There is no interval over seeds."
     interval = f"95 % over {len(comparison.seeds)} seeds: {comparison.low:+.2f} to {comparison.high:+.2f}"
-    sentence = f"{difference} ({interval}; {p_values})"
+    sentence = f"{difference} ({interval}; {p_values}{_least_spread(comparison)})"
     if comparison.adjusted < LEVEL:
         return f"{sentence}: {comparison.verdict}."
     seeds = f"{comparison.seeds_wanted:,}" if comparison.seeds_wanted else "more than a million"
@@ -189,10 +190,12 @@ def _sentence(comparison: ArmComparison, control: str) -> str:
     )
 
 
-def _equals(p_value: float) -> str:
-    """Return ``p = 0.034``, or ``p < 0.001``."""
-    text = short_p(p_value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
+def _least_spread(comparison: ArmComparison) -> str:
+    """Return what interval and p-values assume where the observed spread was raised; empty where it was not."""
+    if not comparison.spread_floored:
+        return ""
+    least = f"a spread of {comparison.spread:.2f} points, that of two seeds one image apart"
+    return f"; interval and p are for {least}, because the observed one is smaller"
 
 
 def write_results(results: Results, out: Path) -> None:
@@ -226,7 +229,7 @@ def as_dict(results: Results) -> dict[str, Any]:
             for (weights, name), compared in results.comparisons.items()
             for comparison in compared
         ],
-        "runs": [_row(run, column) for run in results.runs for column in results.columns],
+        "runs": json_values([_row(run, column) for run in results.runs for column in results.columns]),
     }
 
 

@@ -4,22 +4,47 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
+from jpegcurr.json_files import describe, parse_json
 from jpegcurr.training.state import EpochProgress, TrainState
 
 log = logging.getLogger("jpegcurr")
 
 SCHEMA_VERSION = 3
 _COUNTS = ("epoch", "step", "seconds", "waited", "replaced", "skipped")
+_Count = Annotated[int, Field(ge=0)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _KEPT, _ANY_KEPT = "epoch-{:04}.safetensors", "epoch-*.safetensors"
+
+
+class _Version(BaseModel):
+    """What the headers of all versions have."""
+
+    schema_version: int
+
+
+class _Header(_Version):
+    """The numbers of a checkpoint: where the run is, and what its optimiser and its loss scaler count."""
+
+    epoch: _Count
+    step: _Count
+    seconds: _Seconds
+    waited: _Seconds
+    replaced: _Count
+    skipped: _Count
+    group_steps: tuple[float | None, ...]
+    ranks: Annotated[int, Field(ge=1)]
+    scaler: dict[str, int | float]
 
 
 def save_state(path: Path, state: TrainState, progress: EpochProgress) -> None:
@@ -58,41 +83,44 @@ def load_state(path: Path, state: TrainState) -> EpochProgress:
             for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
                 group, _, name = key.partition(".")
                 groups[group][name] = file.get_tensor(key)
-        state.model.load_state_dict(groups["model"])
-        state.ema.module.load_state_dict(groups["ema"])
-        loss = groups["position"]["loss"].to(state.runtime.device)
+        _load_groups(state, groups, header)
+        loss = groups["position"]["loss"].reshape(()).to(state.runtime.device)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{path} cannot be resumed from: {error}.{_earlier_state(path)}") from None
-    _load_moments(state.optimizer, groups["optimizer"])
-    for group, step in zip(state.optimizer.param_groups, header["group_steps"], strict=True):
-        if step is not None:
-            group["step"] = torch.tensor(step)
-    if header["scaler"] and state.scaler.is_enabled():
-        state.scaler.load_state_dict(header["scaler"])
+        raise _unreadable(path, str(error)) from None
     world = state.runtime.world
-    if header["ranks"] != world.ranks:
+    if header.ranks != world.ranks:
         log.warning(
-            "the checkpoint is of %d processes, and %d resume it: stochastic depth drops other paths",
-            header["ranks"],
-            world.ranks,
+            "the checkpoint is of %d processes, and %d resume it: stochastic depth drops other paths", header.ranks, world.ranks
         )
-    mine = f"{world.rank}."
-    if generators := {name.removeprefix(mine): value for name, value in groups["rng"].items() if name.startswith(mine)}:
-        state.runtime.set_rng_state(generators)
-    progress = EpochProgress(loss=loss, **{name: header[name] for name in _COUNTS})
+    progress = EpochProgress(loss=loss, **header.model_dump(include=set(_COUNTS)))
     progress.replaced *= world.is_main
     return progress
+
+
+def _load_groups(state: TrainState, groups: Mapping[str, dict[str, torch.Tensor]], header: _Header) -> None:
+    """Load the tensors of a checkpoint by group; raise an error of torch's or Python's if they do not fit."""
+    state.model.load_state_dict(groups["model"])
+    state.ema.module.load_state_dict(groups["ema"])
+    _load_moments(state.optimizer, groups["optimizer"])
+    for group, step in zip(state.optimizer.param_groups, header.group_steps, strict=True):
+        if step is not None:
+            group["step"] = torch.tensor(step)
+    if header.scaler and state.scaler.is_enabled():
+        state.scaler.load_state_dict(header.scaler)
+    mine = f"{state.runtime.world.rank}."
+    if generators := {name.removeprefix(mine): value for name, value in groups["rng"].items() if name.startswith(mine)}:
+        state.runtime.set_rng_state(generators)
 
 
 def epochs_started(path: Path) -> int:
     """Return the number of epochs that a checkpoint has started; raise UsageError if it is no checkpoint of ours."""
     header = _read_header(path)
-    return int(header["epoch"]) + bool(header["step"])
+    return header.epoch + bool(header.step)
 
 
 def epochs_done(path: Path) -> int:
     """Return the number of epochs that a checkpoint has completed; raise UsageError if it is no checkpoint of ours."""
-    return int(_read_header(path)["epoch"])
+    return _read_header(path).epoch
 
 
 def keep_state(path: Path, epoch: int, last: int) -> None:
@@ -111,21 +139,31 @@ def keep_state(path: Path, epoch: int, last: int) -> None:
         except OSError:
             with staged(kept) as partial:
                 shutil.copyfile(path, partial)
-    wanted = {_KEPT.format(number) for number in range(epoch - last + 1, epoch + 1)}
+    wanted = {_KEPT.format(number) for number in range(max(epoch - last + 1, 0), epoch + 1)}
     for other in folder.glob(_ANY_KEPT):
         if other.name not in wanted:
             other.unlink()
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> _Header:
     try:
         with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads(file.metadata()["jpegcurr"])
-        if header["schema_version"] != SCHEMA_VERSION:
-            raise UsageError(f"{path} was written by another version of jpegcurr (schema {header['schema_version']}).")
-        return {name: header[name] for name in (*_COUNTS, "group_steps", "ranks", "scaler")}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} cannot be resumed from: {error}.{_earlier_state(path)}") from None
+            header = parse_json((file.metadata() or {})["jpegcurr"].encode())
+        version = _Version.model_validate(header).schema_version
+        if version != SCHEMA_VERSION:
+            raise UsageError(
+                f"{path} was written by another version of jpegcurr (schema {version}). Resume it with that version, or start "
+                f"a new run from its weights: --set model.checkpoint={path.parent} --out OTHER."
+            )
+        return _Header.model_validate(header)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise _unreadable(path, str(error)) from None
+    except ValueError as error:
+        raise _unreadable(path, describe(error)) from None
+
+
+def _unreadable(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path} cannot be resumed from: {reason}.{_earlier_state(path)}")
 
 
 def _earlier_state(path: Path) -> str:
@@ -141,6 +179,10 @@ def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Ten
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = tensor
+    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
+    for position, moments in state.items():
+        if any(tensor.numel() != 1 and tensor.shape != parameters[position].shape for tensor in moments.values()):
+            raise ValueError(f"the moments of parameter {position} have another shape")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, moments in optimizer.state.items():  # in the memory layout of their parameter, channels_last
         for name, tensor in moments.items():

@@ -41,13 +41,32 @@ def plan_epochs(recipe: Recipe) -> tuple[EpochPlan, ...]:
         lr = phase.lr or recipe.schedule.lr
         augment = phase.augment or recipe.augment
         batch = phase.batch or recipe.batch.size
-        horizon = phase.until_epoch if recipe.schedule.horizon == "phase" else recipe.epochs
         first = len(plans)
         for epoch in range(first, phase.until_epoch):
             progress = (epoch - first) / max(phase.until_epoch - 1 - first, 1)
             shares = _shares(phase, progress)
+            horizon = _horizon(recipe, phase, epoch)
             plans.append(EpochPlan(epoch, number, shares, progress, horizon, phase.size, lr, augment, batch))
     return tuple(plans)
+
+
+def _horizon(recipe: Recipe, phase: Phase, epoch: int) -> int:
+    """Return the epoch at which the cosine of ``epoch`` ends."""
+    horizon = recipe.epochs if recipe.schedule.horizon == "whole" else recipe.schedule.horizon
+    return horizon if isinstance(horizon, int) and epoch < horizon else phase.until_epoch
+
+
+def plan_difference(before: EpochPlan, after: EpochPlan) -> str:
+    """Return the first thing in which two plans of one epoch differ, and how."""
+    at = f"in epoch {before.epoch}"
+    if before.shares != after.shares:
+        return f"curriculum was {before.data}, is {after.data} {at}"
+    if before.horizon != after.horizon:
+        return f"the cosine that schedule.horizon sets ended at epoch {before.horizon}, ends at {after.horizon} {at}"
+    for name in ("lr", "batch", "size", "augment"):
+        if (was := getattr(before, name)) != (now := getattr(after, name)):
+            return f"curriculum's {name} was {was}, is {now} {at}"
+    return f"curriculum has other phases {at}"
 
 
 def _shares(phase: Phase, progress: float) -> tuple[tuple[str, float], ...]:

@@ -74,7 +74,9 @@ def train_epoch(
             started += perf_counter() - paused  # the time of callbacks and checkpoints is not training time
     check_finite(state, plan, progress)
     if state.steps(plan) == progress.skipped:
-        raise NotFiniteError(f"No step of epoch {plan.epoch} had a finite loss: all were skipped. Try a smaller schedule.lr.")
+        raise NotFiniteError(
+            f"No step of epoch {plan.epoch} had a finite loss: all were skipped. Try a smaller schedule.lr in a new run."
+        )
     return _metrics_row(state, plan, progress)
 
 
@@ -159,7 +161,7 @@ def _check_number(value: float, name: str, plan: EpochPlan) -> None:
     if not math.isfinite(value):
         raise NotFiniteError(
             f"The {name} of epoch {plan.epoch} is {value}. "
-            "A smaller schedule.lr, or optim.clip_grad, usually helps; optim.on_nan=skip skips such steps."
+            "A smaller schedule.lr, or optim.clip_grad, usually helps, in a new run; optim.on_nan=skip skips such steps."
         )
 
 

@@ -1,22 +1,30 @@
-"""The folder of a run: whether a run may start or resume in it, and ``run.json``, which describes the run."""
+"""The folder of a run: its lock, whether a run may start or resume in it, and ``run.json``, which describes the run."""
 
 from __future__ import annotations
 
-import json
 import logging
+import re
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from jpegcurr.errors import RecipeError, UsageError
-from jpegcurr.files import write_json, write_text
+from jpegcurr.files import locked, refuse_unwritable, write_json, write_text
 from jpegcurr.recipe.loading import dump_recipe, load_recorded
-from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.schema import Ramp, Recipe, ScheduleSection, split_on_the_fly
 from jpegcurr.system import library_versions
-from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.data.identity import describe_differences, identify
+from jpegcurr.training.run_head import HEAD as _HEAD
+from jpegcurr.training.run_head import read_class_names, read_head
+from jpegcurr.training.schedule import learning_rate
 
 if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
@@ -26,11 +34,59 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
 log = logging.getLogger("jpegcurr")
 
 STATE = "state.safetensors"
-_HEAD = "run.json"
+LOCK = ".run.lock"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
 # the schedule's horizon, as long as the plans of the epochs already trained stay the same.
 _FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data", "save"})
+# The files that a run writes under a hidden name first: of ``files.staged``, of ``export_model``, and of safetensors itself.
+_PARTIAL = re.compile(
+    r"\.(recipe\.yaml|(run|wandb|best|config)\.json|metrics\.jsonl|summary\.csv|(state|model|epoch-\d+)\.safetensors)\.partial"
+)
+_EXPORT, _TENSORS = re.compile(r"\.export-\w{8}"), re.compile(r"\.tmp\w{6}")
+_mine: ContextVar[frozenset[Path]] = ContextVar("run folders whose locks this call holds", default=frozenset())
+
+
+@contextmanager
+def locked_run(out: Path) -> Iterator[None]:
+    """Hold the lock of the run folder ``out`` during the block; within it, further calls for ``out`` hold it already.
+
+    Of the processes that train together, the main one alone calls this. It is a lock for writers: readers need none.
+
+    Raises:
+        UsageError: another process trains into ``out``, or ``out`` cannot be written to.
+    """
+    folder = out.resolve()
+    if folder in _mine.get():
+        yield
+        return
+    refuse_unwritable([out], option="--out")
+    with locked(out / LOCK, out, doing="trained", option="--out"):
+        token = _mine.set(_mine.get() | {folder})
+        try:
+            yield
+        finally:
+            _mine.reset(token)
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove the unfinished files that a killed run has left in ``out``, if that is a run; the caller must hold its lock."""
+    if not (out / _HEAD).is_file():
+        return
+    for folder in (out, out / "ema", out / "best", out / "checkpoints"):
+        for path in folder.glob(".*"):
+            if path.is_dir() and not path.is_symlink() and _EXPORT.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file() and (_PARTIAL.fullmatch(path.name) or (_TENSORS.fullmatch(path.name) and _holds_tensors(path))):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _holds_tensors(path: Path) -> bool:
+    """Return whether a file is the beginning of a safetensors file: a length of 8 bytes, then JSON; or is empty."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(10)[8:] in (b"", b'{"', b"\0\0")
+    return False
 
 
 def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
@@ -50,7 +106,7 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
         raise UsageError(f"--resume: {out} holds no run to resume. Omit --resume to start one.")
     if started:
         raise UsageError(f"{out} exists. Resume that run with --resume, or choose another folder with --out.")
-    if out.exists() and not (out / _HEAD).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / _HEAD).is_file() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise UsageError(f"{out} exists and is not a run. Choose another folder with --out.")
     return None
 
@@ -72,19 +128,72 @@ def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     from jpegcurr.training.checkpoint import epochs_started
 
     before = load_recorded(out / "recipe.yaml")
-    if changes := describe_changes(fixed_part(before), fixed_part(recipe)):
+    was, now = fixed_part(before), fixed_part(recipe)
+    was["optim"]["on_nan"] = now["optim"]["on_nan"]  # what to do with a step that is not finite may be decided when one comes
+    if changes := describe_changes(was, now):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(
             f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start a new run.{lines}"
         )
-    done = epochs_started(out / STATE)
-    if plan_epochs(before)[:done] != plan_epochs(recipe)[:done]:
-        raise RecipeError(
-            f"--resume: the plan of the {done} epochs already trained differs from {out / 'recipe.yaml'}. "
-            "Only later epochs may change. To train for longer, add a phase, and set schedule.horizon=phase: its cosine then "
-            "starts again at the end of the last one."
-        )
+    _check_trained_epochs(before, recipe, out, epochs_started(out / STATE))
     return before
+
+
+def _check_trained_epochs(before: Recipe, recipe: Recipe, out: Path, done: int) -> None:
+    """Raise RecipeError if ``recipe`` would train one of the ``done`` epochs otherwise than ``before`` did."""
+    if recipe.epochs < done:
+        raise RecipeError(
+            f"--resume: the recipe ends at epoch {recipe.epochs}, but {done} epochs of {out} are trained already. Let its last "
+            f"phase end at epoch {done} or later."
+        )
+    difference = _first_difference(before, recipe, done)
+    if difference is None:
+        return
+    was, now = difference
+    trained = f"--resume: epoch {was.epoch} of {out} is trained already"
+    if _same_rates(recipe.schedule, was, now):
+        what = plan_difference(was, replace(now, horizon=was.horizon)) if _other_data(was, now) else "its ramp would be another"
+        raise RecipeError(f"{trained}, and {what}. To train for longer, {_keep_phase(before, out, was, now)}.")
+    horizon = before.epochs if before.schedule.horizon == "whole" else before.schedule.horizon
+    same_horizon = recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"horizon": horizon})})
+    remaining = _first_difference(before, same_horizon, done)
+    also = f", {_keep_phase(before, out, *remaining)}" if remaining else ""
+    raise RecipeError(
+        f"{trained}, on a cosine to epoch {was.horizon}, which would now end at epoch {now.horizon}. To train for longer, set "
+        f"schedule.horizon={horizon}{also}: later epochs then have a cosine of their own."
+    )
+
+
+def _keep_phase(before: Recipe, out: Path, was: EpochPlan, now: EpochPlan) -> str:
+    """Return what to do about an epoch that is trained and whose plan differs in more than its rates."""
+    if _other_data(was, now):
+        return f"give the epochs that are trained as in {out / 'recipe.yaml'}, and change or add phases after them"
+    return f"let curriculum.{was.phase} end at epoch {before.curriculum[was.phase].until_epoch} as before, and add a phase"
+
+
+def _first_difference(before: Recipe, recipe: Recipe, done: int) -> tuple[EpochPlan, EpochPlan] | None:
+    """Return the plans, before and now, of the first of ``done`` epochs that would be trained otherwise."""
+    for was, now in zip(plan_epochs(before)[:done], plan_epochs(recipe)[:done], strict=True):
+        other_ramp = was.progress != now.progress and _ramps_quality(recipe, now)
+        if other_ramp or _other_data(was, now) or not _same_rates(recipe.schedule, was, now):
+            return was, now
+    return None
+
+
+def _other_data(was: EpochPlan, now: EpochPlan) -> bool:
+    """Return whether two plans of one epoch differ in more than where their cosine and their ramps end."""
+    return was != replace(now, horizon=was.horizon, progress=was.progress)
+
+
+def _same_rates(schedule: ScheduleSection, was: EpochPlan, now: EpochPlan) -> bool:
+    """Return whether two plans of one epoch that differ in their horizon alone have the same learning rates."""
+    return all(learning_rate(schedule, was, step, 100) == learning_rate(schedule, now, step, 100) for step in (0, 99))
+
+
+def _ramps_quality(recipe: Recipe, plan: EpochPlan) -> bool:
+    """Return whether a quality on the fly depends on the progress of ``plan``."""
+    train = (split_on_the_fly(recipe.data[name].train)[1] for name, _ in plan.shares)
+    return any(jpeg is not None and isinstance(jpeg.quality, Ramp) for jpeg in train)
 
 
 def fixed_part(recipe: Recipe) -> dict[str, Any]:
@@ -116,20 +225,6 @@ def data_of(out: Path) -> dict[str, dict[str, Any]]:
     """Return the facts that the run in ``out`` recorded about its data sets; see ``identity.identify``."""
     data: dict[str, dict[str, Any]] = _read_head(out)["data"]
     return data
-
-
-def class_names_known(out: Path) -> bool:
-    """Return whether the run in ``out`` was trained on data with class names, not on numbers alone."""
-    return bool(_read_head(out)["class_names_known"])
-
-
-def read_class_names(config: Path) -> list[str]:
-    """Return the names of the outputs in a model's ``config.json``; raises UsageError if it cannot be read."""
-    try:
-        names: list[str] = json.loads(config.read_text(encoding="utf-8"))["label_names"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{config} cannot be read as a model's description ({error!r}). Train the run again.") from None
-    return names
 
 
 def check_same_data(out: Path, datasets: Datasets) -> None:
@@ -169,15 +264,16 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
 
 
 def _read_head(out: Path) -> dict[str, Any]:
-    try:
-        head: dict[str, Any] = json.loads((out / _HEAD).read_bytes())
-        data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in head["data"].items()}
-        had_manifest = any(facts.get("keys_sha256") for facts in data.values())
-        known = bool(head.get("class_names_known", had_manifest))
-        names = head.get("class_names")
-        return {"id": head["id"], "data": data, "runtime": head["runtime"], "class_names": names, "class_names_known": known}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{out / _HEAD} cannot be read as a run's description ({error!r}). Choose another --out.") from None
+    head = read_head(out, "Choose another --out.")
+    data = {key: facts.model_dump(exclude_unset=True) for key, facts in head.data.items()}
+    data = {key: facts | {"at_load": _current_names(facts.get("at_load"))} for key, facts in data.items()}
+    return {
+        "id": head.id,
+        "data": data,
+        "runtime": head.runtime,
+        "class_names": head.class_names,
+        "class_names_known": head.names_known,
+    }
 
 
 def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -185,7 +281,7 @@ def _current_names(at_load: dict[str, Any] | None) -> dict[str, Any] | None:
     if at_load is None or "where" not in at_load:
         return at_load
     stages = {"stored": "before_crop", "view": "after_resize"}
-    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages[at_load["where"]]}
+    return {name: value for name, value in at_load.items() if name != "where"} | {"stage": stages.get(str(at_load["where"]))}
 
 
 def _describe_data(datasets: Datasets) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from math import cos, pi
 from typing import Any
 
 from jpegcurr.recipe.schema import Recipe, ScheduleSection
-from jpegcurr.training.checks import check_recipe
+from jpegcurr.training.checks import check_mixing, check_recipe, describe_left_out, images_left_out, mixing_warning
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import count_images
 
@@ -14,7 +14,7 @@ from jpegcurr.training.data.datasets import count_images
 class PlannedEpoch:
     """An epoch before it is trained: ``steps`` optimiser steps on ``images``, with rates from ``lr_first`` to ``lr_last``.
 
-    ``size`` is the side length of the model's input, in pixels.
+    ``size`` is the side length of the model's input, in pixels; ``left_out`` is the number of images that it does not use.
     """
 
     plan: EpochPlan
@@ -23,32 +23,39 @@ class PlannedEpoch:
     images: int
     lr_first: float
     lr_last: float
+    left_out: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; ``data`` holds the share of each data set."""
-        numbers = {name: getattr(self, name) for name in ("lr_first", "lr_last", "size", "steps", "images")}
+        numbers = {name: getattr(self, name) for name in ("lr_first", "lr_last", "size", "steps", "images", "left_out")}
         return {"epoch": self.plan.epoch, "phase": self.plan.phase, "data": dict(self.plan.shares), **numbers}
 
 
-def plan_run(recipe: Recipe) -> list[PlannedEpoch]:
-    """Check ``recipe`` and return its epochs; nothing is created, and neither torch nor timm is imported.
+def plan_run(recipe: Recipe) -> tuple[list[PlannedEpoch], list[str]]:
+    """Check ``recipe`` and return its epochs, and sentences on what it does in silence.
+
+    Nothing is created, and neither torch nor timm is imported.
 
     Raises:
         RecipeError, UsageError: the recipe cannot be trained.
         BetonError: the first training set is missing, and no other file tells how many images it would hold.
     """
     check_recipe(recipe)
-    return planned_epochs(recipe, count_images(recipe))
+    check_mixing(recipe)
+    images = count_images(recipe)
+    remarks = [describe_left_out(recipe, images), mixing_warning(recipe)]
+    return planned_epochs(recipe, images), [remark for remark in remarks if remark]
 
 
 def planned_epochs(recipe: Recipe, images: int) -> list[PlannedEpoch]:
     """Return every epoch of a run on ``images`` training images."""
-    return [_planned(recipe, plan, images // plan.batch) for plan in plan_epochs(recipe)]
+    return [_planned(recipe, plan, images) for plan in plan_epochs(recipe)]
 
 
-def _planned(recipe: Recipe, plan: EpochPlan, steps: int) -> PlannedEpoch:
+def _planned(recipe: Recipe, plan: EpochPlan, images: int) -> PlannedEpoch:
+    steps, size = images // plan.batch, plan.size or recipe.image.size
     first, last = (learning_rate(recipe.schedule, plan, step, steps) for step in (0, steps - 1))
-    return PlannedEpoch(plan, plan.size or recipe.image.size, steps, steps * plan.batch, first, last)
+    return PlannedEpoch(plan, size, steps, steps * plan.batch, first, last, images_left_out(recipe, plan, images))
 
 
 def learning_rate(schedule: ScheduleSection, plan: EpochPlan, step: int, steps: int) -> float:

@@ -1,23 +1,24 @@
 """A run: from a recipe to a folder with checkpoints, weights and metrics."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from timm.utils import ModelEmaV3, distribute_bn
 
-from jpegcurr.errors import NotFiniteError, Terminated, TrainingError
+from jpegcurr.errors import BetonError, NotFiniteError, Terminated, TrainingError, UsageError
 from jpegcurr.files import write_json
+from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
-from jpegcurr.training.checks import check_recipe
+from jpegcurr.training.checks import check_mixing, check_recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets
 from jpegcurr.training.data.loaders import open_loaders
@@ -26,10 +27,19 @@ from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model, normaliser
 from jpegcurr.training.optim import create_optimizer
-from jpegcurr.training.run_folder import STATE, check_folder, check_same_data, classes_of, resumed_recipe, write_head
+from jpegcurr.training.run_folder import (
+    STATE,
+    check_folder,
+    check_same_data,
+    classes_of,
+    locked_run,
+    remove_leftovers,
+    resumed_recipe,
+    write_head,
+)
 from jpegcurr.training.run_log import describe_row, log_phase, log_start, warn_of_loading
 from jpegcurr.training.state import EpochProgress, TrainState
-from jpegcurr.training.tracking import Metrics, Row, open_trackers
+from jpegcurr.training.tracking import Metrics, Row
 
 log = logging.getLogger("jpegcurr")
 
@@ -59,16 +69,36 @@ def train(
     Every process of ``runtime.world`` calls this function; the first one writes, and only its returned metrics are complete.
 
     Raises:
-        UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ.
+        UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ, or another
+            process trains into ``out``.
         BetonError, RecipeError: the data does not fit the recipe; no run was started.
-        TrainingError: the loss is not finite, or a checkpoint cannot be written; the previous one is intact.
+        TrainingError: the loss is not finite, a beton was changed under the run, or a checkpoint cannot be written; the
+            previous one is intact.
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
+    with locked_run(out) if runtime.world.is_main else nullcontext():
+        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, stop)
+
+
+def _train_locked(
+    recipe: Recipe,
+    out: Path,
+    runtime: Runtime,
+    resume: bool,
+    save_every: int | None,
+    until: int | None,
+    on_step: OnStep,
+    stop: Callable[[], bool],
+) -> Metrics:
     world = runtime.world
     with world.main_process_first():
         recipe = resumed_recipe(recipe, out) if resume else recipe
         before = check_folder(recipe, out, resume=resume)
+        if world.is_main:
+            remove_leftovers(out)
         check_recipe(recipe, world.ranks, start=not resume)
+        if not resume:  # a run of an earlier version, which did not check this, may continue as it began
+            check_mixing(recipe, world.ranks)
         datasets = open_datasets(recipe, classes_of(out) if resume else None)
         if resume:
             check_same_data(out, datasets)
@@ -79,9 +109,6 @@ def train(
     last = len(plans) if until is None else min(until, len(plans))
     log_start(state, loaders, progress, before)
     metrics = Metrics(out, before=progress.epoch)
-    if world.is_main:
-        run_id = write_head(recipe, out, datasets, loaders, runtime)
-        metrics.trackers = open_trackers(recipe.tracking, out, run_id, recipe.model_dump(mode="json"))
 
     def after_step(info: StepInfo) -> None:
         on_step(info)
@@ -95,12 +122,15 @@ def train(
 
     started, first = perf_counter(), progress.epoch
     try:
+        if world.is_main:
+            run_id = write_head(recipe, out, datasets, loaders, runtime)
+            metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
             state.ema.decay = recipe.ema.per_step(state.steps(plan))
-            with _name_the_checkpoint(out):
+            with _name_the_checkpoint(out, recipe):
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
-            row |= _validate(state, loaders.val)
+                row |= _validate(state, loaders.val)
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
@@ -164,6 +194,14 @@ def _save_epoch(
         keep_state(out / STATE, progress.epoch - 1, state.recipe.save.last)
 
 
+class _Best(BaseModel):
+    """What ``best/`` holds: the epoch, and the value of the column that it goes by."""
+
+    epoch: int
+    column: str
+    value: float
+
+
 def _best_column(recipe: Recipe, out: Path, row: Row) -> str | None:
     """Return the column that ``best/`` goes by if this epoch is better than the one there, else None."""
     column = recipe.save.best or next(iter(recipe.validation_columns), "")
@@ -171,25 +209,27 @@ def _best_column(recipe: Recipe, out: Path, row: Row) -> str | None:
     if not math.isfinite(value):
         return None
     try:
-        before = json.loads((out / "best" / "best.json").read_text(encoding="utf-8"))
-        comparable = (
-            before["column"] == column and before["epoch"] < row["epoch"]
-        )  # not of epochs before which the run was set back
-        better = value < before["value"] if column.endswith("loss") else value > before["value"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_json(out / "best" / "best.json", _Best, complaint="cannot be read", remedy="")
+    except UsageError:
         return column
+    comparable = before.column == column and before.epoch < int(row["epoch"])  # not of epochs before which the run was set back
+    better = value < before.value if column.endswith("loss") else value > before.value
     return column if better or not comparable else None
 
 
 @contextmanager
-def _name_the_checkpoint(out: Path) -> Iterator[None]:
-    """Add to a NotFiniteError which checkpoint the run can go back to."""
+def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
+    """Add how the run can continue, if it can, when a number is not finite or a beton was changed under the run."""
     try:
         yield
     except NotFiniteError as error:
-        path = out / STATE
-        hint = f"{path} is from before it." if path.is_file() else "There is no checkpoint yet."
-        raise NotFiniteError(f"{error} {hint}") from None
+        if not (out / STATE).is_file():
+            raise NotFiniteError(f"{error} There is no checkpoint yet: start again in the same folder.") from None
+        how = ": --resume --set optim.on_nan=skip continues from there" if recipe.optim.on_nan == "raise" else ""
+        raise NotFiniteError(f"{error} {out / STATE} is from before it{how}.") from None
+    except BetonError as error:
+        there = f"{out / STATE} is from before it and can be resumed with --resume once the file is whole."
+        raise TrainingError(f"{error} {there if (out / STATE).is_file() else 'There is no checkpoint yet.'}") from None
 
 
 @contextmanager
@@ -198,5 +238,8 @@ def _explain_unsaved(out: Path, plan: EpochPlan) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        message = f"{out}: epoch {plan.epoch} could not be saved: {error}"
-        raise TrainingError(f"{message}. Earlier files are intact: free some space, and resume from there.") from None
+        again = "with --resume from the last checkpoint" if (out / STATE).is_file() else "from the start"
+        raise TrainingError(
+            f"{out}: epoch {plan.epoch} could not be saved: {error}. Earlier files are intact. Free some space if the disk is "
+            f"full, and train again {again}."
+        ) from None

@@ -32,7 +32,9 @@ from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import load_run
+from jpegcurr.training.models.load import ModelDescription, load_run
+
+DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 DEAD_ONE, CONSTANT, RED, GREEN, BLUE = range(5)
 
@@ -87,7 +89,7 @@ def study_of(layers: Sequence[LayerStudy]) -> ChannelStudy:
     columns = tuple(
         QualityColumn(name, Path("val.beton"), "source", None, None) for name in ("source", "50")[: len(layers[0].channels)]
     )
-    return ChannelStudy(Path("run"), "raw", "plain", layers[0].channels[0].images, columns, tuple(layers))
+    return ChannelStudy(Path("run"), "raw", "plain", DESCRIPTION, layers[0].channels[0].images, columns, tuple(layers))
 
 
 @settings(max_examples=60, deadline=None)
@@ -298,7 +300,7 @@ def test_the_csv_has_a_row_for_every_channel_and_empty_cells_for_undefined_value
     rows = list(csv.DictReader(to_csv(study).splitlines()))
     assert [(row["quality"], row["channel"]) for row in rows] == [("source", str(at % 5)) for at in range(10)]
     assert (rows[GREEN]["shift_sd"], rows[5 + CONSTANT]["shift_sd"]) == ("", "")
-    assert float(rows[5 + GREEN]["shift_sd"]) == study.layers[0].channels[1].shift[GREEN]
+    assert float(rows[5 + GREEN]["shift_sd"]) == pytest.approx(study.layers[0].channels[1].shift[GREEN], rel=1e-9)
     assert float(rows[DEAD_ONE]["dead_share"]) == 1
 
 

@@ -1,6 +1,7 @@
 """Evaluations of runs on the same images, at qualities that are stored or encoded on the fly, and their comparison."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +36,9 @@ from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.load import ModelDescription, Run, load_run
+
+DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def simulated(
@@ -55,7 +58,8 @@ def simulated(
     truth, hit = np.array(labels), np.array(right)
     outcomes = Outcomes(truth, np.where(hit, truth, truth + 1), np.full(len(hit), 0.5), hit, np.ones(len(hit)))
     model_input = tested if at_load else quality
-    return Evaluation(Path(run), "raw", Path(data), quality, model_input, at_load, "plain", classes, named, keys, outcomes)
+    where, how = (Path(run), "raw", Path(data)), (quality, model_input, at_load, "plain")
+    return Evaluation(*where, *how, classes, named, DESCRIPTION, keys, outcomes)
 
 
 def same_outcomes(one: Evaluation, other: Evaluation) -> bool:
@@ -109,7 +113,8 @@ def test_evaluations_are_compared_with_the_first_and_written_as_csv(betons: Path
     assert rows[0]["verdict"] == ""
     for row, result, pair in zip(rows[1:], results[1:], pairs[1:], strict=True):
         assert pair is not None
-        assert (float(row["top1"]), float(row["low"]), row["verdict"]) == (result.scores.top1, pair.low, pair.verdict)
+        assert (float(row["top1"]), row["verdict"]) == (result.scores.top1, pair.verdict)
+        assert float(row["low"]) == pytest.approx(pair.low, rel=1e-9)
 
 
 def test_a_file_that_is_not_of_the_source_is_not_encoded_again(betons: Path) -> None:
@@ -223,6 +228,34 @@ def test_classes_are_written_with_their_images(trained: Path, betons: Path, cpu:
         assert np.mean([float(row[column]) for row in rows]) == pytest.approx(result.scores.top1)
         assert {row[0]: float(row[column]) for row in rows} == result.as_dict()["class_accuracy"]
     assert results[0].as_dict()["class_images"] == dict.fromkeys(results[0].classes, 4)
+
+
+def test_numbers_in_tables_have_no_digits_of_rounding() -> None:
+    """928 of 1,000 are 92.8 %, and not 92.80000000000001 %; of 3 classes one has a third."""
+    labels = [0] * 994 + [1] * 3 + [2] * 3
+    first = simulated([True] * 924 + [False] * 70 + [True] + [False] * 2 + [True] * 3, labels)
+    other = simulated([True] * 921 + [False] * 79, labels, quality=50, data="q50")
+    assert first.scores.top1 == first.scores.top5 == 92.8
+    results, pairs = [first, other], compare_evaluations([first, other])
+    write_scores(Path("scores.csv"), results, pairs)
+    write_classes(Path("classes.csv"), results)
+    head, *rows = table("scores.csv")
+    assert dict(zip(head, rows[0], strict=True))["top1"] == "92.8"
+    assert dict(zip(head, rows[1], strict=True))["difference"] == "-0.7"
+    assert table("classes.csv")[2][2:] == ["33.33333333", "0.0"]
+    assert first.as_dict()["class_accuracy"]["dog"] == 33.33333333
+    numbers = [float(cell) for row in rows for cell in row if re.fullmatch(r"[-+.\de]+", cell)]
+    assert [float(f"{number:.10g}") for number in numbers] == numbers
+
+
+def test_no_difference_has_an_interval_of_its_own() -> None:
+    """64 images, all answered alike: the table no longer says that 0 is known exactly."""
+    answers, labels = [True] * 50 + [False] * 14, [0] * 64
+    results = [simulated(answers, labels), simulated(answers, labels, quality=50, data="q50")]
+    paired = paired_table(results, compare_evaluations(results))
+    assert paired is not None
+    (row,) = paired[1]
+    assert row[1:6] == ["+0.00", "-5.66 to +5.66", "0", "0", "1.000"]
 
 
 def test_classes_of_different_images_are_counted_by_evaluation_and_names_keep_their_bytes() -> None:

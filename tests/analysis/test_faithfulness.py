@@ -68,5 +68,5 @@ def test_a_wrong_name_or_a_missing_package_is_a_sentence(monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     assert find_metrics([]) == {}, "nothing is imported that is not asked for"
-    with pytest.raises(UsageError, match=r"--metrics road needs pytorch-grad-cam.*Run pip install grad-cam, or omit"):
+    with pytest.raises(UsageError, match=r"--metrics road needs pytorch-grad-cam.*Run (uv )?pip install -U grad-cam, or omit"):
         find_metrics(["road"])

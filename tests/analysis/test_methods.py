@@ -79,8 +79,8 @@ def test_a_wrong_name_or_a_missing_package_is_a_sentence(monkeypatch: pytest.Mon
     import pytorch_grad_cam
 
     monkeypatch.delattr(pytorch_grad_cam, "FEM")
-    with pytest.raises(UsageError, match=r"has no FEM\. Run pip install -U grad-cam"):
+    with pytest.raises(UsageError, match=r"has no FEM\. Run (uv )?pip install -U grad-cam"):
         find_method("fem")
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    with pytest.raises(UsageError, match=r"Run pip install grad-cam, or use --method gradcam"):
+    with pytest.raises(UsageError, match=r"Run (uv )?pip install -U grad-cam, or use --method gradcam"):
         find_method("layercam")

@@ -122,7 +122,7 @@ def test_every_command_that_judges_finds_it_right(
         manifest = read_manifest(root / "train-source.beton")
         assert manifest is not None
         (root / "run").mkdir()
-        (root / "run/run.json").write_text(json.dumps({"id": "planted", "data": {}, "runtime": "cpu"}))
+        (root / "run/run.json").write_text(json.dumps({"id": "planted", "data": {}, "runtime": "cpu", "loader": "plain"}))
         colours = dict(zip(names, COLOURS, strict=False))
         model = Planted([colours.get(name) for name in manifest.classes]).eval()
         normalise = Normaliser((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -111,7 +111,8 @@ def test_a_submission_has_every_class_in_the_runs_order_and_leaves_out_what_cann
     for row, prediction in zip(rows, classify(run, LabelledFiles.of(files), cpu), strict=True):
         shares = [float(row[name]) for name in CLASSES]
         assert sum(shares) == pytest.approx(1, abs=1e-5)
-        assert shares == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
+        assert np.array(shares, np.float32).tolist() == prediction.probabilities.tolist(), "no digit is lost"
+        assert max(len(row[name].split("e")[0].strip("0.")) for name in CLASSES) <= 9
     assert "not read: odd/bad.jpg: not an image" in capsys.readouterr().err
     assert [row["error"] != "" for row in rows_of("predictions.csv")] == [False] * 5 + [True]
 
@@ -207,6 +208,32 @@ def test_images_are_sorted_by_truth_and_prediction(images: Path, run: Run, train
         assert sorted(path.resolve() for path in sorted_files) == sorted(
             path.resolve() for path in find_labelled([images, Path("again")]).files
         )
+
+
+@pytest.mark.parametrize("option", ["--csv", "--submission", "--sheet", "--confusion"])
+def test_an_output_that_exists_is_named_with_its_own_option(
+    images: Path, trained: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    name = "there.html" if option == "--sheet" else "there.csv"
+    Path(name).touch()
+    words = ["predict", str(trained), "images/cat"]
+    assert call(*words, option, name) == 2
+    assert f"{name} exists. Choose another place with {option}, or replace it with --force." in capsys.readouterr().err
+    Path(name).unlink()
+    Path(name).mkdir()
+    assert call(*words, option, name, "--force") == 2
+    assert f"{name} is a folder. Choose another place with {option}." in capsys.readouterr().err
+
+
+def test_a_folder_that_force_would_not_replace_is_not_said_to_be_replaced_by_force(
+    images: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("sorted").mkdir()
+    Path("sorted/mine.txt").touch()
+    assert call("predict", str(trained), "images/cat", "--by-class", "sorted") == 2
+    message = capsys.readouterr().err
+    assert "holds other files than sorted images" in message
+    assert "--force" not in message
 
 
 def test_a_sorted_folder_is_replaced_only_with_force_and_only_if_it_is_one(

@@ -318,9 +318,11 @@ def test_the_json_has_everything(study: CamStudy, report: Report, written: Path)
     assert (content["summary"], content["verdict"]) == (list(report.summary), list(report.verdict))
     assert [view["sha256"][0] for view in content["views"]] == ["a"] * 3 + ["b"] * 3
     for entry, (_, comparison) in zip(content["comparisons"], report.compared, strict=True):
-        assert entry["figures"]["pearson"]["mean"] == comparison.metrics["pearson"].mean
-        assert entry["figures"]["jsd"]["flipped"]["mean"] == comparison.metrics["jsd"].flipped.mean
-        assert entry["p_value"] == comparison.p_value
+        assert entry["figures"]["pearson"]["mean"] == pytest.approx(comparison.metrics["pearson"].mean, rel=1e-9)
+        assert entry["figures"]["jsd"]["flipped"]["mean"] == pytest.approx(comparison.metrics["jsd"].flipped.mean, rel=1e-9)
+        assert entry["p_value"] == pytest.approx(comparison.p_value, rel=1e-9)
+        assert comparison.paired is not None
+        assert (entry["low"], entry["high"]) == pytest.approx((comparison.paired.low, comparison.paired.high), rel=1e-9)
     assert content["comparisons"][0]["figures"]["logit_change"]["null"]["mean"] is None
     assert [row["right"] for row in content["classes"]] == [list(row.right) for row in report.classes]
     assert content["skipped"] == [{"file": f"bad/{MARKUP}", "reason": "not an image that Pillow can read"}]
@@ -352,6 +354,10 @@ def test_a_row_for_every_view(study: CamStudy, report: Report, written: Path) ->
         )
         assert float(row["accuracy_low"]) == pytest.approx(accuracy_interval(comparison.right, 24)[0])
         assert float(row["p_value"]) == pytest.approx(comparison.p_value)
+        pair = comparison.paired
+        assert pair is not None
+        interval = [float(row[name]) for name in ("difference", "difference_low", "difference_high")]
+        assert interval == pytest.approx([pair.difference, pair.low, pair.high], rel=1e-6)
         assert float(row["road"]) == pytest.approx(np.nanmean(study.columns[view].faithfulness["road"]), rel=1e-5)
         for name in METRICS:
             metric = comparison.metrics[name]
@@ -423,20 +429,26 @@ def comparison(**changes: Any) -> Comparison:
     """Return a comparison of views with these fields, and with these fields of its test."""
     (comparison, *_) = compare_views(cam_study(size=16))
     assert comparison.paired
-    of_test = {name: changes.pop(name) for name in ("p_value", "detectable", "lost", "gained") if name in changes}
+    of_test = {name: changes.pop(name) for name in Paired.__slots__ if name in changes}
     return replace(comparison, **changes, paired=replace(comparison.paired, **of_test))
 
 
 def test_the_verdict_is_as_strong_as_the_test() -> None:
     names = ("source", "q50")
-    counts = {"labelled": 24, "right": 12, "right_reference": 12, "flips": 3}
+    counts: dict[str, Any] = {"labelled": 24, "right": 12, "right_reference": 12, "flips": 3}
+    counts |= {"difference": 0.0, "low": -14.9, "high": 14.9}
     (sentence,) = verdict(names, 24, [comparison(p_value=0.5, detectable=12.3, lost=1, gained=1, **counts)])
     assert sentence.startswith("source to q50: 3 of 24 predictions change; the maps correlate 0.")
-    assert sentence.endswith("no detectable difference (lost 1, gained 1; a difference of 12.3 points or more would show).")
+    assert sentence.endswith(
+        "no detectable difference (+0.0 points, 95 % -14.9 to +14.9; lost 1, gained 1; "
+        "a difference of 12.3 points or more would show)."
+    )
     (sentence,) = verdict(names, 24, [comparison(p_value=0.5, detectable=120.0, **counts)])
     assert sentence.endswith("24 labelled images: too few to show any difference.")
     (sentence,) = verdict(names, 24, [comparison(p_value=0.012, lost=9, gained=1, **counts)])
-    assert sentence.endswith("(lost 9, gained 1; McNemar's p = 0.012).")
+    assert sentence.endswith("(+0.0 points, 95 % -14.9 to +14.9; lost 9, gained 1; McNemar's p = 0.012).")
+    (sentence,) = verdict(names, 24, [comparison(p_value=0.0, **counts)])
+    assert sentence.endswith("McNemar's p < 1e-300)."), "a p-value that is too small for a float is no 0"
     (sentence,) = verdict(names, 24, [comparison(**{**counts, "labelled": 0})])
     assert "Accuracy" not in sentence
 
@@ -470,7 +482,7 @@ def test_a_metric_is_one_line_and_reaches_every_file(monkeypatch: pytest.MonkeyP
     image = rows_of(Path("report.images.csv"))[1]
     assert image["brightness"] == f"{report.study.columns[1].similarity['brightness'][0]:.7g}"
     content = json.loads(Path("report.json").read_text())
-    assert content["comparisons"][0]["figures"]["brightness"]["mean"] == mean
+    assert content["comparisons"][0]["figures"]["brightness"]["mean"] == pytest.approx(mean, rel=1e-9)
 
 
 def test_every_pair_of_views_is_tested_once(study: CamStudy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,7 @@ def study(rows: list[list[Row]], truth: list[int] | None = None, near: list[Row]
         layer="layer",
         grid=(3, 3),
         runtime="",
+        preprocessing=("224 pixels",),
         method="gradcam",
         target_rule="reference",
         seed=0,

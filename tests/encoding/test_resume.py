@@ -204,7 +204,7 @@ def test_a_plan_that_cannot_be_read_is_not_taken_for_none(photos: Path) -> None:
     stop(photos)
     Path("betons/.train-q50.plan").write_text("{")
     for options in ({}, {"resume": True}):
-        with pytest.raises(UsageError, match=r"train-q50\.plan, of an interrupted encode, cannot be read.*--force"):
+        with pytest.raises(UsageError, match=r"train-q50\.plan is of an interrupted encode, and cannot be read.*--force"):
             encode_all(photos, Path("betons"), [50], **options)
     encode_all(photos, Path("betons"), [50], force=True)
 

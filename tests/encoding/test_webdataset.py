@@ -284,3 +284,10 @@ def test_a_folder_that_cannot_be_listed_is_reported(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(SourceError, match="d cannot be listed: Permission denied"):
         is_shards("d")
+
+
+@pytest.mark.parametrize("label", [b"[" * 100_000, b'{"label": ' + b"9" * 6000 + b"}", b'{"a": "' + b"x" * 2_000_000 + b'"}'])
+def test_a_label_that_is_deep_or_large_is_refused_by_its_shard(label: bytes) -> None:
+    put("d/x.tar", {"1.jpg": b"x", "1.json": label})
+    with pytest.raises(SourceError, match=r"d/x\.tar: 1: the label in 1\.json is not UTF-8 text, or not JSON, or larger"):
+        open_shards("d")

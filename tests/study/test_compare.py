@@ -132,6 +132,32 @@ def test_seeds_that_agree_to_the_digit_are_no_proof() -> None:
     assert float(paired_t_test(np.zeros(3), 400).p_value) == 1
 
 
+def test_a_spread_that_was_raised_is_known() -> None:
+    """Of three pairs of seeds: alike, one image apart, and two; the second is the least spread itself and not raised."""
+    for images in (400, 3925, 50_000):
+        tested = paired_t_test(np.array([[7, 7], [7, 8], [7, 9]]) * 100 / images, images)
+        assert tested.floored.tolist() == [True, False, False]
+        assert tested.spread == pytest.approx(np.array([1, 1, 2]) * 100 / images / np.sqrt(2))
+    assert not paired_t_test(np.zeros(1), 400).floored
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_equal_arms_have_an_interval_over_images(seeds: int) -> None:
+    """However many seeds agree on 64 images, they rule out no more than one seed does."""
+    flags = {seed: np.random.default_rng(seed).random(64) < 0.5 for seed in range(seeds)}
+    (same,) = compare_arms({"c": flags, "same": flags}, "c")
+    assert (same.image_low, same.image_high) == (pytest.approx(-5.66, abs=0.01), pytest.approx(5.66, abs=0.01))
+
+
+def test_the_interval_over_images_is_of_the_mean_over_seeds() -> None:
+    """An arm that gains 40 images in both seeds, or 40 in each apart: the second is surer of the same mean."""
+    none, first, second = np.zeros(2000, np.bool_), np.arange(2000) < 40, (np.arange(2000) >= 40) & (np.arange(2000) < 80)
+    same, apart = compare_arms({"c": {0: none, 1: none}, "same": {0: first, 1: first}, "apart": {0: first, 1: second}}, "c")
+    assert same.difference == apart.difference == 2
+    assert (same.image_low, same.image_high) == pytest.approx((same.pairs[0].low, same.pairs[0].high))
+    assert same.image_low < apart.image_low < 2 < apart.image_high < same.image_high
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_holms(p_values: list[float]) -> None:
     adjusted = holm(np.array(p_values))

@@ -21,7 +21,7 @@ import torch._dynamo
 import yaml
 from forked import PYTHON
 from safetensors.torch import load_file
-from samples import encode_all, image
+from samples import encode_all, image, tiny_recipe
 from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
@@ -34,13 +34,14 @@ from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import Study, load_study
 from jpegcurr.study.cost import Work, compute_makespan, estimate_study
 from jpegcurr.study.folder import check_folder, validates_by, write_design
-from jpegcurr.study.fork import _trunk_inputs
-from jpegcurr.study.measure import check_data, load_outcomes
+from jpegcurr.study.fork import _trunk_inputs, fork_run
+from jpegcurr.study.measure import check_data, load_outcomes, save_outcomes
 from jpegcurr.study.page import describe_arm, list_swaps
 from jpegcurr.study.results import format_verdict, read_results
 from jpegcurr.study.tasks import list_tasks, list_unfinished
 from jpegcurr.system import stop_on_signals
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.run_folder import LOCK
 from jpegcurr.training.tracking import read_metrics
 from jpegcurr.training.train import train
 
@@ -276,11 +277,21 @@ def test_a_run_that_another_process_trains_is_left_alone(betons: Path, cpu: Runt
     path = write_study(betons, seeds=[0], fork=None)
     with locked(Path("out/runs/swap/.seed-0.lock"), Path("elsewhere")):
         _, failed = run(path, Path("out"), cpu)
-    assert [result.reason for result in failed] == [
-        "out/runs/swap/seed-0 is being trained by another process. Wait for it, or choose another place with --out."
-    ]
+    (reason,) = [result.reason for result in failed]
+    assert reason.startswith(f"out/runs/swap/seed-0 is being trained by another process ({os.getpid()} on ")
+    assert reason.endswith("or choose another place with --out.")
     notes, failed = run(path, Path("out"), cpu)
     assert (notes.started_tasks, failed) == (["swap/seed-0"], [])
+
+
+def test_a_fork_does_not_replace_a_run_that_another_process_trains(betons: Path, trained: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path)
+    with locked(Path("seed-0", LOCK), Path("x")), pytest.raises(UsageError, match="seed-0 is being trained by another process"):
+        fork_run(trained, recipe, Path("seed-0"))
+    assert not Path("seed-0").exists()
+    fork_run(trained, recipe, Path("seed-0"))
+    assert (Path("seed-0") / "state.safetensors").is_file()
+    assert not Path("seed-0", LOCK).exists()
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +335,8 @@ def test_the_command_writes_a_page_and_tables(betons: Path, capsys: pytest.Captu
         assert text.replace("'", "&#39;") in page
     assert not re.search(r"(?:src|href)=\"?(?!data:|#)", page)  # offline
     assert page.count("<svg") == 4
-    assert f"swap: {known['against_control'][0]['difference']:+.2f} (" in page, "a row of the chart of differences"
+    swap = next(row for row in known["against_control"] if row["primary"])
+    assert f"swap{' †' * swap['spread_floored']}: {swap['difference']:+.2f} (" in page, "a row of the chart of differences"
     with (out / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2 * 2  # arms, seeds, weights, sets
@@ -399,6 +411,31 @@ def test_the_design_is_locked_once_there_are_results(
     path = write_study(betons, **{"seeds": [0], **changes})
     with pytest.raises(error, match=message):
         check_folder(load_study(path), Path("out"))
+
+
+def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says(betons: Path) -> None:
+    write_study(betons, seeds=[0], fork=None)
+    assert command("study small.yaml --out out --device cpu -q") == 0
+    changed = {"set": ["curriculum=" + PHASES.format("clean", "q50"), "optim.weight_decay=0.1"]}
+    with pytest.raises(RecipeError, match=r"Keep it as it was and add the changed arm under another name, or start"):
+        check_folder(load_study(write_study(betons, seeds=[0], fork=None, arms=arms(swap=changed))), Path("out"))
+    check_folder(load_study(write_study(betons, seeds=[0], fork=None, arms=arms(swap2=changed))), Path("out"))
+
+
+def test_runs_that_were_measured_on_other_images_are_measured_again_as_the_message_says(
+    betons: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(betons, seeds=[0], fork=None)
+    assert command("study small.yaml --out out --device cpu -q") == 0
+    for path in Path("out/outcomes/swap").rglob("*-clean.npz"):
+        outcomes, facts = load_outcomes(path)
+        save_outcomes(path, outcomes, {**facts, "keys": "other"})
+    capsys.readouterr()
+    assert command("study small.yaml --out out --device cpu -q") == 2
+    (pattern,) = re.findall(r"delete (\S+), and the study measures all runs again", " ".join(capsys.readouterr().err.split()))
+    for path in Path().glob(pattern):
+        path.unlink()
+    assert command("study small.yaml --out out --device cpu -q") == 0
 
 
 def test_a_study_of_version_0_1_continues(betons: Path) -> None:
@@ -587,6 +624,7 @@ def test_verdicts_claim_no_more_than_the_tests_show() -> None:
         "better is higher than c in top-1 of the raw weights on q50 after the last epoch, at 5 %, corrected for 2"
     )
     assert head.endswith("So far: 9 of 12 runs are finished.")
+    assert "two seeds one image apart" not in same, "nothing was raised"
     one = compare_arms({"c": {0: flags[0]}, "better": {0: better[0]}}, "c")
     head, only = format_verdict("c", one, ("raw", "q50"), 2, 2)
     assert head.endswith(

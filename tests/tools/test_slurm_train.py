@@ -329,4 +329,4 @@ def test_without_submitit_the_error_names_the_package_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert tool.main(["--recipe", "two_phase.yaml"]) == 2
-    assert "pip install 'jpegcurr[slurm]'" in capsys.readouterr().err
+    assert "pip install -U submitit" in capsys.readouterr().err

@@ -32,9 +32,13 @@ def test_the_last_states_are_kept_and_the_newest_takes_no_room(betons: Path, cpu
     train(tiny_recipe(betons, tmp_path, "save.last=2"), Path("run"), runtime=cpu)
     assert kept() == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
     assert STATE.samefile("run/checkpoints/epoch-0003.safetensors")
-    longer = tiny_recipe(betons, tmp_path, "save.last=1", "schedule.horizon=phase", "curriculum.1.until_epoch=5")
-    with pytest.raises(RecipeError, match=r"schedule\.horizon=phase: its cosine then starts again"):
-        train(longer, Path("run"), runtime=cpu, resume=True)
+    train(
+        tiny_recipe(betons, tmp_path, "save.last=1", "schedule.horizon=4", "curriculum.1.until_epoch=5"),
+        Path("run"),
+        runtime=cpu,
+        resume=True,
+    )
+    assert kept() == ["epoch-0004.safetensors"]
 
 
 def test_one_can_go_back_to_a_kept_state_and_comes_to_the_same_end(
@@ -131,9 +135,14 @@ def test_a_finished_run_is_trained_for_longer_and_its_new_rates_are_reported(
     betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Continue a finished run with a new phase and a cosine of its own, as in the original experiment."""
-    longer = ("curriculum=[{data: clean, until_epoch: 2}, {data: q50, until_epoch: 4}, {data: q50, until_epoch: 8}]",)
-    with pytest.raises(RecipeError, match="To train for longer, add a phase"):
-        train(tiny_recipe(betons, tmp_path, *longer), trained_copy, runtime=cpu, resume=True)
+    longer = "curriculum=[{data: clean, until_epoch: 2}, {data: q50, until_epoch: 4}, {data: q50, until_epoch: 8}]"
+    for horizon in ("whole", "phase"):  # the cosine of the epochs trained went to epoch 4, over both phases
+        with pytest.raises(RecipeError, match=r"To train for longer, set schedule\.horizon=4: later epochs"):
+            train(tiny_recipe(betons, tmp_path, longer, f"schedule.horizon={horizon}"), trained_copy, runtime=cpu, resume=True)
+    train(tiny_recipe(betons, tmp_path, longer, "schedule.horizon=4"), trained_copy, runtime=cpu, resume=True)
+    rates = [row["lr_first"] for row in read_metrics(trained_copy)]
+    assert len(rates) == 8
+    assert rates[4] > rates[3]
     train(tiny_recipe(betons, tmp_path, "curriculum=[{data: clean, until_epoch: 2}]"), Path("run"), runtime=cpu)
     with caplog.at_level(logging.INFO, logger="jpegcurr"):
         train(tiny_recipe(betons, tmp_path, "schedule.horizon=phase"), Path("run"), runtime=cpu, resume=True)
@@ -144,3 +153,13 @@ def test_a_finished_run_is_trained_for_longer_and_its_new_rates_are_reported(
     rate = 1e-6 + (2e-3 - 1e-6) / 2 * (1 + math.cos(math.pi / 3))  # a third of the way from epoch 1 to 4
     assert f"lr {rate:.3e} to" in lines[0]
     assert read_metrics(Path("run"))[2]["lr_first"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"epoch": 0, "column": 1, "value": "x"}', '{"epoch": ' + "9" * 6000])
+def test_a_best_epoch_that_cannot_be_read_is_measured_again(
+    betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path, content: str
+) -> None:
+    (trained_copy / "checkpoints/epoch-0002.safetensors").replace(trained_copy / "state.safetensors")
+    (trained_copy / "best/best.json").write_text(content)
+    train(tiny_recipe(betons, tmp_path), trained_copy, runtime=cpu, resume=True)
+    assert json.loads((trained_copy / "best/best.json").read_text())["epoch"] == 3

@@ -1,18 +1,28 @@
 """The data sets of a recipe: betons that belong together, and missing ones that are encoded."""
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import encode_all, jpeg, photograph, tiny_recipe, tiny_tree
+from samples import encode_all, image, jpeg, photograph, tiny_recipe, tiny_tree, write_beton
 
+from jpegcurr.cli import main
 from jpegcurr.encoding.beton.manifest import items_path, manifest_path
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.errors import BetonError, RecipeError
-from jpegcurr.recipe.schema import Recipe
-from jpegcurr.training.data.datasets import open_datasets
+from jpegcurr.encoding.beton.verify import inspect_beton
+from jpegcurr.encoding.resume import lock_file
+from jpegcurr.errors import BetonError, EncodeError, RecipeError, UsageError
+from jpegcurr.files import locked
+from jpegcurr.recipe.loading import load_recipe
+from jpegcurr.recipe.schema import ImageSection, Recipe
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.crops import images_at_once
+from jpegcurr.training.data.datasets import open_dataset, open_datasets
+from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.sampling import EpochSampler, Variant
 
 OpenAndLog = Callable[[Recipe], list[str]]
 
@@ -179,6 +189,29 @@ def test_a_missing_beton_omits_the_images_that_failed_in_the_other(log_of: OpenA
     assert len(Beton(Path("train-source.beton"))) == len(Beton(Path("train-q50.beton"))) == 47
 
 
+def test_an_encode_that_a_run_cannot_do_names_the_command_that_can(photos: Path, tmp_path: Path) -> None:
+    """Follow the advice, which is not encode's own: a run has neither its options nor a --resume for it."""
+    shutil.copytree(photos, "d")
+    encode_all(Path("d"), Path(), [50])
+    broken = Path("d/train/cat/03.jpg")
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    recipe = tiny_recipe(Path(), tmp_path)
+    with pytest.raises(EncodeError, match=r"^train-source\.beton is missing, and this run cannot encode it: 1 image") as left:
+        open_datasets(recipe)
+    assert "continue with the same command and --resume" not in str(left.value)
+    assert str(left.value).endswith("are those of `jpegcurr encode`, which can encode train-source.beton beforehand.")
+    held = locked(lock_file(Path("train-source.beton")), Path("x"))
+    with held, pytest.raises(UsageError, match=r"by another process .* beforehand\.$"):
+        open_datasets(recipe)
+    broken.write_bytes(whole)  # repaired: the same command continues
+    open_datasets(recipe)
+    for file in Path().glob("train-source*"):
+        file.unlink()
+    encode_all(Path("d"), Path(), ["source"], resume=True)
+    open_datasets(recipe)
+
+
 def test_another_file_of_the_same_size_under_the_manifest_is_refused(
     log_of: OpenAndLog, photos: Path, betons: Path, tmp_path: Path
 ) -> None:
@@ -188,3 +221,78 @@ def test_another_file_of_the_same_size_under_the_manifest_is_refused(
     Path("val-q50.beton").write_bytes(data)
     with pytest.raises(BetonError, match=r"val-q50\.beton is not the file that its manifest describes"):
         log_of(tiny_recipe(Path(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (-1, "that of sample 2 is -1"),
+        (2**20, "that of sample 2 is 1048576"),
+        (10**9, "that of sample 2 is 1000000000"),
+        (2**62, "that of sample 2 is"),
+        (10**6, "has 4 images and labels up to 1000000, which number no classes"),
+    ],
+)
+def test_labels_that_number_no_classes_are_refused_before_a_model_is_made(
+    label: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of FFCV's has no manifest; each class would be an output of the model."""
+    labels = [0, 1, label, 2]
+    file = write_beton(tmp_path / "foreign.beton", [(image(number), 40, 30, labels[number]) for number in range(4)])
+    data = {"train": str(file), "val": str(file)}
+    tree = tiny_tree(tmp_path) | {"data": {"clean": data}, "batch": {"size": 4, "per_device": 4}, "evaluate": []}
+    tree["curriculum"] = [{"data": "clean", "until_epoch": 2}]
+    Path("recipe.yaml").write_text(json.dumps(tree))
+    with pytest.raises(SystemExit) as left:
+        main(["train", "-r", "recipe.yaml", "--device", "cpu", "--out", "run"])
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["inspect", str(file)])
+    shown = capsys.readouterr()
+    if label == 10**6:
+        assert left.value.code == 0
+        assert "4 labels, up to 1000000: a model would have 1,000,001 classes, more than there are samples" in shown.out
+    else:
+        assert left.value.code == 2
+        assert said in shown.err
+
+
+def test_a_few_images_of_many_classes_are_trained_with_a_warning(
+    tmp_path: Path, cpu: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may be the first of a large data set."""
+    file = write_beton(tmp_path / "few.beton", [(image(number), 40, 30, 100 * number) for number in range(4)])
+    tree = tiny_tree(tmp_path) | {
+        "data": {"clean": {"train": str(file)}},
+        "batch": {"size": 4, "per_device": 4},
+        "evaluate": [],
+    }
+    tree["curriculum"] = [{"data": "clean", "until_epoch": 1}]
+    Path("recipe.yaml").write_text(json.dumps(tree | {"schedule": {"warmup_epochs": 0}}))
+    datasets = open_datasets(load_recipe(Path("recipe.yaml")))
+    assert len(datasets.classes) == 301
+    assert "has 4 images and labels up to 300: the model gets 301 classes, and most of them no image" in caplog.text
+
+
+def test_a_label_that_the_manifest_does_not_name_is_refused(betons: Path) -> None:
+    for suffix in (".beton", ".json", ".items.jsonl"):
+        shutil.copy(betons / f"val-source{suffix}", f"val{suffix}")
+    manifest = json.loads(Path("val.json").read_text())
+    Path("val.json").write_text(json.dumps(manifest | {"classes": manifest["classes"][:2]}))
+    for read in (open_dataset, inspect_beton):
+        with pytest.raises(BetonError, match=r"val\.beton has the label 3, but its manifest names 2 classes"):
+            read(Path("val.beton"))
+
+
+def test_batches_that_no_memory_holds_are_refused_before_they_are_made(
+    betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = EpochSampler.of(Variant(Beton(betons / "val-source.beton")), ImageSection(size=4096), batch=1 << 20)
+    monkeypatch.setattr("jpegcurr.training.data.loaders.available_memory", lambda: 1 << 30)
+    with pytest.raises(RecipeError, match=r"3 batches of 16 images of 4096 x 4096 pixels take 2\.4 GB, and 1\.1 GB of memory"):
+        open_loader("plain", sampler, cpu)
+
+
+def test_large_crops_are_classified_a_few_at_a_time() -> None:
+    assert [images_at_once(size, 64) for size in (32, 224, 1024, 2048, 4096)] == [64, 64, 64, 16, 4]

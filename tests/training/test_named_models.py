@@ -2,7 +2,6 @@
 
 import csv
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.transforms import centre_crop
-from jpegcurr.training.models.load import LEGACY, Run, imagenet_classes, list_named, load_classifier, load_named
+from jpegcurr.training.models.load import LEGACY, ModelSettings, Run, imagenet_classes, list_named, load_classifier, load_named
 
 NAME = "test_convnext.r160_in1k"
 
@@ -87,7 +86,7 @@ def test_imagenets_classes_are_wordnets_numbers_and_have_names(cpu: Runtime) -> 
 
 
 def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime, weights: Path) -> None:
-    named = load_named(NAME, cpu, checkpoint=weights)
+    named = load_named(NAME, cpu, settings=ModelSettings(checkpoint=weights))
     assert named.classes == tuple("0123456")
     loaded, expected = named.model.state_dict(), torch.load(weights, weights_only=True)
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
@@ -96,8 +95,8 @@ def test_a_file_of_weights_is_taken_with_as_many_classes_as_it_has(cpu: Runtime,
 def test_a_folder_stays_a_run(trained: Path, cpu: Runtime) -> None:
     Path(NAME).symlink_to(trained)
     assert isinstance(load_classifier(Path(NAME), cpu, create=create_untrained), Run)
-    with pytest.raises(UsageError, match="--checkpoint is for"):
-        load_classifier(Path(NAME), cpu, checkpoint=Path("weights.pth"))
+    with pytest.raises(UsageError, match=r"--checkpoint: the run .* states this itself"):
+        load_classifier(Path(NAME), cpu, settings=ModelSettings(checkpoint=Path("weights.pth")))
 
 
 @pytest.mark.parametrize(
@@ -173,10 +172,11 @@ def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture
 )
 def test_a_named_model_sees_the_pixels_of_timms_own_transform(cpu: Runtime, name: str) -> None:
     def create(name: str, **options: object) -> torch.nn.Module:
-        with torch.device("meta"):
-            return create_untrained(name, **options)
+        model = create_untrained("test_convnext", **options)
+        model.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()
+        return model
 
-    named = load_named(name, replace(cpu, device=torch.device("meta")), create=create)
+    named = load_named(name, cpu, create=create)
     transform = create_transform(**timm.data.resolve_model_data_config(named.model), normalize=False)
     for image in (photograph("coffee").crop((3, 0, 503, 375)), photograph("astronaut").crop((0, 0, 210, 301))):
         assert torch.equal(centre_crop(np.asarray(image), named.image), transform(image))

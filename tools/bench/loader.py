@@ -20,6 +20,7 @@ with the loader for the processors.
 """
 
 import ctypes
+import mmap
 import statistics
 import sys
 import threading
@@ -230,10 +231,12 @@ def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Conten
     library.tjDecompress2.argtypes = [pointer, pointer, long, pointer, *[number] * 5]
     threads, own = stack.enter_context(ThreadPoolExecutor(workers)), threading.local()
     widths, heights = beton.widths.astype(int).tolist(), beton.heights.astype(int).tolist()
-    addresses, sizes = (beton.address + beton.pointers).tolist(), beton.sizes.tolist()
+    with beton.path.open("rb") as file:
+        mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    addresses, sizes = (mapped.ctypes.data + beton.pointers).tolist(), beton.sizes.tolist()
     largest = 3 * max(width * height for width, height in zip(widths, heights, strict=True))
 
-    def decode(chunk: range) -> int:
+    def decode(chunk: range, _mapped: np.ndarray = mapped) -> int:  # which the addresses point into
         if not hasattr(own, "handle"):
             own.handle, own.pixels = library.tjInitDecompress(), np.empty(largest, np.uint8)
         pixels = own.pixels.ctypes.data

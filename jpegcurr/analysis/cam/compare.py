@@ -8,7 +8,6 @@ regions look brighter.
 All images pass once, and only columns of numbers are kept of them; the few that are shown then pass a second time.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -28,7 +27,7 @@ from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.text import sanitize
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.load import Classifier, describe_model, hash_weights
 
 NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
 PICTURES = 60
@@ -36,7 +35,7 @@ TOP = 3  # likeliest classes of an example
 
 
 def compare_cams(
-    runs: Sequence[Run],
+    runs: Sequence[Classifier],
     folder: Path,
     specs: Sequence[EncodeSpec],
     runtime: Runtime,
@@ -89,7 +88,8 @@ def compare_cams(
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
     layer = layer or _last_stage(first)
-    views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in _digests(runs) for spec in specs)
+    hashes = [(run, hash_weights(run)) for run in runs]
+    views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in hashes for spec in specs)
     available = find_labelled([folder], labels)
     labelled = available.take(_evenly_spaced(len(available), limit))
     files = list(labelled.files)
@@ -122,33 +122,21 @@ def compare_cams(
         layer=layer,
         grid=results.grid,
         runtime=runtime.reason,
+        preprocessing=tuple(str(describe_model(run)) for run in runs),
         method=method,
         target_rule=target_rule,
         seed=seed,
     )
 
 
-def _last_stage(run: Run) -> str:
+def _last_stage(run: Classifier) -> str:
     names = stages(run.model)
     if not names:
-        raise UsageError(f"{run.path}: timm names no stages of {run.recipe.model.name}. Give the layer to explain as --layer.")
+        raise UsageError(f"{run.path}: timm names no stages of it. Give the layer to explain as --layer.")
     return names[-1]
 
 
-def _digests(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """Return each run with the SHA-256 of its file of weights, empty for a run that has no folder."""
-    digests = []
-    for run in runs:
-        file = (run.path if run.weights == "raw" else run.path / run.weights) / "model.safetensors"
-        if file.is_file():
-            with file.open("rb") as weights:
-                digests.append((run, hashlib.file_digest(weights, "sha256").hexdigest()))
-        else:
-            digests.append((run, ""))
-    return digests
-
-
-def _check_classes(first: Run, run: Run) -> None:
+def _check_classes(first: Classifier, run: Classifier) -> None:
     """Raise UsageError if two runs do not have the same classes; their order may differ if the names are known."""
     known = first.names_known and run.names_known
     if set(run.classes) != set(first.classes) or (run.classes != first.classes and not known):

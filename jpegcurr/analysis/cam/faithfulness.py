@@ -16,6 +16,7 @@ from jpegcurr.analysis.cam.grad_cam import held_still, run
 from jpegcurr.analysis.cam.results import Column, Map
 from jpegcurr.analysis.layers import unwrapped
 from jpegcurr.errors import UsageError, did_you_mean
+from jpegcurr.system import install_command
 
 # (model, images, maps, targets, seed) -> the metric of each image
 Measure = Callable[[nn.Module, torch.Tensor, Map, torch.Tensor, int], Column]
@@ -71,7 +72,8 @@ def find_metrics(names: Sequence[str]) -> dict[str, Measure]:
         kind = getattr(_import(f"metrics.{metric.module}", name), metric.class_name, None)
         if kind is None:
             raise UsageError(
-                f"--metrics {name}: this version of pytorch-grad-cam has no {metric.class_name}. Run pip install -U grad-cam."
+                f"--metrics {name}: this version of pytorch-grad-cam has no {metric.class_name}. Run "
+                f"{install_command('grad-cam')}."
             )
         measures[metric.column] = partial(_measure, kind(PERCENTILES) if name == "road" else kind(), _import("utils", name))
     return measures
@@ -86,8 +88,8 @@ def _import(module: str, name: str) -> ModuleType:
             return import_module(f"pytorch_grad_cam.{module}")
     except ImportError as error:
         raise UsageError(
-            f"--metrics {name} needs pytorch-grad-cam, which cannot be imported ({error}). Run pip install grad-cam, or omit "
-            "--metrics."
+            f"--metrics {name} needs pytorch-grad-cam, which cannot be imported ({error}). Run "
+            f"{install_command('grad-cam')}, or omit --metrics."
         ) from None
 
 

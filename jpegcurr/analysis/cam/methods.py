@@ -21,6 +21,7 @@ from torch import nn
 from jpegcurr.analysis.cam.grad_cam import Captured, capture, grad_cam, held_still, run
 from jpegcurr.analysis.layers import find_layer, unwrapped
 from jpegcurr.errors import UsageError, did_you_mean
+from jpegcurr.system import install_command
 
 # (model, layer, images, targets) -> (maps, logits), as ``grad_cam``
 Method = Callable[[nn.Module, str, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
@@ -69,13 +70,13 @@ def _find_class(name: str) -> Any:
             package = import_module("pytorch_grad_cam")
     except ImportError as error:
         raise UsageError(
-            f"--method {name} needs pytorch-grad-cam, which cannot be imported ({error}). Run pip install grad-cam, or use "
-            f"--method {OURS}."
+            f"--method {name} needs pytorch-grad-cam, which cannot be imported ({error}). Run "
+            f"{install_command('grad-cam')}, or use --method {OURS}."
         ) from None
     kind = getattr(package, PACKAGED[name], None)
     if kind is None:
         raise UsageError(
-            f"--method {name}: this version of pytorch-grad-cam has no {PACKAGED[name]}. Run pip install -U grad-cam."
+            f"--method {name}: this version of pytorch-grad-cam has no {PACKAGED[name]}. Run {install_command('grad-cam')}."
         )
     return kind
 

@@ -23,8 +23,10 @@ from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, whole_float32
+from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.finite import require_finite
+from jpegcurr.training.models.load import Classifier
 
 BATCH = 32
 AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are kept
@@ -72,7 +74,7 @@ class ViewRunner:
     the others are put into its order.
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[Classifier]
     specs: Sequence[EncodeSpec]
     layer: str
     method: Method
@@ -99,15 +101,17 @@ class ViewRunner:
         return [torch.tensor([own[name] for name in self.runs[0].classes]) for own in numbers]
 
     def batches(self, files: Sequence[Path], threads: int | None = None) -> Generator[list[PreparedImage], None, None]:
-        """Yield all files in order, ``BATCH`` at a time, with at most ``AHEAD`` further images in preparation.
+        """Yield all files in order, ``BATCH`` at a time and at most ``AHEAD`` ahead; fewer of large ones.
 
         ``threads`` is the number of processors if None; it makes no difference to the result.
         """
+        largest = max(section.size for section in self.sections)
+        count, ahead = (images_at_once(largest, most) for most in (BATCH, AHEAD))
         with (
             open_executor(threads) as (executor, _workers),
-            closing(map_in_order(self._prepare, files, executor, AHEAD)) as images,
+            closing(map_in_order(self._prepare, files, executor, ahead)) as images,
         ):
-            while batch := list(islice(images, BATCH)):
+            while batch := list(islice(images, count)):
                 yield batch
 
     def _prepare(self, file: Path) -> PreparedImage:
@@ -136,6 +140,7 @@ class ViewRunner:
 
         Raises:
             UsageError: the runs' grids differ.
+            JpegcurrError: the outputs of a run for an image are not finite numbers.
         """
         shared = torch.tensor([self.truths[image.file] for image in batch]) if self.target_rule == "label" else None
         outputs: list[ViewOutput] = []
@@ -166,6 +171,7 @@ class ViewRunner:
         with whole_float32():  # rounding would be a difference too
             wanted = None if targets is None else own_numbers[targets].to(self.runtime.device)
             raw, own_logits = self.method(run.model, self.layer, inputs, wanted)
+            require_finite(own_logits, run.path, [image.file for image in batch])
             logits = own_logits.detach().cpu()[:, own_numbers]
             maps, predicted = raw.cpu().numpy(), logits.argmax(dim=1)
             chosen = predicted if targets is None else targets

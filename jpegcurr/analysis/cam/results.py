@@ -100,6 +100,7 @@ class CamStudy:
         unknown: how many images have no class of the runs, in a sentence; empty if all have one.
         available: the number of images in the folder.
         grid: the size of the maps, (h, w).
+        preprocessing: how the inputs of each model are made, in words.
         seed: the seed of the random examples and of noise in ``faithfulness``.
     """
 
@@ -118,6 +119,7 @@ class CamStudy:
     layer: str
     grid: tuple[int, int]
     runtime: str
+    preprocessing: tuple[str, ...]
     method: str
     target_rule: TargetRule
     seed: int

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from jpegcurr.analysis.cam.grad_cam import held_still
 from jpegcurr.analysis.layers import Layout, find_layer, read_layout, stages, stages_sentence
 from jpegcurr.errors import UsageError
+from jpegcurr.training.models.finite import require_finite
 
 DEAD = 1e-3  # of the root mean square of a layer's activations in an image
 CELLS = 1 << 25  # of a layer's output that go through the rest of the model at once, for many masks: 128 MiB in float32
@@ -50,11 +52,14 @@ def pick_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def watch_layers(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[torch.Tensor], Mapping[str, LayerSummary]]]:
+def watch_layers(
+    model: nn.Module, layers: Sequence[str], source: Path | str = "the model"
+) -> Iterator[Callable[[torch.Tensor], Mapping[str, LayerSummary]]]:
     """Yield a function that runs the model on normalised images, float [b 3 s s], and summarises the output of each layer.
 
     Within the block the model is in evaluation mode without gradients; afterwards its state is restored in any case. The
-    function raises UsageError for a layer that is not called exactly once in a pass, or whose output has no channel axis.
+    function raises UsageError for a layer that is not called exactly once in a pass, or whose output has no channel axis, and
+    JpegcurrError, which names ``source``, for outputs of the model that are not finite.
     """
     summaries: dict[str, list[LayerSummary]] = {layer: [] for layer in layers}
     layouts: dict[str, Layout] = {}
@@ -70,7 +75,7 @@ def watch_layers(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[
         shape[:] = images.shape
         for calls in summaries.values():
             calls.clear()
-        model(images)
+        require_finite(model(images), source, [f"image {number} of a batch" for number in range(len(images))])
         for layer, calls in summaries.items():
             if len(calls) != 1:
                 raise UsageError(

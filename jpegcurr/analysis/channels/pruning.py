@@ -23,7 +23,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.datasets import Dataset
 from jpegcurr.training.data.sampling import Batch
 from jpegcurr.training.metrics import evaluate_batches
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.load import Classifier
 
 DRAWS = 5  # of random channels, for each k
 
@@ -81,7 +81,7 @@ class MaskedModel(torch.nn.Module):
 
 
 def check_prunable(
-    run: Run, datasets: Sequence[Dataset], runtime: Runtime, layers: Sequence[str], sizes: Sequence[int]
+    run: Classifier, datasets: Sequence[Dataset], runtime: Runtime, layers: Sequence[str], sizes: Sequence[int]
 ) -> None:
     """Raise UsageError, before any image is read, for a single quality and for a layer with fewer channels than a size."""
     if len(datasets) < 2:
@@ -135,7 +135,7 @@ def choose_channels(study: LayerStudy, sizes: Sequence[int], seed: int) -> list[
 
 
 def study_pruning(
-    run: Run,
+    run: Classifier,
     datasets: Sequence[Dataset],
     runtime: Runtime,
     study: ChannelStudy,

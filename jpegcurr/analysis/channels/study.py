@@ -25,7 +25,7 @@ from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.datasets import Dataset, describe_unpaired
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.load import Classifier, ModelDescription, describe_model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +64,7 @@ class ChannelStudy:
 
     Attributes:
         run, weights, loader: the run's folder, which of its weights, and the decode path.
+        description: the hash of the model's weights, and its preprocessing.
         images: the number of images at each quality.
         columns: the qualities, the reference first.
         layers: statistics over all images.
@@ -73,6 +74,7 @@ class ChannelStudy:
     run: Path
     weights: str
     loader: str
+    description: ModelDescription
     images: int
     columns: tuple[QualityColumn, ...]
     layers: tuple[LayerStudy, ...]
@@ -80,7 +82,7 @@ class ChannelStudy:
 
 
 def study_channels(
-    run: Run,
+    run: Classifier,
     datasets: Sequence[Dataset],
     runtime: Runtime,
     *,
@@ -115,20 +117,27 @@ def study_channels(
                 on_images(sum(len(batch) for batch, *_ in at_every_quality))
 
     with whole_float32():  # rounding would be a change too
-        whole, half = follow_channels(run.model, picked, batches(), chosen)
-    return ChannelStudy(run.path, run.weights, kind, whole[0].channels[0].images, _columns(datasets), whole, half)
+        whole, half = follow_channels(run.model, picked, batches(), chosen, source=run.path)
+    images, description = whole[0].channels[0].images, describe_model(run)
+    return ChannelStudy(run.path, run.weights, kind, description, images, _columns(datasets), whole, half)
 
 
 def follow_channels(
-    model: torch.nn.Module, layers: Sequence[str], batches: Iterable[Sequence[torch.Tensor]], chosen: Flags | None = None
+    model: torch.nn.Module,
+    layers: Sequence[str],
+    batches: Iterable[Sequence[torch.Tensor]],
+    chosen: Flags | None = None,
+    *,
+    source: Path | str = "the model",
 ) -> tuple[tuple[LayerStudy, ...], tuple[LayerStudy, ...]]:
     """Return the statistics over all images, and over the ``chosen`` ones, bool [images]; the latter are empty without any.
 
-    ``batches`` yields normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch.
+    ``batches`` yields normalised images, float [b 3 s s], the same ones at every quality; there is at least one batch. Raises
+    JpegcurrError, which names ``source``, if an output of the model is not a finite number.
     """
     collector = _StatsCollector(layers)
     start = 0
-    with watch_layers(model, layers) as summarise:
+    with watch_layers(model, layers, source) as summarise:
         for batch in batches:
             end = start + len(batch[0])
             rows = np.zeros(end - start, np.bool_) if chosen is None else chosen[start:end]
@@ -167,12 +176,14 @@ class _StatsCollector:
         return tuple(LayerStudy(layer, self._layouts[layer], channels) for layer, channels in summaries)
 
 
-def open_loaders(run: Run, datasets: Sequence[Dataset], runtime: Runtime, loader: str = "auto") -> tuple[str, list[Loader]]:
+def open_loaders(
+    run: Classifier, datasets: Sequence[Dataset], runtime: Runtime, loader: str = "auto"
+) -> tuple[str, list[Loader]]:
     """Return the kind of loader, and one for each data set; ``auto`` is plain if the run was trained so. Raises RecipeError."""
     kind, _ = choose_kind("plain" if loader == "auto" and run.loader == "plain" else loader)
     workers = loading_workers()
     variants = [dataset.match(run.class_list).variant for dataset in datasets]
-    samplers = [EpochSampler.of(variant, run.image, batch=run.recipe.micro(), workers=workers) for variant in variants]
+    samplers = [EpochSampler.of(variant, run.image, batch=run.batch, workers=workers) for variant in variants]
     return kind, [open_loader(kind, sampler, runtime) for sampler in samplers]
 
 

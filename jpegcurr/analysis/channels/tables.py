@@ -154,7 +154,8 @@ def as_values(study: ChannelStudy, pruned: Sequence[PruneStudy], top: int) -> di
         for layer in study.layers
     ]
     head = {"run": str(study.run), "weights": study.weights, "loader": study.loader, "images": study.images}
-    prune_studies = [_prune_values(prune_study) for prune_study in pruned]
+    head |= study.description.as_dict()
+    prune_studies = json_values([_prune_values(prune_study) for prune_study in pruned])
     return head | {"reference": study.columns[0].name, "layers": layers, "prune_study": prune_studies}
 
 

@@ -51,9 +51,15 @@ class Outputs:
     confusion: Path | None = None
 
     @property
+    def options(self) -> dict[str, Path]:
+        """The outputs that are files, by the options that name them."""
+        files = {"--csv": self.csv, "--submission": self.submission, "--sheet": self.sheet, "--confusion": self.confusion}
+        return {option: path for option, path in files.items() if path is not None}
+
+    @property
     def files(self) -> list[Path]:
         """The outputs that are files."""
-        return [path for path in (self.csv, self.submission, self.sheet, self.confusion) if path is not None]
+        return list(self.options.values())
 
     def written(self) -> list[Path]:
         """Return all outputs, files first."""
@@ -70,12 +76,14 @@ class Outputs:
             raise UsageError("--copy is for --by-class FOLDER, which sorts images into folders.")
         if self.raw_submission and self.submission is None:
             raise UsageError("--raw-submission is for --submission FILE.csv, which it writes with unchanged names.")
-        refuse_unwritable([path.parent for path in self.written()])
-        refuse_existing(self.files, force=force)
+        for option, path in {**self.options, **({"--by-class": self.by_class} if self.by_class else {})}.items():
+            refuse_unwritable([path.parent], option=option)
+        for option, path in self.options.items():
+            refuse_existing([path], force=force, option=option)
         if self.by_class is not None:
-            refuse_folder(self.by_class, files, force=force)
             if inside := [path for path in self.files if self.by_class.absolute() in path.absolute().parents]:
                 raise UsageError(f"{inside[0]} would lie in the folder of --by-class. Choose a place outside it.")
+            refuse_folder(self.by_class, files, force=force)
         if self.submission is not None:
             refuse_same_identities(files, self.identity)
 

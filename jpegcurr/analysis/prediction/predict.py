@@ -14,7 +14,9 @@ from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import ImageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
+from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Classifier
 
 BATCH = 64
@@ -72,8 +74,9 @@ def classify(run: Classifier, files: LabelledFiles, runtime: Runtime) -> Iterato
     """Yield the prediction of ``run`` for every file, in order."""
     truths = [None if number < 0 else number for number in files.numbers(run.classes, known=run.names_known)]
     labelled = list(zip(files.files, truths, strict=True))
-    for start in range(0, len(labelled), BATCH):
-        yield from _classify_batch(run, labelled[start : start + BATCH], runtime)
+    batch = images_at_once(run.image.size, BATCH)
+    for start in range(0, len(labelled), batch):
+        yield from _classify_batch(run, labelled[start : start + batch], runtime)
 
 
 @torch.inference_mode()
@@ -89,7 +92,9 @@ def _classify_batch(run: Classifier, labelled: Sequence[tuple[Path, int | None]]
             predictions[file] = FilePrediction(file, truth, None, None, str(error))
     if views:
         batch = torch.stack(list(views.values())).to(runtime.device, memory_format=torch.channels_last)
-        probabilities = run.model(run.normalise(batch)).float().softmax(dim=1).cpu().numpy()
+        logits = run.model(run.normalise(batch)).float()
+        require_finite(logits, run.path, list(views))
+        probabilities = logits.softmax(dim=1).cpu().numpy()
         for file, row in zip(views, probabilities, strict=True):
             predictions[file] = FilePrediction(file, truths[file], row, views[file].permute(1, 2, 0).numpy())
     return [predictions[file] for file, _ in labelled]

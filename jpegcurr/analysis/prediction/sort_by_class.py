@@ -64,10 +64,10 @@ def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
         raise UsageError(f"--by-class {folder} is not a folder. Give the name of a new one.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not force:
-        raise UsageError(f"--by-class {folder} is not empty. Choose another folder, or replace it with --force.")
     if not (folder / MARK).is_file():
         raise UsageError(f"--by-class {folder} holds other files than sorted images. Choose another folder.")
+    if not force:
+        raise UsageError(f"--by-class {folder} is not empty. Choose another folder, or replace it with --force.")
     here = folder.resolve()
     if inside := next((file for file in files if here in file.absolute().parents or here in file.resolve().parents), None):
         raise UsageError(f"--by-class {folder} would be replaced, but {inside} lies in it. Choose another folder.")

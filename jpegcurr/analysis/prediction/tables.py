@@ -43,8 +43,7 @@ class Submission:
     def add(self, prediction: FilePrediction) -> None:
         """Write the row of a file, if it was read."""
         if prediction.probabilities is not None:
-            cells = (f"{share:.7g}" for share in prediction.probabilities.tolist())
-            self._writer.writerow([identify(prediction.file, self._identity), *cells])
+            self._writer.writerow([identify(prediction.file, self._identity), *prediction.probabilities])  # shortest of float32
 
 
 def _probability(prediction: FilePrediction, label: int) -> float:

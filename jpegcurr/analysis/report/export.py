@@ -12,6 +12,7 @@ import numpy as np
 from jpegcurr.analysis.cam.results import CamView, ClassRow, ExamplePrediction, Map, ViewColumns
 from jpegcurr.analysis.cam.similarity import METRICS, Comparison, MetricSummary
 from jpegcurr.analysis.report.model import ExampleRow, Report, RunRow, ViewRow
+from jpegcurr.analysis.stats import Paired
 from jpegcurr.files import csv_writer, json_values, staged
 from jpegcurr.text import escape_json, sanitize
 
@@ -83,6 +84,9 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "right_reference": comparison.right_reference,
         "lost": comparison.lost,
         "gained": comparison.gained,
+        "difference": comparison.paired.difference if comparison.paired else None,
+        "low": comparison.paired.low if comparison.paired else None,
+        "high": comparison.paired.high if comparison.paired else None,
         "p_value": comparison.p_value,
         "detectable": comparison.detectable,
     }
@@ -128,7 +132,7 @@ _BLOCK = 1024  # images whose lines are made at a time
 def write_views(report: Report, path: Path) -> None:
     """Write one row a view; a cell is empty where a number is undefined or there is no comparison."""
     scores = ("sha256", "images", "labelled", "right", "accuracy", "accuracy_low", "accuracy_high", "dark")
-    paired = ("flips", "lost", "gained", "p_value", "detectable")
+    paired = ("flips", "lost", "gained", "difference", "difference_low", "difference_high", "p_value", "detectable")
     metrics = [f"{name}{suffix}" for name in METRICS for suffix in _SUFFIXES]
     with csv_writer(path) as writer:
         writer.writerow([*_VIEW, *scores, *paired, *metrics, *report.faithfulness])
@@ -190,8 +194,7 @@ def _scores(report: Report, row: ViewRow) -> list[Any]:
 
 
 def _changes(comparison: Comparison) -> list[Any]:
-    paired = [comparison.lost, comparison.gained, _text(comparison.p_value), _text(comparison.detectable)]
-    cells: list[Any] = [comparison.flips, *(paired if comparison.labelled else [""] * 4)]
+    cells: list[Any] = [comparison.flips, *(_paired(comparison.paired) if comparison.paired else [""] * 7)]
     for name in METRICS:
         metric = comparison.metrics[name]
         cells += [_text(metric.mean), _text(metric.low), _text(metric.high), metric.images]
@@ -201,6 +204,11 @@ def _changes(comparison: Comparison) -> list[Any]:
 
 def _place(view: CamView) -> list[str]:
     return [str(view.run), view.weights, view.quality]
+
+
+def _paired(pair: Paired) -> list[Any]:
+    numbers = (pair.difference, pair.low, pair.high, pair.p_value, pair.detectable)
+    return [pair.lost, pair.gained, *map(_text, numbers)]
 
 
 def _texts(values: np.ndarray) -> list[str]:

@@ -20,6 +20,7 @@ from jpegcurr.analysis.html.page import drawn, source, template
 from jpegcurr.analysis.report.export import write_classes, write_images, write_json_report, write_views
 from jpegcurr.analysis.report.images import Picture, Pictures, distances, embed_pictures, without_pictures
 from jpegcurr.analysis.report.model import ExampleRow, Report, build_report
+from jpegcurr.analysis.stats import precise_p
 from jpegcurr.files import write_text
 from jpegcurr.text import sanitize
 
@@ -82,6 +83,7 @@ def _content(report: Report) -> dict[str, Any]:
     """Return the template's values other than the report's own fields."""
     return {
         "metrics": METRICS,
+        "precise_p": precise_p,
         "runs": [(row.name, sanitize(row.run), row.weights, row.sha256) for row in report.rows],
         "charts": {"accuracy": _accuracy_chart(report), "similarity": _similarity_chart(report)},
         "meanings": {metric.column: metric.meaning for metric in FAITHFULNESS.values()},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jpegcurr.analysis.cam.methods import OURS
 from jpegcurr.analysis.cam.results import CamStudy
 from jpegcurr.analysis.cam.similarity import Comparison
-from jpegcurr.analysis.stats import LEVEL
+from jpegcurr.analysis.stats import LEVEL, precise_p, state_p
 from jpegcurr.system import library_versions
 from jpegcurr.text import join_words, sanitize
 
@@ -38,17 +38,19 @@ def verdict(names: Sequence[str], images: int, comparisons: Sequence[Comparison]
 
 
 def _accuracy_sentence(comparison: Comparison) -> str:
-    if not comparison.labelled:
+    if not (comparison.labelled and comparison.paired):
         return ""
     before, after = (100 * right / comparison.labelled for right in (comparison.right_reference, comparison.right))
     change = f" Accuracy {before:.1f} % to {after:.1f} % on the same {comparison.labelled} labelled images"
+    difference = comparison.paired
+    interval = f"{difference.difference:+.1f} points, 95 % {difference.low:+.1f} to {difference.high:+.1f}"
     if comparison.p_value < LEVEL:
-        p_value = f"McNemar's p = {comparison.p_value:.2g}"
-        return f"{change} (lost {comparison.lost}, gained {comparison.gained}; {p_value})."
+        p_value = f"McNemar's {state_p(precise_p(comparison.p_value))}"
+        return f"{change} ({interval}; lost {comparison.lost}, gained {comparison.gained}; {p_value})."
     if comparison.detectable >= 100:
         return f"{change}: too few to show any difference."
     return (
-        f"{change}: no detectable difference (lost {comparison.lost}, gained {comparison.gained}; a difference of "
+        f"{change}: no detectable difference ({interval}; lost {comparison.lost}, gained {comparison.gained}; a difference of "
         f"{comparison.detectable:.1f} points or more would show)."
     )
 
@@ -95,7 +97,7 @@ def _differences(tests: Sequence["PairedTest"]) -> str:
         if test.p_value < LEVEL:
             direction = "higher" if test.paired.difference > 0 else "lower"
             difference = f"{abs(test.paired.difference):.1f} points {direction}"
-            p_value = f"McNemar's p = {test.p_value:.2g} after Holm's correction"
+            p_value = f"McNemar's {state_p(precise_p(test.p_value))} after Holm's correction"
             parts.append(f"at {test.quality} {difference} ({test.accuracy:.1f} %; {p_value})")
     return "; ".join(parts)
 
@@ -156,8 +158,9 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "them; source is the file itself",
         "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
         "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
+        "Inputs": "; ".join(dict.fromkeys(study.preprocessing)),
         "Baseline": f"maps of {baseline}, both in {reference}" if baseline else "none: too few images",
-        "Intervals": "95 %: means by the bootstrap over images, accuracies by Wilson's score",
+        "Intervals": "95 %: means by the bootstrap over images, accuracies by Wilson's score, their differences by Tango's",
         "Seed": f"{study.seed}, for the random images and the noise of faithfulness metrics",
         "Computed on": study.runtime,
         "Command": shlex.join(["jpegcurr", *(sanitize(argument) for argument in sys.argv[1:])]),

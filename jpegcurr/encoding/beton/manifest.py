@@ -1,17 +1,17 @@
 """The manifest of a ``.beton``, ``<stem>.json``, and a row for every image of its source, in ``<stem>.items.jsonl``."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, TypeAdapter
 
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
-from jpegcurr.encoding.sources.base import Order
+from jpegcurr.encoding.sources.base import MISSING, Order
 from jpegcurr.errors import BetonError
+from jpegcurr.json_files import parse_line, read_json, read_json_lines
 
 
 class Plan(BaseModel):
@@ -94,6 +94,33 @@ class Manifest(Plan):
     beton_bytes: int
 
 
+_Crc32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+_Side = Annotated[int, Field(ge=0, lt=1 << 16)]
+_Size = Annotated[int, Field(ge=MISSING, lt=1 << 62)]
+
+
+class _FailedRow(BaseModel):
+    """The fields of a row that are relied on."""
+
+    key: InstanceOf[str]  # a name that is not UTF-8 has surrogates, which pydantic's own str refuses
+    label: Annotated[int, Field(ge=0, lt=1 << 31)]
+    source_bytes: _Size
+    status: Literal["failed"]
+
+
+class _StoredRow(_FailedRow):
+    status: Literal["copied", "encoded"]  # type: ignore[assignment]
+    bytes: _Size
+    width: _Side
+    height: _Side
+    crc32: _Crc32
+    source_crc32: _Crc32 = 0
+    scaled: bool = False
+
+
+_ROW: TypeAdapter[Any] = TypeAdapter(Annotated[_StoredRow | _FailedRow, Discriminator("status")])
+
+
 def manifest_path(beton: Path) -> Path:
     """Return the path of the manifest: ``betons/train-q50.beton`` -> ``betons/train-q50.json``."""
     return beton.with_suffix(".json")
@@ -113,18 +140,24 @@ def read_manifest(beton: Path) -> Manifest | None:
     path = manifest_path(beton)
     if not path.is_file():
         return None
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the file"
-        raise BetonError(f"{path} is not a jpegcurr manifest: {field}: {first['msg']}. Encode again with --force.") from None
+    manifest = read_json(
+        path, Manifest, complaint="is not a jpegcurr manifest", remedy="Encode again with --force.", error=BetonError
+    )
     if beton.is_file() and beton.stat().st_size != manifest.beton_bytes:
         raise BetonError(
             f"{beton} has {beton.stat().st_size} bytes, but its manifest says {manifest.beton_bytes}: "
             "one of the two is from another run. Encode again with --force."
         )
     return manifest
+
+
+def refuse_unnamed_labels(beton: Path, highest: int, manifest: Manifest) -> None:
+    """Raise BetonError if ``highest``, the largest label in ``beton``, has no name in its manifest."""
+    if highest >= len(manifest.classes):
+        raise BetonError(
+            f"{beton} has the label {highest}, but its manifest names {len(manifest.classes)} classes. Encode it again with "
+            "--force."
+        )
 
 
 def read_items(beton: Path) -> Iterator[dict[str, Any]]:
@@ -134,10 +167,19 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     width, height, bytes and crc32 as stored, and the source_crc32 of its file; a ``failed`` one has the reason. An image whose
     original bytes could not be kept at the quality ``source`` has the quality and subsampling that it got instead; one that was
     decoded at a smaller scale has ``scaled``.
+
+    Raises:
+        BetonError: the file is missing, or a line of it is no such row.
     """
-    with items_path(beton).open(encoding="utf-8") as rows:
-        for row in rows:
-            yield json.loads(row)
+    path = items_path(beton)
+    return read_json_lines(
+        path, _ROW, complaint="cannot be read", remedy=f"Encode {beton} again with --force.", error=BetonError
+    )
+
+
+def parse_row(line: bytes) -> dict[str, Any]:
+    """Parse one line of ``items.jsonl``; raise ValueError if it is no such row."""
+    return parse_line(line, _ROW)
 
 
 class Totals:

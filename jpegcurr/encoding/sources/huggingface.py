@@ -21,6 +21,7 @@ from jpegcurr.encoding.sources.class_labels import (
 )
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES, split_in_name
 from jpegcurr.errors import ImageError, SourceError, UsageError
+from jpegcurr.system import install_command
 
 PREFIX = "hf:"
 # Names of label columns, where there are several candidates.
@@ -85,7 +86,7 @@ def open_hub(where: str) -> tuple[Source, ...]:
     try:
         from datasets import ClassLabel
     except ImportError:
-        raise UsageError(f"{where} needs the package datasets: pip install 'jpegcurr[hf]'.") from None
+        raise UsageError(f"{where} needs the package datasets. Run {install_command('datasets')}.") from None
     loaded = _load(where)
     splits = _by_split(where, loaded)
     features = next(iter(splits.values())).features

@@ -1,6 +1,5 @@
 """WebDataset shards, read in place: plain tars in which an image and its label are neighbours with the same name."""
 
-import json
 import math
 import os
 import re
@@ -24,6 +23,7 @@ from jpegcurr.encoding.sources.image_folder import is_folder, is_image_name
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, read_members
 from jpegcurr.errors import SourceError
+from jpegcurr.json_files import MOST_LINE_BYTES, parse_json
 
 JSON_LABELS = ("label", "cls", "class_name")
 MOST_SHARDS = 1 << 20
@@ -132,13 +132,17 @@ def _sample(file: BinaryIO, where: str, group: Sequence[Member]) -> tuple[Member
 def _label(file: BinaryIO, where: str, member: Member) -> str | None:
     """Return the class's name as it is written, without spaces around it; None for a ``.json`` without a label."""
     file.seek(member.offset)
-    data = file.read(member.size)
+    data = file.read(min(member.size, MOST_LINE_BYTES + 1))
     try:
-        value = data.decode().strip() if member.name.lower().endswith(".cls") else _in_json(json.loads(data))
+        if len(data) > MOST_LINE_BYTES:
+            raise ValueError("too large")
+        value = data.decode().strip() if member.name.lower().endswith(".cls") else _in_json(parse_json(data))
         if isinstance(value, str):
             value.encode()  # JSON can encode lone surrogates
     except ValueError:
-        raise SourceError(f"{where}: the label in {member.name} is not UTF-8 text, or not JSON. Pack it again.") from None
+        raise SourceError(
+            f"{where}: the label in {member.name} is not UTF-8 text, or not JSON, or larger than a megabyte. Pack it again."
+        ) from None
     if value is None:
         return None
     text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""

@@ -12,6 +12,12 @@ Sizes = NDArray[np.int64]
 TRIES = 10
 TOP, LEFT, HEIGHT, WIDTH, TO_HEIGHT, TO_WIDTH = range(6)
 LONGEST = 64  # shorter sides: of longer images validation resizes only so much of the centre
+PIXELS_AT_ONCE = 1 << 26  # 64 crops of 1024 pixels a side: 0.2 GB, and 0.8 GB as the model takes them
+
+
+def images_at_once(size: int, most: int) -> int:
+    """Return how many crops of ``size`` pixels a side to hold together: ``most``, or fewer if they are large."""
+    return max(1, min(most, PIXELS_AT_ONCE // (size * size)))
 
 
 def validation_views(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:

@@ -9,19 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, items_path, read_items, read_manifest
+from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, read_items, read_manifest, refuse_unnamed_labels
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.encode import encode_dataset
+from jpegcurr.encoding.encode import RESUME_ADVICE, encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
-from jpegcurr.errors import BetonError, RecipeError, SourceError, UsageError
+from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_labels
 from jpegcurr.training.data.sampling import Variant
 
 log = logging.getLogger("jpegcurr")
+
+MOST_EMPTY = 1 << 16  # classes of a training set with fewer images than classes; ImageNet's largest part has 21,841
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,19 @@ class Dataset:
     manifest: Manifest | None
     on_the_fly: OnTheFlyJpeg | None = None
     matched: Labels | None = None
+
+    def __len__(self) -> int:
+        return len(self.beton)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.beton.path
+
+    @property
+    def keys(self) -> str | None:
+        """A fingerprint of the images' names and their order; None without a manifest."""
+        return self.manifest.keys_sha256 if self.manifest else None
 
     @property
     def classes(self) -> Classes:
@@ -96,6 +111,8 @@ def open_dataset(path: Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = 
             f"{path} is not the file that its manifest describes: it is damaged, or the manifest belongs to another file. "
             "Encode it again."
         )
+    if manifest is not None:
+        refuse_unnamed_labels(path, int(beton.labels.max()), manifest)
     return Dataset(field or str(path), beton, manifest, on_the_fly)
 
 
@@ -127,7 +144,8 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
     }
     for field, dataset in datasets.items():
         _check_quality(dataset, recipe.data[_data_name(field)].quality)
-    classes = classes or datasets[f"data.{recipe.training_sets[0]}.train"].classes
+    if classes is None:
+        classes = _count_classes(datasets[f"data.{recipe.training_sets[0]}.train"])
     matched = {field: _match(dataset, classes) for field, dataset in datasets.items()}
     train = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
     val = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
@@ -138,6 +156,21 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
         if remark:
             log.warning("%s: %s", dataset.field, remark)
     return Datasets(train, val, classes)
+
+
+def _count_classes(dataset: Dataset) -> Classes:
+    """Return the classes of a model that is trained on ``dataset``.
+
+    Without names there are as many as its highest label says, with images or not. Raises BetonError if they are so many more
+    than images that the labels must be something else, such as ids.
+    """
+    images, classes = len(dataset.beton), int(dataset.beton.labels.max()) + 1
+    if dataset.manifest is None and classes > images:
+        remark = f"{dataset.field}: {dataset.beton.path} has {images} images and labels up to {classes - 1}"
+        if classes > MOST_EMPTY:
+            raise BetonError(f"{remark}, which number no classes. Number them from 0, as jpegcurr encode does.")
+        log.warning("%s: the model gets %d classes, and most of them no image", remark, classes)
+    return dataset.classes
 
 
 def count_images(recipe: Recipe) -> int:
@@ -186,9 +219,10 @@ def _check_size(recipe: Recipe, fields: Sequence[str], images: int) -> None:
     for field in fields:
         for size_field, size in sizes.items():
             if field.endswith(".train") and images < size:
+                smaller = 1 << min(6, max(images, 1).bit_length() - 1)
                 raise RecipeError(
-                    f"{size_field} {size} is larger than {field}, {images} images: an epoch would have no step. "
-                    f"Set a smaller one (and a smaller schedule.lr with it): --set {size_field}=64."
+                    f"{size_field} {size} is larger than {field}, {images} images: an epoch would have no step. Set a smaller "
+                    f"one (and a smaller schedule.lr with it): --set {size_field}={smaller} --set batch.per_device={smaller}."
                 )
 
 
@@ -224,10 +258,7 @@ def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template 
         used = data.train if role == "train" else data.val
         path = split_on_the_fly(used)[0] if used else None
         if path and path.is_file() and (manifest := read_manifest(path)):
-            try:
-                failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
-            except (OSError, ValueError, KeyError) as error:
-                raise BetonError(f"{items_path(path)} cannot be read ({error}). Encode {path} again.") from None
+            failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
             return _Template(manifest.model_copy(update={"quality": quality}), failed)
     if role == "val" and (template := _template_of_role(recipe, "train", quality)):
         changes = {"split": "val", "order": "folder"}
@@ -261,16 +292,23 @@ def _encode_like(template: _Template, path: Path) -> None:
         )
     except SourceError as error:
         raise BetonError(f"{path} does not exist and cannot be encoded: {error}") from None
-    with open_executor() as (executor, workers):
-        encode_dataset(
-            [source.without(template.failed)],
-            {source.split: {path: manifest.spec}},
-            executor=executor,
-            workers=workers,
-            order=manifest.order,
-            seed=manifest.seed,
-            resume=True,  # an earlier run may have been stopped while it encoded this file
-        )
+    try:
+        with open_executor() as (executor, workers):
+            encode_dataset(
+                [source.without(template.failed)],
+                {source.split: {path: manifest.spec}},
+                executor=executor,
+                workers=workers,
+                order=manifest.order,
+                seed=manifest.seed,
+                resume=True,  # an earlier run may have been stopped while it encoded this file
+            )
+    except (EncodeError, UsageError) as error:  # whose advice is for the options of ``encode``
+        reason = str(error).replace(RESUME_ADVICE, "The encoded images are kept: the same command continues with them.")
+        raise type(error)(
+            f"{path} is missing, and this run cannot encode it: {reason} The options named are those of `jpegcurr encode`, "
+            f"which can encode {path.name} beforehand."
+        ) from None
 
 
 def _check_quality(dataset: Dataset, wanted: Quality | None) -> None:

@@ -6,6 +6,7 @@ It replaces FFCV's ``RandomResizedCropRGBImageDecoder`` and differs where an exp
 - It checks every return code. Where an image does not decode, FFCV leaves the previous one in its place.
 - It is given the crops and does not draw them.
 - It needs memory for one image per worker, not for every sample in flight at the size of the largest.
+- It reads the file with ``pread``. FFCV maps it, so that a file which is cut short ends the process with SIGBUS.
 
 It is compiled once for all loaders, and numba caches the result on the disk. The C functions are those of libturbojpeg, which
 FFCV's own extension has loaded.
@@ -32,12 +33,13 @@ from jpegcurr.training.data.sampling import SAMPLE
 
 FILTERS = {"area": AREA, "bilinear": BILINEAR, "bicubic": BICUBIC}
 
-# A sample with everything that compiled code needs: the address of its stored bytes, and their size and format as the file
-# states them.
+# A sample with everything that compiled code needs: the open file and the position of its stored bytes in it, and their size
+# and format as the file states them.
 TASK = np.dtype(
     [
         *((name, SAMPLE[name]) for name in SAMPLE.names or ()),
-        ("address", np.int64),
+        ("descriptor", np.int32),
+        ("offset", np.int64),
         ("size", np.int64),
         ("image_height", np.int32),
         ("image_width", np.int32),
@@ -52,6 +54,7 @@ BYTE = np.int8
 GOOD, BROKEN = 0, 1
 
 # Larger images are left to Pillow, which refuses them: a header must not decide how much memory is allocated.
+_MAX_STORED = 1 << 30  # bytes; a sample that is larger is left to the reference, which does not read it in advance
 _MAX_PIXELS = 2 * 89_478_485  # Image.MAX_IMAGE_PIXELS, twice, as Pillow has it
 # turbojpeg.h
 _RGB, _SAMP_420 = 0, 2
@@ -75,7 +78,7 @@ _read_header = _external(_library, "tjDecompressHeader3", _int, *[_pointer] * 2,
 _decompress = _external(_library, "tjDecompress2", _int, *[_pointer] * 2, _long, _pointer, *[_int] * 5)
 _compress = _external(_library, "tjCompress2", _int, *[_pointer] * 2, *[_int] * 4, *[_pointer] * 2, *[_int] * 3)
 _bound = _external(_library, "tjBufSize", _long, *[_int] * 3)
-_copy = _external(_library, "my_memcpy", types.void, *[_pointer] * 2, _long)
+_pread = _external(ctypes.CDLL(None), "pread", _long, _int, _pointer, *[_long] * 2)
 _resize_area = _external(_library, "resize", types.void, *[_long] * 11)
 
 
@@ -139,9 +142,10 @@ make_batch = _compile(sha256(Path(resample_source).read_bytes() + Path(crops_sou
 def _make_lane(tasks, lane, images, status, filter_):  # type: ignore[no-untyped-def]
     pixels = np.empty(_largest_image(tasks, lane), BYTE)
     jpeg = np.empty(_largest_jpeg(tasks, lane, images.shape[1]), BYTE)
+    stored = np.empty(_largest_stored(tasks, lane), BYTE)
     decoder, encoder = _init_decompress(), _init_compress()
     for i in lane:
-        status[i] = _make(tasks[i], pixels, jpeg, decoder, encoder, images[i], filter_)
+        status[i] = _make(tasks[i], stored, pixels, jpeg, decoder, encoder, images[i], filter_)
     _destroy(decoder)
     _destroy(encoder)
 
@@ -150,7 +154,14 @@ def _make_lane(tasks, lane, images, status, filter_):  # type: ignore[no-untyped
 def _is_sound(task):  # type: ignore[no-untyped-def]
     """Return whether the metadata can be those of an image that contains the crop."""
     height, width = np.int64(task.image_height), np.int64(task.image_width)
-    if height * width > _MAX_PIXELS or task.top < 0 or task.left < 0 or task.height < 1 or task.width < 1:
+    if (
+        height * width > _MAX_PIXELS
+        or task.size > _MAX_STORED
+        or task.top < 0
+        or task.left < 0
+        or task.height < 1
+        or task.width < 1
+    ):
         return False
     return task.top + task.height <= height and task.left + task.width <= width
 
@@ -176,16 +187,24 @@ def _largest_jpeg(tasks, lane, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore[no-untyped-def]
+def _largest_stored(tasks, lane):  # type: ignore[no-untyped-def]
+    largest = np.int64(0)
+    for i in lane:
+        if not tasks[i].raw and _is_sound(tasks[i]):
+            largest = max(largest, tasks[i].size)
+    return largest
+
+
+@njit(nogil=True)
+def _make(task, stored, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore[no-untyped-def]
     if not _is_sound(task):
         return BROKEN
     height, width = np.int64(task.image_height), np.int64(task.image_width)
     whole = pixels[: 3 * height * width].reshape(height, width, 3).view(np.uint8)
     if task.raw:
-        if task.size != whole.size:
+        if task.size != whole.size or not _read(task, whole.ctypes.data):
             return BROKEN
-        _copy(task.address, whole.ctypes.data, task.size)
-    elif not _decode(decoder, task.address, task.size, whole):
+    elif not _read(task, stored.ctypes.data) or not _decode(decoder, stored.ctypes.data, task.size, whole):
         return BROKEN
     if task.quality and task.before_crop and not _reencode(whole, task.quality, jpeg, decoder, encoder):
         return BROKEN
@@ -195,6 +214,18 @@ def _make(task, pixels, jpeg, decoder, encoder, image, filter_):  # type: ignore
     if task.flip:
         _mirror(image)
     return GOOD
+
+
+@njit(nogil=True)
+def _read(task, address):  # type: ignore[no-untyped-def]
+    """Read a sample's stored bytes to ``address``; return whether all of them were read."""
+    done = np.int64(0)
+    while done < task.size:
+        count = _pread(task.descriptor, address + done, task.size - done, task.offset + done)
+        if count <= 0:
+            return False
+        done += count
+    return True
 
 
 @njit(nogil=True)

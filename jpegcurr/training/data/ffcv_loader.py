@@ -58,6 +58,7 @@ class FfcvLoader:
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
+        self._sampler.check_files()
         thread = _Epoch(self._loader, self._sampler, epoch, first, self._runtime)
         try:
             for numbers in thread.batches:
@@ -107,7 +108,7 @@ class _Loader(StockLoader):  # type: ignore[misc]
 
 
 class _NoMemory(AbstractContextManager[Any]):
-    """A memory manager for FFCV that does nothing: our tasks hold the address of every sample."""
+    """A memory manager for FFCV that does nothing: our tasks hold the file and the position of every sample."""
 
     state = None
 
@@ -187,8 +188,8 @@ def _tasks(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
     for position, variant in enumerate(sampler.variants.values()):
         mine = samples["variant"] == position
         indices, beton = samples["index"][mine], variant.beton
-        tasks["address"][mine] = beton.address + beton.pointers[indices]
-        tasks["size"][mine] = beton.sizes[indices]
+        tasks["descriptor"][mine] = beton.descriptor
+        tasks["offset"][mine], tasks["size"][mine] = beton.pointers[indices], beton.sizes[indices]
         tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[indices], beton.widths[indices]
         tasks["raw"][mine] = beton.modes[indices] != MODE_JPEG
         tasks["before_crop"][mine] = variant.before_crop

@@ -15,6 +15,7 @@ from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
 
 MOST_WORKERS = 16  # unless a recipe asks for more
+_AHEAD = 3  # batches in memory, in both loaders
 CACHE_SHARE = 0.8  # of the free memory: training files up to this size are left to the system's cache
 
 
@@ -67,9 +68,21 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
 
 
 def open_loader(kind: str, sampler: EpochSampler, runtime: Runtime) -> Loader:
-    """Open one loader; ``kind`` is ``ffcv`` or ``plain``."""
+    """Open one loader; ``kind`` is ``ffcv`` or ``plain``. Raises RecipeError if its batches do not fit into the memory."""
+    _check_memory(sampler)
     opener: dict[str, Callable[[EpochSampler, Runtime], Loader]] = {"ffcv": _open_ffcv, "plain": _open_plain}
     return opener[kind](sampler, runtime)
+
+
+def _check_memory(sampler: EpochSampler) -> None:
+    side = max((sampler.size(plan.epoch) for plan in sampler.plans), default=sampler.image.size)
+    batch, free = min(sampler.batch, len(sampler.beton)), available_memory()
+    needed = 3 * side * side * batch * _AHEAD
+    if needed > free:
+        raise RecipeError(
+            f"image.size: {_AHEAD} batches of {batch} images of {side} x {side} pixels take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB of memory are free. Set a smaller batch.per_device or size in the recipe."
+        )
 
 
 def loading_workers(processes: int = 1) -> int:

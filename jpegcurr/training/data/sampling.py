@@ -78,7 +78,10 @@ class Loader(Protocol):
         ...
 
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Iterate over ``epoch`` from batch ``first``; the caller owns each batch. Closing the iterator ends its threads."""
+        """Iterate over ``epoch`` from batch ``first``; the caller owns each batch. Closing the iterator ends its threads.
+
+        Raises ImageError for a sample that does not decode, and BetonError for a file that was changed since it was opened.
+        """
         ...
 
 
@@ -146,6 +149,11 @@ class EpochSampler:
     def labels(self) -> Indices:
         """The label of every image, int64 [n], the same in all variants."""
         return next(iter(self.variants.values())).labels
+
+    def check_files(self) -> None:
+        """Check, before an epoch, that no beton was cut short or written to since it was opened; raises BetonError."""
+        for beton in dict.fromkeys(variant.beton for variant in self.variants.values()):
+            beton.check_unchanged()
 
     def order(self, epoch: int) -> Indices:
         """Return the numbers of the occurrences of samples in ``epoch`` that belong to this rank, in order."""

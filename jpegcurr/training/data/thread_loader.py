@@ -24,7 +24,7 @@ PIECE = 8  # samples a task
 
 
 class PlainLoader:
-    """Memory-mapped betons, decoded by ``sampler.workers`` threads; by the caller's own if 0.
+    """Betons, read and decoded by ``sampler.workers`` threads; by the caller's own if 0.
 
     Raises ImageError, with the sample's name, for one that does not decode (with ``sampler.skip_broken``: replaces it).
     """
@@ -40,6 +40,7 @@ class PlainLoader:
     def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
+        self._sampler.check_files()
         if not self._sampler.workers:
             yield from self._batches(epoch, first, lambda task: task)
             return

@@ -19,6 +19,7 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.training.metrics import Normaliser
+from jpegcurr.training.models.finite import check_weights
 from jpegcurr.training.models.names import check_model
 from jpegcurr.training.models.pretrained import StateDict, count_classes, load_weights
 
@@ -28,7 +29,7 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
 
     Raises:
         RecipeError: timm does not know the name, or cannot create it with these settings or start it from these weights.
-        UsageError: ``section.checkpoint`` does not exist or holds no weights.
+        UsageError: ``section.checkpoint`` does not exist, or holds no weights, or weights that are not finite.
     """
     check_model(section, start=start)
     options: dict[str, Any] = {"drop_path_rate": section.drop_path}
@@ -51,6 +52,7 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"model: {section.name!r} cannot start from {weights_name}: {reason}") from None
     if start and section.checkpoint is not None:
+        check_weights(model, f"model.checkpoint: {section.checkpoint}")
         _check_loaded(model, weights, section)
     return model
 

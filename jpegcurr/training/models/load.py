@@ -1,6 +1,7 @@
-"""Trained models to analyse: a run, or one of timm's pretrained models by its name; and a listing of those."""
+"""Models to analyse, by one door: a run, a model of timm's or of a hub by its name, or a network of one's own."""
 
-import json
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -10,7 +11,6 @@ from typing import Any, Literal, Protocol
 import timm
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from timm.models import PretrainedCfg
 
@@ -21,13 +21,18 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.create import normaliser
+from jpegcurr.training.models.exported import load_exported
+from jpegcurr.training.models.factory import build_model, is_factory
+from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
 from jpegcurr.training.models.pretrained import count_classes, load_weights
-from jpegcurr.training.run_folder import class_names_known
+from jpegcurr.training.run_head import read_head
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
 # Names that timm 0.6 had for pretrained ConvNeXts; timm itself still accepts them, with a warning.
 LEGACY = {f"convnext_{size}{old}": f"convnext_{size}.{tag}" for old, tag in _TAGS.items() for size in _SIZES}
+HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
+BATCH = 64  # images at a time, for models that were not trained here
 COUNTED = 40  # a listing counts parameters of up to so many architectures: a tenth of a second each, on the meta device
 
 Create = Callable[..., Any]
@@ -35,11 +40,15 @@ Weights = Literal["raw", "ema", "best"]
 
 
 class Classifier(Protocol):
-    """A model and its preprocessing: a ``Run``, or a ``NamedModel``."""
+    """A model and its preprocessing: a ``Run``, or a ``LoadedModel``."""
 
     @property
     def path(self) -> Path:
-        """The run's folder, or the model's name."""
+        """The run's folder, or the model's name as it was given."""
+
+    @property
+    def weights(self) -> str:
+        """Which of a run's weights, or ``own`` for any other model."""
 
     @property
     def model(self) -> torch.nn.Module:
@@ -58,8 +67,20 @@ class Classifier(Protocol):
         """Whether ``classes`` are names, not only the numbers of the outputs."""
 
     @property
+    def class_list(self) -> Classes:
+        """The classes as data sets are matched with them."""
+
+    @property
     def image(self) -> ImageSection:
         """The crop, size and interpolation of the model's inputs."""
+
+    @property
+    def loader(self) -> str:
+        """The loader that the model was trained with, ``ffcv`` or ``plain``; ``auto`` if it was not trained here."""
+
+    @property
+    def batch(self) -> int:
+        """The number of images that are given to the model at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +110,18 @@ class Run:
         """The crop, size and interpolation that the run was trained with."""
         return self.recipe.image
 
+    @property
+    def batch(self) -> int:
+        """The number of images of a micro-batch of its training."""
+        return self.recipe.micro()
+
 
 @dataclass(frozen=True, slots=True)
-class NamedModel:
-    """A pretrained model in evaluation mode on the runtime's device, with the preprocessing of timm's configuration.
+class LoadedModel:
+    """A model that is no run, in evaluation mode on the runtime's device: timm's, a hub's, or one's own.
 
-    Crops are made as for a ``Run``, with the pixels of timm's transform, to within one level of 255.
+    ``path`` is its name as it was given. Its preprocessing is what timm's configuration of it says, or the settings, with the
+    pixels of timm's transform.
     """
 
     path: Path
@@ -103,33 +130,94 @@ class NamedModel:
     classes: tuple[str, ...]
     image: ImageSection
     names_known: bool = True
+    weights: str = "own"
+    loader: str = "auto"
+    batch: int = BATCH
+
+    @property
+    def class_list(self) -> Classes:
+        """The classes as data sets are matched with them."""
+        return Classes(self.classes, self.names_known, owner=str(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What a user says about models that are no runs; None where the model is to say it.
+
+    Attributes:
+        checkpoint: a file of weights for timm's model, instead of those that timm downloads.
+        mean, std: of the inputs by channel, on the scale 0 to 1.
+        size: the side length of the inputs in pixels.
+        class_names: a file with the name of one output a line.
+    """
+
+    checkpoint: Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: int | None = None
+    class_names: Path | None = None
+
+    def describe(self) -> str:
+        """Return the options that are set, as they are typed; empty if none is."""
+        return ", ".join(f"--{name.replace('_', '-')}" for name in self.__slots__ if getattr(self, name) is not None)
+
+
+def load_classifiers(
+    names: Sequence[Path | str], runtime: Runtime, weights: Weights = "raw", settings: ModelSettings = ModelSettings()
+) -> list[Classifier]:
+    """Load several models, of any kinds, as ``load_classifier`` does; ``settings`` are for those that are no runs.
+
+    Raises:
+        UsageError: as ``load_classifier`` does; or ``settings`` has a checkpoint, and there is more than one model for it.
+    """
+    others = [name for name in names if not Path(name).exists()]
+    if settings.checkpoint is not None and len(others) != 1:
+        raise UsageError(f"--checkpoint {settings.checkpoint} is for one model, but {len(others)} models are no runs.")
+    if not others and (described := settings.describe()):
+        raise UsageError(f"{described}: a run states all of this itself, and every model given is a run. Omit it.")
+    return [
+        load_classifier(Path(name), runtime, weights, settings=ModelSettings() if Path(name).exists() else settings)
+        for name in names
+    ]
 
 
 def load_classifier(
-    run: Path, runtime: Runtime, weights: Weights = "raw", *, checkpoint: Path | None = None, create: Create = timm.create_model
+    name: Path,
+    runtime: Runtime,
+    weights: Weights = "raw",
+    *,
+    settings: ModelSettings = ModelSettings(),
+    create: Create = timm.create_model,
 ) -> Classifier:
-    """Load the run in the folder ``run``, or timm's pretrained model of that name if there is no such folder.
+    """Load a model: a run's folder; ``hf-hub:``, ``local-dir:`` or timm's own name; or ``module:factory``, code of one's own.
 
-    ``checkpoint`` is a file of weights for timm's model, instead of those that timm downloads; ``create`` is for tests.
+    A folder of that name is a run. ``create`` is for tests.
 
     Raises:
-        UsageError: ``run`` is neither a run nor a name that timm has weights for; the message has the nearest name.
-        JpegcurrError: the weights cannot be downloaded or loaded.
+        UsageError: ``name`` is none of these, the message has the nearest name; or its weights do not fit or are no numbers;
+            or ``settings`` are missing or make no sense for it.
+        JpegcurrError: the weights cannot be downloaded.
     """
-    if run.exists():
-        if checkpoint is not None:
-            raise UsageError(f"--checkpoint is for a model of timm's; the run {run} has its own weights. Omit it.")
-        return load_run(run, runtime, weights)
+    if name.exists():
+        if described := settings.describe():
+            raise UsageError(f"{described}: the run {name} states this itself. Omit it.")
+        return load_run(name, runtime, weights)
     if weights != "raw":
-        raise UsageError(f"--weights {weights} is for runs, and there is no folder {run}. Omit it.")
-    return load_named(str(run), runtime, checkpoint=checkpoint, create=create)
+        raise UsageError(f"--weights {weights} is for runs, and there is no folder {name}. Omit it.")
+    if str(name).startswith(HUBS):
+        return _load_from_hub(str(name), runtime, settings, create)
+    if is_factory(str(name)):
+        return _load_own(str(name), runtime, settings)
+    return load_named(str(name), runtime, settings=settings, create=create)
 
 
 def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it.
 
     Raises:
-        UsageError: the folder does not exist, is no run, or has no checkpoint yet.
+        UsageError: the folder does not exist, is no run, has no checkpoint yet, or has one that cannot be used: its files are
+            damaged or do not belong together, or its weights or outputs are not finite numbers.
+        RecipeError: its recipe cannot be read.
     """
     folder = path if weights == "raw" else path / weights
     if not (path / "recipe.yaml").is_file():
@@ -137,43 +225,160 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
         raise UsageError(f"{path} {problem}. Give the --out folder of a `jpegcurr train`.")
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
-    try:
-        classes = tuple(json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"])
-        known = class_names_known(path)
-        loader = str(json.loads((path / "run.json").read_text(encoding="utf-8"))["loader"])
-        model: torch.nn.Module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{folder} holds a checkpoint that cannot be read: {error}") from None
+    recipe, head = load_recorded(path / "recipe.yaml"), read_head(path, "Copy the run's folder again.")
+    model, classes = load_exported(folder)
     normalise = normaliser(model).to(runtime.device)
-    recipe = load_recorded(path / "recipe.yaml")
-    return Run(path, weights, recipe, runtime.place(model).eval(), normalise, classes, loader, known)
+    model = runtime.place(model).eval()
+    check_outputs(model, normalise, recipe.image.size, len(classes), folder)
+    return Run(path, weights, recipe, model, normalise, classes, head.loader, head.names_known)
 
 
 def load_named(
-    name: str, runtime: Runtime, *, checkpoint: Path | None = None, create: Create = timm.create_model
-) -> NamedModel:
+    name: str, runtime: Runtime, *, settings: ModelSettings = ModelSettings(), create: Create = timm.create_model
+) -> LoadedModel:
     """Load timm's pretrained model ``name``, which may be a legacy name; see ``load_classifier``."""
-    current = LEGACY.get(name, name)
+    current, checkpoint = LEGACY.get(name, name), settings.checkpoint
     _check_name(name, current, checkpoint)
     classes = _named_classes(timm.get_pretrained_cfg(current))
     options: dict[str, Any] = {}
-    known = True
     if checkpoint is not None:
         state = load_weights(checkpoint)
         count = count_classes(state) or len(classes)
         options = {"num_classes": count, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": count}}
-        known = len(classes) == count
-        classes = classes if known else tuple(map(str, range(count)))
-    if not classes:
+        classes = classes if len(classes) == count else ()
+    elif not classes and settings.class_names is None:
         raise UsageError(f"{name} does not classify: its weights have no classes. `jpegcurr models` lists the models that do.")
     try:
         model: torch.nn.Module = create(current, pretrained=True, **options)
     except Exception as error:  # the errors of a failed download have no common class
         raise JpegcurrError(_describe_failure(name, checkpoint, error)) from None
-    config = resolve_model_data_config(model)
+    return _finish(current, model, classes, runtime, settings, checkpoint or f"timm's file for {name}")
+
+
+def _load_from_hub(name: str, runtime: Runtime, settings: ModelSettings, create: Create) -> LoadedModel:
+    """Load a model by timm's ``hf-hub:NAME`` or ``local-dir:FOLDER``; its class names are those of its ``config.json``."""
+    if settings.checkpoint is not None:
+        raise UsageError(f"--checkpoint is for timm's own names; {name} has its own weights. Omit it.")
+    try:
+        model: torch.nn.Module = create(name, pretrained=True)
+    except Exception as error:  # of the network, of timm and of whatever the folder holds
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise JpegcurrError(f"{name} cannot be loaded: {reason}. Check the name, the network and your access.") from None
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return _finish(name, model, tuple(config.get("label_names") or ()), runtime, settings, name)
+
+
+def _load_own(name: str, runtime: Runtime, settings: ModelSettings) -> LoadedModel:
+    """Load a network that a function of the user's returns; what it does not state must be among ``settings``."""
+    if settings.checkpoint is not None:
+        raise UsageError(f"--checkpoint is for timm's names. Let the function of {name} load its weights, and omit it.")
+    model = build_model(name)
+    stated = isinstance(getattr(model, "pretrained_cfg", None), dict)
+    lacking = [option for option in ("mean", "std", "size") if getattr(settings, option) is None]
+    if lacking and not stated:
+        raise UsageError(
+            f"{name} does not state how its inputs are made (it has no pretrained_cfg, as timm's models do). Give "
+            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224, with the values that it was trained with."
+        )
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return _finish(name, model, tuple(config.get("label_names") or ()), runtime, settings, name)
+
+
+def _finish(
+    name: str,
+    model: torch.nn.Module,
+    classes: tuple[str, ...],
+    runtime: Runtime,
+    settings: ModelSettings,
+    source: Path | str,
+) -> LoadedModel:
+    """Check the weights and outputs of a model, and return it with its preprocessing and the names of its outputs."""
+    config = {**resolve_model_data_config(model), **_stated_settings(settings)}
     image = _image_section(name, config)
-    normalise = Normaliser(config["mean"], config["std"]).to(runtime.device)
-    return NamedModel(Path(current), runtime.place(model).eval(), normalise, classes, image, known)
+    check_weights(model, source)
+    normalise = Normaliser(tuple(config["mean"]), tuple(config["std"])).to(runtime.device)
+    model = runtime.place(model).eval()
+    outputs = count_outputs(model, normalise, image.size, name)
+    names = read_class_names(settings.class_names) if settings.class_names is not None else classes
+    if settings.class_names is not None and len(names) != outputs:
+        raise UsageError(
+            f"{settings.class_names} names {len(names)} classes, but {name} has {outputs} outputs. Give a name a line."
+        )
+    known = len(names) == outputs
+    return LoadedModel(
+        Path(name), model, normalise, names if known else tuple(map(str, range(outputs))), image, names_known=known
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What identifies a model and its inputs: the SHA-256 of its weights, and its preprocessing.
+
+    ``sha256`` is of the run's file of weights; for other models, of their tensors in the order of ``state_dict``. ``size`` is
+    in pixels, ``mean`` and ``std`` are by channel, on the scale 0 to 1.
+    """
+
+    sha256: str
+    size: int
+    interpolation: str
+    val_crop: float | str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val_resize: ValResize = "shorter_side"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name, for JSON."""
+        return asdict(self)
+
+    def _describe_view(self) -> str:
+        squashed = "squash" in (self.val_crop, self.val_resize)
+        if isinstance(self.val_crop, str) or (squashed and self.val_crop == 1):
+            return "whole image, squashed"
+        how = {"squash": " of the squashed image", "box": " cut out before the resize", "shorter_side": ""}
+        return f"crop {self.val_crop:.4g}{how[self.val_resize]}"
+
+    def __str__(self) -> str:
+        crop = self._describe_view()
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.size} pixels, {self.interpolation}, {crop}, mean {mean}, std {std}, weights {self.sha256[:12]}"
+
+
+def describe_model(model: Classifier) -> ModelDescription:
+    """Return the hash of a model's weights, and its preprocessing."""
+    mean, std = (tuple(round(value, 6) for value in (buffer.flatten() / 255).tolist()) for buffer in model.normalise.buffers())
+    image = model.image
+    view = (image.size, image.interpolation, image.val_crop)
+    return ModelDescription(hash_weights(model), *view, mean, std, image.val_resize)
+
+
+def hash_weights(model: Classifier) -> str:
+    """Return the SHA-256 of a run's file of weights, or of another model's tensors, in hexadecimal."""
+    file = (model.path if model.weights == "raw" else model.path / model.weights) / "model.safetensors"
+    if isinstance(model, Run) and file.is_file():
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for name, tensor in model.model.state_dict().items():
+        digest.update(f"{name}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _stated_settings(settings: ModelSettings) -> dict[str, Any]:
+    """Return what ``settings`` say, by the names of timm's data configuration."""
+    stated: dict[str, Any] = {name: value for name in ("mean", "std") if (value := getattr(settings, name)) is not None}
+    return stated | ({"input_size": (3, settings.size, settings.size)} if settings.size is not None else {})
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Return the lines of a file of class names; raises UsageError if it cannot be read, or names a class twice."""
+    try:
+        names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--class-names {file} cannot be read: {error}. Give a text file with one name a line.") from None
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UsageError(f"--class-names {file} has {twice!r} twice. Every output needs a name of its own.")
+    return names
 
 
 def _check_name(name: str, current: str, checkpoint: Path | None) -> None:

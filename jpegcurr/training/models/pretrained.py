@@ -41,4 +41,4 @@ def load_weights(path: Path) -> StateDict:
 
 def count_classes(weights: StateDict) -> int | None:
     """Return the number of outputs of the model that ``weights`` are of; None if no classifier has a usual name."""
-    return next((len(weights[name]) for name in _HEADS if name in weights), None)
+    return next((len(weights[name]) for name in _HEADS if name in weights and weights[name].ndim), None)
