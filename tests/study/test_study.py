@@ -26,6 +26,7 @@ from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.files import locked
+from jpegcurr.recipe.former import omit_former
 from jpegcurr.recipe.loading import find_recipe, find_study, load_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.study import parallel, worker
