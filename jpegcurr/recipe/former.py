@@ -9,6 +9,7 @@ from jpegcurr.recipe.schema import Recipe
 _FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
     ("image", "mean"): lambda _image: None,
     ("image", "std"): lambda _image: None,
+    ("image", "val_resize"): lambda _image: "box",
     ("optim", "layer_ids"): lambda optim: "contiguous" if optim.get("layer_decay") else "authors",
 }
 

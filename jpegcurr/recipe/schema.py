@@ -36,6 +36,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Interpolation = Literal["area", "bilinear", "bicubic"]
+ValResize = Literal["shorter_side", "squash", "box"]
 Order = Literal["random", "quasi_random"]
 Stage = Literal["before_crop", "after_resize"]
 TrainedWeights = Literal["raw", "ema"]
@@ -248,7 +249,8 @@ class ImageSection(Section):
 
     Attributes:
         size: side of the crops in pixels.
-        interpolation: filter of the resize: OpenCV's ``area``, torch's antialiased ``bilinear`` or Pillow's ``bicubic``.
+        interpolation: filter of the resize: OpenCV's ``area``, antialiased ``bilinear`` (in training torch's, in validation
+            Pillow's) or Pillow's ``bicubic``.
         scale: smallest and largest area of a training crop (torchvision's RandomResizedCrop), as shares of the image.
         ratio: smallest and largest aspect ratio of a training crop, width by height.
         hflip: probability of mirroring a training image.
@@ -256,6 +258,10 @@ class ImageSection(Section):
             image and changes its aspect ratio (timm's crop mode), as ConvNeXt's authors do from 384 pixels on.
         mean, std: mean and standard deviation by which inputs are normalised: red, green, blue, on the scale 0 to 1. None:
             those in timm's configuration of the model, which the log names.
+        val_resize: what validation resizes. ``shorter_side``: the image, until its shorter side is ``size / val_crop`` pixels
+            (rounded down); the centre square is then cut out of the result, with torchvision's and timm's pixels. ``squash``:
+            the same with both sides, as timm does with ``squash`` and a crop. ``box``: only the centre square, cut out of the
+            image in whole pixels, as FFCV does, and jpegcurr did before this field. ``area`` has no other way than ``box``.
     """
 
     size: Side = 224
@@ -266,9 +272,28 @@ class ImageSection(Section):
     val_crop: Annotated[float, Field(gt=0, le=1)] | Literal["squash"] = 224 / 256
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    val_resize: ValResize = "shorter_side"
+
+    @property
+    def squashed(self) -> bool:
+        """Whether validation changes the aspect ratio."""
+        return "squash" in (self.val_crop, self.val_resize)
+
+    @property
+    def val_share(self) -> float:
+        """The side of the validation crop, as a share of what it is cut out of."""
+        return 1.0 if self.val_crop == "squash" else self.val_crop
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_box_by_area(cls, values: Any) -> Any:
+        by_area = isinstance(values, dict) and values.get("interpolation") == "area" and "val_resize" not in values
+        return values | {"val_resize": "box"} if by_area else values
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
+        if self.interpolation == "area" and self.val_resize != "box":
+            raise ValueError(f"val_resize: {self.val_resize} needs bilinear or bicubic, not area: omit it, or set it to box")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale {list(self.scale)} is not two shares of the area: 0 < smaller <= larger <= 1")
         if not 0.001 <= self.ratio[0] <= self.ratio[1] <= 1000:
@@ -526,6 +551,12 @@ class Recipe(Section):
         prefixes = ["ema_" if weights == "ema" else "" for weights in self.weights]
         metrics = [f"{prefix}{metric}" for prefix in prefixes for metric in ("top1", "top5", "loss")]
         return tuple(f"val/{name}/{metric}" for name in self.evaluate for metric in metrics)
+
+    def validating_by(self, way: ValResize) -> "Recipe":
+        """Return the recipe with ``image.val_resize`` set to ``way``, unless it sets the field itself."""
+        if "val_resize" in self.image.model_fields_set:
+            return self
+        return self.model_copy(update={"image": self.image.model_copy(update={"val_resize": way})})
 
     def micro(self, ranks: int = 1) -> int:
         """Return the images per forward pass on each of ``ranks`` devices.

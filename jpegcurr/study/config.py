@@ -18,6 +18,7 @@ from jpegcurr.recipe.schema import (
     Recipe,
     Section,
     TrainedWeights,
+    ValResize,
     split_on_the_fly,
 )
 from jpegcurr.study.fork import Trunk, share_trunks
@@ -150,8 +151,10 @@ class Study:
         return next((trunk for trunk in self.trunks if arm in trunk.arms), None)
 
 
-def load_study(name: Path) -> Study:
+def load_study(name: Path, val_resize: ValResize | None = None) -> Study:
     """Read a study file, or the shipped study of that bare name, and resolve the recipe of every arm.
+
+    ``val_resize`` is how a study that has begun validates (see ``folder.validates_by``), where its recipes do not say it.
 
     Raises:
         RecipeError: the file or the recipe of an arm has an unknown, missing or wrong field; two arms are the same; or an arm
@@ -162,7 +165,7 @@ def load_study(name: Path) -> Study:
     beside = path.parent / config.recipe
     base = beside if beside.is_file() else find_recipe(config.recipe)
     try:
-        recipes = {arm: _resolve_arm(arm, base, config) for arm in config.arms}
+        recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.arms}
         _check_different(recipes)
         _check_primary_weights(config, recipes)
         evaluate = _resolve_sets(config, recipes)
@@ -187,12 +190,13 @@ def check_arms(study: Study, only: Iterable[str] = ()) -> None:
             raise RecipeError(add_line_number(f"arms.{arm}: {error}", study.path)) from None
 
 
-def _resolve_arm(arm: str, base: Path, config: StudyConfig) -> Recipe:
+def _resolve_arm(arm: str, base: Path, config: StudyConfig, val_resize: ValResize | None) -> Recipe:
     overrides = (*config.overrides, *config.arms[arm].overrides, f"seed={config.seeds[0]}")
     try:
-        return load_recipe(base, overrides)
+        recipe = load_recipe(base, overrides)
     except RecipeError as error:
         raise RecipeError(f"arms.{arm}: {error}") from None
+    return recipe.validating_by(val_resize) if val_resize else recipe
 
 
 def _check_different(recipes: Mapping[str, Recipe]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from samples import tiny_recipe, tiny_tree
 
 from jpegcurr.errors import RecipeError, warn_renamed
-from jpegcurr.recipe.loading import add_line_number, dump_recipe, find_recipe, load_recipe
+from jpegcurr.recipe.loading import add_line_number, dump_recipe, find_recipe, load_recipe, load_resolved
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe
 from jpegcurr.training.augment.policies import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
@@ -364,6 +364,10 @@ def test_yaml_with_a_repeated_key_or_a_cycle_is_refused(text: str, message: str)
         ("save.best=val/clean/top", r"save\.best: 'val/clean/top' is not measured\. Did you mean 'val/clean/top5'"),
         ("optim.bce_threshold=0.2", "bce_threshold does nothing with loss: cross_entropy"),
         ("image.val_crop=squeeze", r"image\.val_crop: .*'squash'"),
+        (
+            "image={interpolation: area, val_resize: squash}",
+            "val_resize: squash needs bilinear or bicubic, not area: omit",
+        ),
         ("batch.repeats=0", r"batch\.repeats: Input should be greater than or equal to 1"),
     ],
 )
@@ -438,3 +442,35 @@ def test_a_plan_covers_every_epoch_once_and_swaps_where_the_phases_end(ends: lis
 def test_editors_can_use_the_json_schema() -> None:
     schema = json.loads(json.dumps(Recipe.model_json_schema()))
     assert set(yaml.safe_load(SHIPPED[0].read_text())) <= set(schema["properties"])
+
+
+def test_the_way_of_validation_is_written_out_and_a_recorded_recipe_without_it_is_older(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    assert (recipe.image.val_resize, load_recipe(tmp_path / "tiny.yaml").image.val_resize) == ("shorter_side",) * 2
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert path.read_text().count("val_resize: shorter_side") == 1
+    assert load_resolved(path) == recipe
+    path.write_text(path.read_text().replace("  val_resize: shorter_side\n", ""))
+    assert load_resolved(path).image == recipe.image.model_copy(update={"val_resize": "box"})
+    assert load_recipe(path) == recipe, "a recipe that a user gives is of today"
+    tree = yaml.safe_load(path.read_text())
+    del tree["image"]  # by hand
+    path.write_text(json.dumps(tree))
+    assert load_resolved(path).image.val_resize == "box"
+
+
+def test_area_validates_by_the_box_and_says_so(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path, "image.interpolation=area")
+    assert "val_resize: box" in dump_recipe(recipe)
+    remedies = (("image.val_resize=box",), ("image.interpolation=bicubic",))
+    for remedy in remedies:  # both ways out of the error above
+        tiny_recipe(tmp_path, tmp_path, "image={size: 32, interpolation: area}", *remedy)
+
+
+def test_a_recipe_keeps_the_way_of_validation_that_it_names(tmp_path: Path) -> None:
+    silent = tiny_recipe(tmp_path, tmp_path)
+    assert silent.validating_by("box").image.val_resize == "box"
+    assert silent.validating_by("box") == tiny_recipe(tmp_path, tmp_path, "image.val_resize=box")
+    named = tiny_recipe(tmp_path, tmp_path, "image.val_resize=shorter_side")
+    assert named.validating_by("box") == named

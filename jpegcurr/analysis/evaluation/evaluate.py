@@ -290,7 +290,9 @@ def _check_finite(run: Classifier, dataset: EvaluationSet, outcomes: Outcomes) -
 
 def _input_key(run: Classifier) -> tuple[object, ...]:
     """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
-    return run.image.size, run.image.interpolation, run.image.val_crop, run.batch, run.classes, run.names_known
+    image = run.image
+    view = image.size, image.interpolation, image.val_crop, image.val_resize
+    return *view, run.batch, run.classes, run.names_known
 
 
 def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Outcomes) -> Evaluation:

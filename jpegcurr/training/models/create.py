@@ -129,8 +129,8 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
     inputs = normaliser(model, image)
     data_config = {
         "input_size": (3, image.size, image.size),
-        "crop_pct": 1.0 if image.val_crop == "squash" else image.val_crop,
-        "crop_mode": "squash" if image.val_crop == "squash" else "center",
+        "crop_pct": image.val_share,
+        "crop_mode": "squash" if image.squashed else "center",
         # timm has no area filter; antialiased bilinear is the nearest that it has
         "interpolation": "bilinear" if image.interpolation == "area" else image.interpolation,
         "mean": inputs.levels,

@@ -16,7 +16,7 @@ from timm.models import PretrainedCfg
 
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import load_resolved
-from jpegcurr.recipe.schema import ImageSection, Recipe
+from jpegcurr.recipe.schema import ImageSection, Recipe, ValResize
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
@@ -122,7 +122,8 @@ class Run:
 class LoadedModel:
     """A model that is no run, in evaluation mode on the runtime's device: timm's, a hub's, or one's own.
 
-    ``path`` is its name as it was given. Its preprocessing is what timm's configuration of it says, or the settings.
+    ``path`` is its name as it was given. Its preprocessing is what timm's configuration of it says, or the settings, with the
+    pixels of timm's transform.
     """
 
     path: Path
@@ -341,13 +342,21 @@ class ModelDescription:
     val_crop: float | str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    val_resize: ValResize = "shorter_side"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON."""
         return asdict(self)
 
+    def _describe_view(self) -> str:
+        squashed = "squash" in (self.val_crop, self.val_resize)
+        if isinstance(self.val_crop, str) or (squashed and self.val_crop == 1):
+            return "whole image, squashed"
+        how = {"squash": " of the squashed image", "box": " cut out before the resize", "shorter_side": ""}
+        return f"crop {self.val_crop:.4g}{how[self.val_resize]}"
+
     def __str__(self) -> str:
-        crop = "whole image, squashed" if self.val_crop == "squash" else f"crop {self.val_crop:.4g}"
+        crop = self._describe_view()
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"{self.size} pixels, {self.interpolation}, {crop}, mean {mean}, std {std}, weights {self.sha256[:12]}"
 
@@ -356,7 +365,8 @@ def describe_model(model: Classifier) -> ModelDescription:
     """Return the hash of a model's weights, and its preprocessing."""
     mean, std = (tuple(round(value, 6) for value in (buffer.flatten() / 255).tolist()) for buffer in model.normalise.buffers())
     image = model.image
-    return ModelDescription(hash_weights(model), image.size, image.interpolation, image.val_crop, mean, std)
+    view = (image.size, image.interpolation, image.val_crop)
+    return ModelDescription(hash_weights(model), *view, mean, std, image.val_resize)
 
 
 def hash_weights(model: Classifier) -> str:
@@ -430,11 +440,12 @@ def _named_classes(config: PretrainedCfg | None) -> tuple[str, ...]:
 def _image_section(name: str, config: dict[str, Any]) -> ImageSection:
     """Return the preprocessing in timm's ``config``; raise UsageError if we cannot do it."""
     _, height, width = config["input_size"]
-    crop: float | Literal["squash"] = "squash" if config["crop_mode"] == "squash" else config["crop_pct"]
+    way: ValResize = "squash" if config["crop_mode"] == "squash" else "shorter_side"
     if height != width or config["crop_mode"] == "border":
         raise UsageError(f"{name} takes inputs that are not square or have a border, which is not supported.")
     try:
-        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], "val_crop": crop})
+        view = {"val_crop": config["crop_pct"], "val_resize": way}
+        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], **view})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None
