@@ -123,7 +123,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("predict run empty", "empty holds no images"),
         ("predict nowhere images", "nowhere does not exist"),
         ("predict run images --csv file", "file exists.*--force"),
-        ("cam run", "cam needs a run and a folder of images"),
+        ("cam run", "cam needs a model and a folder of images"),
         ("cam run images --qualities source,200", "quality '200'"),
         ("cam run images --layer stages.9", "no such layer"),
         ("cam run empty", "empty holds no images"),
