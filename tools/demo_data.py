@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Demo data: a small labelled image folder of real photographs that scikit-image and scikit-learn ship.
+"""Demo data: real photographs that scikit-image and scikit-learn ship, whole or as a small labelled image folder.
 
 A class is one photograph or texture, cut into a 4x4 grid of tiles: twelve are for training and four, one in every row and
 column, for validation, so that no pixel is in both. Crops are random squares within a tile.
 
-    demo_data.py FOLDER     writes FOLDER/{train,val}/<class>/*.jpg; does nothing if FOLDER exists
+    demo_data.py FOLDER             writes FOLDER/{train,val}/<class>/*.jpg; does nothing if FOLDER exists
+    demo_data.py --whole FOLDER     writes FOLDER/<name>.{png,jpg}, the packages' own files; likewise
 """
 
 import argparse
@@ -33,6 +34,7 @@ PHOTOGRAPHS = {
     "temple": "sklearn/datasets/images/china.jpg",
     "tissue": "skimage/data/ihc.png",
 }
+GREY = {"camera": "skimage/data/camera.png", "clock": "skimage/data/clock_motion.png"}  # whole only
 GRID = 4
 VALIDATION_COLUMN = (1, 3, 0, 2)  # by row
 SIDE = 128
@@ -42,18 +44,37 @@ CROPS = {"train": 96, "val": 24}
 def main() -> None:
     """Write the folder whole or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--whole", action="store_true", help="copy the photographs as they are")
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
+    given = parser.parse_args()
+    folder: Path = given.folder
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent) as temporary:
-        for number, (name, path) in enumerate(PHOTOGRAPHS.items()):
-            package, _, inside = path.partition("/")
-            with Image.open(str(files(package).joinpath(inside))) as photograph:
-                write_crops(photograph.convert("RGB"), name, Path(temporary), np.random.default_rng(number))
+        (copy_whole if given.whole else cut_all)(Path(temporary))
         Path(temporary).rename(folder)
         Path(temporary).mkdir()  # for TemporaryDirectory to remove
+
+
+def find_photograph(path: str) -> Path:
+    """Return the file of a photograph that is named as ``package/folders/file``."""
+    package, _, inside = path.partition("/")
+    return Path(str(files(package).joinpath(inside)))
+
+
+def copy_whole(folder: Path) -> None:
+    """Copy every photograph, byte by byte, to ``<its name>`` and its own suffix."""
+    for name, path in {**PHOTOGRAPHS, **GREY}.items():
+        photograph = find_photograph(path)
+        (folder / name).with_suffix(photograph.suffix).write_bytes(photograph.read_bytes())
+
+
+def cut_all(folder: Path) -> None:
+    """Write the crops of every class."""
+    for number, (name, path) in enumerate(PHOTOGRAPHS.items()):
+        with Image.open(find_photograph(path)) as photograph:
+            write_crops(photograph.convert("RGB"), name, folder, np.random.default_rng(number))
 
 
 def write_crops(photograph: Image.Image, name: str, folder: Path, random: np.random.Generator) -> None:

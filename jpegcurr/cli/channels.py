@@ -80,7 +80,7 @@ def channels(
     from jpegcurr.analysis.channels.pruning import check_prunable, split_images, study_pruning
     from jpegcurr.analysis.channels.study import check_same_images, study_channels
     from jpegcurr.analysis.channels.tables import as_values, to_csv
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_sets
+    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_betons
     from jpegcurr.files import refuse_existing, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifier
@@ -94,7 +94,7 @@ def channels(
     keep_freed_memory()
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
-    arms = open_sets([loaded], choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
+    arms = open_betons(loaded, choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())
     pruned_layers = layers if layer else layers[-1:]

@@ -11,9 +11,9 @@ from jpegcurr.cli.options import (
     MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
-    DataOption,
     DeviceOption,
     ForceOption,
+    ImageLabelsOption,
     JsonOption,
     LoaderOption,
     MeanOption,
@@ -21,17 +21,19 @@ from jpegcurr.cli.options import (
     QualitiesOption,
     SizeOption,
     StdOption,
+    ValidationOption,
     WeightsOption,
     lock_outputs,
     parse_qualities,
     parse_settings,
 )
-from jpegcurr.cli.terminal import out, print_table, progress_bar
+from jpegcurr.cli.terminal import out, print_table, progress_bar, show_log
 from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
     from jpegcurr.analysis.evaluation.evaluate import Evaluation
     from jpegcurr.analysis.stats import Paired
+    from jpegcurr.recipe.schema import Stage
 
 
 def evaluate(
@@ -39,7 +41,7 @@ def evaluate(
     runs: Annotated[
         list[Path], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} The others are compared with the first.")
     ],
-    data: DataOption = None,
+    data: ValidationOption = None,
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,
     csv: Annotated[
@@ -50,6 +52,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.csv", help="Write the accuracy of each class, one row per class.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality.")] = None,
+    labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
     mean: MeanOption = None,
@@ -65,23 +68,28 @@ def evaluate(
     lock_outputs(context, {csv: "--csv", classes: "--classes", plot: "--plot"})
     from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
-    from jpegcurr.runtime import resolve_runtime
+    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.models.load import load_classifiers
 
     chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
-    files = EvaluationFiles(csv, classes, plot)
-    files.check(force=force)
-    keep_freed_memory()
-    runtime = resolve_runtime(device)
     settings = parse_settings(checkpoint, mean, std, size, class_names)
-    loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
-    arms = open_sets(loaded, choose_sets(loaded[0], data or (), chosen, "after_resize" if on_the_fly else "before_crop"))
-    with progress_bar("img") as bar:
-        on_images = bar.counter("evaluate", len(loaded) * sum(len(arm.beton) for arm in arms))
-        results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
-    pairs = compare_evaluations(results)
-    files.write(results, pairs)
-    print_evaluations(results, pairs, files.paths, as_json=as_json)
+    files = EvaluationFiles(csv, classes, plot)
+    with joined(collective_backend()) as world:
+        show_log(quiet=True, mute=not world.is_main)
+        if world.is_main:
+            files.check(force=force)
+        keep_freed_memory()
+        runtime = resolve_runtime(device, world=world)
+        loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
+        stage: Stage = "after_resize" if on_the_fly else "before_crop"
+        arms = open_sets(loaded, choose_sets(loaded[0], data or (), chosen, stage), labels)
+        with progress_bar("img", quiet=not world.is_main) as bar:
+            on_images = bar.counter("evaluate", len(loaded) * sum(len(arm) for arm in arms) // world.ranks)
+            results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
+        if world.is_main:
+            pairs = compare_evaluations(results)
+            files.write(results, pairs)
+            print_evaluations(results, pairs, files.paths, as_json=as_json)
 
 
 def print_evaluations(
@@ -115,5 +123,9 @@ def print_evaluations(
             f"p: McNemar's test within the class, with Holm's correction for all {comparisons:,} comparisons of a class.",
             markup=False,
         )
+    for result in results:  # as the authors of ConvNeXt, and many before them, print it
+        name = f"{evaluation_name(result, results)}: " if len(results) > 1 else ""
+        top1, top5, loss = result.scores.top1, result.scores.top5, result.scores.loss
+        out.print(f"{name}* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}", markup=False)
     for path in written:
         out.print(f"{path}", markup=False)

@@ -1,5 +1,6 @@
 """Options that more than one command accepts, and how they are parsed."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -46,6 +47,14 @@ DataOption = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="BETON", help="Validation .beton file; repeatable. The first run's own if not given."),
 ]
+ValidationOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        metavar="BETON|IMAGES",
+        help="Validation .beton, or labelled images as for encode; repeatable. The first run's own sets if not given.",
+    ),
+]
 QualitiesOption = Annotated[
     str | None,
     typer.Option(
@@ -67,6 +76,8 @@ def lock_outputs(context: typer.Context, outputs: "Mapping[Path | None, str]") -
     """
     from jpegcurr.files import locked_outputs
 
+    if os.environ.get("RANK", "0") != "0":  # of several processes of one command the main one writes
+        return
     context.with_resource(locked_outputs({path: option for path, option in outputs.items() if path is not None}))
 
 

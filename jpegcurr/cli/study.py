@@ -75,7 +75,7 @@ def study(
     file: finished runs are kept and interrupted ones are resumed.
     """
     from jpegcurr.study.config import load_study
-    from jpegcurr.study.folder import locked_study
+    from jpegcurr.study.folder import locked_study, validates_by
 
     if as_json and not plan:
         raise UsageError("--json is for --plan; a study writes study.json.")
@@ -85,8 +85,8 @@ def study(
     if slurm and launch:
         raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
     show_log(quiet=quiet)
-    resolved = load_study(file)
-    folder = out_folder or Path("studies") / resolved.name
+    folder = out_folder or Path("studies") / file.stem
+    resolved = load_study(file, validates_by(folder))
     if not plan:
         context.with_resource(locked_study(folder))  # before torch is imported
     from jpegcurr.runtime import resolve_runtime
@@ -163,7 +163,7 @@ def print_cost(study: "Study", cost: "StudyCost", *, as_json: bool) -> None:
         ["runs", f"{cost.arms} arms x {cost.seeds} {_seeds(cost.seeds)}", f"{cost.runs:,}"],
         ["epochs", _describe_fork(study, cost), f"{cost.epochs:,}"],
         ["images trained", "", f"{cost.images:,}"],
-        ["images evaluated", "after every epoch and at the end, raw and averaged weights", f"{cost.val_images:,}"],
+        ["images evaluated", "after every epoch and at the end, raw and averaged weights, if any", f"{cost.val_images:,}"],
         ["images trained per second", cost.speed_from, f"{cost.speed:,.1f}"],
     ]
     for devices, hours in cost.hours.items():

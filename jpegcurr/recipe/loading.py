@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.json_files import read_bounded
+from jpegcurr.recipe.former import fill_former
 from jpegcurr.recipe.schema import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -63,9 +64,28 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_checked(path, Recipe, overrides)
 
 
+def load_resolved(path: Path) -> Recipe:
+    """Read the ``recipe.yaml`` of a run, which states every field; one that an earlier version wrote has those of ``former``.
+
+    Raises:
+        RecipeError: as ``load_recipe`` does.
+    """
+    tree, lines = _read(path, ())
+    return _validate(path, Recipe, fill_former(tree), lines)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Return the plain values of a YAML recipe as they stand in the file; raise RecipeError if it is not YAML."""
+    return _read(path, ())[0]
+
+
 def load_checked(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read a YAML file as any ``model``, in the same way and with the same errors as ``load_recipe``."""
     tree, lines = _read(path, overrides)
+    return _validate(path, model, tree, lines)
+
+
+def _validate(path: Path, model: type[Model], tree: dict[str, Any], lines: Mapping[FieldPath, int]) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -184,7 +204,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     try:
         for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+            if isinstance(node, dict) and node.get(part) is None:
+                node[part] = {}  # also where the file has null, such as ``ema: null``
+            node = node[int(part)] if isinstance(node, list) else node[part]
         if isinstance(node, list):
             node[int(last)] = value
         else:

@@ -36,8 +36,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Interpolation = Literal["area", "bilinear", "bicubic"]
+ValResize = Literal["shorter_side", "squash", "box"]
 Order = Literal["random", "quasi_random"]
 Stage = Literal["before_crop", "after_resize"]
+TrainedWeights = Literal["raw", "ema"]
 
 
 class Section(BaseModel):
@@ -248,12 +250,19 @@ class ImageSection(Section):
 
     Attributes:
         size: side of the crops in pixels.
-        interpolation: filter of the resize: OpenCV's ``area``, torch's antialiased ``bilinear`` or Pillow's ``bicubic``.
+        interpolation: filter of the resize: OpenCV's ``area``, antialiased ``bilinear`` (in training torch's, in validation
+            Pillow's) or Pillow's ``bicubic``.
         scale: smallest and largest area of a training crop (torchvision's RandomResizedCrop), as shares of the image.
         ratio: smallest and largest aspect ratio of a training crop, width by height.
         hflip: probability of mirroring a training image.
         val_crop: side of the centre square that validation takes, as a share of the shorter side; ``squash`` takes the whole
             image and changes its aspect ratio (timm's crop mode), as ConvNeXt's authors do from 384 pixels on.
+        mean, std: mean and standard deviation by which inputs are normalised: red, green, blue, on the scale 0 to 1. None:
+            those in timm's configuration of the model, which the log names.
+        val_resize: what validation resizes. ``shorter_side``: the image, until its shorter side is ``size / val_crop`` pixels
+            (rounded down); the centre square is then cut out of the result, with torchvision's and timm's pixels. ``squash``:
+            the same with both sides, as timm does with ``squash`` and a crop. ``box``: only the centre square, cut out of the
+            image in whole pixels, as FFCV does, and jpegcurr did before this field. ``area`` has no other way than ``box``.
     """
 
     size: Side = 224
@@ -262,13 +271,50 @@ class ImageSection(Section):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: Probability = 0.5
     val_crop: Annotated[float, Field(gt=0, le=1)] | Literal["squash"] = 224 / 256
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    val_resize: ValResize = "shorter_side"
+
+    @property
+    def squashed(self) -> bool:
+        """Whether validation changes the aspect ratio."""
+        return "squash" in (self.val_crop, self.val_resize)
+
+    @property
+    def val_share(self) -> float:
+        """The side of the validation crop, as a share of what it is cut out of."""
+        return 1.0 if self.val_crop == "squash" else self.val_crop
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_box_by_area(cls, values: Any) -> Any:
+        by_area = isinstance(values, dict) and values.get("interpolation") == "area" and "val_resize" not in values
+        return values | {"val_resize": "box"} if by_area else values
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
+        if self.interpolation == "area" and self.val_resize != "box":
+            raise ValueError(f"val_resize: {self.val_resize} needs bilinear or bicubic, not area: omit it, or set it to box")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale {list(self.scale)} is not two shares of the area: 0 < smaller <= larger <= 1")
         if not 0.001 <= self.ratio[0] <= self.ratio[1] <= 1000:
             raise ValueError(f"ratio {list(self.ratio)} is not two aspect ratios: 0.001 <= smaller <= larger <= 1000")
+        return self
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            given, other = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(
+                f"{given} without {other}: inputs are normalised by both. Give both, or neither for the model's own"
+            )
+        for name, values in (("mean", self.mean or ()), ("std", self.std or ())):
+            if max(values, default=0) > 1 and all(0 <= value <= 255 for value in values):
+                scaled = ", ".join(f"{value / 255:.4g}" for value in values)
+                raise ValueError(f"{name} {list(values)} is on the scale 0 to 255, and 0 to 1 is needed: [{scaled}]")
+            if not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
+                limits = "from 0 to 1" if name == "mean" else "above 0 and at most 1"
+                raise ValueError(f"{name} {list(values)} is not three numbers {limits}")
         return self
 
 
@@ -362,6 +408,9 @@ class OptimSection(Section):
         momentum: of SGD. None: 0.9.
         layer_decay: factor on the learning rate for every layer between a parameter and the classifier, with layers counted as
             in the ConvNeXt authors' fine-tuning. None: one rate for all.
+        layer_ids: number of ConvNeXt's last stage among these layers. ``authors``: 12, whatever the depth, as in the authors'
+            code. ``contiguous``: the next one after those of the third stage, so that smaller ConvNeXts than S have fewer
+            layers, whose rates are higher; S to XL have the same layers either way.
         clip_grad: maximum gradient norm. None disables clipping, except for LAMB, whose published default is 1.
         label_smoothing: share of every target that is spread over all classes. 0 disables it.
         loss: ``cross_entropy``, or ``bce``: binary cross-entropy, averaged over images and classes.
@@ -378,6 +427,7 @@ class OptimSection(Section):
     eps: AboveZero | None = None
     momentum: Fraction | None = None
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    layer_ids: Literal["authors", "contiguous"] = "authors"
     clip_grad: AboveZero | None = None
     label_smoothing: Fraction = 0.1
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
@@ -392,13 +442,16 @@ class OptimSection(Section):
                 raise ValueError(f"{field} does nothing with {self.name}: omit it")
         if self.bce_threshold is not None and self.loss != "bce":
             raise ValueError("bce_threshold does nothing with loss: cross_entropy: omit it")
+        if self.layer_decay is None and self.layer_ids != "authors":
+            raise ValueError(f"layer_ids: {self.layer_ids} does nothing without layer_decay: omit it")
         return self
 
 
 class EmaSection(Section):
     """An exponential moving average of the weights, updated after every optimiser step. Without either field, decay is 0.9999.
 
-    The authors' 0.9999 at batch 4096 of ImageNet is a half-life of 22 epochs.
+    The authors' 0.9999 at batch 4096 of ImageNet is a half-life of 22 epochs. ``ema: null`` keeps no average: the run then has
+    no ``ema`` folder and no columns such as ``val/clean/ema_top1``.
 
     Attributes:
         decay: share that the average keeps at a step; it then covers about ``1 / (1 - decay)`` steps.
@@ -472,7 +525,7 @@ class Recipe(Section):
     batch: BatchSection = BatchSection()
     schedule: ScheduleSection = ScheduleSection()
     optim: OptimSection = OptimSection()
-    ema: EmaSection = EmaSection()
+    ema: EmaSection | None = EmaSection()
     loader: LoaderSection = LoaderSection()
     tracking: tuple[Literal["tensorboard", "wandb"], ...] = ()
     save: SaveSection = SaveSection()
@@ -489,10 +542,22 @@ class Recipe(Section):
         return tuple(dict.fromkeys(name for phase in self.curriculum for name in phase.weights(0)))
 
     @property
+    def weights(self) -> tuple[TrainedWeights, ...]:
+        """The weights that the run ends with: ``raw``, and their average ``ema`` if it keeps one."""
+        return ("raw",) if self.ema is None else ("raw", "ema")
+
+    @property
     def validation_columns(self) -> tuple[str, ...]:
         """The columns of ``metrics.jsonl`` that validation writes, such as ``val/clean/ema_top1``."""
-        metrics = [f"{weights}{metric}" for weights in ("", "ema_") for metric in ("top1", "top5", "loss")]
+        prefixes = ["ema_" if weights == "ema" else "" for weights in self.weights]
+        metrics = [f"{prefix}{metric}" for prefix in prefixes for metric in ("top1", "top5", "loss")]
         return tuple(f"val/{name}/{metric}" for name in self.evaluate for metric in metrics)
+
+    def validating_by(self, way: ValResize) -> "Recipe":
+        """Return the recipe with ``image.val_resize`` set to ``way``, unless it sets the field itself."""
+        if "val_resize" in self.image.model_fields_set:
+            return self
+        return self.model_copy(update={"image": self.image.model_copy(update={"val_resize": way})})
 
     def micro(self, ranks: int = 1) -> int:
         """Return the images per forward pass on each of ``ranks`` devices.

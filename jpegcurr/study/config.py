@@ -10,14 +10,22 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_checked, load_recipe
-from jpegcurr.recipe.schema import MOST_SETS, FilePath, PathOrOnTheFly, Positive, Recipe, Section, split_on_the_fly
+from jpegcurr.recipe.schema import (
+    MOST_SETS,
+    FilePath,
+    PathOrOnTheFly,
+    Positive,
+    Recipe,
+    Section,
+    TrainedWeights,
+    ValResize,
+    split_on_the_fly,
+)
 from jpegcurr.study.fork import Trunk, share_trunks
 from jpegcurr.training.checks import check_recipe
 
 # Every arm resolves a recipe of its own, and every pair of arms is compared.
 MOST_ARMS, MOST_SEEDS = 256, 1000
-
-StudyWeights = Literal["raw", "ema"]
 
 
 def _to_overrides(value: Any) -> Any:
@@ -60,7 +68,7 @@ class Primary(Section):
     """The outcome that the verdict is about: top-1 of ``weights`` on the validation set ``data``, after the last epoch."""
 
     data: str
-    weights: StudyWeights
+    weights: TrainedWeights
     metric: Literal["top1"] = "top1"
 
 
@@ -143,8 +151,10 @@ class Study:
         return next((trunk for trunk in self.trunks if arm in trunk.arms), None)
 
 
-def load_study(name: Path) -> Study:
+def load_study(name: Path, val_resize: ValResize | None = None) -> Study:
     """Read a study file, or the shipped study of that bare name, and resolve the recipe of every arm.
+
+    ``val_resize`` is how a study that has begun validates (see ``folder.validates_by``), where its recipes do not say it.
 
     Raises:
         RecipeError: the file or the recipe of an arm has an unknown, missing or wrong field; two arms are the same; or an arm
@@ -155,8 +165,9 @@ def load_study(name: Path) -> Study:
     beside = path.parent / config.recipe
     base = beside if beside.is_file() else find_recipe(config.recipe)
     try:
-        recipes = {arm: _resolve_arm(arm, base, config) for arm in config.arms}
+        recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.arms}
         _check_different(recipes)
+        _check_primary_weights(config, recipes)
         evaluate = _resolve_sets(config, recipes)
         forking = {name: recipes[name] for name, arm in config.arms.items() if arm.fork}
         trunks = share_trunks(forking, config.control, config.fork.epoch) if config.fork else ()
@@ -179,12 +190,13 @@ def check_arms(study: Study, only: Iterable[str] = ()) -> None:
             raise RecipeError(add_line_number(f"arms.{arm}: {error}", study.path)) from None
 
 
-def _resolve_arm(arm: str, base: Path, config: StudyConfig) -> Recipe:
+def _resolve_arm(arm: str, base: Path, config: StudyConfig, val_resize: ValResize | None) -> Recipe:
     overrides = (*config.overrides, *config.arms[arm].overrides, f"seed={config.seeds[0]}")
     try:
-        return load_recipe(base, overrides)
+        recipe = load_recipe(base, overrides)
     except RecipeError as error:
         raise RecipeError(f"arms.{arm}: {error}") from None
+    return recipe.validating_by(val_resize) if val_resize else recipe
 
 
 def _check_different(recipes: Mapping[str, Recipe]) -> None:
@@ -193,6 +205,15 @@ def _check_different(recipes: Mapping[str, Recipe]) -> None:
         for other in arms[:number]:
             if recipes[other] == recipes[arm]:
                 raise RecipeError(f"arms.{arm}: its recipe is the same as that of {other}. Remove one of the two arms.")
+
+
+def _check_primary_weights(config: StudyConfig, recipes: Mapping[str, Recipe]) -> None:
+    weights = config.primary.weights
+    if without := next((arm for arm, recipe in recipes.items() if weights not in recipe.weights), None):
+        raise RecipeError(
+            f"primary.weights: {weights}, but arms.{without} keeps no average of its weights. Compare raw weights, or give the "
+            "arm an average (ema: {decay: 0.9999} in set)."
+        )
 
 
 def _resolve_sets(config: StudyConfig, recipes: Mapping[str, Recipe]) -> dict[str, PathOrOnTheFly]:

@@ -38,7 +38,7 @@ class StudyCost:
         arms, seeds, runs: their numbers.
         epochs, images: to train, those of trunks counted once per seed.
         apart: the epochs that the same runs would take without a fork.
-        val_images: validation images to evaluate, with raw and with averaged weights.
+        val_images: validation images to evaluate, once for every kind of weights (``Recipe.weights``).
         speed: images that one device trains per second; ``speed_from`` says where the number is from.
         hours: by number of devices, with one run at a time on each.
         spread: standard deviation of top-1 over the seeds of one arm, in points; ``spread_from`` says where it is from.
@@ -142,7 +142,7 @@ def count_work(study: Study, tasks: Sequence[Task]) -> list[Work]:
             for images_of_epoch, plan in zip(counts, plans, strict=True)
         )
         val_images = len(plans) * _val_images_per_epoch(recipe) + (matrix if task.arm else 0)
-        works.append(Work(task, len(plans), sum(counts), weighted, 2 * val_images))  # raw and averaged weights
+        works.append(Work(task, len(plans), sum(counts), weighted, len(recipe.weights) * val_images))
     return works
 
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable, write_json
 from jpegcurr.json_files import describe, read_json, read_json_map
-from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
+from jpegcurr.recipe.former import fill_former
+from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, ValResize, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 
@@ -81,6 +82,18 @@ def write_design(study: Study, out: Path) -> None:
     write_json(path, {**content, "schema_version": SCHEMA_VERSION, "name": study.name, "design": describe_design(study)})
 
 
+def validates_by(out: Path) -> ValResize | None:
+    """Return ``image.val_resize`` of the control of the study in ``out``; None if there is no study yet.
+
+    All of its arms keep it unless they name it, also new ones, so that all runs are measured in the same way.
+    """
+    if not (out / STUDY).is_file():
+        return None
+    design = _read_design(out)
+    recipe: Recipe | None = design["arms"].get(design["control"])
+    return recipe.image.val_resize if recipe else None
+
+
 def check_folder(study: Study, out: Path) -> None:
     """Check that ``study`` may continue in ``out``: it may add seeds, arms and sets, but change nothing that has results.
 
@@ -144,9 +157,13 @@ def _read_design(out: Path) -> dict[str, Any]:
     file = read_json(out / STUDY, _StudyFile, complaint=_COMPLAINT, remedy=_REMEDY)
     design = _rename_stages(file.design.model_dump())
     try:
-        return {**design, "arms": {arm: Recipe.model_validate(recipe) for arm, recipe in design["arms"].items()}}
+        return {**design, "arms": {arm: _read_recipe(recipe) for arm, recipe in design["arms"].items()}}
     except ValidationError as error:
         raise UsageError(f"{out / STUDY} {_COMPLAINT} ({describe(error)}). {_REMEDY}") from None
+
+
+def _read_recipe(recorded: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(fill_former(recorded))
 
 
 def _rename_stages(value: Any) -> Any:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.files import write_json, write_text
+from jpegcurr.recipe.former import omit_former
 from jpegcurr.recipe.loading import dump_recipe
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
@@ -83,7 +84,9 @@ def _as_dict(plan: EpochPlan) -> dict[str, Any]:
 
 
 def _trunk_name(recipe: Recipe, epoch: int) -> str:
-    text = json.dumps(_trunk_inputs(recipe, epoch), sort_keys=True)
+    inputs = _trunk_inputs(recipe, epoch)
+    inputs["fixed"] = omit_former(inputs["fixed"])  # so that a trunk of an earlier version keeps its name
+    text = json.dumps(inputs, sort_keys=True)
     return f"trunk-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -15,15 +15,15 @@ from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
 from jpegcurr.json_files import describe, parse_json
-from jpegcurr.recipe.schema import split_on_the_fly
+from jpegcurr.recipe.schema import TrainedWeights, split_on_the_fly
 from jpegcurr.runtime import Runtime
-from jpegcurr.study.config import Study, StudyWeights
+from jpegcurr.study.config import Study
 from jpegcurr.training.data.datasets import Dataset, Datasets, open_dataset, open_datasets
 from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.models.load import load_run
 from jpegcurr.training.run_folder import data_of
 
-WEIGHTS: tuple[StudyWeights, ...] = ("raw", "ema")
+WEIGHTS: tuple[TrainedWeights, ...] = ("raw", "ema")
 _STORED_TYPES = {"labels": np.int32, "predicted": np.int32, "confidence": np.float32, "top5": np.bool_, "loss": np.float32}
 _LOADED_TYPES = {"labels": np.int64, "predicted": np.int64, "confidence": np.float64, "loss": np.float64}
 
@@ -99,8 +99,9 @@ def outcome_path(out: Path, arm: str, seed: int, weights: str, name: str) -> Pat
 
 
 def is_measured(study: Study, arm: str, seed: int, out: Path) -> bool:
-    """Return whether raw and averaged weights were evaluated on every validation set."""
-    return all(outcome_path(out, arm, seed, weights, name).is_file() for weights in WEIGHTS for name in study.evaluate)
+    """Return whether raw weights, and averaged ones if the arm has them, were evaluated on every validation set."""
+    pairs = [(weights, name) for weights in study.recipes[arm].weights for name in study.evaluate]
+    return all(outcome_path(out, arm, seed, *pair).is_file() for pair in pairs)
 
 
 def measure_run(
@@ -114,7 +115,7 @@ def measure_run(
         BetonError: a validation set is missing or damaged.
         UsageError: a validation set has other classes than the run.
     """
-    for weights in WEIGHTS:
+    for weights in study.recipes[arm].weights:
         paths = {name: outcome_path(out, arm, seed, weights, name) for name in study.evaluate}
         missing = {name: source for name, source in study.evaluate.items() if not paths[name].is_file()}
         if not missing:

@@ -17,6 +17,7 @@ from jpegcurr.analysis.html.page import drawn, source, template
 from jpegcurr.analysis.stats import short_p
 from jpegcurr.files import write_text
 from jpegcurr.recipe.schema import Recipe
+from jpegcurr.study.compare import ArmComparison
 from jpegcurr.study.results import Column, Results, RunResult
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
@@ -41,7 +42,7 @@ def write_page(results: Results, path: Path) -> None:
         arms=[{"name": arm, "recipe": describe_arm(study.recipes[arm])} for arm in study.arms],
         columns=results.columns,
         matrix=_matrix(results),
-        comparisons=[(column, results.comparisons[column]) for column in _primary_first(results)],
+        comparisons=_compared_columns(results),
         differences=_difference_chart(results),
         has_seeds=len(study.seeds) > 1,
         short_p=short_p,
@@ -75,8 +76,11 @@ def list_swaps(recipe: Recipe) -> list[tuple[int, str]]:
     ]
 
 
-def _primary_first(results: Results) -> list[Column]:
-    return sorted(results.columns, key=lambda column: column != results.primary)
+def _compared_columns(results: Results) -> list[tuple[Column, list[ArmComparison]]]:
+    """Return the primary column with its comparisons, then the others in which arms can be compared with the control."""
+    columns = sorted(results.columns, key=lambda column: column != results.primary)
+    compared = [(column, results.comparisons[column]) for column in columns]
+    return [(column, arms) for column, arms in compared if arms or column == results.primary]
 
 
 def _matrix(results: Results) -> list[dict[str, Any]]:
@@ -90,7 +94,7 @@ def _matrix(results: Results) -> list[dict[str, Any]]:
         for column in results.columns:
             cell = results.cell(arm, column)
             spread = f"±{cell.spread:.2f}, {cell.seeds} seeds" if cell and isfinite(cell.spread) else "1 seed" if cell else ""
-            text = f"{cell.mean:.2f}" if cell else "not yet"
+            text = f"{cell.mean:.2f}" if cell else "not yet" if column[0] in results.study.recipes[arm].weights else "none"
             cells.append({"text": text, "spread": spread, "best": cell is not None and cell.mean == best[column]})
         rows.append({"arm": arm, "cells": cells})
     return rows

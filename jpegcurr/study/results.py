@@ -32,7 +32,7 @@ class RunResult:
 
     Attributes:
         epochs: the number of epochs trained, those of the trunk included, as in ``metrics``.
-        scores, calibration: the scores and the expected calibration error in every column.
+        scores, calibration: the scores and the expected calibration error in every column whose weights the run has.
         seconds: the training time of the run's own epochs.
         shared: the training time of its trunk's.
         metrics: a row for every epoch.
@@ -88,8 +88,8 @@ class Results:
         return format_verdict(self.study.config.control, compared, self.primary, len(self.runs), self.planned)
 
     def cell(self, arm: str, column: Column) -> Cell | None:
-        """Return a cell of the matrix, or None for an arm without a finished run."""
-        tops = [run.scores[column].top1 for run in self.runs if run.arm == arm]
+        """Return a cell of the matrix, or None for an arm without a finished run or without such weights."""
+        tops = [run.scores[column].top1 for run in self.runs if run.arm == arm and column in run.scores]
         if not tops:
             return None
         return Cell(float(np.mean(tops)), float(np.std(tops, ddof=1)) if len(tops) > 1 else nan, len(tops))
@@ -101,7 +101,8 @@ def read_results(study: Study, out: Path) -> Results:
     Raises:
         UsageError: a file is damaged, or two runs were measured on different images.
     """
-    columns: tuple[Column, ...] = tuple((weights, name) for weights in WEIGHTS for name in study.evaluate)
+    kinds = [weights for weights in WEIGHTS if any(weights in recipe.weights for recipe in study.recipes.values())]
+    columns: tuple[Column, ...] = tuple((weights, name) for weights in kinds for name in study.evaluate)
     tasks = list_tasks(study)
     done = [task for task in tasks if task.arm and is_done(study, task, out)]
     scores: dict[str, dict[Column, tuple[Scores, float]]] = {task.name: {} for task in done}
@@ -109,7 +110,7 @@ def read_results(study: Study, out: Path) -> Results:
     conditions: dict[str, Any] = {}
     for column in columns:  # the outcomes of one column are in memory at a time
         correct: dict[str, dict[int, Flags]] = {}
-        for task in done:
+        for task in [task for task in done if column[0] in study.recipes[str(task.arm)].weights]:
             outcomes, facts = _load(task, column, out, conditions)
             scores[task.name][column] = outcomes.scores, outcomes.calibration_error
             correct.setdefault(str(task.arm), {})[task.seed] = outcomes.right
@@ -200,7 +201,7 @@ def _least_spread(comparison: ArmComparison) -> str:
 
 def write_results(results: Results, out: Path) -> None:
     """Write ``study.json`` and ``runs.csv``."""
-    rows = [_row(run, column) for run in results.runs for column in results.columns]
+    rows = _rows(results)
     with csv_writer(out / "runs.csv") as writer:
         writer.writerow(_CSV_COLUMNS)
         writer.writerows([row[name] for name in _CSV_COLUMNS] for row in rows)
@@ -229,8 +230,12 @@ def as_dict(results: Results) -> dict[str, Any]:
             for (weights, name), compared in results.comparisons.items()
             for comparison in compared
         ],
-        "runs": json_values([_row(run, column) for run in results.runs for column in results.columns]),
+        "runs": json_values(_rows(results)),
     }
+
+
+def _rows(results: Results) -> list[dict[str, Any]]:
+    return [_row(run, column) for run in results.runs for column in results.columns if column in run.scores]
 
 
 def _row(run: RunResult, column: Column) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jpegcurr.errors import Interrupted, JpegcurrError
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.study.config import load_study
+from jpegcurr.study.folder import validates_by
 from jpegcurr.study.run import run_task
 from jpegcurr.study.tasks import list_tasks
 from jpegcurr.system import keep_freed_memory, stop_on_signals
@@ -33,7 +34,7 @@ def main() -> int:
     keep_freed_memory()
     try:
         with stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop:
-            study = load_study(options.study)
+            study = load_study(options.study, validates_by(options.out))
             task = next(task for task in list_tasks(study) if task.name == options.task)
             runtime = resolve_runtime(options.device, precision=options.precision, compile=options.compile)
             run_task(study, task, options.out, runtime, lambda _progress: stop.defer(), stop)

@@ -22,6 +22,7 @@ log = logging.getLogger("jpegcurr")
 
 SCHEMA_VERSION = 3
 _COUNTS = ("epoch", "step", "seconds", "waited", "replaced", "skipped")
+_GROUPS = {"raw": "model", "ema": "ema"}  # the names of weights in a checkpoint
 _Count = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _KEPT, _ANY_KEPT = "epoch-{:04}.safetensors", "epoch-*.safetensors"
@@ -54,15 +55,15 @@ def save_state(path: Path, state: TrainState, progress: EpochProgress) -> None:
     replaced = world.total(progress.replaced)
     if not world.is_main:
         return
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in state.ema.module.state_dict().items()}
+    groups = {_GROUPS[weights]: model for weights, model in state.models.items()}
+    tensors = {f"{group}.{name}": value for group, model in groups.items() for name, value in model.state_dict().items()}
     for number, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
     tensors |= {f"rng.{rank}.{name}": value for name, states in generators.items() for rank, value in enumerate(states)}
     tensors["position.loss"] = progress.loss
     contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
-    groups = state.optimizer.param_groups
-    steps = [float(group["step"]) if "step" in group else None for group in groups]  # LAMB counts its steps there
+    # LAMB counts its steps in its groups.
+    steps = [float(group["step"]) if "step" in group else None for group in state.optimizer.param_groups]
     counts = {name: getattr(progress, name) for name in _COUNTS} | {"replaced": replaced}
     scaler = state.scaler.state_dict()
     header = {"schema_version": SCHEMA_VERSION, "group_steps": steps, "ranks": world.ranks, "scaler": scaler, **counts}
@@ -99,8 +100,8 @@ def load_state(path: Path, state: TrainState) -> EpochProgress:
 
 def _load_groups(state: TrainState, groups: Mapping[str, dict[str, torch.Tensor]], header: _Header) -> None:
     """Load the tensors of a checkpoint by group; raise an error of torch's or Python's if they do not fit."""
-    state.model.load_state_dict(groups["model"])
-    state.ema.module.load_state_dict(groups["ema"])
+    for weights, model in state.models.items():
+        model.load_state_dict(groups[_GROUPS[weights]])
     _load_moments(state.optimizer, groups["optimizer"])
     for group, step in zip(state.optimizer.param_groups, header.group_steps, strict=True):
         if step is not None:

@@ -139,7 +139,8 @@ def update(
         set_learning_rate(state.optimizer, learning_rate(state.recipe.schedule, plan, progress.step, state.steps(plan)))
         taken = _optimizer_step(state)
     if taken:
-        state.ema.update(state.model)
+        if state.ema is not None:
+            state.ema.update(state.model)
     else:
         for buffer, before in zip(state.model.buffers(), buffers, strict=True):
             buffer.copy_(before)

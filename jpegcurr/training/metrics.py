@@ -25,19 +25,33 @@ class Scores:
 
 
 class Normaliser(torch.nn.Module):
-    """uint8 [b 3 h w] -> float32 of the same shape, less ``mean`` over ``std`` (per channel, on the 0 to 1 scale)."""
+    """uint8 [b 3 h w] -> float32 of the same shape, less ``mean`` over ``std`` (per channel, on the 0 to 1 scale).
+
+    ``levels`` and ``deviations`` are these numbers as they were given.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
+        self.levels, self.deviations = tuple(map(float, mean)), tuple(map(float, std))
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the normalised images."""
         return (images.float() - self.mean) / self.std
+
+    def equals(self, other: "Normaliser") -> bool:
+        """Return whether the other has the same numbers, apart from rounding to three decimals."""
+        own, their = ((*one.levels, *one.deviations) for one in (self, other))
+        return len(own) == len(their) and all(abs(first - second) <= 1e-3 for first, second in zip(own, their, strict=True))
+
+    def describe(self) -> str:
+        """Return ``mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225``."""
+        mean, deviation = (" ".join(f"{value:.4g}" for value in values) for values in (self.levels, self.deviations))
+        return f"mean {mean}, deviation {deviation}"
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
@@ -11,7 +11,10 @@ from timm.optim import create_optimizer_v2
 
 from jpegcurr.recipe.schema import OptimSection
 
+Numbering = Literal["authors", "contiguous"]
+
 _TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum", "nesterov": "nesterov", "lamb": "lamb"}  # timm's "sgd" is Nesterov's
+_AUTHORS_FOURTH = 12  # the layer of ConvNeXt's fourth stage in its authors' code
 _CONVNEXT = re.compile(r"stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)")
 
 
@@ -37,7 +40,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def parameter_groups(model: torch.nn.Module, optim: OptimSection) -> list[dict[str, Any]]:
     """Return groups of the parameters that are trained: ``params``, ``names``, ``weight_decay`` and ``lr_scale``."""
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    layers = layer_ids(model, [name for name, _ in parameters]) if optim.layer_decay else {}
+    layers = layer_ids(model, [name for name, _ in parameters], optim.layer_ids) if optim.layer_decay else {}
     last = max(layers.values(), default=0)
     groups: dict[tuple[bool, int], dict[str, Any]] = {}
     for name, parameter in parameters:
@@ -61,16 +64,19 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim > 1 and not name.endswith((".bias", "gamma")) and ".grn." not in name
 
 
-def layer_ids(model: torch.nn.Module, names: Iterable[str]) -> dict[str, int]:
+def layer_ids(model: torch.nn.Module, names: Iterable[str], numbering: Numbering = "authors") -> dict[str, int]:
     """Return the layer number of every parameter: 0 for the stem, and the largest for the head.
 
     A ConvNeXt's layers are counted as by its authors (``optim_factory.get_num_layer_for_convnext``): one for every three blocks
-    of the third stage, one for every other stage, one for the head. That is 14 for S to XL (the third stage has 27 blocks), and
-    8 for T, which the authors do not support. Other models have timm's layers, one for every block.
+    of the third stage, one for every other stage, one for the head. The fourth stage is 12 whatever the depth: S to XL, whose
+    third stage has 27 blocks, have all of 0 to 13; T, with 9, has none of 6 to 11. The authors' program refuses T, whose
+    published fine-tuning has a layer decay nevertheless. ``contiguous`` leaves no number out, which is 8 layers for T. Other
+    models have timm's layers, one for every block.
     """
     depths = [len(stage.blocks) for stage in getattr(model, "stages", []) if hasattr(stage, "blocks")]
     if len(depths) == 4 and hasattr(model, "stem"):
-        return {name: _convnext_layer(name, 3 + ceil(depths[2] / 3)) for name in names}
+        fourth = _AUTHORS_FOURTH if numbering == "authors" else 3 + ceil(depths[2] / 3)
+        return {name: _convnext_layer(name, fourth) for name in names}
     timm_model: Any = model
     grouped = group_parameters(model, timm_model.group_matcher(coarse=False), reverse=True)
     return {name: int(grouped[name]) for name in names}

@@ -16,7 +16,8 @@ from uuid import uuid4
 
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable, write_json, write_text
-from jpegcurr.recipe.loading import dump_recipe, load_recipe
+from jpegcurr.recipe.former import keep_former
+from jpegcurr.recipe.loading import dump_recipe, load_resolved, read_tree
 from jpegcurr.recipe.schema import Ramp, Recipe, ScheduleSection, split_on_the_fly
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
     from jpegcurr.training.data.datasets import Datasets
     from jpegcurr.training.data.loaders import Loaders
+    from jpegcurr.training.metrics import Normaliser
 
 log = logging.getLogger("jpegcurr")
 
@@ -111,16 +113,30 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
     return None
 
 
+def resumed_recipe(recipe: Recipe, out: Path) -> Recipe:
+    """Return ``recipe`` as the run in ``out`` resumes it: a run of an earlier version keeps what that version did.
+
+    These are fields that the version did not have, unless ``recipe`` sets them itself. The log names them.
+    """
+    if not (out / STATE).is_file():
+        return recipe
+    kept, fields = keep_former(recipe, read_tree(out / "recipe.yaml"))
+    if fields:
+        log.info("%s was begun with an earlier version of jpegcurr, and keeps what that did: %s", out, ", ".join(fields))
+    return kept
+
+
 def _check_same_recipe(recipe: Recipe, out: Path) -> Recipe:
     from jpegcurr.training.checkpoint import epochs_started
 
-    before = load_recipe(out / "recipe.yaml")
+    before = load_resolved(out / "recipe.yaml")
     was, now = fixed_part(before), fixed_part(recipe)
     was["optim"]["on_nan"] = now["optim"]["on_nan"]  # what to do with a step that is not finite may be decided when one comes
     if changes := describe_changes(was, now):
         lines = "".join(f"\n  {change}" for change in changes)
         raise RecipeError(
-            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with the same, or start a new run.{lines}"
+            f"--resume: the recipe differs from {out / 'recipe.yaml'}; resume with that one (--recipe), or start a new "
+            f"run.{lines}"
         )
     _check_trained_epochs(before, recipe, out, epochs_started(out / STATE))
     return before
@@ -225,7 +241,7 @@ def check_same_data(out: Path, datasets: Datasets) -> None:
             )
 
 
-def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime) -> str:
+def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime, normalise: Normaliser) -> str:
     """Write ``recipe.yaml`` and ``run.json``; return the run's id, which a resumed run keeps."""
     out.mkdir(parents=True, exist_ok=True)
     before = _read_head(out) if (out / _HEAD).is_file() else {}
@@ -241,6 +257,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "versions": library_versions(_PACKAGES),
         "runtime": runtime.reason,
         "loader": loaders.kind,
+        "normalisation": {"mean": normalise.levels, "std": normalise.deviations},
         "classes": len(datasets.classes),
         "class_names": list(datasets.classes.names) if datasets.classes.known else None,
         "class_names_known": datasets.classes.known,

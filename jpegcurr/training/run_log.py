@@ -10,6 +10,7 @@ from jpegcurr.training.checks import describe_left_out, mixing_warning
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
+from jpegcurr.training.models.normalisation import normalisation_warning
 from jpegcurr.training.schedule import planned_epochs
 from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Row
@@ -29,6 +30,10 @@ def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, befo
     for reason in loaders.reasons:
         log.info(reason)
     recipe = state.recipe
+    by = "set by the recipe" if recipe.image.mean else f"those of {recipe.model.name}"
+    log.info("inputs are normalised by %s (%s)", state.normalise.describe(), by)
+    if before is None and (warning := normalisation_warning(recipe.model, state.normalise, state.model)):
+        log.warning(warning)
     plan = plan_epochs(recipe)[min(progress.epoch, recipe.epochs - 1)]
     if state.runtime.world.ranks > 1 or state.micro_batches(plan) > 1:
         log.info(_describe_step(state, plan))
@@ -63,7 +68,7 @@ def log_phase(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets)
 
 
 def describe_row(row: Row, epochs: int, seconds_left: float = 0.0) -> str:
-    """Return one line on an epoch: data, rates, loss, speed, and top-1 per validation set (EMA in brackets), time left."""
+    """Return one line on an epoch: data, rates, loss, speed, top-1 per validation set (EMA in brackets if any), time left."""
     rates = f"lr {float(row['lr_first']):.1e} to {float(row['lr_last']):.1e}"
     speed = f"{float(row['images_per_second']):.0f} img/s, {float(row['data_wait']):.0%} waiting"
     speed += f", mfu {float(row['mfu']):.0%}" if "mfu" in row else ""
@@ -73,9 +78,13 @@ def describe_row(row: Row, epochs: int, seconds_left: float = 0.0) -> str:
         head += f"  {row['replaced']} samples replaced"
     if row["skipped"]:
         head += f"  {row['skipped']} steps skipped"
-    tops = [f"{name} {float(row[f'val/{name}/top1']):.1f} (ema {float(row[f'val/{name}/ema_top1']):.1f})" for name in names]
     left = [f"{_clock(seconds_left)} left"] if seconds_left >= 1 else []
-    return "  | ".join([head, *tops, *left])
+    return "  | ".join([head, *(_describe_top1(row, name) for name in names), *left])
+
+
+def _describe_top1(row: Row, name: str) -> str:
+    raw, averaged = f"{name} {float(row[f'val/{name}/top1']):.1f}", row.get(f"val/{name}/ema_top1")
+    return raw if averaged is None else f"{raw} (ema {float(averaged):.1f})"
 
 
 def warn_of_loading(row: Row, loaders: Loaders) -> None:

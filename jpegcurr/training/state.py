@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.schema import Recipe, TrainedWeights
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.metrics import Normaliser
@@ -21,6 +21,7 @@ class TrainState:
     """Everything that a training step reads or changes; ``images`` is the number of images in the training set.
 
     ``model`` holds the weights; ``prepared`` is the same model as training calls it, compiled or wrapped for several processes.
+    ``ema`` is the average of the weights, None if the recipe keeps none.
     """
 
     recipe: Recipe
@@ -30,9 +31,14 @@ class TrainState:
     model: torch.nn.Module
     prepared: torch.nn.Module
     normalise: Normaliser
-    ema: ModelEmaV3
+    ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+
+    @property
+    def models(self) -> dict[TrainedWeights, torch.nn.Module]:
+        """The models with the raw and, if there are any, the averaged weights, in the order of ``Recipe.weights``."""
+        return {"raw": self.model} if self.ema is None else {"raw": self.model, "ema": self.ema.module}
 
     @property
     def micro(self) -> int:

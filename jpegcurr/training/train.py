@@ -25,7 +25,8 @@ from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.data.sampling import Loader
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
-from jpegcurr.training.models.create import create_model, export_model, normaliser
+from jpegcurr.training.models.create import create_model, export_model
+from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import (
     STATE,
@@ -34,6 +35,7 @@ from jpegcurr.training.run_folder import (
     classes_of,
     locked_run,
     remove_leftovers,
+    resumed_recipe,
     write_head,
 )
 from jpegcurr.training.run_log import describe_row, log_phase, log_start, warn_of_loading
@@ -91,6 +93,7 @@ def _train_locked(
 ) -> Metrics:
     world = runtime.world
     with world.main_process_first():
+        recipe = resumed_recipe(recipe, out) if resume else recipe
         before = check_folder(recipe, out, resume=resume)
         if world.is_main:
             remove_leftovers(out)
@@ -121,11 +124,12 @@ def _train_locked(
     started, first = perf_counter(), progress.epoch
     try:
         if world.is_main:
-            run_id = write_head(recipe, out, datasets, loaders, runtime)
+            run_id = write_head(recipe, out, datasets, loaders, runtime, state.normalise)
             metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
-            state.ema.decay = recipe.ema.per_step(state.steps(plan))
+            if state.ema is not None and recipe.ema is not None:
+                state.ema.decay = recipe.ema.per_step(state.steps(plan))
             with _name_the_checkpoint(out, recipe):
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
                 row |= _validate(state, loaders.val)
@@ -155,8 +159,8 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         images=len(next(iter(datasets.train.values())).beton),
         model=model,
         prepared=runtime.prepare(model),
-        normalise=normaliser(model).to(runtime.device),
-        ema=ModelEmaV3(model),
+        normalise=normaliser(model, recipe.image).to(runtime.device),
+        ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
     )
@@ -165,12 +169,13 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
 def _validate(state: TrainState, loaders: dict[str, Loader]) -> Row:
     """Return the metrics of the raw and the averaged weights on every validation set, by column name."""
     row: Row = {}
-    models, ranks = (state.model, state.ema.module), state.runtime.world.ranks
+    models, ranks = state.models, state.runtime.world.ranks
     if ranks > 1:
-        for model in models:
+        for model in models.values():
             distribute_bn(model, ranks, reduce=False)  # the first process's statistics, which are the ones that are saved
     for name, loader in loaders.items():
-        for prefix, scores in zip(("", "ema_"), score(models, state.normalise, loader, state.runtime), strict=True):
+        for weights, scores in zip(models, score([*models.values()], state.normalise, loader, state.runtime), strict=True):
+            prefix = "ema_" if weights == "ema" else ""
             row |= {f"val/{name}/{prefix}{key}": value for key, value in scores.as_dict().items() if key != "images"}
     return row
 
@@ -181,11 +186,11 @@ def _save_epoch(
     """Write an epoch's metrics, weights and checkpoint; the checkpoint last, so that the weights are never older than it."""
     if state.runtime.world.is_main:
         metrics.record(row)
-        image = state.recipe.image
-        export_model(state.model, out, classes, image)
-        export_model(state.ema.module, out / "ema", classes, image)
+        image, models = state.recipe.image, state.models
+        for weights, model in models.items():
+            export_model(model, out if weights == "raw" else out / weights, classes, image)
         if column := _best_column(state.recipe, out, row):
-            export_model(state.ema.module if "/ema_" in column else state.model, out / "best", classes, image)
+            export_model(models["ema" if "/ema_" in column else "raw"], out / "best", classes, image)
             write_json(out / "best" / "best.json", {"epoch": row["epoch"], "column": column, "value": row[column]})
     save_state(out / STATE, state, progress)
     if state.runtime.world.is_main:

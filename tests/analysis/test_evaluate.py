@@ -125,12 +125,15 @@ def test_a_file_that_is_not_of_the_source_is_not_encoded_again(betons: Path) -> 
 def test_runs_with_the_same_input_share_one_pass(
     betons: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Raw and averaged weights, the latter normalised otherwise, and a run that sees a smaller centre."""
+    """Raw and averaged weights, the latter normalised otherwise, and runs that see other pixels."""
     raw, ema = load_run(trained, cpu), replace(load_run(trained, cpu, "ema"), path=Path("ema"))
     ema = replace(ema, normalise=Normaliser((0.5,) * 3, (0.5,) * 3))
-    closer = raw.recipe.image.model_copy(update={"val_crop": 0.5})
-    other = replace(raw, path=Path("closer"), recipe=raw.recipe.model_copy(update={"image": closer}))
-    runs: list[Run] = [raw, other, ema]
+    views = {"closer": {"val_crop": 0.5}, "box": {"val_resize": "box"}}
+    others = [
+        replace(raw, path=Path(name), recipe=raw.recipe.model_copy(update={"image": raw.image.model_copy(update=view)}))
+        for name, view in views.items()
+    ]
+    runs: list[Run] = [raw, *others, ema]
     datasets = open_sets(runs, expand_qualities([betons / "val-source.beton"], ["source", 10]))
     alone = [result for run in runs for result in evaluate_runs([run], datasets, cpu)]
     opened: list[object] = []
@@ -143,18 +146,19 @@ def test_runs_with_the_same_input_share_one_pass(
     monkeypatch.setattr(evaluate, "open_loader", counted)
     counts: list[int] = []
     together = list(evaluate_runs(runs, datasets, cpu, on_images=counts.append))
-    assert len(opened) == 4, "two data sets, for raw and ema, and for the other run"
-    assert sum(counts) == 3 * 2 * 16
+    assert len(opened) == 6, "two data sets, for raw and ema, and for the two others"
+    assert sum(counts) == 4 * 2 * 16
     assert [(result.run, result.tested) for result in together] == [(result.run, result.tested) for result in alone]
     assert [(result.run.name, result.tested) for result in together[2:]] == [
         ("closer", "source"),
         ("closer", 10),
+        ("box", "source"),
+        ("box", 10),
         ("ema", "source"),
         ("ema", 10),
     ]
     assert all(same_outcomes(one, by_itself) for one, by_itself in zip(together, alone, strict=True))
-    assert not same_outcomes(together[0], together[2])
-    assert not same_outcomes(together[0], together[4])
+    assert not any(same_outcomes(together[0], together[other]) for other in (2, 4, 6))
 
 
 def test_models_return_to_their_mode_when_the_pass_fails(betons: Path, trained: Path, cpu: Runtime) -> None:

@@ -116,7 +116,7 @@ def test_stock_ffcv_loader_gives_our_pixels_and_labels(betons: Path, order: str,
     )
     _kept.append(loader)
     expected = {
-        i: centre_crop(read_pixels(beton, i), ImageSection(size=48, val_crop=1.0)).permute(1, 2, 0).numpy()
+        i: centre_crop(read_pixels(beton, i), ImageSection(size=48, val_crop=1.0, val_resize="box")).permute(1, 2, 0).numpy()
         for i in range(len(beton))
     }
     indices = loader.traversal_order.sample_order(0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from samples import tiny_recipe, tiny_tree
 
 from jpegcurr.errors import RecipeError, warn_renamed
-from jpegcurr.recipe.loading import add_line_number, dump_recipe, find_recipe, load_recipe
+from jpegcurr.recipe.loading import add_line_number, dump_recipe, find_recipe, load_recipe, load_resolved
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe
 from jpegcurr.training.augment.policies import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
@@ -105,17 +105,69 @@ def test_each_size_has_its_published_drop_path_and_result(
     ("name", "other", "sections"),
     [
         *[(f"convnext_{size}_22k", "convnext_tiny_22k", {"model"}) for size in SIZES[1:]],
-        *[(f"convnext_{size}_22k_to_1k", "convnext_tiny_22k_to_1k", {"model"}) for size in SIZES[1:]],
+        *[(f"convnext_{size}_22k_to_1k", "convnext_tiny_22k_to_1k", {"model"}) for size in SIZES[1:4]],
+        ("convnext_xlarge_22k_to_1k", "convnext_tiny_22k_to_1k", {"model", "ema"}),
+        *[(f"convnext_{size}", "convnext_tiny", {"model"}) for size in SIZES[1:3]],
+        ("convnext_large", "convnext_tiny", {"model", "mix"}),
+        ("two_phase_original", "two_phase", {"mix", "batch"}),
         *[(f"convnext_{size}_22k_to_1k_384", f"convnext_{size}_22k_to_1k", {"image", "batch"}) for size in SIZES],
         *[(f"convnext_{size}_1k_384", f"convnext_{size}_22k_to_1k_384", {"model", "optim"}) for size in ("base", "large")],
         ("convnext_isotropic_small", "convnext_tiny", {"model", "schedule"}),
         ("convnext_isotropic_base", "convnext_isotropic_small", {"model"}),
         ("convnext_isotropic_large", "convnext_isotropic_small", {"model", "mix", "batch"}),
-        ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule"}),
+        ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule", "ema"}),
     ],
 )
 def test_recipes_of_a_family_differ_only_where_they_should(name: str, other: str, sections: set[str]) -> None:
     assert differing(name, other) == sections
+
+
+def test_recipes_keep_an_average_where_the_published_command_does() -> None:
+    """The authors' TRAINING.md, ``--model_ema``: from scratch on ImageNet-1k, and in the fine-tuning of XL alone."""
+    averaged = {path.stem for path in SHIPPED if load_recipe(path).ema is not None and path.stem.startswith("convnext")}
+    scratch = {f"convnext_{size}" for size in SIZES[:4]} | {f"convnext_isotropic_{size}" for size in SIZES[1:4]}
+    assert averaged == scratch | {"convnext_xlarge_22k_to_1k", "convnext_xlarge_22k_to_1k_384"}
+    for name in averaged:
+        section = shipped(name).ema
+        assert section is not None
+        assert section.per_step(312) == 0.9999
+
+
+def test_images_are_mixed_in_chunks_of_the_published_batch_of_a_gpu() -> None:
+    """``--batch_size`` of the authors' TRAINING.md; the student's 184 in one process (README of ConvNext-main)."""
+    expected = {"tiny": 128, "small": 128, "base": 128, "large": 64, "isotropic_small": 128, "isotropic_large": 64}
+    expected |= {f"{size}_22k": 32 for size in SIZES}
+    chunks = {f"convnext_{size}": chunk for size, chunk in expected.items()} | {"two_phase_original": 184}
+    for name, chunk in chunks.items():
+        recipe = shipped(name)
+        assert recipe.mix.chunk == chunk, name
+        assert recipe.micro() % chunk == 0, "no chunk is cut short"
+
+
+def test_the_original_experiment_has_its_own_steps_and_its_average_forgets_the_first_phase() -> None:
+    """``two_phase`` differs, and says so: its average keeps 21 % of its weight from before the swap."""
+    kept = {}
+    for name in ("two_phase_original", "two_phase"):
+        recipe, images = shipped(name), 1_281_167
+        steps = [images // plan.batch for plan in plan_epochs(recipe)]
+        assert recipe.ema is not None
+        kept[name] = (sum(steps), recipe.ema.per_step(steps[-1]) ** sum(steps[100:]))
+    assert kept["two_phase_original"] == (261_000, pytest.approx(0.0002, abs=5e-5))
+    assert kept["two_phase"] == (46_800, pytest.approx(0.21, abs=5e-3))
+    text = find_recipe(Path("two_phase.yaml")).read_text()
+    for fact in ("two_phase_original.yaml", "46,800", "261,000", "21 %", "0.02 %", "736"):
+        assert fact in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs", "last"),
+    [(["curriculum.1.data=clean"], 150, "clean"), (["curriculum.1.until_epoch=200"], 200, "q50")],
+)
+def test_the_changes_that_the_original_names_are_recipes(overrides: list[str], epochs: int, last: str) -> None:
+    path = find_recipe(Path("two_phase_original.yaml"))
+    assert f"--set {overrides[0]}\n" in path.read_text()
+    plans = plan_epochs(load_recipe(path, overrides))
+    assert (len(plans), plans[99].data, plans[-1].data) == (epochs, "clean", last)
 
 
 def test_weights_that_recipes_start_from_are_timms() -> None:
@@ -142,6 +194,8 @@ def test_resnets_are_trained_as_published() -> None:
     """arXiv 2110.00476, table 2; pytorch/vision#3995 and its ``references/classification/train.py``."""
     theirs, timms = shipped("resnet50_torchvision"), shipped("resnet50_a1")
     images, batch, every = 1_281_167, 1024, 32
+    assert theirs.ema is not None
+    assert timms.ema is None
     assert theirs.ema.per_step(images // batch) ** every == pytest.approx(1 - (1 - 0.99998) * batch * every / 600, abs=5e-6)
     assert (theirs.epochs, theirs.batch.size, theirs.batch.repeats, theirs.schedule.lr) == (600, batch, 4, 0.5)
     assert theirs.image.val_crop == pytest.approx(224 / 232, abs=1e-4)
@@ -310,6 +364,10 @@ def test_yaml_with_a_repeated_key_or_a_cycle_is_refused(text: str, message: str)
         ("save.best=val/clean/top", r"save\.best: 'val/clean/top' is not measured\. Did you mean 'val/clean/top5'"),
         ("optim.bce_threshold=0.2", "bce_threshold does nothing with loss: cross_entropy"),
         ("image.val_crop=squeeze", r"image\.val_crop: .*'squash'"),
+        (
+            "image={interpolation: area, val_resize: squash}",
+            "val_resize: squash needs bilinear or bicubic, not area: omit",
+        ),
         ("batch.repeats=0", r"batch\.repeats: Input should be greater than or equal to 1"),
     ],
 )
@@ -384,3 +442,35 @@ def test_a_plan_covers_every_epoch_once_and_swaps_where_the_phases_end(ends: lis
 def test_editors_can_use_the_json_schema() -> None:
     schema = json.loads(json.dumps(Recipe.model_json_schema()))
     assert set(yaml.safe_load(SHIPPED[0].read_text())) <= set(schema["properties"])
+
+
+def test_the_way_of_validation_is_written_out_and_a_recorded_recipe_without_it_is_older(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path)
+    assert (recipe.image.val_resize, load_recipe(tmp_path / "tiny.yaml").image.val_resize) == ("shorter_side",) * 2
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert path.read_text().count("val_resize: shorter_side") == 1
+    assert load_resolved(path) == recipe
+    path.write_text(path.read_text().replace("  val_resize: shorter_side\n", ""))
+    assert load_resolved(path).image == recipe.image.model_copy(update={"val_resize": "box"})
+    assert load_recipe(path) == recipe, "a recipe that a user gives is of today"
+    tree = yaml.safe_load(path.read_text())
+    del tree["image"]  # by hand
+    path.write_text(json.dumps(tree))
+    assert load_resolved(path).image.val_resize == "box"
+
+
+def test_area_validates_by_the_box_and_says_so(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path, "image.interpolation=area")
+    assert "val_resize: box" in dump_recipe(recipe)
+    remedies = (("image.val_resize=box",), ("image.interpolation=bicubic",))
+    for remedy in remedies:  # both ways out of the error above
+        tiny_recipe(tmp_path, tmp_path, "image={size: 32, interpolation: area}", *remedy)
+
+
+def test_a_recipe_keeps_the_way_of_validation_that_it_names(tmp_path: Path) -> None:
+    silent = tiny_recipe(tmp_path, tmp_path)
+    assert silent.validating_by("box").image.val_resize == "box"
+    assert silent.validating_by("box") == tiny_recipe(tmp_path, tmp_path, "image.val_resize=box")
+    named = tiny_recipe(tmp_path, tmp_path, "image.val_resize=shorter_side")
+    assert named.validating_by("box") == named

@@ -26,14 +26,16 @@ from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.files import locked
+from jpegcurr.recipe.former import omit_former
 from jpegcurr.recipe.loading import find_recipe, find_study, load_recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.study import parallel
+from jpegcurr.study import parallel, worker
+from jpegcurr.study import run as study_run
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import Study, load_study
 from jpegcurr.study.cost import Work, compute_makespan, estimate_study
-from jpegcurr.study.folder import check_folder, write_design
-from jpegcurr.study.fork import fork_run
+from jpegcurr.study.folder import check_folder, validates_by, write_design
+from jpegcurr.study.fork import _trunk_inputs, fork_run
 from jpegcurr.study.measure import check_data, load_outcomes, save_outcomes
 from jpegcurr.study.page import describe_arm, list_swaps
 from jpegcurr.study.results import format_verdict, read_results
@@ -630,3 +632,46 @@ def test_verdicts_claim_no_more_than_the_tests_show() -> None:
         "better has one seed, which cannot be told from chance: this is about the trained weights, not about the recipe."
     )
     assert only.endswith("There is no interval over seeds.")
+
+
+def test_a_study_from_before_val_resize_continues_by_the_box(
+    betons: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arms, and new ones, are trained by the box, in the command's process and in others."""
+    path, out = write_study(betons, seeds=[0]), Path("out")
+    assert validates_by(out) is None
+    write_design(load_study(path), out)
+    design = (out / "study.json").read_text()
+    (out / "study.json").write_text(re.sub(r',\s*"val_resize": "shorter_side"', "", design))
+    assert ("val_resize" in design, "val_resize" in (out / "study.json").read_text()) == (True, False)
+    (out / "runs/swap/seed-0").mkdir(parents=True)
+    assert validates_by(out) == "box"
+    trained: list[Study] = []
+
+    def stop_instead(study: Study, *_others: object) -> None:
+        trained.append(study)
+        raise Terminated("stopped.")
+
+    for module in (study_run, worker):
+        monkeypatch.setattr(module, "run_all" if module is study_run else "run_task", stop_instead)
+    swap = arms(more={"set": ["curriculum=" + PHASES.format("q50", "q50")], "fork": False})
+    write_study(betons, seeds=[0, 1], arms=swap)
+    assert command(f"study {path} --out out --device cpu -q") == Terminated.exit_code
+    monkeypatch.setattr(sys, "argv", ["worker", str(path), "out", "more/seed-1", "--device", "cpu"])
+    assert worker.main() == Terminated.exit_code
+    for study in trained:
+        assert [recipe.image.val_resize for recipe in study.recipes.values()] == ["box"] * 3
+    assert len(trained) == 2
+    assert validates_by(out) == "box"
+    write_study(betons, seeds=[0], base={"image": {"size": 32, "val_resize": "shorter_side"}})
+    capsys.readouterr()
+    assert command(f"study {path} --out out --device cpu -q") == 2
+    assert "image.val_resize was box, is shorter_side" in capsys.readouterr().err
+
+
+def test_a_trunk_from_before_val_resize_keeps_its_name(betons: Path) -> None:
+    """The name is a hash of what the trunk depends on, and then there was no such field."""
+    path = write_study(betons)
+    for way, named in (("box", False), ("shorter_side", True)):
+        recipe = load_study(path, way).recipes["clean"]
+        assert ("val_resize" in omit_former(_trunk_inputs(recipe, 2)["fixed"])["image"]) == named

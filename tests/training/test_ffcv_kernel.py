@@ -394,8 +394,9 @@ def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime
     assert not arrays & marked
 
 
-def test_a_change_of_the_resample_kernel_invalidates_the_cached_decoder() -> None:
+def test_a_change_of_the_resample_kernel_or_the_crops_invalidates_the_cached_decoder() -> None:
     """numba's own key covers only the file that contains the function."""
+    from jpegcurr.training.data.crops import __file__ as crops_source
     from jpegcurr.training.data.ffcv_kernel import _compile, make_batch
     from jpegcurr.training.data.resample_kernel import __file__ as resample_source
 
@@ -403,4 +404,5 @@ def test_a_change_of_the_resample_kernel_invalidates_the_cached_decoder() -> Non
         return kernel._cache._index_key((), kernel.targetctx.codegen())
 
     assert key(_compile("one")) == key(_compile("one")) != key(_compile("another"))
-    assert key(make_batch) == key(_compile(sha256(Path(resample_source).read_bytes()).hexdigest()))
+    sources = Path(resample_source).read_bytes() + Path(crops_source).read_bytes()
+    assert key(make_batch) == key(_compile(sha256(sources).hexdigest()))

@@ -20,6 +20,7 @@ from jpegcurr.cli import main
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.listing import list_named
 from jpegcurr.training.models.load import LEGACY, ModelSettings, Run, imagenet_classes, load_classifier, load_named
 
@@ -70,10 +71,9 @@ def test_a_named_model_gives_timms_own_probabilities(cpu: Runtime) -> None:
     named = load_named(NAME, cpu, create=create_untrained)
     config = timm.data.resolve_model_data_config(named.model)
     assert (named.image.size, named.image.val_crop) == (160, config["crop_pct"])
-    photograph("cat").crop((0, 0, 169, 169)).save("cat.png")  # 0.95 of it is 160, so nothing is resized
-    transform = create_transform(**config | {"crop_pct": 1.0})
+    photograph("cat").crop((0, 0, 231, 180)).save("cat.png")
     with Image.open("cat.png") as image, torch.inference_mode():
-        expected = named.model(transform(image.crop((4, 4, 164, 164)))[None]).softmax(dim=1)[0].numpy()
+        expected = named.model(create_transform(**config)(image)[None]).softmax(dim=1)[0].numpy()
     (prediction,) = classify(named, find_labelled([Path("cat.png")]), cpu)
     np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-4)
     assert not np.allclose(expected, 1e-3, rtol=1e-3), "a model with constant outputs would pass"
@@ -218,3 +218,25 @@ def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["models", "tiny_in22ft1k"])
     assert "convnext_tiny.fb_in22k_ft_in1k  convnext_tiny_in22ft1k" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext_tiny.fb_in22k_ft_in1k",  # 0.875 of the shorter side
+        "dm_nfnet_f0.dm_in1k",  # 0.9 of the squashed image
+        "resnet18.a1_in1k",  # bilinear
+        "convnext_tiny.fb_in22k_ft_in1k_384",  # the whole squashed image
+        "vit_base_patch16_clip_384.openai_ft_in12k_in1k",
+    ],
+)
+def test_a_named_model_sees_the_pixels_of_timms_own_transform(cpu: Runtime, name: str) -> None:
+    def create(name: str, **options: object) -> torch.nn.Module:
+        model = create_untrained("test_convnext", **options)
+        model.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()
+        return model
+
+    named = load_named(name, cpu, create=create)
+    transform = create_transform(**timm.data.resolve_model_data_config(named.model), normalize=False)
+    for image in (photograph("coffee").crop((3, 0, 503, 375)), photograph("astronaut").crop((0, 0, 210, 301))):
+        assert torch.equal(centre_crop(np.asarray(image), named.image), transform(image))

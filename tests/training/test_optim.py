@@ -1,5 +1,6 @@
 """Weight decay and learning rates of parameters."""
 
+from collections.abc import Sequence
 from math import ceil
 
 import pytest
@@ -41,12 +42,37 @@ def test_layers_are_the_authors_fourteen(name: str) -> None:
     ids = layer_ids(model_of(name), names)
     assert ids == {key: authors_layer(authors_name(key)) for key in names}
     assert set(ids.values()) == set(range(14))
+    assert layer_ids(model_of(name), names, "contiguous") == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "unused"), [("convnext_tiny", range(6, 12)), ("convnext_atto", range(5, 12)), ("convnext_xxlarge", ())]
+)
+def test_layers_of_other_depths_are_the_authors_too(name: str, unused: Sequence[int]) -> None:
+    """Their last stage is layer 12 and the head 13, whatever the third stage's depth; of a tiny one, no rate is left higher."""
+    names = [key for key, _ in model_of(name).named_parameters()]
+    ids = layer_ids(model_of(name), names)
+    assert ids == {key: authors_layer(authors_name(key)) for key in names}
+    assert set(range(14)) - set(ids.values()) == set(unused)
+
+
+def test_rates_of_a_convnext_tiny_are_the_authors() -> None:
+    """Their ``LayerDecayValueAssigner`` has the factors decay ** (13 - layer); ours before had others for 147 parameters."""
+    rates = {}
+    for numbering in ("authors", "contiguous"):
+        groups = parameter_groups(model_of("convnext_tiny"), OptimSection(layer_decay=0.8, layer_ids=numbering))
+        rates[numbering] = {key: group["lr_scale"] for group in groups for key in group["names"]}
+    assert rates["authors"] == pytest.approx({key: 0.8 ** (13 - authors_layer(authors_name(key))) for key in rates["authors"]})
+    assert len(rates["authors"]) == 182
+    changed = {key for key, rate in rates["authors"].items() if rate != pytest.approx(rates["contiguous"][key])}
+    assert len(changed) == 147
+    assert {key for key in changed if key.startswith(("stages.3.", "head."))} == set()
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_atto", "convnextv2_nano"])
-def test_smaller_models_have_as_many_layers_as_groups_of_three_blocks_give(name: str) -> None:
+def test_contiguous_layers_are_as_many_as_groups_of_three_blocks_give(name: str) -> None:
     model = model_of(name)
-    ids = layer_ids(model, [key for key, _ in model.named_parameters()])
+    ids = layer_ids(model, [key for key, _ in model.named_parameters()], "contiguous")
     last = 4 + ceil(len(model.stages[2].blocks) / 3)
     assert set(ids.values()) == set(range(last + 1))
     assert (ids["stem.0.weight"], ids["stages.3.downsample.0.weight"], ids["head.fc.weight"]) == (0, last - 1, last)
@@ -116,6 +142,7 @@ def test_optimisers_are_those_named(section: OptimSection, kind: str, expected: 
         ({"name": "sgd", "betas": (0.9, 0.99)}, "betas does nothing with sgd"),
         ({"name": "nesterov", "eps": 1e-8}, "eps does nothing with nesterov"),
         ({"momentum": 0.9}, "momentum does nothing with adamw"),
+        ({"layer_ids": "contiguous"}, "layer_ids: contiguous does nothing without layer_decay"),
     ],
 )
 def test_a_field_of_another_optimiser_is_refused(fields: dict[str, object], message: str) -> None:

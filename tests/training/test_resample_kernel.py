@@ -10,6 +10,7 @@ from PIL import Image
 from samples import photograph
 
 from jpegcurr.encoding.jpeg.pillow import Pixels
+from jpegcurr.training.data.transforms import resize_centre
 
 pytestmark = pytest.mark.ffcv
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -144,3 +145,37 @@ def test_compiled_code_with_fastmath_and_threads_gets_the_same() -> None:
     batch(source, boxes, out)
     for box, image in zip(boxes.tolist(), out, strict=True):
         assert np.array_equal(image, ours(source, tuple(box), (64, 64), Image.Resampling.BICUBIC))
+
+
+def centre_of_ours(source: Pixels, box: Box, to: Size, size: int, kind: Image.Resampling) -> Pixels:
+    """Return what ``resample_centre`` gives, and check that the memory around the result is unchanged."""
+    from jpegcurr.training.data.resample_kernel import resample_centre
+
+    around = np.full(3 * size * size + 64, 119, np.uint8)
+    resample_centre(source, *box, *to, around[32:-32].reshape(size, size, 3), FILTERS[kind])
+    assert (around[:32] == 119).all()
+    assert (around[-32:] == 119).all()
+    return around[32:-32].reshape(size, size, 3)
+
+
+@BOTH_FILTERS
+@given(
+    where=boxes(),
+    size=LENGTHS,
+    more=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    saturated=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(where=((1, 300), (0, 0, 1, 300)), size=1, more=(0, 1), saturated=True, seed=0)
+@example(where=((300, 2), (0, 0, 300, 2)), size=9, more=(5, 0), saturated=True, seed=0)  # columns first
+@example(where=((309, 205), (9, 5, 300, 200)), size=98, more=(2, 30), saturated=True, seed=0)  # columns first
+@example(where=((205, 309), (5, 9, 200, 300)), size=98, more=(2, 30), saturated=True, seed=0)
+@settings(max_examples=300, deadline=None)
+def test_the_centre_of_a_resized_crop_is_that_of_the_plain_loader_to_the_bit(
+    kind: Image.Resampling, where: tuple[Size, Box], size: int, more: Size, saturated: bool, seed: int
+) -> None:
+    whole, box = where
+    top, left, height, width = box
+    source, to = noise(*whole, seed, saturated), (size + more[0], size + more[1])
+    expected = resize_centre(source[top : top + height, left : left + width], to, size, kind.name.lower())
+    assert np.array_equal(centre_of_ours(source, box, to, size, kind), expected)

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from samples import LOADERS, tiny_recipe, tiny_tree
+from samples import LOADERS, photograph, tiny_recipe, tiny_tree
 
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import ImageError, RecipeError, Terminated, TrainingError, UsageError
@@ -22,6 +23,7 @@ from jpegcurr.recipe.schema import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training import loop as step_module
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.load import load_run
@@ -266,7 +268,10 @@ def test_a_finished_run_can_go_on_into_a_new_phase_as_in_the_original_experiment
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("schedule.lr=1e-4", r"resume with the same, or start a new run\.\n  schedule\.lr was 0\.002, is 0\.0001$"),
+        (
+            "schedule.lr=1e-4",
+            r"resume with that one \(--recipe\), or start a new run\.\n  schedule\.lr was 0\.002, is 0\.0001$",
+        ),
         ("model.name=convnext_atto", r"  model\.name was test_convnext, is convnext_atto$"),
         ("seed=1", r"  seed was 0, is 1$"),
         ("curriculum.0.until_epoch=1", "epoch 1 of .* is trained already, and curriculum was clean, is q50"),
@@ -451,6 +456,9 @@ def test_timm_loads_what_a_run_leaves(trained: Path, cpu: Runtime, folder: str) 
     with torch.inference_mode():
         assert torch.allclose(theirs(images), ours.model(images), atol=1e-5)
     assert theirs.pretrained_cfg["input_size"] == (3, 32, 32)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs), normalize=False)
+    image = photograph("coffee").crop((0, 0, 61, 90))
+    assert torch.equal(transform(image), centre_crop(np.asarray(image), ours.image))
     assert ours.classes == ("astronaut", "cat", "coffee", "grass")
     plain = timm.create_model("test_convnext", num_classes=4, checkpoint_path=trained / folder / "model.safetensors")
     assert same(plain.state_dict(), {key: value.contiguous() for key, value in theirs.state_dict().items()})
@@ -673,3 +681,41 @@ def test_samples_that_do_not_decode_are_replaced_and_the_log_counts_them(
         metrics = train(tiny_recipe(betons, tmp_path, *options, "loader.on_error=skip"), Path("run"), runtime=cpu)
     assert metrics.rows[0]["replaced"] == 2
     assert "2 samples replaced" in caplog.text
+
+
+def make_older(run: Path) -> None:
+    """Make the folder one of a version without ``image.val_resize``, which validated by the box."""
+    path = run / "recipe.yaml"
+    recorded = path.read_text()
+    path.write_text(recorded.replace("  val_resize: shorter_side\n", ""))
+    assert path.read_text() != recorded
+
+
+def test_a_run_from_before_val_resize_validates_as_it_did(
+    betons: Path, cpu: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It resumes with the command that started it, twice, and its numbers are those of a run that says ``box``."""
+    caplog.set_level(logging.INFO)
+    recipe = tiny_recipe(betons, tmp_path)
+    train(recipe, Path("run"), runtime=cpu, until=1)
+    make_older(Path("run"))
+    assert load_run(Path("run"), cpu).image.val_resize == "box"
+    for until in (2, 4):
+        caplog.clear()
+        metrics = train(recipe, Path("run"), runtime=cpu, resume=True, until=until)
+        assert "keeps what that did: image.val_resize=box" in caplog.text
+    by_box = train(tiny_recipe(betons, tmp_path, "image.val_resize=box"), Path("box"), runtime=cpu)
+    today = train(recipe, Path("today"), runtime=cpu)
+    columns = [f"val/{data}/{column}" for data in ("clean", "q50") for column in ("loss", "ema_loss")]
+    assert [metrics.rows[3][column] for column in columns] == [by_box.rows[3][column] for column in columns]
+    assert all(metrics.rows[3][column] != today.rows[3][column] for column in columns)
+    assert metrics.rows[3]["train/loss"] == today.rows[3]["train/loss"], "training is the same"
+
+
+def test_a_run_does_not_resume_with_another_way_of_validation(
+    betons: Path, cpu: Runtime, trained_copy: Path, tmp_path: Path
+) -> None:
+    make_older(trained_copy)
+    with pytest.raises(RecipeError, match=r"image\.val_resize was box, is shorter_side$"):
+        train(tiny_recipe(betons, tmp_path, "image.val_resize=shorter_side"), trained_copy, runtime=cpu, resume=True)
+    train(tiny_recipe(betons, tmp_path, "image.val_resize=box"), trained_copy, runtime=cpu, resume=True)

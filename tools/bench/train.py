@@ -56,8 +56,9 @@ from jpegcurr.system import keep_freed_memory, library_versions
 from jpegcurr.training.augment.policies import parse_section_policy
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
 from jpegcurr.training.loop import StepInfo
-from jpegcurr.training.models.create import create_model, normaliser
+from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.names import check_model
+from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer, parameter_groups, set_learning_rate
 from jpegcurr.training.train import train
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.beton.manifest import read_manifest
@@ -21,13 +22,16 @@ from jpegcurr.training.data.classes import Classes, describe_match, have_same_la
 from jpegcurr.training.data.datasets import Dataset, open_dataset
 from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
-from jpegcurr.training.data.sampling import EpochSampler
+from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Classifier, ModelDescription, Run, describe_model
 from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")
+
+BETON = ".beton"
+EvaluationSet = Dataset | ImageSet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +43,7 @@ class Evaluation:
         data, quality: the beton and its quality, None if the manifest is missing.
         tested: the quality that the model saw, None if it is unknown or not one number.
         at_load: a description of the encoding on the fly, None if there is none.
-        loader: the decode path, ``ffcv`` or ``plain``.
+        loader: the decode path, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
         description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
@@ -167,35 +171,52 @@ def expand_qualities(
     return sets
 
 
-def open_sets(runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
-    """Open every set, each beton once; log where the classes of a beton and of a run are not the same.
+def open_sets(
+    runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg], labels: Path | None = None
+) -> list[EvaluationSet]:
+    """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels`` if need be.
 
-    It is logged, too, if a file that the run was trained or evaluated on while it trained has other images or labels now.
+    It is logged where the classes of a set and of a run are not the same, and if a file that the run was trained or evaluated
+    on while it trained has other images or labels now.
 
     Raises:
         BetonError: a beton is missing or damaged.
-        UsageError: a beton has images of a class that a run lacks.
+        SourceError: images cannot be read as a labelled data set.
+        UsageError: a set has images of a class that a run lacks.
     """
-    opened = {path: open_dataset(path) for path in dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())}
+    paths = dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())
+    if labels is not None and all(path.suffix == BETON for path in paths):
+        raise UsageError(f"--labels {labels} is for images; a {BETON} has its labels in it. Omit it.")
+    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels) for path in paths}
     for dataset in opened.values():
         for run in runs:
             dataset.match(run.class_list)
-            if remark := describe_match(dataset.beton.labels, dataset.classes, run.class_list):
+            if remark := describe_match(dataset.labels, dataset.classes, run.class_list):
                 log.warning("%s", remark)
             if differences := _describe_changes(run, dataset):
-                log.warning("%s has changed since %s was trained: %s", dataset.beton.path, run.path, "; ".join(differences))
+                log.warning("%s has changed since %s was trained: %s", dataset.path, run.path, "; ".join(differences))
     parts = (split_on_the_fly(val) for val in sets.values())
     return [replace(opened[path], on_the_fly=on_the_fly) for path, on_the_fly in parts]
 
 
-def _describe_changes(run: Classifier, dataset: Dataset) -> list[str]:
+def _describe_changes(run: Classifier, dataset: EvaluationSet) -> list[str]:
     """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
-    if not isinstance(run, Run) or not run.path.exists():  # a run may have been moved since it was loaded
+    if not (isinstance(dataset, Dataset) and isinstance(run, Run) and run.path.exists()):  # it may have been moved since
         return []
-    recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.beton.path)]
+    recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.path)]
     if not recorded:
         return []
     return describe_differences({**recorded[0], "at_load": None}, {**identify(dataset), "at_load": None})
+
+
+def open_betons(run: Classifier, sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
+    """Open every set as ``open_sets`` does; raises UsageError for one that is no beton."""
+    datasets = open_sets([run], sets)
+    betons = [dataset for dataset in datasets if isinstance(dataset, Dataset)]
+    if len(betons) < len(datasets):
+        path = next(dataset.path for dataset in datasets if not isinstance(dataset, Dataset))
+        raise UsageError(f"{path} is no {BETON}, which is needed here. Encode it: jpegcurr encode {path} --quality source.")
+    return betons
 
 
 def evaluate_run(
@@ -207,7 +228,7 @@ def evaluate_run(
 
 def evaluate_runs(
     runs: Sequence[Classifier],
-    datasets: Sequence[Dataset],
+    datasets: Sequence[EvaluationSet],
     runtime: Runtime,
     *,
     loader: str = "auto",
@@ -230,48 +251,68 @@ def evaluate_runs(
     """
     kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
+    reported: set[Path] = set()
     for row, run in enumerate(runs):
         for column, dataset in enumerate(datasets):
             if (row, column) not in pending:
                 together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
-                variant = dataset.match(run.class_list).variant
-                sampler = EpochSampler.of(variant, run.image, batch=run.batch, workers=loading_workers())
                 models = [(runs[other].model, runs[other].normalise) for other in together]
-                observed = observe(models, open_loader(kind, sampler, runtime), runtime, on_images)
+                of_set = _open_loader(run, dataset, kind, runtime)
+                observed = observe(models, of_set, runtime, on_images)
+                if isinstance(of_set, ImageLoader) and of_set.unread and dataset.path not in reported:
+                    reported.add(dataset.path)
+                    log.warning("%s", _describe_unread(dataset, of_set.unread))
                 pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
             outcomes = pending.pop((row, column))
             _check_finite(run, dataset, outcomes)
             yield _evaluation(run, dataset, kind, outcomes)
 
 
-def _check_finite(run: Classifier, dataset: Dataset, outcomes: Outcomes) -> None:
+def _open_loader(run: Classifier, dataset: EvaluationSet, kind: str, runtime: Runtime) -> Loader:
+    """Open a loader of this process's share of a set, with labels that are numbers of the run's classes."""
+    world, workers = runtime.world, loading_workers(runtime.world.local_ranks)
+    matched = dataset.match(run.class_list)
+    if isinstance(matched, ImageSet):
+        return ImageLoader(matched, run.image, run.batch, runtime, workers)
+    sampler = EpochSampler.of(matched.variant, run.image, batch=run.batch, workers=workers)
+    return open_loader(kind, replace(sampler, rank=world.rank, ranks=world.ranks), runtime)
+
+
+def _describe_unread(dataset: EvaluationSet, unread: Sequence[tuple[str, str]]) -> str:
+    name, reason = unread[0]
+    return f"{len(unread):,} of {len(dataset):,} images of {dataset.path} cannot be read and are left out; {name}: {reason}"
+
+
+def _check_finite(run: Classifier, dataset: EvaluationSet, outcomes: Outcomes) -> None:
     values = torch.from_numpy(np.stack([outcomes.confidence, outcomes.loss], axis=1))
-    require_finite(values, run.path, [f"sample {number} of {dataset.beton.path}" for number in range(len(outcomes))])
+    require_finite(values, run.path, [f"sample {number} of {dataset.path}" for number in range(len(outcomes))])
 
 
 def _input_key(run: Classifier) -> tuple[object, ...]:
     """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
-    return run.image.size, run.image.interpolation, run.image.val_crop, run.batch, run.classes, run.names_known
+    image = run.image
+    view = image.size, image.interpolation, image.val_crop, image.val_resize
+    return *view, run.batch, run.classes, run.names_known
 
 
-def _evaluation(run: Classifier, dataset: Dataset, kind: str, outcomes: Outcomes) -> Evaluation:
+def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Outcomes) -> Evaluation:
     return Evaluation(
         run=run.path,
         weights=run.weights,
-        data=dataset.beton.path,
+        data=dataset.path,
         quality=dataset.quality,
         tested=tested_quality(dataset),
         at_load=dataset.on_the_fly.describe() if dataset.on_the_fly else None,
-        loader=kind,
+        loader="images" if isinstance(dataset, ImageSet) else kind,
         classes=run.classes,
         names_known=run.names_known,
         description=describe_model(run),
-        keys=dataset.manifest.keys_sha256 if dataset.manifest else None,
+        keys=dataset.keys,
         outcomes=outcomes,
     )
 
 
-def tested_quality(dataset: Dataset) -> Quality | None:
+def tested_quality(dataset: EvaluationSet) -> Quality | None:
     """Return the quality that a model sees; None if it is unknown or not one number."""
     if dataset.on_the_fly is None:
         return dataset.quality

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from jpegcurr.analysis.stats import Flags, calibration_error
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, World
 from jpegcurr.training.data.sampling import Loader
 from jpegcurr.training.metrics import Normaliser, Scores, evaluate_batches
+
+COLUMNS = 5  # numbers of an image: label, prediction, confidence, whether it is among the top five, loss
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +60,9 @@ def observe(
     runtime: Runtime,
     on_images: Callable[[int], None] | None = None,
 ) -> list[Outcomes]:
-    """Return the outcomes of each model on one pass of ``loader``.
+    """Return the outcomes of each model on one pass of ``loader``, over the images of all processes together, in their order.
 
+    Every process must call it, and each gets all outcomes. Images with a negative label are left out: they cannot be read.
     ``on_images`` is called after every batch with its number of images, times the models.
     """
     parts: list[torch.Tensor] = []
@@ -67,7 +70,21 @@ def observe(
         parts.append(torch.stack([_columns(of_model, labels) for of_model in logits]).cpu())
         if on_images:
             on_images(len(labels) * len(models))
-    return [_outcomes(columns) for columns in torch.cat(parts, dim=2)]
+    mine = torch.cat(parts, dim=2) if parts else torch.zeros(len(models), COLUMNS, 0, dtype=torch.float64)
+    return [_outcomes(columns[:, columns[0] >= 0]) for columns in _gather(mine, runtime.world)]
+
+
+def _gather(mine: torch.Tensor, world: World) -> torch.Tensor:
+    """Return the columns of all processes [models columns images]; process r of n has the images r, r + n, r + 2n, ..."""
+    if world.ranks == 1:
+        return mine
+    counts = [int(count) for count in world.gather(torch.tensor([mine.shape[2]]))]
+    padded = torch.zeros(*mine.shape[:2], max(counts), dtype=mine.dtype)
+    padded[:, :, : mine.shape[2]] = mine
+    together = torch.empty(*mine.shape[:2], sum(counts), dtype=mine.dtype)
+    for rank, (part, count) in enumerate(zip(world.gather(padded), counts, strict=True)):
+        together[:, :, rank :: world.ranks] = part[:, :, :count]
+    return together
 
 
 def _columns(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 Interpolation = Literal["bilinear", "bicubic"]
 
 # Pillow truncates interpolated values to whole levels. This keeps a value that only float32 rounding puts below a whole level.
-_SLACK = 2**-7
+_SLACK = {"bilinear": 2**-7, "bicubic": 2**-12}
 
 
 def operate(
@@ -128,7 +128,7 @@ _RECOLOURS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] =
 
 
 # Operations that move pixels. Each maps a place in the result, x [w] and y [h 1] in pixels from the corner, to the place in the
-# image [height width] that its pixel comes from, given amounts, float32 [k 1 1].
+# image [height width] that its pixel comes from, given amounts, float64 [k 1 1].
 _Mapping = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -158,17 +158,55 @@ def _move(
 ) -> torch.Tensor:
     """Return images whose pixels come from the places that ``source_of`` gives, and are ``fill`` where those lie outside.
 
-    Bilinear differs from Pillow's by one level in 1 to 3 % of the pixels. Bicubic is torch's cubic with a = -0.75, where
-    Pillow's has -1: in photographs they differ by half a level on average, and by up to six. Moves by whole pixels are exact
-    with both.
+    Bilinear differs from Pillow's by one level in 1 to 3 % of the pixels, bicubic in less than one in a thousand. Moves by
+    whole pixels are exact with both.
     """
     height, width = images.shape[2:]
-    x = torch.arange(width, device=images.device) + 0.5
-    y = torch.arange(height, device=images.device)[:, None] + 0.5
-    places = source_of(x, y, amounts.float()[:, None, None], height, width)
-    x, y = (place.expand(len(images), height, width) for place in places)
-    grid = torch.stack((x * (2 / width) - 1, y * (2 / height) - 1), 3)
-    moved = torch.nn.functional.grid_sample(images.float(), grid, interpolation, "border", align_corners=False)
+    x = torch.arange(width, device=images.device, dtype=torch.float64) + 0.5
+    y = torch.arange(height, device=images.device, dtype=torch.float64)[:, None] + 0.5
+    x, y = source_of(x, y, amounts[:, None, None], height, width)
+    if interpolation == "bicubic":
+        moved = _sample_cubic(images, x, y)
+    else:
+        places = (place.expand(len(images), height, width) for place in (x * (2 / width) - 1, y * (2 / height) - 1))
+        grid = torch.stack(tuple(places), 3).float()
+        moved = torch.nn.functional.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
     inside = ((x >= 0) & (x < width) & (y >= 0) & (y < height))[:, None]
     outside = torch.cat([images.new_full((1, 1, 1, 1), level) for level in fill], 1)
-    return torch.where(inside, moved.add_(_SLACK).clamp_(0, 255).to(torch.uint8), outside)
+    return torch.where(inside, moved.add_(_SLACK[interpolation]).clamp_(0, 255).to(torch.uint8), outside)
+
+
+def _sample_cubic(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return ``images`` [k 3 h w] interpolated at the places ``x``, ``y``, float32 [k 3 h w], by the cubic of ``_cubic_taps``.
+
+    torch's ``grid_sample`` has another cubic, a = -0.75. A coordinate without samples, [w] or [h 1], is the result's own: along
+    it, nothing has to be interpolated.
+    """
+    count, channels, height, width = images.shape
+    pixels = images.flatten(2).float()
+    x, y = (place.expand(count, height, width) if place.dim() == 3 else place for place in (x, y))
+    columns, rows = _cubic_taps(x, width), _cubic_taps(y, height)
+    sampled = torch.zeros_like(pixels)
+    for row, row_weight in rows:
+        line = torch.zeros_like(pixels)
+        for column, weight in columns:
+            index = (row * width + column).long().view(count, 1, -1).expand(-1, channels, -1)
+            line.addcmul_(pixels.gather(2, index), weight)
+        sampled.addcmul_(line, row_weight)
+    return sampled.view(images.shape)
+
+
+def _cubic_taps(place: torch.Tensor, side: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the four pixels around every place along an axis and their weights, float32 [k 1 h*w]; one pixel if none moves.
+
+    They are those of Pillow's transforms (``libImaging/Geometry.c``): cubic convolution with a = -1, where its resize has -0.5;
+    beyond the border, the border's pixel counts.
+    """
+    if place.dim() < 3:
+        return [(place.floor().int(), place.new_ones(1, dtype=torch.float32))]
+    before = (place - 0.5).floor()
+    right = (place - 0.5 - before).float().view(len(place), 1, -1)
+    left = 1 - right
+    weights = (-right * left**2, 1 - right**2 * (1 + left), 1 - left**2 * (1 + right), -left * right**2)
+    pixels = ((before.int() + offset).clamp_(0, side - 1) for offset in (-1, 0, 1, 2))
+    return list(zip(pixels, weights, strict=True))

@@ -1,5 +1,7 @@
 """Crop rectangles for many images at once, computed from their sizes before anything is decoded."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,7 +10,8 @@ from jpegcurr.training.sample_rng import SampleRng
 
 Sizes = NDArray[np.int64]
 TRIES = 10
-TOP, LEFT, HEIGHT, WIDTH = range(4)
+TOP, LEFT, HEIGHT, WIDTH, TO_HEIGHT, TO_WIDTH = range(6)
+LONGEST = 64  # shorter sides: of longer images validation resizes only so much of the centre
 PIXELS_AT_ONCE = 1 << 26  # 64 crops of 1024 pixels a side: 0.2 GB, and 0.8 GB as the model takes them
 
 
@@ -17,15 +20,55 @@ def images_at_once(size: int, most: int) -> int:
     return max(1, min(most, PIXELS_AT_ONCE // (size * size)))
 
 
+def validation_views(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
+    """Return what validation shows of images, int64 [n 6]: top, left, height, width, and the size to which that is resized.
+
+    The input is the centre of the result: torchvision's ``Resize`` and ``CenterCrop``, with their rounding. The size is 0 by 0
+    where the box itself is the crop, for ``val_resize: box``. The box is the whole image, unless that is ``LONGEST`` times as
+    long as wide: one row of 65,500 pixels would have to be resized to 4 billion.
+    """
+    if image.val_resize == "box":
+        return as_views(centre_boxes(heights, widths, image))
+    side = math.floor(image.size / image.val_share)
+    boxes = np.stack([np.minimum(heights, LONGEST * widths), np.minimum(widths, LONGEST * heights)], axis=1)
+    starts = (np.stack([heights, widths], axis=1) - boxes) // 2
+    if image.squashed:
+        return np.concatenate([starts, boxes, np.full_like(boxes, side)], axis=1)
+    shorter = boxes.min(axis=1, keepdims=True)
+    return np.concatenate([starts, boxes, (side * boxes / shorter).astype(np.int64)], axis=1)
+
+
+def as_views(boxes: Sizes) -> Sizes:
+    """Return crops, int64 [n 4], as views, int64 [n 6]."""
+    return np.pad(boxes, ((0, 0), (0, 2)))
+
+
+def centre_start(resized: int, size: int) -> int:
+    """Return where the centre ``size`` of ``resized`` pixels begins: torchvision's ``round((resized - size) / 2)``, to even.
+
+    numba compiles this function and the next.
+    """
+    half = (resized - size) // 2
+    return half + ((resized - size) & half & 1)
+
+
+def columns_first(height: int, width: int, to_height: int, to_width: int) -> bool:
+    """Return whether Pillow, from version 13 on, resizes columns before rows: where heights shrink by over twice as much.
+
+    The pixels between the two passes are rounded and clipped, so with bicubic's overshoot the order changes up to 17 levels.
+    """
+    return height > to_height and height - to_height > 2 * (width - to_width)
+
+
 def centre_boxes(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
-    """Return the crops that validation takes, int64 [n 4]: top, left, height, width.
+    """Return the crops that validation takes by ``val_resize: box``, int64 [n 4]: top, left, height, width.
 
     These are the centre squares of ``val_crop`` times the shorter side, rounded down (FFCV's ``get_center_crop``), or the whole
     images for ``val_crop: squash``.
     """
-    if image.val_crop == "squash":
+    if image.squashed:
         return np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], axis=1)
-    sides = np.maximum((image.val_crop * np.minimum(heights, widths)).astype(np.int64), 1)
+    sides = np.maximum((image.val_share * np.minimum(heights, widths)).astype(np.int64), 1)
     return np.stack([(heights - sides) // 2, (widths - sides) // 2, sides, sides], axis=1)
 
 

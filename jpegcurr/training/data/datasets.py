@@ -40,6 +40,19 @@ class Dataset:
     on_the_fly: OnTheFlyJpeg | None = None
     matched: Labels | None = None
 
+    def __len__(self) -> int:
+        return len(self.beton)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.beton.path
+
+    @property
+    def keys(self) -> str | None:
+        """A fingerprint of the images' names and their order; None without a manifest."""
+        return self.manifest.keys_sha256 if self.manifest else None
+
     @property
     def classes(self) -> Classes:
         """The classes of the labels in the file; without a manifest, their numbers."""

@@ -26,7 +26,8 @@ from ffcv.pipeline.state import State
 from numba import njit, prange, types
 from numpy.typing import NDArray
 
-from jpegcurr.training.data.resample_kernel import AREA, BICUBIC, BILINEAR, resample
+from jpegcurr.training.data.crops import __file__ as crops_source
+from jpegcurr.training.data.resample_kernel import AREA, BICUBIC, BILINEAR, resample, resample_centre
 from jpegcurr.training.data.resample_kernel import __file__ as resample_source
 from jpegcurr.training.data.sampling import SAMPLE
 
@@ -134,7 +135,7 @@ def _compile(version: str) -> Callable[..., None]:
     return kernel
 
 
-make_batch = _compile(sha256(Path(resample_source).read_bytes()).hexdigest())
+make_batch = _compile(sha256(Path(resample_source).read_bytes() + Path(crops_source).read_bytes()).hexdigest())
 
 
 @njit(nogil=True)
@@ -258,7 +259,9 @@ def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyp
 @njit(nogil=True)
 def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
     top, left, height, width = task.top, task.left, task.height, task.width
-    if filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # where OpenCV uses another formula
+    if task.to_height:
+        resample_centre(whole, top, left, height, width, task.to_height, task.to_width, image, filter_)
+    elif filter_ == AREA and (height < image.shape[0] or width < image.shape[0]):  # where OpenCV uses another formula
         rows, columns = whole.shape[0], whole.shape[1]
         address, size = whole.ctypes.data, image.shape[0]
         _resize_area(0, address, rows, columns, top, top + height, left, left + width, image.ctypes.data, size, size)

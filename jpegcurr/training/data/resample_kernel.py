@@ -5,7 +5,8 @@ OpenCV's area is there too, to within one level and three times as fast as in Op
 The algorithm is that of Pillow's ``libImaging/Resample.c`` for 8 bits per channel, which torch's
 ``interpolate(antialias=True)`` uses with fewer bits per weight. Rows and columns are resized in separate passes, rows first,
 with 8 bits in between, as in torch and in Pillow up to version 12. (From version 13 Pillow resizes columns first where that is
-cheaper, which gives other pixels; training images must not depend on the version.) An output pixel is a weighted sum over a
+cheaper, which gives other pixels; training images must not depend on the version. Validation follows it, whatever the version.)
+An output pixel is a weighted sum over a
 window of the input, in integers, so the order of summation does not matter. The weights are computed in double precision, with
 Pillow's operations in Pillow's order, and rounded to fixed point.
 
@@ -23,6 +24,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from jpegcurr.training.data.crops import centre_start, columns_first
 
 Bytes = NDArray[np.uint8]
 # For every output pixel: the first pixel of its window of the input, the number of pixels in it, and their weights [out taps].
@@ -42,6 +45,41 @@ def _compiled(function: _F) -> _F:
     return cast("_F", njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function))
 
 
+_centre_start, _columns_first = _compiled(centre_start), _compiled(columns_first)
+
+
+@_compiled
+def resample_centre(
+    source: Bytes, top: int, left: int, height: int, width: int, to_height: int, to_width: int, destination: Bytes, kind: int
+) -> None:
+    """Fill ``destination`` with the centre of a crop of ``source`` that is resized to ``to_height`` by ``to_width`` pixels.
+
+    Only that centre is computed. The pixels are those of ``transforms.resize_centre``, to the bit. ``kind`` is BILINEAR, with
+    Pillow's weights, or BICUBIC; all else is as for ``resample``.
+    """
+    top, left, height, width = int(np.int64(top)), int(np.int64(left)), int(np.int64(height)), int(np.int64(width))
+    out_height, out_width = destination.shape[:2]
+    down = _filter_windows(height, to_height, _centre_start(to_height, out_height), out_height, kind, _BITS)
+    across = _filter_windows(width, to_width, _centre_start(to_width, out_width), out_width, kind, _BITS)
+    first_row, rows, down = _cut(down)
+    first_column, columns, across = _cut(across)
+    if _columns_first(height, width, to_height, to_width):
+        between = np.empty((out_height, columns, 3), np.uint8)
+        _resize_columns(source, top + first_row, left + first_column, down, between)
+        _resize_rows(between, 0, 0, out_height, columns, across, destination)
+    else:
+        between = np.empty((rows, out_width, 3), np.uint8)
+        _resize_rows(source, top + first_row, left + first_column, rows, columns, across, between)
+        _resize_columns(between, 0, 0, down, destination)
+
+
+@_compiled
+def _cut(windows: Windows) -> tuple[int, int, Windows]:
+    """Return where the input of all windows begins, how long it is, and the windows counted from there."""
+    starts, counts, weights = windows
+    return starts[0], starts[-1] + counts[-1] - starts[0], (starts - starts[0], counts, weights)
+
+
 @_compiled
 def resample(source: Bytes, top: int, left: int, height: int, width: int, destination: Bytes, kind: int) -> None:
     """Crop RGB ``source`` (uint8 [h w 3]) and resize the crop to fill ``destination`` (uint8 [h w 3]); both C-contiguous.
@@ -54,22 +92,27 @@ def resample(source: Bytes, top: int, left: int, height: int, width: int, destin
     if kind == AREA:
         across, down = _area_windows(width, out_width), _area_windows(height, out_height)
     else:
-        across, down = _filter_windows(width, out_width, kind), _filter_windows(height, out_height, kind)
+        bits = 0 if kind == BILINEAR else _BITS
+        across = _filter_windows(width, out_width, 0, out_width, kind, bits)
+        down = _filter_windows(height, out_height, 0, out_height, kind, bits)
     between = np.empty((height, out_width, 3), np.uint8)
     _resize_rows(source, top, left, height, width, across, between)
-    _resize_columns(between, down, destination)
+    _resize_columns(between, 0, 0, down, destination)
 
 
 @_compiled
-def _filter_windows(size: int, out_size: int, kind: int) -> Windows:
-    """Return the windows of the bilinear or the bicubic filter along a side."""
+def _filter_windows(size: int, out_size: int, first: int, count: int, kind: int, bits: int) -> Windows:
+    """Return the windows of the bilinear or the bicubic filter along a side, of ``count`` output pixels from ``first`` on.
+
+    Weights have ``bits`` fraction bits, or as many as torch would give them if 0.
+    """
     scale = size / out_size
     stretch = max(scale, 1.0)
     radius = kind * stretch
-    starts, counts = np.empty(out_size, np.int64), np.empty(out_size, np.int64)
-    weights = np.zeros((out_size, 2 * math.ceil(radius) + 1))
-    for i in range(out_size):
-        centre = (i + 0.5) * scale
+    starts, counts = np.empty(count, np.int64), np.empty(count, np.int64)
+    weights = np.zeros((count, 2 * math.ceil(radius) + 1))
+    for i in range(count):
+        centre = (first + i + 0.5) * scale
         starts[i] = max(int(centre - radius + 0.5), 0)
         counts[i] = min(int(centre + radius + 0.5), size) - starts[i]
         total = 0.0
@@ -78,7 +121,7 @@ def _filter_windows(size: int, out_size: int, kind: int) -> Windows:
             total += weights[i, tap]
         for tap in range(counts[i]):
             weights[i, tap] /= total
-    return starts, counts, _to_fixed_point(weights, _torch_bits(weights) if kind == BILINEAR else _BITS)
+    return starts, counts, _to_fixed_point(weights, bits or _torch_bits(weights))
 
 
 @_compiled
@@ -136,8 +179,9 @@ def _resize_rows(source: Bytes, top: int, left: int, height: int, width: int, wi
 
     All arrays have three dimensions, because stock FFCV marks numba's types of one and two dimensions as read-only.
 
-    A pixel is read and written as four bytes, unless the fourth might lie beyond the source; the next pixel overwrites the
-    fourth. A crop of fewer rows than one blend sums is done row by row, and all runs of a blend are then the same row.
+    The last window must end at ``width``. A pixel is read and written as four bytes, unless the fourth might lie beyond that;
+    the next pixel overwrites the fourth. A crop of fewer rows than one blend sums is done row by row, and all runs of a blend
+    are then the same row.
     """
     starts, counts, weights = windows
     pitch, out_pitch = 3 * source.shape[1], 3 * len(starts)
@@ -156,12 +200,13 @@ def _resize_rows(source: Bytes, top: int, left: int, height: int, width: int, wi
 
 
 @_compiled
-def _resize_columns(source: Bytes, windows: Windows, out: Bytes) -> None:
-    """Resize the columns of ``source`` [h w 3] into ``out`` [out_height w 3]."""
+def _resize_columns(source: Bytes, top: int, left: int, windows: Windows, out: Bytes) -> None:
+    """Resize the columns of a crop of ``source`` [h w 3] into ``out`` [out_height width 3]."""
     starts, counts, weights = windows
-    length = pitch = 3 * source.shape[1]
+    length, pitch = 3 * out.shape[1], 3 * source.shape[1]
+    crop = source.ctypes.data + top * pitch + 3 * left
     for y in range(len(starts)):
-        row = source.ctypes.data + starts[y] * pitch
+        row = crop + starts[y] * pitch
         taps = weights.ctypes.data + y * weights.strides[0]
         to = out.ctypes.data + y * length
         if length >= 8 * _ROWS:

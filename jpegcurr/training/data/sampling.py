@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg, Order, Ramp
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, TRIES, WIDTH, centre_boxes, random_boxes
+from jpegcurr.training.data.crops import TRIES, as_views, random_boxes, validation_views
 from jpegcurr.training.sample_rng import SampleRng
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 
 # One sample: ``variant`` is the position in ``EpochSampler.variants``; ``quality`` is 0 where nothing is encoded on the fly.
+# The six numbers from ``top`` to ``to_width`` are a view: see ``crops.validation_views``.
 SAMPLE = np.dtype(
     [
         ("index", np.int64),
@@ -36,12 +37,15 @@ SAMPLE = np.dtype(
         ("left", np.int32),
         ("height", np.int32),
         ("width", np.int32),
+        ("to_height", np.int32),
+        ("to_width", np.int32),
         ("variant", np.uint8),
         ("quality", np.uint8),
         ("flip", np.bool_),
     ],
     align=True,
 )
+VIEW = ("top", "left", "height", "width", "to_height", "to_width")
 _FLIP, _VARIANT, _QUALITY, _BOX = 0, 1, 2, 3  # streams of random numbers
 _REPLACEMENT = _BOX + 4 * TRIES
 
@@ -196,12 +200,12 @@ class EpochSampler:
         samples["quality"] = self._qualities(epoch, samples["variant"], rng)
         heights, widths = self._sizes(samples)
         if self.train:
-            boxes = random_boxes(heights, widths, self.image, rng, _BOX)
+            views = as_views(random_boxes(heights, widths, self.image, rng, _BOX))
             samples["flip"] = rng.uniform(_FLIP) < self.image.hflip
         else:
-            boxes = centre_boxes(heights, widths, self.image)
-        for name, column in (("top", TOP), ("left", LEFT), ("height", HEIGHT), ("width", WIDTH)):
-            samples[name] = boxes[:, column]
+            views = validation_views(heights, widths, self.image)
+        for name, column in zip(VIEW, views.T, strict=True):
+            samples[name] = column
         return samples
 
     def samples_of(self, epoch: int, batches: Sequence[Indices]) -> Iterator[np.ndarray]:

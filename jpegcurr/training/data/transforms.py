@@ -4,6 +4,8 @@ This is the reference in Python. The plain loader uses it, and FFCV's compiled k
 one level of 255); ``tests/training/test_ffcv_kernel.py`` checks that.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -16,8 +18,8 @@ from jpegcurr.encoding.jpeg.limits import MOST_PIXELS
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
-from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, centre_boxes
-from jpegcurr.training.data.sampling import EpochSampler, Variant
+from jpegcurr.training.data.crops import centre_start, columns_first, validation_views
+from jpegcurr.training.data.sampling import VIEW, EpochSampler, Variant
 
 ATTEMPTS = 10  # samples that are tried as a replacement of a broken one
 
@@ -59,8 +61,7 @@ def render(sampler: EpochSampler, sample: np.void, size: int) -> Pixels:
     quality, index = int(sample["quality"]), int(sample["index"])
     before_crop = quality > 0 and variant.before_crop
     image = _read_at(variant, index, quality) if before_crop else read_pixels(variant.beton, index, scratch=True)
-    crop = image[sample["top"] : sample["top"] + sample["height"], sample["left"] : sample["left"] + sample["width"]]
-    pixels = resize(crop, size, sampler.image.interpolation)
+    pixels = _take_view(image, [int(sample[name]) for name in VIEW], size, sampler.image.interpolation)
     if quality and not before_crop:
         pixels = decode_rgb(encode_rgb(pixels, quality))
     return np.asarray(cv2.flip(pixels, 1), np.uint8) if sample["flip"] else pixels  # OpenCV takes a third of NumPy's time
@@ -84,9 +85,14 @@ def _read_at(variant: Variant, index: int, quality: int) -> Pixels:
 def centre_crop(pixels: Pixels, image: ImageSection) -> torch.Tensor:
     """Return what validation shows of an image: RGB uint8 [h w 3] -> uint8 [3 size size]."""
     height, width = pixels.shape[:2]
-    (box,) = centre_boxes(np.array([height]), np.array([width]), image)
-    crop = pixels[box[TOP] : box[TOP] + box[HEIGHT], box[LEFT] : box[LEFT] + box[WIDTH]]
-    return torch.from_numpy(resize(crop, image.size, image.interpolation)).permute(2, 0, 1)
+    view = validation_views(np.array([height]), np.array([width]), image)[0].tolist()
+    return torch.from_numpy(_take_view(pixels, view, image.size, image.interpolation)).permute(2, 0, 1)
+
+
+def _take_view(pixels: Pixels, view: Sequence[int], size: int, interpolation: Interpolation) -> Pixels:
+    top, left, height, width, to_height, to_width = view
+    box = pixels[top : top + height, left : left + width]
+    return resize_centre(box, (to_height, to_width), size, interpolation) if to_height else resize(box, size, interpolation)
 
 
 def resize(crop: Pixels, size: int, interpolation: Interpolation) -> Pixels:
@@ -105,3 +111,22 @@ def resize(crop: Pixels, size: int, interpolation: Interpolation) -> Pixels:
     batch = torch.from_numpy(np.require(crop, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(batch, (size, size), mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+def resize_centre(pixels: Pixels, to: tuple[int, int], size: int, interpolation: Interpolation) -> Pixels:
+    """Return the centre [size size 3] of RGB uint8 [h w 3] resized to the size ``to`` by Pillow's bilinear or bicubic.
+
+    Each pass is a call of its own, because the order in which Pillow does both depends on its version; here it is that of
+    version 13. Between the passes everything but the centre is cut away.
+    """
+    (height, width), (to_height, to_width) = pixels.shape[:2], to
+    top, left = centre_start(to_height, size), centre_start(to_width, size)
+    filter_ = Image.Resampling[interpolation.upper()]
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if columns_first(height, width, to_height, to_width):
+        image = image.resize((width, to_height), filter_).crop((0, top, width, top + size))
+        image = image.resize((to_width, size), filter_).crop((left, 0, left + size, size))
+    else:
+        image = image.resize((to_width, height), filter_).crop((left, 0, left + size, height))
+        image = image.resize((size, to_height), filter_).crop((0, top, size, top + size))
+    return np.array(image)

@@ -21,11 +21,11 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.text import join_words
-from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.finite import check_weights
 from jpegcurr.training.models.fit import classifier_names, create_on_meta, describe_misfit
 from jpegcurr.training.models.key_maps import StateDict
 from jpegcurr.training.models.names import check_model
+from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 
 log = logging.getLogger("jpegcurr")
@@ -123,24 +123,18 @@ def _fingerprint(tensor: torch.Tensor) -> tuple[int, str]:
     return tensor.numel(), f"{float(tensor.detach().double().sum()):.9g}"
 
 
-def normaliser(model: torch.nn.Module) -> Normaliser:
-    """Return the normalisation of ``model``: the mean and the standard deviation in timm's configuration of it."""
-    config = timm.data.resolve_model_data_config(model)
-    return Normaliser(config["mean"], config["std"])
-
-
 def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...], image: ImageSection) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = timm.data.resolve_model_data_config(model)
+    inputs = normaliser(model, image)
     data_config = {
         "input_size": (3, image.size, image.size),
-        "crop_pct": 1.0 if image.val_crop == "squash" else image.val_crop,
-        "crop_mode": "squash" if image.val_crop == "squash" else "center",
+        "crop_pct": image.val_share,
+        "crop_mode": "squash" if image.squashed else "center",
         # timm has no area filter; antialiased bilinear is the nearest that it has
         "interpolation": "bilinear" if image.interpolation == "area" else image.interpolation,
-        "mean": config["mean"],
-        "std": config["std"],
+        "mean": inputs.levels,
+        "std": inputs.deviations,
     }
     whole = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
     labels = {"label_names": list(classes)}

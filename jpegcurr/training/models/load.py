@@ -1,6 +1,7 @@
 """Models to analyse, by one door: a run, a model of timm's or of a hub by its name, or a network of one's own."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,18 +15,20 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from timm.models import PretrainedCfg
 
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
-from jpegcurr.recipe.loading import load_recipe
-from jpegcurr.recipe.schema import ImageSection, Recipe
+from jpegcurr.recipe.loading import load_resolved
+from jpegcurr.recipe.schema import ImageSection, Recipe, ValResize
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.create import normaliser
 from jpegcurr.training.models.exported import load_exported
 from jpegcurr.training.models.factory import build_model, is_factory
 from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit
+from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
 from jpegcurr.training.run_head import read_head
+
+log = logging.getLogger("jpegcurr")
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
@@ -119,7 +122,8 @@ class Run:
 class LoadedModel:
     """A model that is no run, in evaluation mode on the runtime's device: timm's, a hub's, or one's own.
 
-    ``path`` is its name as it was given. Its preprocessing is what timm's configuration of it says, or the settings.
+    ``path`` is its name as it was given. Its preprocessing is what timm's configuration of it says, or the settings, with the
+    pixels of timm's transform.
     """
 
     path: Path
@@ -221,9 +225,12 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     if not (path / "recipe.yaml").is_file():
         problem = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {problem}. Give the --out folder of a `jpegcurr train`.")
+    recipe = load_resolved(path / "recipe.yaml")
+    if weights == "ema" and recipe.ema is None:
+        raise UsageError(f"{path} keeps no average of its weights (ema: null in its recipe). Use --weights raw.")
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
-    recipe, head = load_recipe(path / "recipe.yaml"), read_head(path, "Copy the run's folder again.")
+    head = read_head(path, "Copy the run's folder again.")
     model, classes = load_exported(folder)
     normalise = normaliser(model).to(runtime.device)
     model = runtime.place(model).eval()
@@ -296,7 +303,10 @@ def _finish(
     config = {**resolve_model_data_config(model), **_stated_settings(settings)}
     image = _image_section(name, config)
     check_weights(model, source)
-    normalise = Normaliser(tuple(config["mean"]), tuple(config["std"])).to(runtime.device)
+    normalise = Normaliser(tuple(config["mean"]), tuple(config["std"]))
+    if mismatch := describe_mismatch(str(source), _stated_by_weights(model, settings), normalise, "--mean {mean} --std {std}"):
+        log.warning(mismatch)
+    normalise = normalise.to(runtime.device)
     model = runtime.place(model).eval()
     outputs = count_outputs(model, normalise, image.size, name)
     names = read_class_names(settings.class_names) if settings.class_names is not None else classes
@@ -308,6 +318,14 @@ def _finish(
     return LoadedModel(
         Path(name), model, normalise, names if known else tuple(map(str, range(outputs))), image, names_known=known
     )
+
+
+def _stated_by_weights(model: torch.nn.Module, settings: ModelSettings) -> Normaliser | None:
+    """Return the normalisation that the weights state: the checkpoint, or else the model's own configuration; None if none."""
+    if settings.checkpoint is not None:
+        return stated_normaliser(settings.checkpoint)
+    config = getattr(model, "pretrained_cfg", None)
+    return normaliser(model) if isinstance(config, dict) and config.get("mean") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,13 +342,21 @@ class ModelDescription:
     val_crop: float | str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    val_resize: ValResize = "shorter_side"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON."""
         return asdict(self)
 
+    def _describe_view(self) -> str:
+        squashed = "squash" in (self.val_crop, self.val_resize)
+        if isinstance(self.val_crop, str) or (squashed and self.val_crop == 1):
+            return "whole image, squashed"
+        how = {"squash": " of the squashed image", "box": " cut out before the resize", "shorter_side": ""}
+        return f"crop {self.val_crop:.4g}{how[self.val_resize]}"
+
     def __str__(self) -> str:
-        crop = "whole image, squashed" if self.val_crop == "squash" else f"crop {self.val_crop:.4g}"
+        crop = self._describe_view()
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"{self.size} pixels, {self.interpolation}, {crop}, mean {mean}, std {std}, weights {self.sha256[:12]}"
 
@@ -339,7 +365,8 @@ def describe_model(model: Classifier) -> ModelDescription:
     """Return the hash of a model's weights, and its preprocessing."""
     mean, std = (tuple(round(value, 6) for value in (buffer.flatten() / 255).tolist()) for buffer in model.normalise.buffers())
     image = model.image
-    return ModelDescription(hash_weights(model), image.size, image.interpolation, image.val_crop, mean, std)
+    view = (image.size, image.interpolation, image.val_crop)
+    return ModelDescription(hash_weights(model), *view, mean, std, image.val_resize)
 
 
 def hash_weights(model: Classifier) -> str:
@@ -413,11 +440,12 @@ def _named_classes(config: PretrainedCfg | None) -> tuple[str, ...]:
 def _image_section(name: str, config: dict[str, Any]) -> ImageSection:
     """Return the preprocessing in timm's ``config``; raise UsageError if we cannot do it."""
     _, height, width = config["input_size"]
-    crop: float | Literal["squash"] = "squash" if config["crop_mode"] == "squash" else config["crop_pct"]
+    way: ValResize = "squash" if config["crop_mode"] == "squash" else "shorter_side"
     if height != width or config["crop_mode"] == "border":
         raise UsageError(f"{name} takes inputs that are not square or have a border, which is not supported.")
     try:
-        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], "val_crop": crop})
+        view = {"val_crop": config["crop_pct"], "val_resize": way}
+        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], **view})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None

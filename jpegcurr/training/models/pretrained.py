@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,7 +28,8 @@ def load_weights(path: Path, like: torch.nn.Module | None = None) -> StateDict:
     Raises:
         UsageError: there is no such file, or it holds no weights.
     """
-    weights = to_timm(_read_tensors(find_weights(path)))
+    file = find_weights(path)
+    weights = to_timm(_read_tensors(file))
     if like is None:
         return weights
     shapes = {name: tensor.shape for name, tensor in like.state_dict().items()}
@@ -35,12 +37,7 @@ def load_weights(path: Path, like: torch.nn.Module | None = None) -> StateDict:
 
 
 def _read_tensors(file: Path) -> StateDict:
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # torch.load's errors on files that are no checkpoint have no common class
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"model.checkpoint: {file} cannot be read as weights ({reason}).") from None
+    content = load_safetensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -53,6 +50,32 @@ def _read_tensors(file: Path) -> StateDict:
 def _reshape(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     same = [side for side in tensor.shape if side != 1] == [side for side in shape if side != 1]
     return tensor.reshape(shape) if same else tensor
+
+
+def load_safetensors(file: Path) -> StateDict:
+    """Read a ``.safetensors`` file; raise UsageError if it is none."""
+    try:
+        return load_file(file)
+    except Exception as error:
+        raise _unreadable(file, error) from None
+
+
+def read_checkpoint(file: Path, *, tensors: bool = True) -> Any:
+    """Return the content of a file that torch wrote, as ``load_weights`` reads it; without ``tensors``, these have no data.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(file, "cpu" if tensors else "meta", weights_only=True)
+    except Exception as error:  # torch.load's errors on files that are no checkpoint have no common class
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> UsageError:
+    reason = str(error).partition("\n")[0]
+    return UsageError(f"model.checkpoint: {file} cannot be read as weights ({reason}).")
 
 
 def count_classes(weights: StateDict) -> int | None:

@@ -1,0 +1,141 @@
+"""Images as they lie in folders, archives or tables, as a validation set: whatever ``encode`` takes, without a beton."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import map_in_order, open_executor
+from jpegcurr.errors import ImageError, UsageError
+from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.classes import Classes, Labels, match_labels
+from jpegcurr.training.data.sampling import Batch
+from jpegcurr.training.data.transforms import centre_crop
+
+log = logging.getLogger("jpegcurr")
+
+LEFT_OUT = -100  # the label of an image that cannot be read; torch's cross-entropy ignores it
+AHEAD = 4  # batches whose images are read while the model works
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """One split of a data set, and how its images are encoded again when they are loaded; None if they are not.
+
+    ``matched`` are the labels as numbers of a model's classes, int64 [n]; None where they are those of the source.
+    """
+
+    path: Path
+    source: Source
+    on_the_fly: OnTheFlyJpeg | None = None
+    matched: Labels | None = None
+    quality: Literal["source"] = "source"
+
+    def __len__(self) -> int:
+        return len(self.source.items)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of the source."""
+        return Classes(self.source.classes, known=True, owner=str(self.path))
+
+    @property
+    def labels(self) -> Labels:
+        """The label of every image, int64 [n]: that of the source, or the matched one."""
+        return self.source.items.labels if self.matched is None else self.matched
+
+    def match(self, model: Classes) -> "ImageSet":
+        """Return the set with labels that are numbers of the classes of ``model``; raises UsageError if one is lacking."""
+        return replace(self, matched=match_labels(self.source.items.labels, self.classes, model))
+
+    @property
+    def keys(self) -> str:
+        """A fingerprint of the images' names and their order."""
+        digest = hashlib.sha256()
+        for item in self.source.items:
+            digest.update(os.fsencode(item.key) + b"\n")
+        return digest.hexdigest()
+
+
+def open_images(path: Path, labels: Path | None = None) -> ImageSet:
+    """Open a folder, archive, or whatever else ``encode`` takes: its split ``val``, or its only one.
+
+    Raises:
+        SourceError: it cannot be read as a labelled data set.
+        UsageError: it has several splits, and none is ``val``.
+    """
+    sources = {source.split: source for source in open_sources(str(path), labels=labels)}
+    if len(sources) > 1 and "val" not in sources:
+        raise UsageError(f"{path} has the splits {', '.join(sources)}, and none is val. Name the folder of one of them.")
+    source = sources.get("val") or next(iter(sources.values()))
+    if len(sources) > 1:
+        log.info("%s: its split val is evaluated", path)
+    return ImageSet(path, source)
+
+
+class ImageLoader:
+    """Batches of an ``ImageSet``, as both loaders yield them of betons: read, encoded and cropped on threads.
+
+    With several processes each image belongs to exactly one, as in ``EpochSampler``. An image that cannot be read has the label
+    ``LEFT_OUT`` and is in ``unread``, with the reason.
+    """
+
+    replaced = 0
+
+    def __init__(self, images: ImageSet, section: ImageSection, batch: int, runtime: Runtime, workers: int) -> None:
+        self._images, self._section, self._batch, self._runtime, self._workers = images, section, batch, runtime, workers
+        self._positions = range(runtime.world.rank, len(images), runtime.world.ranks)
+        self.unread: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return -(-len(self._positions) // self._batch)
+
+    def at(self, _epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield every image of this process once, from batch ``first`` on."""
+        positions = self._positions[first * self._batch :]
+        with (
+            open_executor(max(1, self._workers)) as (executor, _),
+            closing(map_in_order(self._prepare, positions, executor, AHEAD * self._batch)) as prepared,
+        ):
+            while rows := list(islice(prepared, self._batch)):
+                yield self._to_batch(rows)
+
+    def _prepare(self, position: int) -> tuple[int, torch.Tensor, str]:
+        """Return the position of an image, its crop uint8 [3 s s], and why it cannot be read; empty if it can."""
+        item, on_the_fly = self._images.source.items[position], self._images.on_the_fly
+        quality = on_the_fly.quality if on_the_fly is not None and isinstance(on_the_fly.quality, int) else None
+        stage = on_the_fly.stage if on_the_fly is not None else None
+        try:
+            data = self._images.source.store.read(item)
+            if quality is not None and stage == "before_crop":
+                data = reencode(data, [EncodeSpec(quality)])[0].data
+            crop = centre_crop(decode_rgb(data, scratch=True), self._section)
+            if quality is not None and stage == "after_resize":
+                pixels = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
+                crop = torch.from_numpy(decode_rgb(encode_rgb(pixels, quality))).permute(2, 0, 1)
+        except ImageError as error:
+            size = self._section.size
+            return position, torch.zeros(3, size, size, dtype=torch.uint8), str(error)
+        return position, crop, ""
+
+    def _to_batch(self, rows: Sequence[tuple[int, torch.Tensor, str]]) -> Batch:
+        positions = np.array([position for position, _, _ in rows], np.int64)
+        labels = self._images.labels[positions].copy()
+        for row, (position, _, reason) in enumerate(rows):
+            if reason:
+                labels[row] = LEFT_OUT
+                self.unread.append((self._images.source.store.locate(self._images.source.items[position]), reason))
+        images = torch.stack([crop for _, crop, _ in rows]).contiguous(memory_format=torch.channels_last)
+        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions)

@@ -1,0 +1,54 @@
+"""Fields that recipes of earlier versions lack, and the values that such a recipe stands for."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jpegcurr.recipe.schema import Recipe
+
+# By section and field: what the earlier version did, given the section. A run keeps it when it is resumed.
+_FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
+    ("image", "mean"): lambda _image: None,
+    ("image", "std"): lambda _image: None,
+    ("image", "val_resize"): lambda _image: "box",
+    ("optim", "layer_ids"): lambda optim: "contiguous" if optim.get("layer_decay") else "authors",
+}
+
+
+def former_values(tree: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    """Return the value of every field that the resolved recipe ``tree`` lacks because an earlier version wrote it."""
+    return {
+        (section, field): value(tree.get(section) or {})
+        for (section, field), value in _FORMER.items()
+        if field not in (tree.get(section) or {})
+    }
+
+
+def fill_former(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved recipe with the fields that it lacks, at their former values."""
+    whole = dict(tree)
+    for (section, field), value in former_values(tree).items():
+        whole[section] = {**(whole.get(section) or {}), field: value}
+    return whole
+
+
+def omit_former(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved recipe as the earlier version wrote it: without newer fields that have their former values."""
+    whole = dict(tree)
+    for (section, field), value in _FORMER.items():
+        if isinstance(fields := whole.get(section), Mapping) and field in fields and fields[field] == value(fields):
+            whole[section] = {name: other for name, other in fields.items() if name != field}
+    return whole
+
+
+def keep_former(recipe: Recipe, tree: Mapping[str, Any]) -> tuple[Recipe, list[str]]:
+    """Return ``recipe`` with the former value of each field that ``tree`` lacks, unless it sets another; and what was kept.
+
+    ``tree`` is the resolved recipe of a run that ``recipe`` resumes. The texts are such as ``optim.layer_ids=contiguous``.
+    """
+    kept = []
+    for (section, field), value in former_values(tree).items():
+        own = getattr(recipe, section)
+        if field not in own.model_fields_set and getattr(own, field) != value:
+            recipe = recipe.model_copy(update={section: own.model_copy(update={field: value})})
+            kept.append(f"{section}.{field}={value}")
+    return recipe, kept
