@@ -28,7 +28,7 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-COMMANDS = ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models")
+COMMANDS = ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models", "export")
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 

@@ -130,6 +130,8 @@ def test_outputs_are_locked_by_their_place_and_named_by_their_option() -> None:
         ("cam run images -o report.html", ".report.html.lock", "-o"),
         ("cam run images -o report.html", ".report.images.csv.lock", "-o"),
         ("channels run -o c.csv", ".c.csv.lock", "--csv"),
+        ("export run --to authors -o a.pth", ".a.pth.lock", "-o"),
+        ("export run --to transformers -o new/hf --force", "new/.hf.lock", "-o"),
     ],
 )
 def test_what_one_command_writes_another_does_not(

@@ -145,8 +145,9 @@ class ModelSection(Section):
         name: any timm model, such as ``convnext_tiny``, or one of ``convnext_isotropic_{small,base,large}``.
         drop_path: stochastic depth: the probability of dropping the last residual branch. 0 disables it.
         pretrained: start from the weights that timm publishes under ``name``.
-        checkpoint: start from this file of timm's or of the ConvNeXt authors', or from the folder of a run. A classifier for
-            another number of classes is re-initialised.
+        checkpoint: start from this file of timm's, the ConvNeXt authors', torchvision's, mmpretrain's, transformers' or
+            EfficientNet-Lite's weights, or from the folder of a run. A classifier for another number of classes is
+            re-initialised.
         head_init_scale: factor on the classifier's initial weights. None keeps timm's initialisation.
         layer_scale: initial factor on ConvNeXt's residual branches. None keeps timm's.
     """

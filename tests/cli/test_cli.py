@@ -296,7 +296,9 @@ def test_a_folder_of_broken_images_ends_predict_with_exit_code_1(run, here) -> N
     assert "None of the 1 files" in done.err
 
 
-@pytest.mark.parametrize("command", ["", "encode", "inspect", "train", "evaluate", "predict", "models", "cam", "channels"])
+@pytest.mark.parametrize(
+    "command", ["", "encode", "inspect", "train", "evaluate", "predict", "models", "cam", "channels", "export"]
+)
 def test_every_command_has_help(run, command: str) -> None:
     done = run(f"{command} --help")
     assert done.code == 0

@@ -1,6 +1,7 @@
 """Export for other programs: their files, read by their own code where it is installed, and what is refused."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -19,12 +20,14 @@ from samples import photograph
 from jpegcurr.analysis.prediction.predict import classify
 from jpegcurr.cli import main
 from jpegcurr.encoding.sources.labelled_files import find_labelled
+from jpegcurr.errors import UsageError
 from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models import create, export, onnx
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.key_maps import KEY_MAPS
-from jpegcurr.training.models.load import load_run
+from jpegcurr.training.models.load import LoadedModel, load_run
 
 CLASSES = ("cat", "coffee", "rocket")
 IMAGE = ImageSection(size=64, interpolation="bicubic", val_crop=0.875)
@@ -130,10 +133,14 @@ def test_transformers_gets_a_folder(run: Path, capsys) -> None:
     assert Path("hf/model").stat().st_mode & 0o055, "others may read it, as the umask allows"
 
 
-def test_transformers_itself_gives_equal_logits_and_the_same_classes(run: Path, cpu: Runtime, capsys) -> None:
+@pytest.mark.parametrize("setting", ["val_crop: 0.875", "val_crop: squash"])
+def test_transformers_itself_gives_equal_logits_and_the_same_classes(setting: str, run: Path, cpu: Runtime, capsys) -> None:
     transformers = pytest.importorskip("transformers")
     photograph("cat").save("cat.png")
+    recipe = run / "recipe.yaml"
+    recipe.write_text(re.sub("val_crop: .*", setting, recipe.read_text()))
     ours = load_run(run, cpu)
+    create.export_model(ours.model, run, CLASSES, ours.image)
     expected = ours.model(images())
     (prediction,) = classify(ours, find_labelled([Path("cat.png")]), cpu)
     assert command("export run --to transformers -o hf") == 0
@@ -193,6 +200,26 @@ def test_the_isotropic_models_are_exported_for_the_authors() -> None:
     again = create_model(ModelSection(name="convnext_isotropic_small", checkpoint=Path("a.pth")), len(CLASSES)).state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in torch.load("w.pth", weights_only=True).items())
     assert "head.weight" in torch.load("a.pth", weights_only=True)["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("convnext_tiny", {}, "ConvNeXt(depths=[2, 1, 3, 1], dims=[8, 16, 32, 64], num_classes=3)"),
+        ("convnext_tiny", {"ls_init_value": None}, "ConvNeXt(depths=[2, 1, 3, 1], dims=[8, 16, 32, 64], num_classes=3, {})"),
+        ("convnextv2_tiny", {}, "ConvNeXtV2(depths=[2, 1, 3, 1], dims=[8, 16, 32, 64], num_classes=3)"),
+    ],
+)
+def test_the_authors_line_creates_the_network_that_the_file_is_of(name: str, options: dict[str, Any], line: str) -> None:
+    small = {"depths": (2, 1, 3, 1), "dims": (8, 16, 32, 64)}
+    model = timm.create_model(name, num_classes=3, **small, **options).eval()
+    classifier = LoadedModel(Path(name), model, Normaliser((0.5,) * 3, (0.5,) * 3), CLASSES, IMAGE)
+    expected = line.format("layer_scale_init_value=0")
+    assert export.export_model(classifier, "authors", Path("a.pth")).startswith(f"model = {expected}; model.load_state_dict(")
+    if not options:
+        return
+    with pytest.raises(UsageError, match="torchvision's ConvNeXt has a layer scale, and convnext_tiny has none"):
+        export.export_model(classifier, "torchvision", Path("t.pth"))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,14 @@ def test_predict_says_the_same(cpu: Runtime) -> None:
     assert len(load_named("convnext_atto", cpu, settings=ModelSettings(checkpoint=Path("weights.pth"))).classes) == 7
 
 
+def test_predict_needs_a_classifier_and_says_so(cpu: Runtime) -> None:
+    weights = timm.create_model("convnext_atto").state_dict()
+    torch.save({name: tensor for name, tensor in weights.items() if not name.startswith("head.fc")}, "weights.pth")
+    message = r"weights\.pth cannot be loaded into convnext_atto: it has no classifier \(head\.fc\.bias\)\. Give weights that have one"
+    with pytest.raises(JpegcurrError, match=message):
+        load_named("convnext_atto", cpu, settings=ModelSettings(checkpoint=Path("weights.pth")))
+
+
 @pytest.mark.parametrize("keys", ["authors", "torchvision", "mmpretrain", "transformers", None])
 def test_weights_without_a_classifier_start_a_model_and_the_classifier_is_new(keys: str | None) -> None:
     weights = timm.create_model("convnext_atto", num_classes=7).state_dict()

@@ -4,7 +4,8 @@ import pytest
 import timm
 import torch
 
-from jpegcurr.training.flops import mfu, peak_flops, training_flops
+import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
+from jpegcurr.training.flops import mfu, multiply_adds, peak_flops, training_flops
 
 
 def model_of(name: str, **options: object) -> torch.nn.Module:
@@ -34,6 +35,21 @@ def test_groups_count_by_their_size_and_depthwise_convolutions_not_at_all() -> N
     assert training_flops(conv(8), 4) == stem
     assert training_flops(conv(4), 4) == stem + 3 * 2 * 8 * 2 * 9 * 16
     assert training_flops(conv(1), 4) == stem + 3 * 2 * 8 * 8 * 9 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "giga"),
+    [
+        ("convnext_tiny", 224, 4.456),
+        ("convnext_tiny", 384, 13.09),
+        ("convnext_base", 384, 45.12),  # 47.0 in the authors' table of 22k models, 45.0 in that of 1k
+        ("convnext_large", 384, 100.98),
+        ("convnext_isotropic_small", 224, 4.286),
+        ("resnet50", 224, 4.089),
+    ],
+)
+def test_the_forward_pass_costs_what_papers_call_flops(name: str, size: int, giga: float) -> None:
+    assert multiply_adds(model_of(name), size) / 1e9 == pytest.approx(giga, abs=0.005)
 
 
 def test_linear_layers_count_however_they_are_called() -> None:

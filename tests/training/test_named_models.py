@@ -1,6 +1,8 @@
 """timm's pretrained models in place of a run: names, preprocessing, and errors."""
 
 import csv
+import json
+import re
 import warnings
 from pathlib import Path
 
@@ -143,6 +145,63 @@ def test_predict_takes_a_name_and_a_file_of_weights(weights: Path, capsys: pytes
         main(["predict", NAME, "cat.png", "--weights", "ema", "-o", "other.csv"])
     assert left.value.code == 2
     assert "--weights ema is for runs" in capsys.readouterr().err
+
+
+# Pixels, top-1, parameters in millions and multiply-adds in billions, from the tables of the authors' README, in their order;
+# the 22k ConvNeXt-B at 384 has 47.0 there.
+AUTHORS = """
+convnext_tiny.fb_in1k 224 82.1 28.6 4.5
+convnext_small.fb_in1k 224 83.1 50.2 8.7
+convnext_base.fb_in1k 224 83.8 88.6 15.4
+convnext_base_1k_384 384 85.1 88.6 45.1
+convnext_large.fb_in1k 224 84.3 197.8 34.4
+convnext_large_1k_384 384 85.5 197.8 101.0
+convnext_tiny.fb_in22k_ft_in1k 224 82.9 28.6 4.5
+convnext_tiny.fb_in22k_ft_in1k_384 384 84.1 28.6 13.1
+convnext_small.fb_in22k_ft_in1k 224 84.6 50.2 8.7
+convnext_small.fb_in22k_ft_in1k_384 384 85.8 50.2 25.5
+convnext_base.fb_in22k_ft_in1k 224 85.8 88.6 15.4
+convnext_base.fb_in22k_ft_in1k_384 384 86.8 88.6 45.1
+convnext_large.fb_in22k_ft_in1k 224 86.6 197.8 34.4
+convnext_large.fb_in22k_ft_in1k_384 384 87.5 197.8 101.0
+convnext_xlarge.fb_in22k_ft_in1k 224 87.0 350.2 60.9
+convnext_xlarge.fb_in22k_ft_in1k_384 384 87.8 350.2 179.0
+convnext_isotropic_small.fb_in1k 224 78.7 22.3 4.3
+convnext_isotropic_base.fb_in1k 224 82.0 87.1 16.9
+convnext_isotropic_large.fb_in1k 224 82.6 305.9 59.7
+"""
+
+
+def test_models_shows_what_the_authors_published() -> None:
+    models = [model for pattern in ("convnext_*fb_*", "convnext_*_1k_384") for model in list_named(pattern)]
+    listed = {model.name: model for model in models}
+    rows = [line.split() for line in AUTHORS.strip().splitlines()]
+    for name, size, top1, parameters, products in rows:
+        model = listed[name]
+        assert model.parameters is not None
+        assert model.multiply_adds is not None
+        shown = (str(model.size), f"{model.top1}", f"{model.parameters / 1e6:.1f}", f"{model.multiply_adds / 1e9:.1f}")
+        assert shown == (size, top1, parameters, products), name
+    without = {name for name in listed if name not in [row[0] for row in rows]}
+    assert without == {f"convnext_{size}.fb_in22k" for size in ("tiny", "small", "base", "large", "xlarge")}, "of 22k classes"
+    assert all(listed[name].top1 is None and listed[name].classes == 21841 for name in without)
+    assert {name for name, model in listed.items() if not model.in_timm} == {"convnext_base_1k_384", "convnext_large_1k_384"}
+
+
+def test_what_is_not_known_or_not_counted_is_not_invented(capsys: pytest.CaptureFixture[str]) -> None:
+    (resnet,) = list_named("resnet18.a1_in1k")
+    assert (resnet.top1, resnet.parameters) == (None, 11_689_512)
+    assert resnet.multiply_adds == pytest.approx(1.814e9, rel=1e-3)
+    (uncounted,) = list_named("resnet18.a1_in1k", count=0)
+    assert (uncounted.parameters, uncounted.multiply_adds) == (None, None)
+    with pytest.raises(SystemExit):
+        main(["models", "convnext_base_1k"])
+    assert re.search(r"convnext_base_1k_384 +\(not in timm\) +384 +85\.1 % +88\.6 +45\.1 +1,000", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main(["models", "test_convnext.r160", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["top1"], row["size"], row["in_timm"]) == (None, 160, True)
+    assert row["multiply_adds"] > 1e7
 
 
 def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,13 +112,15 @@ def export_model(classifier: Classifier, target: Target, path: Path, *, head: bo
     if isinstance(classifier.model, IsotropicConvNeXt) and target == "authors":
         _save({"model": _renamed(weights, "authors, isotropic")}, path)
         size = f"depth={len(classifier.model.blocks)}, dim={classifier.model.num_features}, num_classes={classes}"
+        size += _without_default(1e-6 if "blocks.0.gamma" in weights else 0, 0)
         return f'model = ConvNeXtIsotropic({size}); model.load_state_dict(torch.load("{path}")["model"]{strict})'
     shape = _require_plain(classifier, target)
     theirs = _renamed(weights, target)
     if target == "authors":
         _save({"model": theirs}, path)
         kind, size = "ConvNeXtV2" if shape.v2 else "ConvNeXt", f"depths={list(shape.depths)}, dims={list(shape.dims)}"
-        creation = f"{kind}({size}, num_classes={classes})"
+        scale = "" if shape.v2 else _without_default(1e-6 if shape.scaled else 0, 1e-6)
+        creation = f"{kind}({size}, num_classes={classes}{scale})"
         return f'model = {creation}; model.load_state_dict(torch.load("{path}")["model"]{strict})'
     if target == "torchvision":
         _save(theirs, path)
@@ -128,6 +130,11 @@ def export_model(classifier: Classifier, target: Target, path: Path, *, head: bo
         return _mmpretrain_line(shape, path)
     _write_transformers(classifier, shape, theirs, path, head=head)
     return f'transformers.{"AutoModelForImageClassification" if head else "ConvNextBackbone"}.from_pretrained("{path}")'
+
+
+def _without_default(scale: float, default: float) -> str:
+    """Return the argument of the authors' code for the layer scale, unless it is the default there."""
+    return "" if scale == default else f", layer_scale_init_value={scale:g}"
 
 
 def _require_plain(classifier: Classifier, target: Target) -> Shape:
@@ -223,20 +230,20 @@ def _write_transformers(classifier: Classifier, shape: Shape, weights: StateDict
 
 
 def _preprocessing(classifier: Classifier) -> dict[str, Any]:
-    """Return the processor of transformers that prepares images as the model needs them, and its settings."""
+    """Return the settings of transformers' processor that prepares images as validation does."""
     image, normalise = classifier.image, classifier.normalise
-    settings = {
+    side = int(image.size / image.val_share)
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
         "do_resize": True,
+        "size": {"height": side, "width": side} if image.squashed else {"shortest_edge": side},
         "resample": _RESAMPLE[image.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": image.size, "width": image.size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [round(value / 255, 6) for value in normalise.mean.flatten().tolist()],
-        "image_std": [round(value / 255, 6) for value in normalise.std.flatten().tolist()],
+        "image_mean": list(normalise.levels),
+        "image_std": list(normalise.deviations),
     }
-    square = {"height": image.size, "width": image.size}
-    if image.val_crop == "squash":
-        return {"image_processor_type": "ViTImageProcessor", "size": square, **settings}
-    shorter = int(image.size / image.val_crop)
-    crop = {"do_center_crop": True, "crop_size": square, "do_convert_rgb": True}
-    return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": shorter}, **crop, **settings}

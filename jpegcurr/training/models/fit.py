@@ -28,15 +28,16 @@ def create_on_meta(name: str, **options: Any) -> torch.nn.Module | None:
     return model
 
 
-def describe_misfit(weights: StateDict, model: torch.nn.Module) -> str:
+def describe_misfit(weights: StateDict, model: torch.nn.Module, *, classifier: bool = False) -> str:
     """Return one or two sentences on the tensors of ``model`` that ``weights`` do not have, or in another shape.
 
-    They end with the models that do fit. The classifier does not count, nor do dimensions of length 1. An empty string is
-    returned if all fits.
+    They end with the models that do fit. Dimensions of length 1 do not count, and the classifier does only if ``classifier`` is
+    set, and then by its presence. An empty string is returned if all fits.
     """
     needed, further = _differences(weights, model)
     if not needed and not further:
-        return ""
+        lacking = sorted(classifier_names(model) - weights.keys()) if classifier else []
+        return f"it has no classifier ({lacking[0]}). Give weights that have one." if lacking else ""
     shown = [*needed[:_SHOWN], *further[:1]]
     total = len(needed) + len(further)
     more = f", and so on: {total} tensors in all" if total > len(shown) else ""

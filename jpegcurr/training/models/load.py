@@ -257,7 +257,7 @@ def load_named(
     try:
         model: torch.nn.Module = create(current, pretrained=True, **options)
     except Exception as error:  # the errors of a failed download have no common class
-        misfit = describe_misfit(state, reference) if checkpoint is not None and reference is not None else ""
+        misfit = describe_misfit(state, reference, classifier=True) if checkpoint is not None and reference is not None else ""
         raise JpegcurrError(_describe_failure(name, checkpoint, misfit or error)) from None
     return _finish(current, model, classes, runtime, settings, checkpoint or f"timm's file for {name}")
 

@@ -32,8 +32,8 @@ def write_onnx(classifier: Classifier, path: Path, *, head: bool = True) -> None
     """Write the model of ``classifier`` as one ONNX file: ``images`` [b 3 size size], float32, to ``logits`` [b classes].
 
     The batch may be of any size. Images are normalised as in training; the file's metadata has ``mean`` and ``std`` (on the 0
-    to 1 scale), ``size`` in pixels, ``interpolation``, ``val_crop`` and ``classes``, as JSON. Without ``head`` the output is
-    ``features`` [b channels], what the linear layer gets.
+    to 1 scale), ``size`` in pixels, ``interpolation``, ``val_crop``, ``val_resize`` and ``classes``, as JSON. Without ``head``
+    the output is ``features`` [b channels], what the linear layer gets.
 
     Raises:
         UsageError: a package is missing, or the weights are larger than such a file may be.
@@ -67,11 +67,12 @@ def write_onnx(classifier: Classifier, path: Path, *, head: bool = True) -> None
 def _describe(classifier: Classifier, *, head: bool) -> dict[str, str]:
     image, normalise = classifier.image, classifier.normalise
     facts = {
-        "mean": [round(value / 255, 6) for value in normalise.mean.flatten().tolist()],
-        "std": [round(value / 255, 6) for value in normalise.std.flatten().tolist()],
+        "mean": list(normalise.levels),
+        "std": list(normalise.deviations),
         "size": image.size,
         "interpolation": image.interpolation,
-        "val_crop": image.val_crop,
+        "val_crop": image.val_share,
+        "val_resize": "squash" if image.squashed else image.val_resize,
         "classes": list(classifier.classes) if head else [],
     }
     return {name: json.dumps(value) for name, value in facts.items()}
