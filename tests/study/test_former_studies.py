@@ -19,6 +19,7 @@ def test_a_trunk_of_an_earlier_version_keeps_its_name(optim: dict[str, object], 
     """So that a study that goes on finds it. Another treatment of the same recipe is another trunk."""
     former = {**optim, "layer_ids": "contiguous"} if optim else {}
     tree = tiny_tree(Path("betons"))
+    tree["image"] = {**tree["image"], "val_resize": "box"}
     arms = [{"data": "clean", "until_epoch": 2}, {"data": "clean", "until_epoch": 4}], tree["curriculum"]
 
     def trunk(section: dict[str, object]) -> str:
