@@ -71,7 +71,7 @@ def test_predict_says_the_same(cpu: Runtime) -> None:
 def test_predict_needs_a_classifier_and_says_so(cpu: Runtime) -> None:
     weights = timm.create_model("convnext_atto").state_dict()
     torch.save({name: tensor for name, tensor in weights.items() if not name.startswith("head.fc")}, "weights.pth")
-    message = r"weights\.pth cannot be loaded into convnext_atto: it has no classifier \(head\.fc\.bias\)\. Give weights that have one"
+    message = r"weights\.pth cannot be loaded into convnext_atto: it has no classifier \(head\.fc\.bias\)\. Give weights"
     with pytest.raises(JpegcurrError, match=message):
         load_named("convnext_atto", cpu, settings=ModelSettings(checkpoint=Path("weights.pth")))
 
