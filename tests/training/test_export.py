@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 from samples import photograph
+from timm.models.convnext import ConvNeXt
 
 from jpegcurr.analysis.prediction.predict import classify
 from jpegcurr.cli import main
@@ -212,7 +213,9 @@ def test_the_isotropic_models_are_exported_for_the_authors() -> None:
 )
 def test_the_authors_line_creates_the_network_that_the_file_is_of(name: str, options: dict[str, Any], line: str) -> None:
     small = {"depths": (2, 1, 3, 1), "dims": (8, 16, 32, 64)}
-    model = timm.create_model(name, num_classes=3, **small, **options).eval()
+    model = (
+        timm.create_model(name, num_classes=3, **small).eval() if not options else ConvNeXt(num_classes=3, **small, **options)
+    )
     classifier = LoadedModel(Path(name), model, Normaliser((0.5,) * 3, (0.5,) * 3), CLASSES, IMAGE)
     expected = line.format("layer_scale_init_value=0")
     assert export.export_model(classifier, "authors", Path("a.pth")).startswith(f"model = {expected}; model.load_state_dict(")
