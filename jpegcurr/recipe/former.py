@@ -41,14 +41,16 @@ def omit_former(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_former(recipe: Recipe, tree: Mapping[str, Any]) -> tuple[Recipe, list[str]]:
-    """Return ``recipe`` with the former value of each field that ``tree`` lacks, unless it sets another; and what was kept.
+    """Return ``recipe`` with the former value of each field that ``tree`` has so, unless it sets another; and what was kept.
 
-    ``tree`` is the resolved recipe of a run that ``recipe`` resumes. The texts are such as ``optim.layer_ids=contiguous``.
+    ``tree`` is the resolved recipe of a run that ``recipe`` resumes. It lacks the field, or, if the run was resumed before,
+    states that value. The texts are such as ``optim.layer_ids=contiguous``.
     """
     kept = []
-    for (section, field), value in former_values(tree).items():
-        own = getattr(recipe, section)
-        if field not in own.model_fields_set and getattr(own, field) != value:
+    for (section, field), former in _FORMER.items():
+        fields, own = tree.get(section) or {}, getattr(recipe, section)
+        value = former(fields)
+        if fields.get(field, value) == value and field not in own.model_fields_set and getattr(own, field) != value:
             recipe = recipe.model_copy(update={section: own.model_copy(update={field: value})})
             kept.append(f"{section}.{field}={value}")
     return recipe, kept

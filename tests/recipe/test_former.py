@@ -51,5 +51,10 @@ def test_a_field_that_a_recipe_sets_itself_is_not_changed() -> None:
     tree = former_tree(recipe_of(layer_decay=0.8))
     kept, texts = keep_former(recipe_of(layer_decay=0.8), tree)
     assert (kept.optim.layer_ids, texts) == ("contiguous", ["optim.layer_ids=contiguous"])
+    resumed = yaml.safe_load(dump_recipe(kept))  # which states the field
+    assert keep_former(recipe_of(layer_decay=0.8), resumed) == (kept, texts)
     own = recipe_of(layer_decay=0.8, layer_ids="authors")
+    assert keep_former(own, resumed) == (own, [])
+    today = yaml.safe_load(dump_recipe(own))
+    assert keep_former(recipe_of(layer_decay=0.8), today) == (recipe_of(layer_decay=0.8), [])
     assert keep_former(own, tree) == (own, [])

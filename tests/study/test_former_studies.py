@@ -22,15 +22,17 @@ def test_a_trunk_of_an_earlier_version_keeps_its_name(optim: dict[str, object], 
     tree["image"] = {**tree["image"], "val_resize": "box"}
     arms = [{"data": "clean", "until_epoch": 2}, {"data": "clean", "until_epoch": 4}], tree["curriculum"]
 
-    def trunk(section: dict[str, object]) -> str:
+    def trunk(section: dict[str, object], val_resize: str = "box") -> str:
+        image = {**tree["image"], "val_resize": val_resize}
         recipes = {
-            str(number): Recipe.model_validate(tree | {"optim": section, "curriculum": phases})
+            str(number): Recipe.model_validate(tree | {"optim": section, "image": image, "curriculum": phases})
             for number, phases in enumerate(arms)
         }
         (trunk,) = share_trunks(recipes, "0", 2)
         return trunk.name
 
     assert trunk(former) == name
+    assert trunk(former, "shorter_side") != name
     if optim:
         assert trunk(optim) != name
 

@@ -55,7 +55,7 @@ def centre_start(resized: int, size: int) -> int:
 def columns_first(height: int, width: int, to_height: int, to_width: int) -> bool:
     """Return whether Pillow, from version 13 on, resizes columns before rows: where heights shrink by over twice as much.
 
-    The pixels between the two passes are rounded and clipped, so with bicubic's overshoot the order changes up to 17 levels.
+    The pixels between the two passes are rounded and clipped, so with bicubic's overshoot the order changes up to 22 levels.
     """
     return height > to_height and height - to_height > 2 * (width - to_width)
 
