@@ -260,5 +260,5 @@ def test_no_code_of_a_data_set_is_run() -> None:
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"hf:d needs the package datasets: pip install 'jpegcurr\[hf\]'"):
+    with pytest.raises(UsageError, match=r"hf:d needs the package datasets\. Run (uv )?pip install -U datasets"):
         open_hub("hf:d")
