@@ -277,7 +277,7 @@ class ImageSection(Section):
 
     @property
     def squashed(self) -> bool:
-        """Whether validation changes the aspect ratio."""
+        """True if validation changes the aspect ratio."""
         return "squash" in (self.val_crop, self.val_resize)
 
     @property

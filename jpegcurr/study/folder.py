@@ -38,7 +38,7 @@ class _Design(BaseModel):
 
 
 class _StudyFile(BaseModel):
-    """What jpegcurr reads of ``study.json``; the results in it are kept as they are."""
+    """The part of ``study.json`` that jpegcurr reads; the results in it are kept as they are."""
 
     design: _Design
 

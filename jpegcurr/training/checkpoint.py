@@ -29,7 +29,7 @@ _KEPT, _ANY_KEPT = "epoch-{:04}.safetensors", "epoch-*.safetensors"
 
 
 class _Version(BaseModel):
-    """What the headers of all versions have."""
+    """The fields that the headers of all versions have."""
 
     schema_version: int
 

@@ -25,7 +25,7 @@ class RunData(BaseModel):
 
 
 class RunHead(BaseModel):
-    """What jpegcurr reads of ``run.json``.
+    """The part of ``run.json`` that jpegcurr reads.
 
     Attributes:
         id: of the run, for trackers.
@@ -45,13 +45,13 @@ class RunHead(BaseModel):
 
     @property
     def names_known(self) -> bool:
-        """Whether the run was trained on data with class names, not on numbers alone."""
+        """True if the run was trained on data with class names, not on numbers alone."""
         had_manifest = any(facts.keys_sha256 for facts in self.data.values())
         return had_manifest if self.class_names_known is None else self.class_names_known
 
 
 class ExportedClasses(BaseModel):
-    """What ``config.json``, beside the weights of a model, says about its classes."""
+    """The classes in ``config.json``, beside the weights of a model."""
 
     label_names: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(min_length=1)]
 

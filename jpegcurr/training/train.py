@@ -198,7 +198,7 @@ def _save_epoch(
 
 
 class _Best(BaseModel):
-    """What ``best/`` holds: the epoch, and the value of the column that it goes by."""
+    """The content of ``best.json``: the epoch, and the value of the column that it goes by."""
 
     epoch: int
     column: str

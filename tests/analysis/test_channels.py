@@ -32,7 +32,8 @@ from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import ModelDescription, load_run
+from jpegcurr.training.models.description import ModelDescription
+from jpegcurr.training.models.load import load_run
 
 DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -36,7 +36,8 @@ from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.load import ModelDescription, Run, load_run
+from jpegcurr.training.models.description import ModelDescription
+from jpegcurr.training.models.load import Run, load_run
 
 DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

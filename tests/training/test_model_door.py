@@ -14,11 +14,10 @@ from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.description import describe_model, hash_weights
 from jpegcurr.training.models.load import (
     LoadedModel,
     ModelSettings,
-    describe_model,
-    hash_weights,
     load_classifier,
     load_classifiers,
 )

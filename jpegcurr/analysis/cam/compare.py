@@ -27,7 +27,8 @@ from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.text import sanitize
-from jpegcurr.training.models.load import Classifier, describe_model, hash_weights
+from jpegcurr.training.models.description import describe_model, hash_weights
+from jpegcurr.training.models.load import Classifier
 
 NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
 PICTURES = 60

@@ -24,8 +24,9 @@ from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.metrics import Scores
+from jpegcurr.training.models.description import ModelDescription, describe_model
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier, ModelDescription, Run, describe_model
+from jpegcurr.training.models.load import Classifier, Run
 from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")

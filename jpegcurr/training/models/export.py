@@ -42,7 +42,7 @@ _OTHER_WAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a published ConvNeXt is built of.
+    """The parts that a published ConvNeXt is built of.
 
     Attributes:
         depths: blocks of each stage.

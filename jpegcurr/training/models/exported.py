@@ -42,7 +42,7 @@ _Argument = _Scalar | list[_Scalar | list[_Scalar]]
 
 
 class _Preprocessing(BaseModel):
-    """What is read of timm's ``pretrained_cfg``: the normalisation, and the shape of inputs, channels first."""
+    """The fields that are read of timm's ``pretrained_cfg``: the normalisation, and the shape of inputs, channels first."""
 
     input_size: tuple[Annotated[int, Field(ge=3, le=3)], _Side, _Side] = (3, 224, 224)
     mean: tuple[_Finite, _Finite, _Finite]
@@ -50,7 +50,7 @@ class _Preprocessing(BaseModel):
 
 
 class _Config(ExportedClasses):
-    """What is read of ``config.json``. ``model_args`` are arguments of timm's function that creates the model."""
+    """The fields that are read of ``config.json``. ``model_args`` are arguments of timm's function that creates the model."""
 
     model_config = ConfigDict(protected_namespaces=())
 
