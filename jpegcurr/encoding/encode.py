@@ -1,4 +1,4 @@
-"""Encoding of a labelled data set: one pass over the images writes a ``.beton`` for every requested quality.
+"""Encoding of a labelled data set: one pass over the images writes every requested quality, in every requested format.
 
 Workers read and encode chunks of images; one writer takes the chunks in order. The look-ahead is bounded, so memory does
 not grow with the data set, and the files have the same bytes for any number of workers and of interruptions.
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples
 from jpegcurr.encoding.estimate import refuse_too_large
+from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.output import Output, make_item_row
-from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal
-from jpegcurr.encoding.resume import lock_file
+from jpegcurr.encoding.outputs.shards import SHARD_BYTES
+from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal, refuse_impossible
+from jpegcurr.encoding.resume import FAILED, is_repaired, lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
 from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
 from jpegcurr.errors import EncodeError
@@ -56,15 +58,16 @@ def encode_dataset(
     max_pixels: int = MAX_PIXELS,
     resume: bool = False,
     force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
     watcher: Watcher | None = None,
 ) -> dict[Path, Manifest]:
-    """Encode every split once for all of its ``outputs`` (``{split: {path of the beton: spec}}``); return their manifests.
+    """Encode every split once for all of its ``outputs`` (``{split: {path: spec}}``); return their manifests.
 
     Sample i is the same image in every output of a split: an image that fails at one quality is left out of all.
 
     Args:
         sources: the splits, as ``open_sources`` returns them.
-        outputs: the betons to write, as ``plan_outputs`` names them; a manifest appears beside each.
+        outputs: the files or folders to write, as ``plan_outputs`` names them; a manifest appears beside each.
         executor: runs ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as threads.
         workers: how many chunks the executor works on at once.
         order: ``shuffle`` or ``folder``; by default ``shuffle`` for the split called train and ``folder`` for others.
@@ -74,18 +77,20 @@ def encode_dataset(
         resume: continue an interrupted encode and keep finished outputs. Encoded images survive any stop, in hidden files
             beside the outputs.
         force: replace existing outputs; with ``resume``, only those that were written with other options.
+        shard_bytes: JPEGs of at most so many bytes make a shard, in the formats that have shards.
         watcher: receives the progress.
 
     Raises:
         UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
             ``force`` nor ``resume`` is set; or it was written with other options; or the outputs surely do not fit on the
             disk. Nothing was changed.
-        SourceError: a class or the source has a name that is not UTF-8.
+        SourceError: a class or the source has a name that is not UTF-8, or two images would have one name in an output.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
-    splits = [plan_split(source, outputs[source.split], order, seed) for source in sources]
-    paths = [path for split in splits for path in split.plans]
+    paths = [path for source in sources for path in outputs[source.split]]
     refuse_unwritable(path.parent for path in paths)
+    refuse_impossible(paths)
+    splits = [plan_split(source, outputs[source.split], order, seed, shard_bytes) for source in sources]
     if not refusal(outputs, replacing=resume or force):  # which is more to the point, and prepare_outputs raises it
         refuse_too_large(sources, outputs, executor, resume=resume, max_pixels=max_pixels)
     with ExitStack() as stack:
@@ -113,15 +118,21 @@ def _encode_split(
 ) -> dict[Path, Manifest]:
     """Encode the outputs of one split, all of which are unfinished."""
     source, plans = split.source, split.plans
-    specs = [plan.spec for plan in plans.values()]
+    specs = list(dict.fromkeys(plan.spec for plan in plans.values()))
     images = len(source.items)
     allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
     with _explain_resume(), ExitStack() as stack:
         outputs = [stack.enter_context(Output.open(path, plan)) for path, plan in plans.items()]
-        writer = _SplitWriter(source, split.order, outputs, allowed)
+        writer = _SplitWriter(source, split.order, outputs, specs, allowed)
         if watcher:
             watcher.begin(source, writer.start)
-        encode = partial(encode_chunk, source.store, specs=specs, max_pixels=max_pixels)
+        encode = partial(
+            encode_chunk,
+            source.store,
+            specs=specs,
+            max_pixels=max_pixels,
+            time_stamps=any(output.time_stamps for output in outputs),
+        )
         with closing(map_in_order(encode, writer.remaining_chunks(), executor, AHEAD * workers)) as chunks:
             for outcomes in chunks:
                 writer.write(outcomes)
@@ -142,18 +153,30 @@ def _check_paired(manifests: Mapping[Path, Manifest]) -> None:
 class _SplitWriter:
     """The ordered writer of one split's outputs; ``start`` items were recovered, the others follow in order."""
 
-    def __init__(self, source: Source, order: NDArray[np.int64], outputs: Sequence[Output], max_failures: int) -> None:
-        self._source, self._order, self._outputs, self._max_failures = source, order, outputs, max_failures
+    def __init__(
+        self,
+        source: Source,
+        order: NDArray[np.int64],
+        outputs: Sequence[Output],
+        specs: Sequence[EncodeSpec],
+        max_failures: int,
+    ) -> None:
+        self._source, self._order, self._max_failures = source, order, max_failures
+        self._outputs = [(output, specs.index(output.plan.spec)) for output in outputs]  # several formats share an encoding
         self._examples: list[str] = []
         self._late_failures = 0  # failures from the one at which the run stopped
-        self.start = min(output.count_recovered(source, order) for output in outputs)
+        self.start = min(output.count_recovered(partial(self._is_outdated, output)) for output in outputs)
         for output in outputs:
             output.rewind(self.start)
         self._stopped = self._failures > max_failures
 
     @property
     def _failures(self) -> int:
-        return self._outputs[0].failures + self._late_failures
+        return self._outputs[0][0].failures + self._late_failures
+
+    def _is_outdated(self, output: Output, number: int, line: bytes) -> bool:
+        """Return whether a row is of a failed image that was repaired since."""
+        return FAILED in line and is_repaired(output.parse(line), self._source.items[int(self._order[number])])
 
     def remaining_chunks(self) -> Iterator[list[Item]]:
         """Yield the items still to encode, in chunks, until too many have failed."""
@@ -167,10 +190,11 @@ class _SplitWriter:
                 self._stopped |= self._failures >= self._max_failures
                 self._late_failures += self._stopped
             if not self._stopped:
-                for position, output in enumerate(self._outputs):
+                for output, position in self._outputs:
                     encoded = outcome.encoded[position] if outcome.encoded else None
-                    output.add(make_item_row(outcome, encoded), encoded)
-        for output in self._outputs:
+                    row = make_item_row(outcome, encoded, time_stamp=output.time_stamps)
+                    output.add(row, encoded.data if encoded else None)
+        for output, _ in self._outputs:
             output.flush()
 
     def finish(self) -> list[Manifest]:
@@ -181,13 +205,14 @@ class _SplitWriter:
             raise EncodeError(
                 f"None of the {len(self._source.items)} files in {self._source.root} is an image that can be read."
             )
-        for output in self._outputs:
+        for output, _ in self._outputs:
             output.sync()  # before any gets its name: the outputs of a split belong together
-        return [output.finish(self._source) for output in self._outputs]
+        return [output.finish(self._source.ignored) for output, _ in self._outputs]
 
     def _check_page(self, outcome: Outcome) -> Outcome:
         """Turn an image that is too large for a page of one output into a failure, for all outputs alike."""
-        for output, encoded in zip(self._outputs, outcome.encoded, strict=False):
+        for output, position in self._outputs if outcome.encoded else ():
+            encoded = outcome.encoded[position]
             if len(encoded.data) > output.plan.page_size:
                 reason = f"{len(encoded.data)} bytes do not fit into a page of the beton"
                 return Outcome(outcome.item, outcome.item.size, (), reason)

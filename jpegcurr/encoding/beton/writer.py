@@ -36,6 +36,10 @@ class BetonWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
         self._syncer.shutdown()
         os.close(self._file)
 

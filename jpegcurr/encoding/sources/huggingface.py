@@ -60,6 +60,10 @@ class HubStore:
         """Return None: the file that a row lies in is not known."""
         return None
 
+    def modified_at(self, item: Item) -> int | None:  # noqa: ARG002
+        """Return None: rows have no time stamps."""
+        return None
+
 
 def is_hub(where: str) -> bool:
     """Return whether ``where`` names a data set of the package ``datasets``."""
