@@ -16,6 +16,7 @@ import jpegcurr
 from jpegcurr.cli import terminal
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
+from jpegcurr.cli.convert import convert
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
 from jpegcurr.cli.export import export
@@ -95,7 +96,8 @@ def _handle_top(
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
-    (inspect, "Describe or verify a .beton file."),
+    (convert, "Convert what encode wrote into other formats."),
+    (inspect, "Describe or verify what encode wrote."),
     (train, "Train a model while a curriculum swaps its data."),
     (study, "Train arms over several seeds and test their differences."),
     (evaluate, "Measure and compare runs at JPEG qualities."),

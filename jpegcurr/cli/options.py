@@ -11,6 +11,7 @@ from jpegcurr.errors import UsageError
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
+    from jpegcurr.encoding.outputs.paths import Format
     from jpegcurr.training.models.load import ModelSettings
 
 Weights = Literal["raw", "ema", "best"]
@@ -41,6 +42,14 @@ PrecisionOption = Annotated[
 ]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
+ToOption = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="FORMAT", help="beton (if not given), folder, webdataset or parquet; repeatable."),
+]
+ShardSizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="MB", help="Maximum of JPEGs in a shard of webdataset or parquet; 256 if not given."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DataOption = Annotated[
@@ -118,6 +127,18 @@ def parse_specs(
             "of 1 to 100 too."
         )
     return [EncodeSpec(quality, subsampling or "420", resize) for quality in parsed]
+
+
+def parse_shard_size(megabytes: int | None, kinds: "Sequence[Format]") -> int:
+    """Return --shard-size in bytes; raise UsageError if none of the formats has shards."""
+    from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
+    from jpegcurr.encoding.outputs.shards import SHARD_BYTES
+
+    if megabytes is None:
+        return SHARD_BYTES
+    if not any(OUTPUT_FORMATS[kind].sharded for kind in kinds):
+        raise UsageError(f"--shard-size {megabytes} does nothing without --to webdataset or --to parquet. Omit it.")
+    return megabytes * 1_000_000
 
 
 def parse_qualities(qualities: str | None, *, on_the_fly: bool) -> "list[Quality] | None":

@@ -121,7 +121,7 @@ def _encode_split(
     specs = list(dict.fromkeys(plan.spec for plan in plans.values()))
     images = len(source.items)
     allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
-    with _explain_resume(), ExitStack() as stack:
+    with explain_resume(), ExitStack() as stack:
         outputs = [stack.enter_context(Output.open(path, plan)) for path, plan in plans.items()]
         writer = _SplitWriter(source, split.order, outputs, specs, allowed)
         if watcher:
@@ -234,7 +234,7 @@ class _SplitWriter:
 
 
 @contextmanager
-def _explain_resume() -> Iterator[None]:
+def explain_resume() -> Iterator[None]:
     """Add to every EncodeError and OSError how to continue: encoded images are on the disk whatever went wrong."""
     try:
         yield

@@ -42,7 +42,8 @@ def plan_split(
     source: Source, outputs: Mapping[Path, EncodeSpec], order: Order | None, seed: int, shard_bytes: int = SHARD_BYTES
 ) -> SplitPlan:
     """Plan all outputs of one split, which share their order; raises as ``plan_output``, or for two images of one name."""
-    refuse_same_names(source, {format_of(path) for path in outputs})
+    where = f"{source.root}, split {source.split}"
+    refuse_same_names(where, source.classes, source.items, {format_of(path) for path in outputs})
     plans = {path: plan_output(source, spec, order, seed, format_of(path), shard_bytes) for path, spec in outputs.items()}
     first = next(iter(plans.values()))
     return SplitPlan(source, plans, source.ordered(first.order, first.seed))
@@ -118,7 +119,7 @@ def refusal(outputs: Outputs, *, replacing: bool = False) -> str:
     try:
         refuse_unwritable(path.parent for path in paths)
         refuse_impossible(paths)
-        _refuse([] if replacing else paths)
+        refuse_existing_outputs([] if replacing else paths)
     except UsageError as error:
         return str(error)
     return ""
@@ -131,7 +132,7 @@ def refuse_impossible(paths: Iterable[Path]) -> None:
         OUTPUT_FORMATS[format_of(path)].check(path.parent)
 
 
-def _refuse(paths: Sequence[Path]) -> None:
+def refuse_existing_outputs(paths: Sequence[Path]) -> None:
     """Raise UsageError if an output exists, finished or interrupted."""
     for path in paths:
         refuse_interrupted(path)
@@ -153,7 +154,7 @@ def prepare_outputs(splits: Sequence[SplitPlan], *, resume: bool, force: bool) -
         return {path: manifest for path, manifest in resolved.items() if manifest}
     plan_by_path = {path: plan for split in splits for path, plan in split.plans.items()}
     if not force:
-        _refuse(list(plan_by_path))
+        refuse_existing_outputs(list(plan_by_path))
     for path, plan in plan_by_path.items():
         create_partial_files(path, plan)  # of all splits now, so that --resume continues all of them after any stop
     return {}

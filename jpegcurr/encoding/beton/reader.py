@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.format import FIELD, FIELD_DTYPES, HEADER, INT, RGB, ROW, VERSION
+from jpegcurr.encoding.outputs.paths import format_of
 from jpegcurr.encoding.sources.class_labels import MOST_CLASSES
 from jpegcurr.errors import BetonError
 
@@ -232,6 +233,11 @@ class Beton:
 
 
 def _open(path: Path) -> int:
+    if path.is_dir() and (kind := format_of(path)) != "beton":
+        raise BetonError(
+            f"{path} is a folder of the format {kind}, and only a .beton is read here. If jpegcurr wrote it, convert it: "
+            f"jpegcurr convert {path} --to beton."
+        )
     if path.is_dir():
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 
 from jpegcurr.encoding.outputs.paths import Format
-from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.sources.base import Listing
 from jpegcurr.errors import SourceError
 from jpegcurr.files import path_part
 
@@ -44,19 +44,19 @@ class SampleNames:
         return f"{folder}/{name.replace('.', '_')}"
 
 
-def refuse_same_names(source: Source, kinds: Collection[Format]) -> None:
+def refuse_same_names(where: str, classes: Sequence[str], items: Listing, kinds: Collection[Format]) -> None:
     """Raise SourceError if two images or classes of a split would have one name in an output of one of these formats.
 
-    Classes that ImageFolder would number in another way than the data set are warned of.
+    ``where`` names the data set and its split. Classes that ImageFolder would number in another way are warned of.
     """
-    names = SampleNames(source.classes)
+    names = SampleNames(classes)
     if "folder" in kinds or "webdataset" in kinds:
-        _refuse_same_folders(source.classes, names.folders)
+        _refuse_same_folders(classes, names.folders)
     if "folder" in kinds:
-        _refuse_same(source, names.path, "in a folder")
-        _warn_of_other_numbers(source, names)
+        _refuse_same(where, items, names.path, "in a folder")
+        _warn_of_other_numbers(where, items, names)
     if "webdataset" in kinds:
-        _refuse_same(source, names.shard_key, "in WebDataset shards")
+        _refuse_same(where, items, names.shard_key, "in WebDataset shards")
 
 
 def _refuse_same_folders(classes: Sequence[str], folders: Sequence[str]) -> None:
@@ -70,19 +70,19 @@ def _refuse_same_folders(classes: Sequence[str], folders: Sequence[str]) -> None
             )
 
 
-def _refuse_same(source: Source, name_of: Callable[[str, int], str], where: str) -> None:
+def _refuse_same(where: str, items: Listing, name_of: Callable[[str, int], str], place: str) -> None:
     """Compare 8-byte digests, which take less memory than a million names; then name the images of the first that is double."""
-    digests = np.fromiter((_digest(name_of(item.key, item.label)) for item in source.items), np.uint64, len(source.items))
+    digests = np.fromiter((_digest(name_of(item.key, item.label)) for item in items), np.uint64, len(items))
     values, counts = np.unique(digests, return_counts=True)
     double = set(values[counts > 1].tolist())
     if not double:
         return
     first: dict[str, str] = {}
-    for item in source.items:
+    for item in items:
         name = name_of(item.key, item.label)
         if _digest(name) in double and first.setdefault(name, item.key) != item.key:
             raise SourceError(
-                f"{source.root}: {first[name]} and {item.key} would both be {name} {where}. Rename one of them, or write --to "
+                f"{where}: {first[name]} and {item.key} would both be {name} {place}. Rename one of them, or write --to "
                 "beton or parquet, where every image keeps its own key."
             )
 
@@ -91,13 +91,13 @@ def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
-def _warn_of_other_numbers(source: Source, names: SampleNames) -> None:
+def _warn_of_other_numbers(where: str, items: Listing, names: SampleNames) -> None:
     """Warn if the sorted folders that hold images are not the classes in their order, since ImageFolder numbers these."""
-    present = np.unique(source.items.labels).tolist()
+    present = np.unique(items.labels).tolist()
     if sorted(names.folders[label] for label in present) != names.folders:
         log.warning(
             "%s: torchvision's ImageFolder numbers the folders that hold images in the order of their names, and so gives "
             "other labels than this data set; the manifest lists its %d classes by label",
-            source.split,
-            len(source.classes),
+            where,
+            len(names.folders),
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-SHARD_BYTES = 1 << 28
+SHARD_BYTES = 256_000_000
 SHARD_IMAGES = 10_000
 
 
