@@ -16,13 +16,14 @@ from jpegcurr.encoding.jpeg.codec import LIBRARIES
 from jpegcurr.encoding.output import Output
 from jpegcurr.encoding.outputs.base import Row
 from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
-from jpegcurr.encoding.outputs.paths import Format, format_of, output_path
+from jpegcurr.encoding.outputs.paths import Format, output_path
 from jpegcurr.encoding.outputs.sample_names import refuse_same_names
 from jpegcurr.encoding.outputs.shards import SHARD_BYTES
+from jpegcurr.encoding.outputs.verify import require_manifest
 from jpegcurr.encoding.plan import refuse_existing_outputs, refuse_impossible
-from jpegcurr.encoding.resume import InterruptedEncode, check_plan, create_partial_files, lock_file
+from jpegcurr.encoding.resume import InterruptedEncode, check_plan, create_partial_files, lock_file, partial_files, remove
 from jpegcurr.encoding.sources.base import ListingBuilder
-from jpegcurr.errors import BetonError, EncodeError, UsageError
+from jpegcurr.errors import BetonError, UsageError
 from jpegcurr.files import locked, nearest_folder, refuse_unwritable
 from jpegcurr.system import library_versions
 from jpegcurr.text import megabytes
@@ -54,10 +55,10 @@ def convert_output(
     Raises:
         UsageError: ``path`` has no manifest, or is itself what would be written; an output exists and neither ``force`` nor
             ``resume`` is set; two images would have one name; the outputs do not fit on the disk.
-        BetonError: the manifest or the items cannot be read.
-        EncodeError: a sample does not have its checksum, or an output cannot be written. Finished parts are kept.
+        BetonError: the manifest or the items cannot be read, or a sample does not have its checksum.
+        EncodeError: an output cannot be written. What was copied is kept for ``resume``.
     """
-    manifest = _read_manifest(path)
+    manifest = require_manifest(path)
     plans = {}
     for kind in kinds:
         plans[output_path(folder, manifest.split, manifest.spec, kind)] = _plan(manifest, kind, shard_bytes)
@@ -73,22 +74,13 @@ def convert_output(
             if not resume or not InterruptedEncode.exists(output):
                 create_partial_files(output, plan)
         if rest:
-            manifests |= _copy(path, manifest, rest, on_sample)
+            try:
+                manifests |= _copy(path, manifest, rest, on_sample)
+            except BetonError:  # no --resume can end well
+                for file in (file for output in rest for file in partial_files(output)):
+                    remove(file)
+                raise
     return {output: manifests[output] for output in plans}
-
-
-def _read_manifest(path: Path) -> Manifest:
-    if not path.exists():
-        raise UsageError(f"{path} does not exist. Give a .beton, or a folder that jpegcurr encode wrote in another format.")
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise UsageError(
-            f"{path} has no manifest of jpegcurr beside it, which holds its keys and classes. Images in any other form are "
-            f"converted by an encode that keeps their bytes: jpegcurr encode {path} --quality source --to ..."
-        )
-    if manifest.format != format_of(path):
-        raise BetonError(f"{path} was renamed: its manifest is of the format {manifest.format}. Give it back its usual name.")
-    return manifest
 
 
 def _plan(manifest: Manifest, kind: Format, shard_bytes: int) -> Plan:
@@ -175,7 +167,7 @@ def _row_for(output: Output, row: Row) -> Row:
 
 
 def _read_samples(path: Path, manifest: Manifest) -> Iterator[tuple[Row, bytes | None]]:
-    """Yield the rows of an output, and the bytes of those that are stored; raise EncodeError for bytes that have changed."""
+    """Yield the rows of an output, and the bytes of those that are stored; raise BetonError for bytes that have changed."""
     with closing(OUTPUT_FORMATS[manifest.format].reader(path, manifest)) as reader:
         for row in read_items(path):
             if row["status"] == "failed":
@@ -183,5 +175,8 @@ def _read_samples(path: Path, manifest: Manifest) -> Iterator[tuple[Row, bytes |
                 continue
             data = reader.read(row)
             if zlib.crc32(data) != row["crc32"]:
-                raise EncodeError(f"{path}: the bytes of {row['key']} have changed since they were written. Encode it again.")
+                raise BetonError(
+                    f"{path}: the bytes of {row['key']} have changed since they were written; nothing was converted. Encode it "
+                    "again with --force."
+                )
             yield row, data
