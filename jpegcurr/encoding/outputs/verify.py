@@ -30,6 +30,11 @@ def require_manifest(path: Path) -> Manifest:
     if not path.exists():
         raise UsageError(f"{path} does not exist. Give a .beton, or a folder that jpegcurr encode wrote in another format.")
     manifest = read_manifest(path)
+    if manifest is None and format_of(path) == "beton" and path.is_file():
+        raise UsageError(
+            f"{path} has no manifest of jpegcurr beside it. A .beton alone holds neither the keys of its images nor the names of "
+            "its classes, which the other formats need. Encode the images themselves: jpegcurr encode SRC --to ..."
+        )
     if manifest is None:
         raise UsageError(
             f"{path} has no manifest of jpegcurr beside it, which holds its keys and classes. Images in any other form are "
