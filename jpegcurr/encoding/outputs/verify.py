@@ -32,8 +32,8 @@ def require_manifest(path: Path) -> Manifest:
     manifest = read_manifest(path)
     if manifest is None and format_of(path) == "beton" and path.is_file():
         raise UsageError(
-            f"{path} has no manifest of jpegcurr beside it. A .beton alone holds neither the keys of its images nor the names of "
-            "its classes, which the other formats need. Encode the images themselves: jpegcurr encode SRC --to ..."
+            f"{path} has no manifest of jpegcurr beside it. A .beton alone holds neither the keys of its images nor the "
+            "names of its classes, which other formats need. Encode the images themselves: jpegcurr encode SRC --to ..."
         )
     if manifest is None:
         raise UsageError(
