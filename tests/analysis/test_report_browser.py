@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from studies import write_study
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import by_class
+from jpegcurr.analysis.report import images
 from jpegcurr.analysis.report.html import render, write_report
-from jpegcurr.analysis.report.images import LADDER
+from jpegcurr.analysis.report.images import LADDER, CompressionLevel, Picture
 from jpegcurr.analysis.report.model import build_report
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
@@ -38,9 +39,19 @@ SHARES = {"clean": 0.5, "swap": 0.6}  # of right answers, image by image the sam
 def browser() -> Iterator[Any]:
     sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root cannot have
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--force-color-profile=srgb", *sandbox])
+        started = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--force-color-profile=srgb", "--disable-gpu", "--in-process-gpu", *sandbox]
+        )
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Any:
+    """The tab that all tests use in turn: a new one is a new process, which takes longer than to load a page."""
+    page = browser.new_context().new_page()
+    page.set_default_timeout(20_000)
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -56,47 +67,53 @@ def file(study: CamStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def watched(browser: Any, path: Path, address: str = "", **options: Any) -> Iterator[Any]:
-    """The page, which must not ask for anything but itself, open a dialog, or say a word on the console."""
-    context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
+def watched(
+    tab: Any, path: Path, address: str = "", *, width: int = 1440, height: int = 900, scheme: str = "light"
+) -> Iterator[Any]:
+    """The page in the tab; it must not ask for anything but itself, open a dialog, or say a word on the console."""
     heard: list[str] = []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: asked.append(request.url.split("#")[0]))
     asked: list[str] = []
+    listeners: dict[str, Callable[[Any], object]] = {
+        "console": lambda message: heard.append(message.text),
+        "pageerror": lambda error: heard.append(str(error)),
+        "dialog": lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        "request": lambda request: asked.append(request.url.split("#")[0]),
+    }
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.emulate_media(media="screen", color_scheme=scheme)
+    tab.mouse.move(0, 0)
+    for event, listener in listeners.items():
+        tab.on(event, listener)
     try:
-        page.goto(path.as_uri() + address)
-        yield page
+        tab.goto(path.as_uri() + address)
+        yield tab
         assert heard == []
         assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
     finally:
-        context.close()
+        for event, listener in listeners.items():
+            tab.remove_listener(event, listener)
+        tab.goto("about:blank")  # the next page may be the same file, and its address differ only after #
 
 
 @pytest.fixture
-def page(browser: Any, file: Path) -> Iterator[Any]:
-    with watched(browser, file) as page:
+def page(tab: Any, file: Path) -> Iterator[Any]:
+    with watched(tab, file) as page:
         yield page
 
 
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens any study's page."""
-    contexts = []
+def opened(tab: Any) -> Iterator[Callable[..., Any]]:
+    """Opens any study's page, instead of the one before it."""
+    with ExitStack() as last:
 
-    def open_study(study: CamStudy, rows: list[ClassRow] | None = None, **options: Any) -> Any:
-        path = Path("study.html").resolve()
-        report = build_report(study)
-        path.write_text(render(report if rows is None else replace(report, classes=tuple(rows))))
-        contexts.append(watched(browser, path, **options))
-        return contexts[-1].__enter__()
+        def open_study(study: CamStudy, rows: list[ClassRow] | None = None) -> Any:
+            last.close()
+            path = Path("study.html").resolve()
+            report = build_report(study)
+            path.write_text(render(report if rows is None else replace(report, classes=tuple(rows))))
+            return last.enter_context(watched(tab, path))
 
-    yield open_study
-    for context in contexts:
-        context.__exit__(None, None, None)
+        yield open_study
 
 
 def wait_drawn(page: Any, views: str) -> None:
@@ -395,8 +412,8 @@ def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
     assert page.evaluate("[...document.querySelectorAll('table')].every(table => table.caption)")
 
 
-def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
-    with watched(browser, file) as page:
+def test_a_link_opens_the_same_view(tab: Any, file: Path) -> None:
+    with watched(tab, file) as page:
         page.select_option("#right-quality", label="q10")
         page.select_option("#colours", "cividis")
         page.select_option("#sort", "name")
@@ -409,7 +426,7 @@ def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
         page.keyboard.press("j")
         page.wait_for_function("() => location.hash.includes('image=')")
         address, names = page.evaluate("location.hash"), shown_names(page)
-    with watched(browser, file, address) as page:
+    with watched(tab, file, address) as page:
         wait_drawn(page, "0 2")
         assert page.input_value("#text") == "jpg"
         assert page.input_value("#colours") == "cividis"
@@ -421,7 +438,7 @@ def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
         page.wait_for_function("() => document.getElementById('show').value === 'alone'")
         assert page.locator("#left-run option:checked").text_content() == "restart_only"
     nonsense = "#left=99&right=-1&scale=x&opacity=999&image=77&by=&order=up&flip=%00&colours=__proto__&what=1&%%%"
-    with watched(browser, file, nonsense) as page:
+    with watched(tab, file, nonsense) as page:
         wait_drawn(page, "0 1")
         assert page.input_value("#colours") == "viridis"
 
@@ -457,8 +474,8 @@ def contrast(page: Any, selector: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_in_the_light_and_in_the_dark(browser: Any, file: Path, scheme: str) -> None:
-    with watched(browser, file, color_scheme=scheme) as page:
+def test_it_can_be_read_in_the_light_and_in_the_dark(tab: Any, file: Path, scheme: str) -> None:
+    with watched(tab, file, scheme=scheme) as page:
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (min(paper) > 200) if scheme == "light" else (max(paper) < 60)
         for selector in (
@@ -477,8 +494,8 @@ def test_it_can_be_read_in_the_light_and_in_the_dark(browser: Any, file: Path, s
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])
-def test_the_page_is_never_wider_than_the_screen(browser: Any, file: Path, width: int) -> None:
-    with watched(browser, file, viewport={"width": width, "height": 844}) as page:
+def test_the_page_is_never_wider_than_the_screen(tab: Any, file: Path, width: int) -> None:
+    with watched(tab, file, width=width, height=844) as page:
         wait_drawn(page, "0 1")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         beyond = page.evaluate(
@@ -534,8 +551,22 @@ def test_one_run_needs_no_choice_of_runs_and_one_view_still_shows_its_maps(opene
     assert not page.locator("#table-view").is_visible()
 
 
-def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opened: Callable[..., Any]) -> None:
-    """Photographs at the size that a ConvNeXt sees, through two runs: what is kept of the differences gives way."""
+def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs at the size that a ConvNeXt sees, through two runs: what is kept of the differences gives way.
+
+    They are twelve, over and over, so each is compressed once at every level that is tried.
+    """
+    embed, embedded = images._embed, {}
+
+    def embed_once(example: Example, qualities: tuple[str, ...], level: CompressionLevel) -> Picture:
+        key = id(example.pictures), level
+        if key not in embedded:
+            embedded[key] = embed(example, qualities, level)
+        return embedded[key]
+
+    monkeypatch.setattr(images, "_embed", embed_once)
     qualities = ("source", "q90", "q75", "q50", "q30", "q10")
     few = cam_study(200, 12, qualities=qualities, grid=(7, 7), size=224)
     study = replace(few, examples=tuple(replace(few.examples[n % 12], index=n) for n in range(200)))
@@ -550,7 +581,7 @@ def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opene
     assert pixels(page, "error")[..., :3].std() > 5
 
 
-def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: Any, betons: Path) -> None:
+def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(tab: Any, betons: Path) -> None:
     """Its rings and diamonds are on the side of the line of none that their signs say."""
     study = load_study(write_study(betons))
     right = {arm: {seed: np.random.default_rng(seed).random(500) < share for seed in (0, 1)} for arm, share in SHARES.items()}
@@ -559,7 +590,7 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: 
     path = Path("study.html").resolve()
     write_page(replace(results, comparisons=dict.fromkeys(results.columns, compared)), path)
     for width in (1440, 390):
-        with watched(browser, path, viewport={"width": width, "height": 900}) as page:
+        with watched(tab, path, width=width) as page:
             assert page.evaluate("document.documentElement.scrollWidth") == width
             assert f"{compared[0].difference:+.2f}" in page.locator("table tbody").first.inner_text()
             chart = page.locator(".differences svg")
