@@ -1,5 +1,6 @@
 """Fixtures: the data set and a run, created once, and an empty folder for every test."""
 
+import gc
 import logging
 import os
 import shutil
@@ -37,6 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not there():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"no {mark} here"))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what is imported from garbage collection, which would go through a million objects of torch again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or libraries report their own modules as leaked at exit
 
 
 def _cuda() -> bool:

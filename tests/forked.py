@@ -91,10 +91,12 @@ def connected(address: str) -> socket.socket:
 
 def serve(address: str) -> None:
     """Fork a process for every connection until the folder of ``address`` is gone."""
+    import gc
     from importlib import import_module
 
     for module in PRELOADED:
         import_module(module)
+    gc.freeze()  # a collection in a fork would copy the memory that it shares with this process
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)

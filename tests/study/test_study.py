@@ -57,6 +57,27 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
+def run_in(folder: Path, betons: Path, **changes: Any) -> Path:
+    """Run the small study to its end in ``folder``; return the study's own folder, for tests to copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_study(betons, **changes)
+        assert command("study small.yaml --out out --device cpu -q") == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def finished(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the arms of one seed from their trunk; tests must not change the folder."""
+    return run_in(tmp_path_factory.mktemp("finished"), betons, seeds=[0])
+
+
+@pytest.fixture(scope="module")
+def whole(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the arms of one seed without a trunk; tests must not change the folder."""
+    return run_in(tmp_path_factory.mktemp("whole"), betons, seeds=[0], fork=None)
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_study_is_valid_and_explained(path: Path, betons: Path) -> None:
     Path("betons").symlink_to(betons)
@@ -361,9 +382,9 @@ def test_the_command_writes_a_page_and_tables(betons: Path, capsys: pytest.Captu
     assert (out / "study.html").read_text() == page
 
 
-def test_more_seeds_arms_and_sets_only_add(betons: Path, cpu: Runtime) -> None:
+def test_more_seeds_arms_and_sets_only_add(betons: Path, finished: Path) -> None:
     path, out = write_study(betons, seeds=[0]), Path("out")
-    assert command(f"study {path} --out out --device cpu -q") == 0
+    shutil.copytree(finished, out)
     before = {file: file.stat().st_mtime_ns for file in out.rglob("state.safetensors")}
     assert json.loads((out / "study.json").read_text())["against_control"][0]["low"] is None  # one seed
     q50 = {"beton": str(betons / "val-source.beton"), "quality": 50}
@@ -405,18 +426,16 @@ def test_more_seeds_arms_and_sets_only_add(betons: Path, cpu: Runtime) -> None:
     ],
 )
 def test_the_design_is_locked_once_there_are_results(
-    betons: Path, cpu: Runtime, changes: dict[str, Any], error: type[Exception], message: str
+    betons: Path, finished: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    write_study(betons, seeds=[0])
-    assert command("study small.yaml --out out --device cpu -q") == 0
+    shutil.copytree(finished, "out")
     path = write_study(betons, **{"seeds": [0], **changes})
     with pytest.raises(error, match=message):
         check_folder(load_study(path), Path("out"))
 
 
-def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says(betons: Path) -> None:
-    write_study(betons, seeds=[0], fork=None)
-    assert command("study small.yaml --out out --device cpu -q") == 0
+def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says(betons: Path, whole: Path) -> None:
+    shutil.copytree(whole, "out")
     changed = {"set": ["curriculum=" + PHASES.format("clean", "q50"), "optim.weight_decay=0.1"]}
     with pytest.raises(RecipeError, match=r"Keep it as it was and add the changed arm under another name, or start"):
         check_folder(load_study(write_study(betons, seeds=[0], fork=None, arms=arms(swap=changed))), Path("out"))
@@ -424,10 +443,10 @@ def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says
 
 
 def test_runs_that_were_measured_on_other_images_are_measured_again_as_the_message_says(
-    betons: Path, capsys: pytest.CaptureFixture[str]
+    betons: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_study(betons, seeds=[0], fork=None)
-    assert command("study small.yaml --out out --device cpu -q") == 0
+    shutil.copytree(whole, "out")
     for path in Path("out/outcomes/swap").rglob("*-clean.npz"):
         outcomes, facts = load_outcomes(path)
         save_outcomes(path, outcomes, {**facts, "keys": "other"})
@@ -470,9 +489,8 @@ def test_a_study_of_version_0_1_continues(betons: Path) -> None:
     assert (out / "study.json").read_text() == design
 
 
-def test_fields_that_do_not_change_what_a_run_learns_may_change(betons: Path) -> None:
-    write_study(betons, seeds=[0])
-    assert command("study small.yaml --out out --device cpu -q") == 0
+def test_fields_that_do_not_change_what_a_run_learns_may_change(betons: Path, finished: Path) -> None:
+    shutil.copytree(finished, "out")
     base = {"loader": {"kind": "plain", "workers": 1}, "save": {"last": 1}}
     check_folder(load_study(write_study(betons, seeds=[0], base=base)), Path("out"))
 

@@ -136,10 +136,11 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
         "mean": inputs.levels,
         "std": inputs.deviations,
     }
-    whole = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
+    if not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in model.state_dict().values()):
+        model = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
     labels = {"label_names": list(classes)}
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        save_for_hf(whole, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
+        save_for_hf(model, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
         _remove_doubled_argument(Path(temporary, "config.json"))
         for name in ("config.json", "model.safetensors"):
             move_into_place(Path(temporary, name), folder / name)
