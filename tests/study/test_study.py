@@ -78,6 +78,17 @@ def whole(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_in(tmp_path_factory.mktemp("whole"), betons, seeds=[0], fork=None)
 
 
+@pytest.fixture(scope="module")
+def unbroken(betons: Path, cpu: Runtime, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Run two arms of two seeds in this process; return the folder, which tests must not change, and the tasks in order."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        notes, failed = run(write_study(betons), Path("out"), cpu)
+    assert failed == []
+    return folder / "out", notes.started_tasks
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_study_is_valid_and_explained(path: Path, betons: Path) -> None:
     Path("betons").symlink_to(betons)
@@ -201,18 +212,18 @@ def test_maps_and_lists_of_overrides_mean_the_same(betons: Path) -> None:
     assert swap.schedule.lr == 0.5
 
 
-def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(betons: Path, cpu: Runtime) -> None:
+def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
+    betons: Path, cpu: Runtime, unbroken: tuple[Path, list[str]]
+) -> None:
     """State and metrics agree bit for bit; a trunk is trained once per seed for both arms."""
-    path = write_study(betons)
-    notes, failed = run(path, Path("out"), cpu)
-    assert failed == []
-    (name,) = {task.partition("/")[0] for task in notes.started_tasks if task.startswith("trunk-")}
-    assert notes.started_tasks == [
+    out, started = unbroken
+    (name,) = {task.partition("/")[0] for task in started if task.startswith("trunk-")}
+    assert started == [
         f"{name}/seed-0", "clean/seed-0", "swap/seed-0", f"{name}/seed-1", "clean/seed-1", "swap/seed-1"
     ]  # fmt: skip
-    study = load_study(path)
+    study = load_study(write_study(betons))
     for arm, seed in (("clean", 0), ("swap", 1)):
-        whole, forked = Path(f"whole-{arm}"), Path(f"out/runs/{arm}/seed-{seed}")
+        whole, forked = Path(f"whole-{arm}"), out / f"runs/{arm}/seed-{seed}"
         train(study.recipe(arm, seed), whole, runtime=cpu)
         assert weights(whole) == weights(forked)
         rows = [
@@ -224,9 +235,9 @@ def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(betons: Pat
         ]
         assert rows[0] == rows[1]
         assert (forked / "recipe.yaml").read_text() == (whole / "recipe.yaml").read_text()
-    heads = [json.loads(Path(f"out/runs/{arm}/seed-0/run.json").read_text())["id"] for arm in ("clean", "swap")]
+    heads = [json.loads((out / f"runs/{arm}/seed-0/run.json").read_text())["id"] for arm in ("clean", "swap")]
     assert heads[0] != heads[1]
-    assert weights(Path("out/runs/clean/seed-0")) != weights(Path("out/runs/clean/seed-1"))
+    assert weights(out / "runs/clean/seed-0") != weights(out / "runs/clean/seed-1")
 
 
 def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +251,9 @@ def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, 
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_a_study_that_is_stopped_resumes_to_the_same_results(betons: Path, cpu: Runtime) -> None:
+def test_a_study_that_is_stopped_resumes_to_the_same_results(
+    betons: Path, cpu: Runtime, unbroken: tuple[Path, list[str]]
+) -> None:
     """Stopped after every few steps, in trunks and in arms; finished tasks are not repeated."""
     path, calls = write_study(betons), [0]
 
@@ -259,13 +272,13 @@ def test_a_study_that_is_stopped_resumes_to_the_same_results(betons: Path, cpu: 
     assert stops >= 3
     assert failed == []
     assert list_unfinished(load_study(path), list_tasks(load_study(path)), Path("out")) == []
-    run(path, Path("unbroken"), cpu)
+    folder, _ = unbroken
     for arm in ("clean", "swap"):
         for seed in (0, 1):
-            assert weights(Path(f"out/runs/{arm}/seed-{seed}")) == weights(Path(f"unbroken/runs/{arm}/seed-{seed}"))
-    stopped, unbroken = (read_results(load_study(path), Path(name)) for name in ("out", "unbroken"))
-    assert [run.scores for run in stopped.runs] == [run.scores for run in unbroken.runs]
-    assert stopped.verdict == unbroken.verdict
+            assert weights(Path(f"out/runs/{arm}/seed-{seed}")) == weights(folder / f"runs/{arm}/seed-{seed}")
+    stopped, whole = (read_results(load_study(path), out) for out in (Path("out"), folder))
+    assert [run.scores for run in stopped.runs] == [run.scores for run in whole.runs]
+    assert stopped.verdict == whole.verdict
 
 
 def send_signals(*numbers: signal.Signals, in_step: bool = True) -> list[bool]:
