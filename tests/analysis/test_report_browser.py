@@ -230,6 +230,7 @@ def test_maps_are_drawn_on_the_scale_that_is_chosen(opened: Callable[..., Any]) 
     assert at_cell("right-map", 1, 1) == pytest.approx(middle, abs=14)
     assert at_cell("left-map", 3, 0) == pytest.approx(low, abs=1)
     assert at_cell("difference", 3, 0) == pytest.approx((247, 247, 247, 255), abs=1)
+    assert "on its own scale, largest 1.00: 50 % of the peak" in page.locator(".difference").text_content()
     blue, orange = at_cell("difference", 1, 1), at_cell("difference", 2, 3)
     assert blue[2] > blue[0] + 40
     assert orange[0] > orange[2] + 40
@@ -264,10 +265,68 @@ def test_over_the_picture_the_slider_says_how_much_of_it_is_covered(opened: Call
 def test_a_scale_shared_by_all_images_ends_where_the_largest_map_does(page: Any, study: CamStudy) -> None:
     page.select_option("#scale", "gallery")
     largest = max(float(prediction.cam.max()) for example in study.examples for prediction in example.predictions[:2])
-    captions = page.locator(".left-map figcaption div").all_text_contents()
+    captions = page.locator(".left-map figcaption div:not(.range)").all_text_contents()
     assert len(captions) == 8
     assert all(text.startswith(f"0 to {largest:.2f},") for text in captions)
     assert page.locator("#heat-high").text_content() == f"{largest:.2f}"
+
+
+def test_a_small_difference_of_maps_is_drawn_to_the_ends_of_its_own_scale(opened: Callable[..., Any]) -> None:
+    left, right = np.full((4, 4), 2.0), np.full((4, 4), 2.0)
+    right[1, 1], right[2, 3] = 1.96, 2.02
+    flat = np.full((64, 64, 3), 60, np.uint8)
+    page = opened(one_example({"source": flat, "q50": flat, "q10": flat}, [left, right, left]))
+    wait_drawn(page, "0 1")
+    drawn = pixels(page, "difference").astype(int)
+    assert drawn[84, 84, 2] - drawn[84, 84, 0] > 100, "blue"
+    assert drawn[140, 196, 0] - drawn[140, 196, 2] > 30, "orange, half as far"
+    words = page.locator(".difference").text_content()
+    assert "largest 0.0400: 2.0 % of the peak" in words
+    assert f"{MINUS}0.0400" in words
+    assert "+0.0400" in words
+    page.select_option("#scale", "gallery")
+    assert "on one scale for all images" in page.locator(".difference").text_content()
+    assert page.locator("#signed-scale").text_content() == "one scale for all images"
+    page.select_option("#right-quality", label="q10")
+    assert "none: the maps are equal" in page.locator(".difference").text_content()
+
+
+def test_every_panel_with_colours_has_their_range_beside_it(page: Any) -> None:
+    wait_drawn(page, "0 1")
+    card = page.locator("article:not([hidden])").first
+    ranges = {name: card.locator(f".{name} .range span").all_text_contents() for name in ("error", "left-map", "right-map")}
+    assert ranges["error"] == [f"{MINUS}16", "+16 levels"]
+    assert ranges["left-map"] == ranges["right-map"], "one scale for the pair"
+    assert ranges["left-map"][0] == "0"
+    grey = drawn_on(page, "#grey")
+    assert (grey[0, 0].tolist(), grey[0, 255].tolist()) == ([1, 1, 1, 255], [255] * 4), "as errorPicture draws them"
+
+
+def test_what_a_card_says_of_its_prediction_is_true_of_the_views_shown(page: Any, study: CamStudy) -> None:
+    for left, right in ((0, 1), (0, 2), (2, 0)):
+        page.evaluate(f"location.hash = 'left={left}&right={right}&sort=name'")
+        wait_drawn(page, f"{left} {right}")
+        for example in study.examples:
+            truth = study.classes[study.truth[example.index]]
+            before, after = (example.predictions[view].top[0][0] for view in (left, right))
+            if before == truth:
+                expected = "right in both" if after == truth else "lost"
+            else:
+                changes = "prediction changes" if before != after else "wrong in both"
+                expected = "gained" if after == truth else changes
+            name = (
+                study.names[example.index].replace("\udcff", "\ufffd").replace("\u202e", "\ufffd").replace("\u2028", "\ufffd")
+            )
+            card = page.locator("article").filter(has=page.get_by_role("heading", name=name, exact=True))
+            assert card.locator(".tag").all_text_contents() == [expected], (example.index, left, right)
+
+
+def test_a_picture_that_is_no_jpeg_says_so_at_source_only(page: Any) -> None:
+    said = page.locator("figcaption").filter(has_text="a JPEG of quality 95, 4:4:4")
+    assert said.count() == 1
+    assert said.locator("b").text_content() == "two_phase, source"
+    page.select_option("#left-quality", label="q50")
+    assert said.count() == 0
 
 
 def test_filters_leave_what_they_say_and_count_it(page: Any, study: CamStudy) -> None:
@@ -313,13 +372,15 @@ def test_the_gallery_is_sorted(page: Any, study: CamStudy) -> None:
     labels = page.evaluate("shown.map(card => DATA.classes[card.example.truth])")
     assert labels == sorted(labels)
     page.select_option("#sort", "change")
-    texts = page.locator("article:not([hidden]) .pair span").all_text_contents()
+    texts = page.locator("article:not([hidden]) .pair .soft").all_text_contents()
     alike = [float(text.split()[2].rstrip(",").replace(MINUS, "-").replace("undefined", "1")) for text in texts]
     assert alike == sorted(alike)
     assert "undefined" in " ".join(texts), "dark maps in both views have not changed"
 
 
 def test_the_table_of_classes_is_sorted_by_click_and_by_key(page: Any) -> None:
+    assert not page.locator("#classes").is_visible(), "it is folded, after the images"
+    page.locator("#classes-fold summary").click()
     head = page.locator("#classes th[data-key=difference]")
     first = column(page, 1)
     head.locator("button").click()
@@ -342,6 +403,7 @@ def test_the_table_of_classes_is_sorted_by_click_and_by_key(page: Any) -> None:
 
 
 def test_the_table_shows_the_view_that_is_chosen(page: Any, study: CamStudy) -> None:
+    page.locator("#classes-fold summary").click()
     page.select_option("#table-view", label="restart_only, q10")
     rows = by_class(study)
     assert column(page, 4) == [f"{100 * row.right[5] / row.images:.1f}" for row in rows]
@@ -357,6 +419,7 @@ def test_a_thousand_classes_are_sorted_undefined_ones_last(opened: Callable[...,
         for n in range(1000)
     ]  # fmt: skip
     page = opened(study, rows)
+    page.locator("#classes-fold summary").click()
     for order in ("ascending", "descending"):
         page.locator("#classes th[data-key=pearson] button").click()
         texts = column(page, 7)
@@ -394,6 +457,7 @@ def test_keys_go_from_image_to_image(page: Any) -> None:
 
 
 def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
+    page.locator("#classes-fold").evaluate("fold => { fold.open = true; }")
     page.evaluate("document.body.focus()")
     reached = []
     for _ in range(60):
@@ -419,6 +483,7 @@ def test_a_link_opens_the_same_view(tab: Any, file: Path) -> None:
         page.select_option("#sort", "name")
         page.fill("#text", "a & <b>")
         page.fill("#text", "jpg")
+        page.locator("#classes-fold summary").click()
         page.locator("#classes th[data-key=flips] button").click()
         page.keyboard.press("Escape")
         page.evaluate("document.activeElement.blur()")
@@ -504,6 +569,22 @@ def test_the_page_is_never_wider_than_the_screen(tab: Any, file: Path, width: in
             width,
         )
         assert beyond == []
+
+
+def test_on_a_phone_no_accuracy_and_no_point_of_a_chart_is_cut_off(opened: Callable[..., Any]) -> None:
+    qualities = ("source", *(f"q{quality}" for quality in (95, 90, 75, 60, 50, 30, 20, 10)))
+    page = opened(cam_study(24, 1, qualities=qualities, size=16), viewport={"width": 390, "height": 844})
+    cells = page.locator("[aria-label='accuracy by run and quality'] td")
+    points = page.locator(".chart svg:visible path:has(title)")
+    assert (cells.count(), points.count()) == (18, 18 + 17 + 2 * 9), "one line each for the ceiling and the baseline"
+    for shown in (cells, points):
+        ends = shown.evaluate_all("all => all.map(one => one.getBoundingClientRect()).map(({ left, right }) => [left, right])")
+        assert all(0 <= left < right <= 390 for left, right in ends)
+    assert cells.last.evaluate("cell => getComputedStyle(cell, '::before').content") == '"q10"'
+    sizes = page.locator(".chart svg:visible").evaluate_all(
+        "all => all.map(svg => 13 * svg.clientWidth / svg.viewBox.baseVal.width)"
+    )
+    assert min(sizes) > 11, "pixels of text"
 
 
 def test_without_javascript_the_rest_is_there(browser: Any, file: Path) -> None:
