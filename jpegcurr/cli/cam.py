@@ -10,6 +10,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     MeanOption,
@@ -74,6 +75,7 @@ def cam(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
@@ -83,6 +85,7 @@ def cam(
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
     from jpegcurr.analysis.report.html import report_files, write_report
+    from jpegcurr.analysis.report.text import describe_converted
     from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifiers
@@ -107,7 +110,7 @@ def cam(
     find_metrics(measured)
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names))
+    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names, factory))
     with progress_bar("img") as bar:
         study = compare_cams(
             runs,
@@ -129,6 +132,6 @@ def cam(
         err.print(f"skipped: {name}: {reason}", markup=False)
     for sentence in report.summary:
         out.print(sentence, markup=False)
-    if study.unknown:
-        out.print(study.unknown, markup=False)
+    for sentence in filter(None, (study.unknown, describe_converted(study))):
+        out.print(sentence, markup=False)
     out.print(f"{output}", markup=False)
