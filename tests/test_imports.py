@@ -82,6 +82,7 @@ def test_encoding_stands_alone() -> None:
     ("package", "owners"),
     [
         ("datasets", {"encoding/sources/huggingface.py"}),
+        ("pyarrow", {"encoding/outputs/parquet.py", "encoding/sources/huggingface.py"}),
         ("distributed", {"encoding/workers.py"}),
         ("scipy.io", {"encoding/sources/imagenet_labels.py"}),
         ("ffcv", {"training/data/ffcv_kernel.py", "training/data/ffcv_loader.py", "training/data/loaders.py"}),

@@ -6,14 +6,13 @@ machine, so that the same images give the same shards. ``_info.json`` lists the 
 needs for training; another one beside the outputs does so for all of them (``write_index``).
 """
 
+import fcntl
 import json
-import logging
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock
 
 from jpegcurr.encoding.beton.manifest import Plan
 from jpegcurr.encoding.beton.writer import drop_cache
@@ -24,8 +23,6 @@ from jpegcurr.encoding.outputs.shards import SHARD_BYTES, ShardFolder, Sharding,
 from jpegcurr.encoding.sources.tar_index import BLOCK
 from jpegcurr.errors import UsageError
 from jpegcurr.files import write_json
-
-log = logging.getLogger("jpegcurr")
 
 INFO = "_info.json"  # the name that timm knows
 _END = bytes(2 * BLOCK)
@@ -237,14 +234,24 @@ def refuse_other_index(folder: Path) -> None:
 
 def write_index(folder: Path) -> None:
     """Write ``_info.json`` for all WebDataset outputs in a folder, so that timm finds their splits below one ``--data-dir``."""
-    lock = folder / f".{INFO}.lock"
-    with FileLock(lock, timeout=60):  # another encode may finish at the same time
+    with _turn(folder):
         splits: dict[str, object] = {}
         for path in sorted(folder.glob(f"*.wds/{INFO}")):
             for name, split in _read_info(path).items():
                 splits[name] = split | {"filenames": [f"{path.parent.name}/{file}" for file in split["filenames"]]}
         write_json(folder / INFO, {"splits": splits, _OURS: "written by jpegcurr encode"})
-        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait for other encodes that write the index of the folder in this moment, where its file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_info(path: Path) -> dict[str, dict[str, list[str]]]:
