@@ -41,6 +41,7 @@ _HOMES = {
     "load_recipe": "jpegcurr.recipe.loading",
     "resolve_runtime": "jpegcurr.runtime",
     "plan_epochs": "jpegcurr.training.curriculum",
+    "BetonDataset": "jpegcurr.training.data.beton_dataset",
     "open_loaders": "jpegcurr.training.data.loaders",
     "train": "jpegcurr.training.train",
     "load_run": "jpegcurr.training.models.load",

@@ -12,7 +12,7 @@ import torch
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
-from jpegcurr.encoding.beton.manifest import read_manifest
+from jpegcurr.encoding.beton.manifest import read_manifest, refuse_second_encode
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
@@ -161,11 +161,8 @@ def expand_qualities(
     sets: dict[str, Path | OnTheFlyJpeg] = {}
     for path in betons:
         manifest = read_manifest(path)
-        if manifest is not None and manifest.quality != "source":
-            raise UsageError(
-                f"{path} has quality {manifest.quality}: --qualities would encode it a second time, which gives other images. "
-                "Give the beton of the source images, or omit --qualities to evaluate the file as it is."
-            )
+        if manifest is not None:
+            refuse_second_encode(path, manifest, "--qualities")
         for quality in qualities:
             encoded = None if quality == "source" else OnTheFlyJpeg(beton=path, quality=quality, stage=stage)
             sets[f"{path}, {quality}"] = encoded or path
