@@ -42,6 +42,7 @@ _HOMES = {
     "resolve_runtime": "jpegcurr.runtime",
     "plan_epochs": "jpegcurr.training.curriculum",
     "BetonDataset": "jpegcurr.training.data.beton_dataset",
+    "JPEG": "jpegcurr.training.augment.jpeg",
     "open_loaders": "jpegcurr.training.data.loaders",
     "train": "jpegcurr.training.train",
     "load_run": "jpegcurr.training.models.load",

@@ -214,7 +214,12 @@ def encode_rgb(pixels: Pixels, quality: int, subsampling: Subsampling = "420") -
     """
     if check_quality(quality) == "source":
         raise UsageError("Pixels have no source whose bytes could be kept. Give a quality from 1 to 100.")
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+    if (
+        pixels.dtype != np.uint8
+        or not pixels.size
+        or pixels.ndim not in (2, 3)
+        or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3))
+    ):
         raise UsageError(
             f"An array of {pixels.dtype} {list(pixels.shape)} is no image. Give RGB, uint8 [h w 3], or grey, uint8 [h w]."
         )

@@ -30,8 +30,8 @@ class BetonDataset(data.Dataset[tuple[Any, int]]):
     Args:
         path: a ``.beton``, of jpegcurr's or FFCV's.
         quality: None for the stored images; or a JPEG quality, 1 to 100, at which every whole image is encoded again when it is
-            loaded: to the bit the pixels that ``encode`` stores at that quality. ``source`` is the stored images, and only those
-            of a beton that holds the source images.
+            loaded, which gives, to the bit, the pixels that ``encode`` stores at that quality. ``source`` is the stored images
+            of a beton that holds the source images, and no others.
         transform: a function of the image, whose result takes its place.
         target_transform: a function of the label.
 
