@@ -33,7 +33,8 @@ class JPEG(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Show images as a JPEG of a quality would, to the bit as Pillow saves and opens it.
 
     It takes images of Pillow's (RGB or L) and uint8 tensors [..., 3 h w] or [..., 1 h w], also ``tv_tensors``, and leaves
-    boxes, masks and labels as they are. Every image of a batch is encoded at a quality of its own, every video [..., t c h w] at one.
+    boxes, masks and labels as they are. Every image of a batch is encoded at a quality of its own, every video [..., t c h w]
+    at one.
     Tensors are encoded on the CPU, wherever they are.
 
         JPEG(50)                                    # always 50
@@ -86,7 +87,7 @@ class JPEG(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         """Set the epoch, on which the schedule and the draws by ``seed`` depend; workers that run already get it too."""
         if epoch < 0:
             raise UsageError(f"epoch {epoch} is none: they are counted from 0.")
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # a deep copy of this transform shares nothing yet
+        self._epoch.share_memory_()  # a deep copy of this transform shares nothing yet
         self._epoch.fill_(epoch)
 
     def forward(self, *inputs: Any, samples: int | Sequence[int] | None = None) -> Any:
