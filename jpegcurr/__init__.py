@@ -3,17 +3,18 @@
     import jpegcurr
 
     jpegcurr.encode_dataset("data/imagenet", ["source", 50], "betons")
-    jpegcurr.train(jpegcurr.load_recipe("recipes/two_phase.yaml"), "runs/two_phase")
+    recipe = jpegcurr.load_recipe("recipes/two_phase.yaml")
+    jpegcurr.train(recipe, "runs/two_phase", runtime=jpegcurr.resolve_runtime())
 
     for result in jpegcurr.evaluate("runs/two_phase", "betons/val-source.beton", qualities=["source", 50]):
         print(result.as_dict())
     study = jpegcurr.compare_cams("runs/two_phase", "data/imagenet/val", ["source", 50])
     jpegcurr.write_report(study, "report.html")
 
-    dataset = jpegcurr.BetonDataset("betons/train-source.beton", quality=50, transform=None)  # for any loop with torch
+    dataset = jpegcurr.BetonDataset("betons/train-source.beton", quality=50)  # for any loop with torch
 
-Paths are ``str`` or ``Path``, a model is a run, a name, or a network in memory, and the device is a GPU if there is one. More of
-it, with networks and loops of one's own, is in ``jpegcurr/README.md``.
+Paths are ``str`` or ``Path``, a model is a run, a name, or a network in memory, and the device is a GPU if there is one.
+Networks, data sets and loops of one's own are in ``jpegcurr/README.md``.
 
 Public names are imported on first use, so that ``import jpegcurr`` and ``jpegcurr encode`` never import torch.
 """
