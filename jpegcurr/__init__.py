@@ -1,10 +1,11 @@
 """JPEG-quality curricula: encode a data set at several qualities, train through a swap, and measure its effect.
 
+    from pathlib import Path
     import jpegcurr
 
     jpegcurr.encode_dataset("data/imagenet", ["source", 50], "betons")
-    recipe = jpegcurr.load_recipe("recipes/two_phase.yaml")
-    jpegcurr.train(recipe, "runs/two_phase", runtime=jpegcurr.resolve_runtime())
+    recipe = jpegcurr.load_recipe(Path("recipes/two_phase.yaml"))
+    jpegcurr.train(recipe, Path("runs/two_phase"), runtime=jpegcurr.resolve_runtime())
 
     for result in jpegcurr.evaluate("runs/two_phase", "betons/val-source.beton", qualities=["source", 50]):
         print(result.as_dict())
