@@ -100,6 +100,7 @@ def test_what_a_network_does_not_say_is_asked_for_in_a_sentence(trained: Path, b
         "has a name already": lambda: jpegcurr.evaluate({"mine": trained}, val),
         "is loaded already and states this itself": lambda: jpegcurr.load_model(named, size=64),
         "weights and factory are for the folder of a run": lambda: jpegcurr.load_model(named, weights="ema"),
+        "Tensor is no model. Give a run's folder": lambda: jpegcurr.evaluate(own().state_dict(), val),
         "There is no model": lambda: jpegcurr.evaluate([], val),
         "quality 0 is not a JPEG quality": lambda: jpegcurr.evaluate(named, val, [0]),
         "The quality q50 is given twice": lambda: jpegcurr.compare_cams(named, photos / "val", [50, 50]),

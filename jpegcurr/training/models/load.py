@@ -203,7 +203,7 @@ def load_model(
         mean: of the inputs by channel, on the scale 0 to 1; needed for a network that does not state it, as timm's do in
             ``pretrained_cfg``.
         std: their deviation by channel, likewise.
-        size: the side length of the inputs in pixels, likewise.
+        size: their side length in pixels, likewise.
         classes: the names of the outputs, or a file with one a line; without them labels are numbers.
         factory: ``module:function`` of a run that was trained on a network of one's own.
         name: of an ``nn.Module`` in tables and reports; its class by default.
@@ -217,6 +217,8 @@ def load_model(
         raise UsageError("weights and factory are for the folder of a run, and this is a network already. Omit them.")
     if isinstance(model, torch.nn.Module):
         return _load_own(name or type(unwrapped(model)).__name__, copy_network(model), runtime or resolve_runtime(), settings)
+    if not (isinstance(model, str | Path) or hasattr(model, "normalise")):  # a state dict, say
+        raise UsageError(f"{type(model).__name__} is no model. Give a run's folder, a name, module:factory, or an nn.Module.")
     own = model if isinstance(model, str | Path) else model.path
     if name is not None:
         raise UsageError(f"The name {name!r} is for a network in memory; {own} has a name already. Omit it.")
@@ -243,10 +245,8 @@ def load_models(models: Models, runtime: Runtime | None = None) -> list[Classifi
         raise UsageError("There is no model. Give a run, a name, or a network.")
     own = Counter(model.path for model in {id(model): model for model in loaded}.values() if isinstance(model, LoadedModel))
     if own and (most := own.most_common(1)[0])[1] > 1:
-        raise UsageError(
-            f"{most[1]} models are called {most[0]}. Give them names: {{'before': first, 'after': second}}, or load_model(..., "
-            "name='after')."
-        )
+        names = "{'before': first, 'after': second}, or load_model(..., name='after')"
+        raise UsageError(f"{most[1]} models are called {most[0]}. Give them names: {names}.")
     return loaded
 
 
