@@ -18,7 +18,7 @@ LAYERS = (
     ("__init__",),
     ("errors",),
     ("text", "system"),
-    ("files", "json_files"),
+    ("descriptors", "files", "json_files"),
     ("recipe", "slurm", "runtime"),
     ("encoding",),
     ("training",),

@@ -32,10 +32,8 @@ class SortedFolder:
         truth, predicted = (self._names[label] for label in labels)
         place = self._free(self._folder / truth / predicted / path_part(prediction.file.name))
         place.parent.mkdir(parents=True, exist_ok=True)
-        if self._copy:
+        if self._copy or not _link(place, prediction.file.resolve()):
             shutil.copy2(prediction.file, place)
-        else:
-            place.symlink_to(prediction.file.resolve())
 
     def _free(self, place: Path) -> Path:
         """Return ``place``, or the first of ``name-2.jpg``, ``name-3.jpg``, ... that does not exist."""
@@ -47,6 +45,15 @@ class SortedFolder:
         self._taken[place] += 1
         number = self._taken[place]
         return place if number == 1 else place.with_stem(f"{place.stem}-{number}")
+
+
+def _link(place: Path, file: Path) -> bool:
+    """Create a symbolic link; return False where there are none: on FAT disks, and on Windows without the privilege."""
+    try:
+        place.symlink_to(file)
+    except OSError:
+        return False
+    return True
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:
