@@ -36,7 +36,7 @@ _UNSAFE = f"[{UNSAFE}\ud800-\udc9f\udd00-\udfff]"
 _CODE = r"x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4}"
 _TO_ESCAPE = re.compile(rf"(\\*)(?:({_UNSAFE})|((?<=\\)(?:{_CODE})))")
 _TO_UNESCAPE = re.compile(rf"(\\+)({_CODE})")
-_FORBIDDEN = r'[/\\:*?"<>|]|[. ]+$' if WINDOWS else "/"
+_SEPARATORS = {False: "/", True: r'[/\\:*?"<>|]|[. ]+$'}  # by whether the system is Windows, with all that it forbids
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _LONGEST_NAME = 200  # bytes: a file system allows 255, and a number may be appended
 
@@ -211,7 +211,7 @@ def path_part(name: str) -> str:
     Separators and characters that could do harm become ``_``; a name that would be hidden or empty gets a ``_`` in front. On
     Windows so does one of a device, such as ``con``, and what it forbids in names becomes ``_`` too.
     """
-    safe = re.sub(f"{_FORBIDDEN}|{_UNSAFE}", "_", name)
+    safe = re.sub(f"{_SEPARATORS[WINDOWS]}|{_UNSAFE}", "_", name)
     safe = os.fsencode(safe)[:_LONGEST_NAME].decode("utf-8", "surrogateescape")
     return f"_{safe}" if safe.startswith(".") or not safe or (WINDOWS and _DEVICE.match(safe)) else safe
 
