@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any, Self
 
 from filelock import FileLock, Timeout
@@ -61,6 +62,20 @@ def staged(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
             error.filename = str(path)  # the error of a write does not name the file
         raise
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path``, or replaces it, when the block ends: whole or not at all."""
+    target = path.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
+        partial = Path(aside, "new")
+        partial.mkdir()
+        yield partial
+        if target.exists():
+            target.rename(Path(aside, "old"))
+        partial.rename(target)
 
 
 def move_into_place(partial: Path, path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -89,6 +90,22 @@ def _memory_left() -> int:
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed versions by distribution name; ``absent`` if a distribution is not installed."""
     return {name: _version(name) for name in names}
+
+
+@cache
+def source_commit() -> str | None:
+    """Return the git commit of jpegcurr's checkout, with ``-dirty`` if files in it were changed; None without a checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # an installed package may lie in a checkout of something else
+        return None
+    import subprocess  # every command imports this module
+
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def install_command(package: str) -> str:

@@ -22,6 +22,7 @@ from jpegcurr.cli.export import export
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.push import push
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
@@ -104,5 +105,6 @@ for command, summary in (
     (channels, "Compare channel activations between JPEG qualities."),
     (models, "List pretrained classifiers, their accuracy and cost."),
     (export, "Write a model's weights for other programs."),
+    (push, "Send a run to the Hugging Face hub, with a model card."),
 ):
     app.command(short_help=summary)(command)

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.errors import UsageError
-from jpegcurr.files import path_part
+from jpegcurr.files import path_part, staged_folder
 
 MARK = ".sorted-by-jpegcurr"  # only a folder with this mark is ever replaced
 
@@ -83,13 +82,6 @@ def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
 @contextmanager
 def sorted_folder(folder: Path, classes: Sequence[str], *, copy: bool) -> Iterator[SortedFolder]:
     """Yield a ``SortedFolder`` that becomes ``folder``, or replaces it, when the block ends: whole or not at all."""
-    target = folder.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
-        partial = Path(aside, "new")
-        partial.mkdir()
+    with staged_folder(folder) as partial:
         (partial / MARK).touch()
         yield SortedFolder(partial, classes, copy=copy)
-        if target.exists():
-            target.rename(Path(aside, "old"))
-        partial.rename(target)
