@@ -23,21 +23,20 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.models.load import load_run
 from jpegcurr.training.tracking import read_metrics
 
-SECRET = "private-folder-of-ada"
+PRIVATE = "private-folder-of-ada"
 
 
 @pytest.fixture
 def run(trained: Path) -> Path:
     """Copy the run to where the command finds it; its recipe and its description name folders of the machine."""
     shutil.copytree(trained, "run")
-    for name in ("recipe.yaml", "run.json"):
-        file = Path("run", name)
-        folder = str(Path(json.loads(Path("run/run.json").read_text())["data"]["train/clean"]["path"]).parent)
-        file.write_text(file.read_text().replace(folder, f"/home/{SECRET}/data")) if name == "recipe.yaml" else None
+    recipe = Path("run/recipe.yaml")
     head = json.loads(Path("run/run.json").read_text())
     for facts in head["data"].values():
-        facts["path"] = f"/home/{SECRET}/data/{Path(facts['path']).name}"
-    head["command"] = ["jpegcurr", "train", "--out", f"/home/{SECRET}/run"]
+        private = f"/home/{PRIVATE}/data/{Path(facts['path']).name}"
+        recipe.write_text(recipe.read_text().replace(facts["path"], private))
+        facts["path"] = private
+    head["command"] = ["jpegcurr", "train", "--out", f"/home/{PRIVATE}/run"]
     Path("run/run.json").write_text(json.dumps(head))
     return Path("run")
 
@@ -57,7 +56,7 @@ def test_a_dry_run_writes_a_folder_that_timm_and_transformers_load(run: Path, cp
     assert {path.name for path in folder.iterdir()} == set(FILES)
     for name in FILES:
         assert f"hub/net/{name}" in printed
-        assert SECRET.encode() not in (folder / name).read_bytes()
+        assert PRIVATE.encode() not in (folder / name).read_bytes()
     ours = load_run(run, cpu)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -72,7 +71,7 @@ def test_a_dry_run_writes_a_folder_that_timm_and_transformers_load(run: Path, cp
 
 
 def test_the_card_states_what_the_run_recorded(run: Path, capsys) -> None:
-    assert push("run ada/net --dry-run -o card --license mit --dataset ada/photographs", capsys)[0] == 0
+    assert push("run ada/my_net --dry-run -o card --license mit --dataset ada/photographs", capsys)[0] == 0
     _, front, text = Path("card/README.md").read_text().split("---\n", 2)
     matter = yaml.safe_load(front)
     assert (matter["library_name"], matter["license"], matter["datasets"]) == ("timm", "mit", ["ada/photographs"])
@@ -84,11 +83,13 @@ def test_the_card_states_what_the_run_recorded(run: Path, capsys) -> None:
         assert f"| {name} | {quality} | {images} | {top1:.2f} | {low:.2f} to {high:.2f} | " in text
         facts = head["data"][f"train/{name}"]
         assert f"| train | {name} | {quality} | {facts['images']} | {facts['keys_sha256'][:12]} | " in text
+    assert "`test_convnext`, trained" in text
     assert "| 0 to 1 | clean | 32 |" in text
     assert "| 2 to 3 | q50 | 32 |" in text
     assert f"torch {torch.__version__}" in text
     assert f"jpegcurr's commit: {head['commit'] or 'not recorded'}" in text
     assert "after epoch 3 " in text
+    assert '"hf-hub:ada/my_net"' in text
     assert "\n\n\n" not in text
 
 
@@ -162,9 +163,9 @@ def test_an_unfinished_run_and_weights_that_are_not_finite_are_refused(run: Path
 
 def test_a_path_of_a_machine_is_not_sent(run: Path, capsys) -> None:
     config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps({**config, "note": f"/home/{SECRET}/weights.pth"}))
+    Path("run/config.json").write_text(json.dumps({**config, "note": f"/home/{PRIVATE}/weights.pth"}))
     code, printed = push("run ada/net --dry-run", capsys)
-    assert (code, f"config.json would tell the hub of /home/{SECRET}" in " ".join(printed.split())) == (2, True)
+    assert (code, f"config.json would tell the hub of /home/{PRIVATE}" in " ".join(printed.split())) == (2, True)
     assert not Path("hub/net").exists()
 
 

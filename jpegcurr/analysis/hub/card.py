@@ -105,6 +105,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["plain"] = _Plain
+    environment.filters["code"] = _code
     return environment.get_template("model_card.md.jinja")
 
 
@@ -117,6 +118,11 @@ class _Plain(str):
 def _escape(value: object) -> object:
     """Return a value as Markdown that shows it: names come from data and recipes."""
     return _MARKDOWN.sub(r"\\\1", sanitize(value)) if type(value) is str else value
+
+
+def _code(text: str) -> _Plain:
+    quoted = sanitize(text).replace("`", "'")
+    return _Plain(f"`{quoted}`")
 
 
 def _front_matter(publication: Publication, *, isotropic: bool) -> str:

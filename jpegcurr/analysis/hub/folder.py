@@ -83,7 +83,8 @@ def _refuse_paths(run: Run, name: str, text: str) -> None:
     match = _ABSOLUTE.search(text) if name == "config.json" else None
     if path := inside or (match and match[1]):
         raise UsageError(
-            f"{name} would tell the hub of {path}, a path of a machine, so nothing was sent. Remove it from the files of {run.path}."
+            f"{name} would tell the hub of {path}, a path of a machine, so nothing was sent. Remove it from the files of "
+            f"{run.path}."
         )
 
 
