@@ -49,15 +49,14 @@ def push(
     if dry_run:
         lock_outputs(context, {folder: "-o"})
     from jpegcurr.analysis.hub.card import Publication
-    from jpegcurr.analysis.hub.folder import FILES, check_finished, refuse_folder, write_folder
+    from jpegcurr.analysis.hub.folder import FILES, check_finished, load_for_hub, refuse_folder, write_folder
     from jpegcurr.files import staged_folder
     from jpegcurr.runtime import resolve_runtime
-    from jpegcurr.training.models.load import load_run
 
     if dry_run:
         refuse_folder(folder, force=force)
     keep_freed_memory()
-    loaded = load_run(run, resolve_runtime("cpu"), weights)
+    loaded = load_for_hub(run, resolve_runtime("cpu"), weights)
     check_finished(loaded, allow_unfinished=allow_unfinished)
     publication = Publication(repository, license_id, tuple(datasets or ()))
     if not dry_run:

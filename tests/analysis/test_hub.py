@@ -161,6 +161,17 @@ def test_an_unfinished_run_and_weights_that_are_not_finite_are_refused(run: Path
     assert not Path("other").exists()
 
 
+def test_networks_from_a_folder_lose_it_and_those_of_ones_own_are_refused(run: Path, capsys) -> None:
+    recipe = Path("run/recipe.yaml")
+    recipe.write_text(recipe.read_text().replace("name: test_convnext", f"name: local-dir:/srv/{PRIVATE}/net"))
+    assert push("run ada/net --dry-run", capsys)[0] == 0
+    assert "`local-dir:net`, trained" in Path("hub/net/README.md").read_text()
+    assert "name: local-dir:net" in Path("hub/net/recipe.yaml").read_text()
+    recipe.write_text(recipe.read_text().replace(f"local-dir:/srv/{PRIVATE}/net", "nets:build"))
+    code, printed = push("run ada/other --dry-run", capsys)
+    assert (code, "run is of a network of your own, nets:build, which timm" in " ".join(printed.split())) == (2, True)
+
+
 def test_a_path_of_a_machine_is_not_sent(run: Path, capsys) -> None:
     config = json.loads(Path("run/config.json").read_text())
     Path("run/config.json").write_text(json.dumps({**config, "note": f"/home/{PRIVATE}/weights.pth"}))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ from jpegcurr.training.models.load import Run
 from jpegcurr.training.run_head import RunData, read_head, read_whole_head
 from jpegcurr.training.tracking import Row, read_metrics
 
+LOCAL = "local-dir:"
 _REMEDY = "Copy the run's folder again."
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|])")
 _HASH = 12  # digits that tell data sets apart
@@ -55,6 +57,12 @@ def epochs_trained(run: Run) -> int:
     return max((int(row["epoch"]) + 1 for row in read_metrics(run.path)), default=0)
 
 
+def public_name(recipe: Recipe) -> str:
+    """Return the name of the network in ``recipe``; of a folder (``local-dir:``) only the last part."""
+    name = recipe.model.name
+    return LOCAL + Path(name.removeprefix(LOCAL)).name if name.startswith(LOCAL) else name
+
+
 def write_card(run: Run, publication: Publication) -> str:
     """Return the model card of ``run`` as Markdown with a front matter.
 
@@ -68,7 +76,7 @@ def write_card(run: Run, publication: Publication) -> str:
         front_matter=_front_matter(publication, isotropic=isotropic),
         title=publication.repository.partition("/")[2],
         repository=publication.repository,
-        architecture=run.recipe.model.name,
+        architecture=public_name(run.recipe),
         classes=len(run.classes),
         names_known=run.names_known,
         weights=run.weights,
@@ -197,7 +205,9 @@ def _phases(recipe: Recipe) -> Iterator[dict[str, object]]:
 def _start(recipe: Recipe) -> str:
     if recipe.model.checkpoint is not None:
         return f"It started from weights in a file, {recipe.model.checkpoint.name}."
-    return f"It started from timm's weights of {recipe.model.name}." if recipe.model.pretrained else "It started from nothing."
+    return (
+        f"It started from timm's weights of {public_name(recipe)}." if recipe.model.pretrained else "It started from nothing."
+    )
 
 
 def _versions(versions: object) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 
-from jpegcurr.analysis.hub.card import Publication, epochs_trained, write_card
+from jpegcurr.analysis.hub.card import Publication, epochs_trained, public_name, write_card
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged, write_text
+from jpegcurr.recipe.loading import load_resolved
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.training.models.load import Run
+from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.load import Run, Weights, load_run
 from jpegcurr.training.run_head import read_head
 
 FILES = ("README.md", "config.json", "model.safetensors", "recipe.yaml")
@@ -29,6 +31,17 @@ def refuse_folder(folder: Path, *, force: bool) -> None:
         raise UsageError(f"-o {folder} holds more than a model for the hub: {others[0]}. Choose another folder.")
     if names and not force:
         raise UsageError(f"{folder} exists. Choose another place with -o, or replace it with --force.")
+
+
+def load_for_hub(path: Path, runtime: Runtime, weights: Weights) -> Run:
+    """Load the run in ``path`` as ``load_run`` does; raise UsageError also if its network is code that the hub does not get."""
+    recipe = path / "recipe.yaml"
+    if recipe.is_file() and (factory := load_resolved(recipe).model.factory):
+        raise UsageError(
+            f"{path} is of a network of your own, {factory}, which timm and transformers could not load from the hub. Push its "
+            "model.safetensors yourself, with the code."
+        )
+    return load_run(path, runtime, weights)
 
 
 def check_finished(run: Run, *, allow_unfinished: bool) -> None:
@@ -64,7 +77,9 @@ def write_folder(run: Run, publication: Publication, folder: Path) -> None:
 
 def cut_paths(recipe: Recipe) -> Any:
     """Return a recipe as plain values, with only the last part of every path: folders tell of people and machines."""
-    return _cut(recipe.model_dump(), recipe.model_dump(mode="json"))
+    tree = _cut(recipe.model_dump(), recipe.model_dump(mode="json"))
+    tree["model"]["name"] = public_name(recipe)
+    return tree
 
 
 def _cut(value: Any, plain: Any) -> Any:
@@ -80,12 +95,17 @@ def _cut(value: Any, plain: Any) -> Any:
 def _refuse_paths(run: Run, name: str, text: str) -> None:
     """Raise UsageError if a text names a folder of this machine, or of the one that trained ``run``."""
     inside = next((folder for folder in _private_folders(run) if folder in text), None)
-    match = _ABSOLUTE.search(text) if name == "config.json" else None
+    match = _ABSOLUTE.search(_without_class_names(text)) if name == "config.json" else None
     if path := inside or (match and match[1]):
         raise UsageError(
             f"{name} would tell the hub of {path}, a path of a machine, so nothing was sent. Remove it from the files of "
             f"{run.path}."
         )
+
+
+def _without_class_names(config: str) -> str:
+    """Return a model's configuration without its class names, which may look like paths: ``/m/0dgw9r``."""
+    return json.dumps({key: value for key, value in json.loads(config).items() if key != "label_names"})
 
 
 def _private_folders(run: Run) -> Iterator[str]:
