@@ -184,7 +184,7 @@ def _quality(facts: RunData) -> str:
 def _describe_data(key: str, facts: RunData) -> dict[str, object]:
     role, _, name = key.partition("/")
     content = (facts.model_extra or {}).get("content_sha256")
-    hashes = {"keys": facts.keys_sha256, "content": content}
+    hashes = {"keys_sha256": facts.keys_sha256, "content_sha256": content}
     shown = {column: str(value)[:_HASH] if value else "not known" for column, value in hashes.items()}
     return {"role": role, "name": name, "quality": _quality(facts), "images": f"{facts.images:,}", **shown}
 
