@@ -206,7 +206,9 @@ def _start(recipe: Recipe) -> str:
     if recipe.model.checkpoint is not None:
         return f"It started from weights in a file, {recipe.model.checkpoint.name}."
     return (
-        f"It started from timm's weights of {public_name(recipe)}." if recipe.model.pretrained else "It started from nothing."
+        f"It started from timm's weights of {public_name(recipe)}."
+        if recipe.model.pretrained
+        else "It started from random weights."
     )
 
 
