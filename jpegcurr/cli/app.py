@@ -24,10 +24,11 @@ from jpegcurr.cli.export import export
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.push import push
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
-from jpegcurr.system import handle_signals
+from jpegcurr.system import TERMINATION, handle_signals
 
 app = typer.Typer(
     add_completion=True,
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated after a save."""
     if arguments is not None:
         sys.exit(_run(arguments))
-    with handle_signals({signal.SIGTERM: signal.default_int_handler}):  # schedulers send it before they kill; like Ctrl-C
+    with handle_signals(dict.fromkeys(TERMINATION, signal.default_int_handler)):  # schedulers send it before they kill
         # By now everything is closed and flushed. Python's own shutdown would free torch's objects one by one for seconds, and
         # join the threads of every native library that was loaded; one that does not end would keep the process for ever.
         os._exit(_run(None))
@@ -112,5 +113,6 @@ for command, summary in (
     (channels, "Compare channel activations between JPEG qualities."),
     (models, "List pretrained classifiers, their accuracy and cost."),
     (export, "Write a model's weights for other programs."),
+    (push, "Send a run to the Hugging Face hub, with a model card."),
 ):
     app.command(short_help=summary)(command)

@@ -17,7 +17,7 @@ from rich.table import Table
 from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import err, out, print_table, show_log
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.system import keep_freed_memory, stop_on_signals
+from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 from jpegcurr.text import duration
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def study(
 
     try:
         with (
-            stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop,
+            stop_on_signals(signal.SIGINT, *TERMINATION) as stop,
             show_board(resolved, tasks, folder, quiet=quiet) as board,
         ):
             left = list_unfinished(resolved, tasks, folder)

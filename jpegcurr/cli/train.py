@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
-from jpegcurr.system import keep_freed_memory, stop_on_signals
+from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 
 if TYPE_CHECKING:
     from jpegcurr.runtime import World
@@ -72,7 +71,7 @@ def train(
     with (
         joined(collective_backend()) as world,
         _resume_command_in_errors(folder / STATE, world, again),
-        stop_on_signals(signal.SIGTERM) as stop,
+        stop_on_signals(*TERMINATION) as stop,
     ):
         show_log(quiet=quiet, mute=not world.is_main)
         with world.main_process_first():

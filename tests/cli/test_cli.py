@@ -297,7 +297,7 @@ def test_a_folder_of_broken_images_ends_predict_with_exit_code_1(run, here) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["", "encode", "inspect", "train", "evaluate", "predict", "models", "cam", "channels", "export"]
+    "command", ["", "encode", "inspect", "train", "evaluate", "predict", "models", "cam", "channels", "export", "push"]
 )
 def test_every_command_has_help(run, command: str) -> None:
     done = run(f"{command} --help")
