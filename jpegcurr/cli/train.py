@@ -58,10 +58,11 @@ def train(
     from jpegcurr.training.run_folder import STATE, locked_run
 
     keep_freed_memory()
-    folder = out_folder or Path("runs") / recipe.stem
+    from jpegcurr.recipe.loading import find_recipe, load_recipe
+
+    folder = out_folder or Path("runs") / find_recipe(recipe).stem
     if os.environ.get("WORLD_SIZE", "1") == "1":  # before torch is imported
         context.with_resource(locked_run(folder))  # several processes leave it to ``train``, where all of them notice a refusal
-    from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.train import train as train_recipe
 

@@ -3,6 +3,7 @@
 An error lists all wrong fields at once, each with its line and dotted path, and for an unknown key the nearest right name.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -30,23 +31,48 @@ _MOST_EXPLAINED = 50  # wrong fields in one message
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def find_recipe(name: Path) -> Path:
-    """Return ``name`` if it is a file, else the path of the shipped recipe of that name; raise RecipeError if there is none."""
-    return _find(name, "*.yaml", "recipes")
+def find_recipe(name: Path, beside: Path = Path()) -> Path:
+    """Return the file of a recipe that is given by its path or, if it is a shipped one, by its bare name.
+
+    The suffix ``.yaml`` may be omitted: ``small_data``. A file of one's own comes before a shipped recipe. ``beside`` is the
+    folder that a relative path is tried in before the current one.
+
+    Raises:
+        RecipeError: there is no such file; the message names the nearest shipped recipes.
+    """
+    return _find(name, shipped_recipes(), "recipe", beside)
 
 
 def find_study(name: Path) -> Path:
-    """Return ``name`` if it is a file, else the path of the shipped study of that name; raise RecipeError if there is none."""
-    return _find(name, "studies/*.yaml", "studies")
+    """Return the file of a study by its path or, if it is a shipped one, by its bare name, as ``find_recipe`` does."""
+    return _find(name, shipped_studies(), "study", Path())
 
 
-def _find(name: Path, pattern: str, kind: str) -> Path:
-    if name.is_file():
-        return name
-    shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
-    if name.parent == Path() and name.name in shipped:
-        return shipped[name.name]
-    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped {kind}: {', '.join(shipped)}.")
+def shipped_recipes() -> dict[str, Path]:
+    """Return the files of the shipped recipes by name, such as ``small_data``, in alphabetical order."""
+    return _shipped("*.yaml")
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return the files of the shipped studies by name, in alphabetical order."""
+    return _shipped("studies/*.yaml")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
+    return {path.stem: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
+
+
+def _find(name: Path, shipped: Mapping[str, Path], kind: str, beside: Path) -> Path:
+    for path in (folder / f"{name}{suffix}" for folder in (beside, Path()) for suffix in ("", ".yaml", ".yml")):
+        if os.path.isfile(path):  # noqa: PTH113  # a Path would raise for a name that no file can have
+            return path
+    bare = name.name.removesuffix(".yaml")
+    if name.parent == Path() and bare in shipped:
+        return shipped[bare]
+    if (name / "recipe.yaml").is_file():
+        raise RecipeError(f"{name} is the folder of a run. Give the file of its recipe: {name / 'recipe.yaml'}.")
+    hint = did_you_mean(bare, shipped, most=3) or f" Shipped: {', '.join(shipped)}."
+    raise RecipeError(f"{name} does not exist, neither as a file nor as a shipped {kind}.{hint}")
 
 
 def _shipped_folders() -> list[Path]:

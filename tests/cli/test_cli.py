@@ -94,7 +94,7 @@ def tree() -> dict[str, tuple[int, int]]:
         ("predict run images --csv file/x.csv", "cannot be written to"),
         ("cam run images -o report.json", r"ends in \.html"),
         ("train", "Missing option '--recipe'"),
-        ("train --recipe two_fase.yaml", r"two_fase\.yaml does not exist\. Did you mean 'two_phase\.yaml'"),
+        ("train --recipe two_fase.yaml", r"two_fase\.yaml does not exist, .*Did you mean 'two_phase'"),
         ("train --recipe two_phase.yaml --set schedule.lrr=1", r"schedule\.lrr: unknown key\. Did you mean 'lr'"),
         ("train --recipe two_phase.yaml --resume", "--resume: runs/two_phase holds no run"),
         (
