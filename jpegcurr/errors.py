@@ -86,7 +86,7 @@ class RecipeError(UsageError):
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:
-    """Return a space and a sentence that suggests the nearest of ``names``, ``most`` at most; an empty string if none is near."""
+    """Return a space and a sentence that suggests the nearest of ``names``, at most ``most``; an empty string without any."""
     close = [repr(near) for near in get_close_matches(name, list(names), n=most)]
     if not close:
         return ""

@@ -64,15 +64,19 @@ def _shipped(pattern: str) -> dict[str, Path]:
 
 def _find(name: Path, shipped: Mapping[str, Path], kind: str, beside: Path) -> Path:
     for path in (folder / f"{name}{suffix}" for folder in (beside, Path()) for suffix in ("", ".yaml", ".yml")):
-        if os.path.isfile(path):  # noqa: PTH113  # a Path would raise for a name that no file can have
+        if _is_file(path):
             return path
     bare = name.name.removesuffix(".yaml")
     if name.parent == Path() and bare in shipped:
         return shipped[bare]
-    if (name / "recipe.yaml").is_file():
+    if _is_file(name / "recipe.yaml"):
         raise RecipeError(f"{name} is the folder of a run. Give the file of its recipe: {name / 'recipe.yaml'}.")
     hint = did_you_mean(bare, shipped, most=3) or f" Shipped: {', '.join(shipped)}."
     raise RecipeError(f"{name} does not exist, neither as a file nor as a shipped {kind}.{hint}")
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # a Path would raise for a name that no file can have
 
 
 def _shipped_folders() -> list[Path]:
