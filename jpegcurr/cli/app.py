@@ -19,17 +19,20 @@ from jpegcurr.cli.channels import channels
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
 from jpegcurr.cli.export import export
+from jpegcurr.cli.help import WIDEST, Command
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.recipe import recipe
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
-from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
+from jpegcurr.cli.versions import print_versions
+from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
 from jpegcurr.system import handle_signals
 
 app = typer.Typer(
     add_completion=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="JPEG-quality curricula: encode a data set at several qualities, train through a swap, and measure its effect.",
@@ -82,7 +85,14 @@ def _is_reported_elsewhere(error: Exception) -> bool:
 def _handle_top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    versions: Annotated[bool, typer.Option("--versions", help="Print the versions of all libraries too, and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --versions: print them as JSON.")] = False,
 ) -> None:
+    if versions:
+        print_versions(as_json=as_json)
+        raise typer.Exit
+    if as_json:
+        raise UsageError("--json before a command is for --versions. Give it after the command: jpegcurr inspect FILE --json.")
     if version:
         terminal.out.print(f"jpegcurr {jpegcurr.__version__}")
         raise typer.Exit
@@ -102,7 +112,8 @@ for command, summary in (
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (channels, "Compare channel activations between JPEG qualities."),
+    (recipe, "List the fields of recipes, or print a shipped one."),
     (models, "List pretrained classifiers, their accuracy and cost."),
     (export, "Write a model's weights for other programs."),
 ):
-    app.command(short_help=summary)(command)
+    app.command(short_help=summary, cls=Command)(command)

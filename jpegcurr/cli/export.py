@@ -1,16 +1,18 @@
 """The command ``export``: a model's weights for other programs."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from jpegcurr.cli.options import (
-    MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
     ForceOption,
+    JsonOption,
     MeanOption,
+    ModelArgument,
     SizeOption,
     StdOption,
     WeightsOption,
@@ -23,7 +25,7 @@ from jpegcurr.system import keep_freed_memory
 
 def export(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    model: ModelArgument,
     to: Annotated[
         Literal["authors", "torchvision", "mmpretrain", "transformers", "onnx"],
         typer.Option("--to", help="The program that will load it; see above."),
@@ -37,6 +39,7 @@ def export(
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a model's weights in the format of another program, and print the line of code that loads them there.
 
@@ -62,5 +65,8 @@ def export(
     settings = parse_settings(checkpoint, mean, std, size, class_names)
     classifier = load_classifier(model, resolve_runtime("cpu"), weights, settings=settings)
     line = export_model(classifier, to, output, head=not no_head)
+    if as_json:
+        out.print_json(json.dumps({"path": str(output), "load": line}))
+        return
     out.print(f"{output}", markup=False)
     out.print(line, markup=False)

@@ -1,5 +1,6 @@
 """The command ``predict``: the likeliest classes of image files."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jpegcurr.cli.options import (
-    MODEL_HELP,
+    MAX_PIXELS,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
     ForceOption,
     ImageLabelsOption,
+    JsonOption,
+    MaxPixelsOption,
     MeanOption,
+    ModelArgument,
+    QuietOption,
     SizeOption,
     StdOption,
     WeightsOption,
@@ -33,7 +38,7 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 def predict(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    run: ModelArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
     submission: Annotated[
@@ -63,7 +68,10 @@ def predict(
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
     device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Classify image files: the five likeliest classes of each, as a table, a CSV file and further outputs.
 
@@ -72,7 +80,7 @@ def predict(
     """
     named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
     lock_outputs(context, named)
-    from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
+    from jpegcurr.analysis.prediction.outputs import PRINTED, Outputs, classify_files
     from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifier
@@ -83,9 +91,20 @@ def predict(
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
-    with progress_bar("img") as bar:
-        summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
-    print_predictions(summary, outputs.written())
+    with progress_bar("img", quiet=quiet) as bar:
+        summary = classify_files(
+            loaded,
+            files,
+            runtime,
+            outputs,
+            lambda done: bar.update("predict", done, len(files)),
+            keep=None if as_json else PRINTED,
+            max_pixels=max_pixels,
+        )
+    if as_json:
+        out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
+    else:
+        print_predictions(summary, outputs.written())
     if len(summary.unread) == len(files):
         raise JpegcurrError(f"None of the {len(files)} files is a readable image.")
 

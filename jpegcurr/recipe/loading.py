@@ -15,7 +15,9 @@ from pydantic_core import ErrorDetails
 
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.json_files import read_bounded
+from jpegcurr.recipe.fields import explain_word
 from jpegcurr.recipe.former import fill_former
+from jpegcurr.recipe.other_words import OF_SECTION
 from jpegcurr.recipe.schema import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -71,7 +73,8 @@ def _find(name: Path, shipped: Mapping[str, Path], kind: str, beside: Path) -> P
         return shipped[bare]
     if _is_file(name / "recipe.yaml"):
         raise RecipeError(f"{name} is the folder of a run. Give the file of its recipe: {name / 'recipe.yaml'}.")
-    hint = did_you_mean(bare, shipped, most=3) or f" Shipped: {', '.join(shipped)}."
+    every = "`jpegcurr recipe --list` lists those." if kind == "recipe" else f"Shipped: {', '.join(shipped)}."
+    hint = did_you_mean(bare, shipped, most=3) or f" {every}"
     raise RecipeError(f"{name} does not exist, neither as a file nor as a shipped {kind}.{hint}")
 
 
@@ -278,6 +281,8 @@ def _field_prefix(item: ErrorDetails, tree: Any) -> str:
 
 
 def _describe(item: ErrorDetails, model: type[BaseModel]) -> str:
+    if model is Recipe and (clause := _explain_place(item)):
+        return clause
     if item["type"] == "extra_forbidden":
         return f"unknown key.{did_you_mean(str(item['loc'][-1]), _sibling_keys(item['loc'], model))}"
     if item["type"] == "value_error":
@@ -286,6 +291,19 @@ def _describe(item: ErrorDetails, model: type[BaseModel]) -> str:
         kinds = item["ctx"]["expected_tags"].replace("'", "").replace(", ", " or ")
         return f"is {item['ctx']['tag']} and should be {kinds}"
     return item["msg"]
+
+
+def _explain_place(item: ErrorDetails) -> str:
+    """Return where a recipe has what an unknown key names, or a value that is given for a whole section; empty if unknown."""
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        inner = [str(key) for key in item["input"]] if isinstance(item["input"], dict) else []
+        clauses = [explain_word([*location, *key]) for key in (*([key] for key in inner), [])]
+        clause = next(filter(None, clauses), "")
+        return f"unknown key: {clause}" if clause else ""
+    if item["type"] in ("model_type", "dict_type", "tuple_type") and len(location) == 1 and location[0] in OF_SECTION:
+        return f"is a {'list' if item['type'] == 'tuple_type' else 'map of fields'}: {OF_SECTION[location[0]]}"
+    return ""
 
 
 def _join_alternatives(messages: Sequence[str]) -> str:

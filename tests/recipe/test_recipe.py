@@ -256,7 +256,7 @@ def test_a_recipe_is_found_with_and_without_its_suffix() -> None:
     [
         ("two_fase.yaml", "Did you mean 'two_phase' or 'two_phase_whole'?"),
         ("smalldata", "Did you mean 'small_data'"),
-        ("qqq", "Shipped: clean_only, convnext_base,"),
+        ("qqq", "`jpegcurr recipe --list` lists those."),
         ("x" * 300, "neither as a file nor as a shipped recipe"),
         ("run", "run is the folder of a run. Give the file of its recipe: run/recipe.yaml."),
     ],
