@@ -55,7 +55,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         if not _is_reported_elsewhere(error):
-            terminal.print_error(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+            terminal.print_error(_describe(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output needs no more of it
         return 1
@@ -68,6 +68,20 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == Interrupted.exit_code:
         terminal.print_error("interrupted. Unfinished files were removed; finished files were kept.")
     return code if isinstance(code, int) else 0
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error; that of an unknown option of ``train`` says where a recipe has it, if it is known."""
+    if not isinstance(error, typer.TyperException):
+        return str(error)
+    message, option, context = error.format_message(), getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if option and context is not None and context.command.name == "train":
+        from jpegcurr.recipe.fields import explain_word
+
+        if clause := explain_word([option.lstrip("-")]):
+            how = "" if "--" in clause else " Change it with --set FIELD=VALUE, or in the YAML file."
+            return f"{message.rstrip('.')}: {clause}.{how}"
+    return message
 
 
 def _is_reported_elsewhere(error: Exception) -> bool:

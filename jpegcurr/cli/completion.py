@@ -1,4 +1,4 @@
-"""What the shell completes besides options: shipped recipes and studies, runs and models, fields. None of it imports torch."""
+"""Completion in the shell of shipped recipes and studies, runs and models, and fields; none of it imports torch."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -75,6 +75,11 @@ def section_meanings() -> dict[str, str]:
     return meanings
 
 
+def is_field(place: str) -> bool:
+    """Return whether a recipe has this field; NAME and N stand for themselves."""
+    return any(field.place == place for field in all_fields())
+
+
 def find_fields(place: str) -> list[Field]:
     """Return the fields of a section, at a place, or of a name that fields of any section have; raise UsageError if none.
 

@@ -5,6 +5,7 @@ An error lists all wrong fields at once, each with its line and dotted path, and
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.json_files import read_bounded
-from jpegcurr.recipe.fields import explain_word
+from jpegcurr.recipe.fields import explain_word, is_field
 from jpegcurr.recipe.former import fill_former
 from jpegcurr.recipe.other_words import OF_SECTION
 from jpegcurr.recipe.schema import Recipe
@@ -298,8 +299,11 @@ def _explain_place(item: ErrorDetails) -> str:
     location = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         inner = [str(key) for key in item["input"]] if isinstance(item["input"], dict) else []
-        clauses = [explain_word([*location, *key]) for key in (*([key] for key in inner), [])]
-        clause = next(filter(None, clauses), "")
+        near = get_close_matches(location[-1], Recipe.model_fields, n=1)
+        if any(is_field(f"{section}.{key}") for section in near for key in inner):  # a section whose name is misspelt
+            return ""
+        places = [*([*location, key] for key in inner), location]
+        clause = next(filter(None, map(explain_word, places)), "")
         return f"unknown key: {clause}" if clause else ""
     if item["type"] in ("model_type", "dict_type", "tuple_type") and len(location) == 1 and location[0] in OF_SECTION:
         return f"is a {'list' if item['type'] == 'tuple_type' else 'map of fields'}: {OF_SECTION[location[0]]}"

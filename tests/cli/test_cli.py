@@ -72,7 +72,6 @@ def tree() -> dict[str, tuple[int, int]]:
     ("command", "message"),
     [
         ("encode --quality 50", "data/imagenet does not exist"),
-        ("train --recipe two_phase.yaml --json", "--json is for --plan"),
         ("encode nowhere --quality 50", "nowhere does not exist"),
         ("encode nowhere", "Which quality"),
         ("encode empty --quality 50", "empty has no class folders"),
@@ -307,7 +306,7 @@ def test_every_command_has_help(run, command: str) -> None:
 
 
 def test_help_keeps_angle_brackets_and_stars(run) -> None:
-    assert "train/<class>/* and val/<class>/*, or <class>/*" in run("encode --help").out
+    assert "train/<class>/* and val/<class>/*, or with <class>/*" in run("encode --help").out
 
 
 def test_evaluate_names_the_path_of_a_missing_validation_set(run, here) -> None:

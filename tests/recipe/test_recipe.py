@@ -286,7 +286,7 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("modle.name=x", r"modle: unknown key\. Did you mean 'model'\?"),
-        ("schedule.warmup=3", r"schedule\.warmup: unknown key\. Did you mean 'warmup_epochs'\?"),
+        ("schedule.warmup_epoch=3", r"schedule\.warmup_epoch: unknown key\. Did you mean 'warmup_epochs'\?"),
         ("data.clean.trian=x", r"data\.clean\.trian: unknown key\. Did you mean 'train'\?"),
         ("curriculum.0.untill_epoch=3", r"curriculum\.0\.untill_epoch: unknown key\. Did you mean 'until_epoch'\?"),
         ("schedule.lr=fast", r"schedule\.lr: Input should be a valid number"),
