@@ -44,13 +44,18 @@ def export(
     """Write a model's weights in the format of another program, and print the line of code that loads them there.
 
     \b
-    authors       facebookresearch/ConvNeXt, and their code for mmdet 2 and mmseg 0:
-                  model.load_state_dict(torch.load(PATH)["model"])
-    torchvision   model = torchvision.models.convnext_tiny(); model.load_state_dict(torch.load(PATH))
-    mmpretrain    for mmdet 3 and mmseg 1: dict(type="mmpretrain.ConvNeXt", arch="tiny",
-                  init_cfg=dict(type="Pretrained", checkpoint=PATH, prefix="backbone."), ...)
-    transformers  transformers.AutoModelForImageClassification.from_pretrained(PATH)
-    onnx          onnxruntime.InferenceSession(PATH).run(None, {"images": images})
+    authors       facebookresearch/ConvNeXt, and their code for mmdet 2 and
+                  mmseg 0: model.load_state_dict(torch.load(PATH)["model"])
+    torchvision   model = torchvision.models.convnext_tiny()
+                  model.load_state_dict(torch.load(PATH))
+    mmpretrain    for mmdet 3 and mmseg 1:
+                  dict(type="mmpretrain.ConvNeXt", arch="tiny", init_cfg=
+                  dict(type="Pretrained", checkpoint=PATH,
+                  prefix="backbone."), ...)
+    transformers  transformers.AutoModelForImageClassification
+                  .from_pretrained(PATH)
+    onnx          onnxruntime.InferenceSession(PATH)
+                  .run(None, {"images": images})
 
     The first four take ConvNeXts; onnx takes every network. timm and transformers also load the folder of a run as it is:
     timm.create_model("local-dir:RUN", pretrained=True). `model.checkpoint` in a recipe reads the first four back.
