@@ -105,12 +105,13 @@ def predict(
         out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
     else:
         print_predictions(summary, outputs.written())
+    print_unread(summary)
     if len(summary.unread) == len(files):
         raise JpegcurrError(f"None of the {len(files)} files is a readable image.")
 
 
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
-    """Print the first files' likeliest classes, the most confused classes, the files written and those that failed."""
+    """Print the first files' likeliest classes, the most confused classes, and the files written."""
     from jpegcurr.analysis.class_names import full_name
 
     rows = []
@@ -126,6 +127,10 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(summary.unknown, markup=False)
     for path in written:
         out.print(f"{path}", markup=False)
+
+
+def print_unread(summary: "Summary") -> None:
+    """Print which files could not be read, on stderr."""
     if summary.unread:
         err.print(f"{len(summary.unread)} of {summary.files} files could not be read; the table has the reasons.", markup=False)
     for name, reason in summary.unread[:MOST_UNREAD]:

@@ -195,10 +195,11 @@ def test_the_whole_main_job(run, imagenet: Path) -> None:
     assert done.out == "runs/two_phase\n"
     assert "phase 1: swap to q50 (betons/train-q50.beton), epochs 1 to 1" in done.err
     assert "resuming" not in done.err
-    done = run(f"train --recipe two_phase.yaml {SMALL} --resume --quiet")
+    done = run(f"train --recipe two_phase {SMALL} --resume --quiet --json")
     assert (done.code, done.err) == (0, "")
 
     rows = [json.loads(line) for line in Path("runs/two_phase/metrics.jsonl").read_text().splitlines()]
+    assert json.loads(done.out) == {"run": "runs/two_phase", "epochs": 2, "last": rows[-1]}
     for row, epoch in zip(rows, planned, strict=True):
         assert [row[key] for key in ("lr_first", "lr_last", "steps")] == [
             epoch[key] for key in ("lr_first", "lr_last", "steps")

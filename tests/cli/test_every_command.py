@@ -73,7 +73,10 @@ def test_help_fits_the_terminal(command: str, columns: int, run: Run, monkeypatc
     assert code == 0
     assert max(map(len, out.splitlines())) <= columns - 1
     assert not re.search(r"\{[A-Z]|<(path|str|int|float)>|<=x|x>=", out), "names as a reader writes them, limits in words"
-    if not command:
+    assert "hf-\n" not in out, "lines do not break at hyphens"
+    if command:
+        assert "......" not in out
+    else:
         listed = dict(re.findall(r"^  (\w+) +(\S.*)$", out.partition("Commands:")[2], re.MULTILINE))
         assert listed == {name: one.short_help for name, one in GROUP.commands.items()}, "a summary is cut off or wrapped"
 
