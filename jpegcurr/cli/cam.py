@@ -13,6 +13,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     JsonOption,
@@ -86,6 +87,7 @@ def cam(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
@@ -126,7 +128,7 @@ def cam(
     find_metrics(measured)
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names))
+    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names, factory))
     with progress_bar("img", quiet=quiet) as bar:
         study = compare_cams(
             runs,

@@ -12,6 +12,7 @@ from jpegcurr.cli.options import (
     ClassNamesOption,
     DataOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     JsonOption,
     LoaderOption,
@@ -66,6 +67,7 @@ def channels(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -96,7 +98,7 @@ def channels(
         refuse_existing([csv], force=force, option="--csv")
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
     arms = open_betons(loaded, choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())

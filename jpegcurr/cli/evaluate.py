@@ -14,6 +14,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     JsonOption,
@@ -66,6 +67,7 @@ def evaluate(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
@@ -84,7 +86,7 @@ def evaluate(
     from jpegcurr.training.models.load import load_classifiers
 
     chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
-    settings = parse_settings(checkpoint, mean, std, size, class_names)
+    settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
     files = EvaluationFiles(csv, classes, plot)
     with joined(collective_backend()) as world:
         show_log(quiet=True, mute=not world.is_main)

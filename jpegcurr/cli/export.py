@@ -9,6 +9,7 @@ import typer
 from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
+    FactoryOption,
     ForceOption,
     JsonOption,
     MeanOption,
@@ -38,6 +39,7 @@ def export(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +69,7 @@ def export(
 
     keep_freed_memory()
     check_output(to, output, force=force)
-    settings = parse_settings(checkpoint, mean, std, size, class_names)
+    settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
     classifier = load_classifier(model, resolve_runtime("cpu"), weights, settings=settings)
     line = export_model(classifier, to, output, head=not no_head)
     if as_json:

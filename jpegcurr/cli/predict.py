@@ -12,6 +12,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     JsonOption,
@@ -67,6 +68,7 @@ def predict(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
@@ -90,7 +92,7 @@ def predict(
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
     with progress_bar("img", quiet=quiet) as bar:
         summary = classify_files(
             loaded,
