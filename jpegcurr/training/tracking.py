@@ -190,5 +190,5 @@ def _import_tracker(name: str) -> Any:
 
 def _missing(name: str) -> UsageError:
     return UsageError(
-        f"tracking: {name} is not installed. Run {install_command(name)}, or omit it with --set tracking=[] and without --track."
+        f"tracking: {name} is not installed. Run {install_command(name)}, or omit it: --set tracking=[], and no --track."
     )
