@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
@@ -49,9 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os._exit(_run(None))
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """Build the commands from their signatures, once for all calls of ``main``."""
+    return get_command(app)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(args=arguments, prog_name="jpegcurr", standalone_mode=False)
+        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False)
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         if not _is_reported_elsewhere(error):

@@ -104,6 +104,7 @@ def cam(
     from jpegcurr.analysis.cam.methods import find_method
     from jpegcurr.analysis.report.export import report_values
     from jpegcurr.analysis.report.html import report_files, write_report
+    from jpegcurr.analysis.report.text import describe_converted
     from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifiers
@@ -154,6 +155,6 @@ def cam(
         return
     for sentence in report.summary:
         out.print(sentence, markup=False)
-    if study.unknown:
-        out.print(study.unknown, markup=False)
+    for sentence in filter(None, (study.unknown, describe_converted(study))):
+        out.print(sentence, markup=False)
     out.print(f"{output}", markup=False)

@@ -131,12 +131,10 @@ def print_evaluations(
         out.print("Detectable: the difference in top-1, in points, that is detected with 80 % power.", markup=False)
     if changed := tables.changed_classes(results, pairs):
         out.print()
-        table, comparisons = changed
-        print_table(*table, title="classes that changed most, the least likely by chance first", left=2)
-        out.print(
-            f"p: McNemar's test within the class, with Holm's correction for all {comparisons:,} comparisons of a class.",
-            markup=False,
-        )
+        table, sentence = changed
+        if table is not None:
+            print_table(*table, title="classes told apart, the least likely by chance first", left=2)
+        out.print(sentence, markup=False)
     for result in results:  # as the authors of ConvNeXt, and many before them, print it
         name = f"{evaluation_name(result, results)}: " if len(results) > 1 else ""
         top1, top5, loss = result.scores.top1, result.scores.top5, result.scores.loss

@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import PYTHON
 from samples import digests, encode_all, jpeg, photograph
 
 from jpegcurr.encoding.beton.manifest import read_manifest
@@ -81,14 +81,14 @@ def calls(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     """How many such calls a whole encode makes."""
     folder = tmp_path_factory.mktemp("counted")
     code = KILLED.replace("main(sys.argv[1:])", "try:\n    main(sys.argv[1:])\nfinally:\n    print(-left)")
-    command = [sys.executable, "-c", code, "0", *ENCODE, str(photos)]
+    command = [PYTHON, "-c", code, "0", *ENCODE, str(photos)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     return int(done.stdout.split()[-1])
 
 
 def kill(photos: Path, at: int, *options: str) -> bool:
     """Encode into ``betons`` and die at the ``at``-th call; whether it came to that."""
-    command = [sys.executable, "-c", KILLED, str(at), *ENCODE, str(photos), *options]
+    command = [PYTHON, "-c", KILLED, str(at), *ENCODE, str(photos), *options]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
     return done.returncode != 0
@@ -445,7 +445,7 @@ def limited(photos: Path, size: int, *options: str) -> subprocess.CompletedProce
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}));"
         "from jpegcurr.cli import main; main()"
     )
-    command = [sys.executable, "-c", code, "encode", str(photos), "--quality", "source", "--quality", "50", *options]
+    command = [PYTHON, "-c", code, "encode", str(photos), "--quality", "source", "--quality", "50", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -468,7 +468,7 @@ def test_ctrl_c_stops_and_says_how_to_resume(photos: Path, betons: Path) -> None
         "def slowly(*arguments):\n    time.sleep(0.1)\n    return plain(*arguments)\n"
         "encode._encode_item = slowly\nfrom jpegcurr.cli import main\nmain()"
     )
-    command = [sys.executable, "-c", slow, "encode", str(photos), *["--quality", "source", "--quality", "50", "--threads", "1"]]
+    command = [PYTHON, "-c", slow, "encode", str(photos), *["--quality", "source", "--quality", "50", "--threads", "1"]]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         partial = partial_files(Path("betons/train-q50.beton"))[2]
         deadline = time.monotonic() + 60

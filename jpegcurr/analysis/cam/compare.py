@@ -115,6 +115,7 @@ def compare_cams(
         classes=first.classes,
         names=tuple(_name(file, folder) for file in files),
         truth=truth,
+        converted=results.converted(),
         columns=columns,
         baseline=baseline,
         ceiling=results.ceiling(),

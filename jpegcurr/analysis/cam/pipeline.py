@@ -35,11 +35,15 @@ AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
-    """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none."""
+    """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none.
+
+    ``converted`` is True if the crops at quality ``source`` are of a JPEG that ``codec.reencode`` made in place of the file.
+    """
 
     file: Path
     crops: Mapping[tuple[int, str], torch.Tensor]
     reason: str = ""
+    converted: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,13 +130,15 @@ class ViewRunner:
                     f"{file.absolute().parent.name!r}); a table can name it: --labels"
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
+            converted = False
             encoded = reencode(read_file(file), list(specs.values()), self.max_pixels)
             for name, jpeg in zip(specs, encoded, strict=True):
+                converted |= jpeg.converted
                 pixels = decode_rgb(jpeg.data, scratch=True, max_pixels=self.max_pixels)
                 crops |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
-        return PreparedImage(file, crops)
+        return PreparedImage(file, crops, converted=converted)
 
     def run_batch(
         self, batch: Sequence[PreparedImage], targets: Sequence[Labels] | None = None
@@ -206,6 +212,7 @@ class ResultCollector:
         self._expected = expected
         self._truth = np.array([runner.truths[file] for file in expected], np.int32)
         self._read = np.zeros(len(expected), np.bool_)
+        self._converted = np.zeros(len(expected), np.bool_)
         self._added = 0
         measures = list(runner.measures)
         self._columns = [_empty(len(expected), measures) for _ in range(len(runner.runs) * len(runner.specs))]
@@ -227,6 +234,7 @@ class ResultCollector:
             _fill_similarity(self._ceiling, rows, first, near)
         self._baseline.add(first.maps, rows)
         self._read[rows] = True
+        self._converted[rows] = [image.converted for image in batch if image.crops]
         self.grid = first.maps.shape[1], first.maps.shape[2]
 
     def files(self) -> list[Path]:
@@ -236,6 +244,10 @@ class ResultCollector:
     def truth(self) -> Labels:
         """Return each image's class, -1 where it is not known, [images]."""
         return self._truth[self._read]
+
+    def converted(self) -> NDArray[np.bool_]:
+        """Return True for the images whose view at ``source`` is a JPEG made in place of the file, [images]."""
+        return self._converted[self._read]
 
     def columns(self) -> tuple[ViewColumns, ...]:
         """Return the results of every view."""

@@ -51,9 +51,12 @@ def report_values(report: Report) -> dict[str, Any]:
         "images": report.images,
         "found": study.available,
         "labelled": report.labelled,
+        "source_converted": int(study.converted.sum()),
         "views": [_view(row) for row in report.views],
         "summary": list(report.summary),
         "verdict": list(report.verdict),
+        "warnings": list(report.warnings),
+        "class_verdict": report.class_verdict,
         "comparisons": [_comparison(comparison) for _, comparison in report.compared],
         "skipped": [{"file": sanitize(name), "reason": reason} for name, reason in study.skipped],
         "runs": [_run(row) for row in report.rows],
@@ -111,6 +114,7 @@ def _example(row: ExampleRow) -> dict[str, Any]:
         "name": row.name,
         "truth": None if row.truth is None else sanitize(row.truth),
         "rules": list(row.example.rules),
+        "source_converted": row.converted,
         "seen": [_prediction(prediction) for prediction in row.example.predictions],
     }
 
