@@ -28,7 +28,20 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-COMMANDS = ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models", "export", "push")
+COMMANDS = (
+    "encode",
+    "inspect",
+    "train",
+    "study",
+    "evaluate",
+    "predict",
+    "cam",
+    "channels",
+    "models",
+    "export",
+    "push",
+    "recipe",
+)
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
@@ -134,6 +147,8 @@ except SystemExit as left:
     [
         "--help",
         *(f"{name} --help" for name in COMMANDS),
+        "--versions",
+        "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
         "inspect betons/val-q50.beton",
