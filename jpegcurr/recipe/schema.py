@@ -485,7 +485,7 @@ class LoaderSection(Section):
             it.
     """
 
-    kind: Literal["auto", "ffcv", "plain"] = "auto"
+    kind: Literal["auto", "compiled", "ffcv", "plain"] = "auto"
     workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"] = "auto"
     os_cache: bool | Literal["auto"] = "auto"
     on_error: Literal["raise", "skip"] = "raise"

@@ -48,27 +48,32 @@ from torchvision.transforms import v2
 
 from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.errors import JpegcurrError
+from jpegcurr.errors import JpegcurrError, RecipeError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.system import available_cpus, keep_freed_memory, library_versions
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.loaders import choose_kind, open_loader
 from jpegcurr.training.data.sampling import Batch, EpochSampler, Loader, Variant
+from jpegcurr.training.data.turbojpeg import load_library
 
 SOURCE, HALF = "source", "q50"
-OURS = {"FfcvLoader": "ffcv", "PlainLoader": "plain"}
+OURS = {"CompiledLoader": "compiled", "FfcvLoader": "ffcv", "PlainLoader": "plain"}
 STOCK = "stock FFCV"
 PILLOW, DECODE_JPEG = "DataLoader + Pillow", "DataLoader + decode_jpeg"
 BOUND = "the bound: decoding alone"
 # Requirements of our loaders: (one, other, minimum of the ratio of their medians of images/s).
 TARGETS = {
+    "CompiledLoader against FfcvLoader, area": ("CompiledLoader, area", "FfcvLoader, area", 0.97),
+    "CompiledLoader against FfcvLoader, bilinear": ("CompiledLoader, bilinear", "FfcvLoader, bilinear", 0.97),
+    "CompiledLoader against stock FFCV": ("CompiledLoader, area", STOCK, 1.2),
     "FfcvLoader against stock FFCV": ("FfcvLoader, area", STOCK, 1.2),
     "PlainLoader against stock FFCV": ("PlainLoader, area", STOCK, None),
     "PlainLoader against DataLoader + decode_jpeg": ("PlainLoader, bilinear", DECODE_JPEG, 1.0),
     "PlainLoader against DataLoader + Pillow": ("PlainLoader, bilinear", PILLOW, None),
     "FfcvLoader against PlainLoader, area": ("FfcvLoader, area", "PlainLoader, area", None),
     "FfcvLoader against PlainLoader, bilinear": ("FfcvLoader, bilinear", "PlainLoader, bilinear", None),
+    "CompiledLoader of the bound": ("CompiledLoader, area", BOUND, None),
     "FfcvLoader of the bound": ("FfcvLoader, area", BOUND, None),
     "PlainLoader of the bound": ("PlainLoader, area", BOUND, None),
 }
@@ -223,9 +228,7 @@ def ignore_deprecation(_worker: int) -> None:
 
 def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Contender:
     """Return the bound for every loader that decodes whole images with libturbojpeg's accurate transform."""
-    import ffcv._libffcv  # it is linked to libturbojpeg
-
-    library = ctypes.CDLL(ffcv._libffcv.__file__)  # its calls release the interpreter lock
+    library, _ = load_library()  # its calls release the interpreter lock
     library.tjInitDecompress.restype = ctypes.c_void_p
     pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong
     library.tjDecompress2.argtypes = [pointer, pointer, long, pointer, *[number] * 5]
@@ -266,6 +269,7 @@ def open_contenders(
     if process is not None:
         stock = partial(process.submit, stock_epoch, beton.path, options)
         contenders.append(Contender(STOCK, data, len(beton), lambda _: stock().result()))
+    if can_open("compiled"):
         contenders.append(bare_loop(beton, data, options.workers, stack))
     for name, decode in ((PILLOW, with_pillow), (DECODE_JPEG, with_torchvision)):
         loader = open_dataloader(beton, decode, options)
@@ -281,14 +285,25 @@ def dataloader_epoch(loader: DataLoader, _epoch: int) -> Iterator[Batch]:
 def open_process(stack: ExitStack) -> ProcessPoolExecutor | None:
     """Return the process that runs stock FFCV; None if ffcv is not installed."""
     if not find_spec("ffcv"):
-        print(f"{STOCK}, FfcvLoader and the bound are skipped: ffcv is not installed.")
+        print(f"{STOCK} and FfcvLoader are skipped: ffcv is not installed.")
         return None
     return stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_freed_memory))
 
 
 def available_loaders() -> list[str]:
-    """Return the names of our loaders, without FfcvLoader if ffcv is not installed."""
-    return [name for name, kind in OURS.items() if kind != "ffcv" or find_spec("ffcv")]
+    """Return the names of our loaders, without those that this machine cannot open."""
+    return [name for name, kind in OURS.items() if can_open(kind)]
+
+
+@cache
+def can_open(kind: str) -> bool:
+    """Return whether a loader of this kind can be opened here; print why not."""
+    try:
+        choose_kind(kind)
+    except RecipeError as error:
+        print(error)
+        return False
+    return True
 
 
 def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
