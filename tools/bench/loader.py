@@ -461,6 +461,9 @@ def main() -> None:
     parser.add_argument("half", type=Path, help="beton of the same images at quality 50")
     parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
     parser.add_argument("--batch", type=positive, default=64, help="images a batch (64)")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="a contender, CompiledLoader for one; no swaps, no waits"
+    )
     filters = get_args(Interpolation)
     parser.add_argument("--interpolation", choices=filters, default="area", help="filter of our loaders in swaps (area)")
     arguments = parser.parse_args()
@@ -480,14 +483,17 @@ def main() -> None:
                 contender
                 for data, beton in betons.items()
                 for contender in open_contenders(data, beton, options, process, stack)
+                if not arguments.only or contender.name.partition(",")[0] in arguments.only
             ]
+            if not contenders:
+                raise SystemExit(f"No contender has one of these names: {', '.join(arguments.only)}.")
             rates, count = measure(contenders, arguments.runs), 2 * arguments.runs
             sampler = create_sampler(betons, options, arguments.interpolation, count + 1)
-            swaps = measure_swaps(sampler, count)
-            if process is not None:
+            swaps = {} if arguments.only else measure_swaps(sampler, count)
+            if process is not None and not arguments.only:
                 paths = [beton.path for beton in betons.values()]
                 swaps |= process.submit(stock_swaps, paths, options, count).result()
-        waits = measure_waits(betons, options, arguments.runs)
+        waits = {} if arguments.only else measure_waits(betons, options, arguments.runs)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
     counts = describe(betons, options, arguments.runs)
@@ -496,8 +502,8 @@ def main() -> None:
     tables = [
         *(*rate_table(rates), ""),
         *(*(f"{name:<54}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratio_rows), ""),
-        *(*swap_table(swaps), ""),
-        *(*wait_table(waits), ""),
+        *([*swap_table(swaps), ""] if swaps else []),
+        *([*wait_table(waits), ""] if waits else []),
     ]
     print("\n".join([*tables, counts, *(f"{name}: {value}" for name, value in circumstances().items()), versions]))
     metrics = {
