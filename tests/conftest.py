@@ -15,6 +15,7 @@ from forked import python_at
 from samples import encode_all, tiny_recipe, write_photos
 
 from jpegcurr.runtime import Runtime, resolve_runtime
+from jpegcurr.training.data.loaders import choose_kind
 from jpegcurr.training.train import train
 
 
@@ -32,7 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    have = {"ffcv": find_spec("ffcv") is not None, "gpu": torch.cuda.is_available()}
+    have = {
+        "compiled": choose_kind("auto")[0] == "compiled",
+        "ffcv": find_spec("ffcv") is not None,
+        "gpu": torch.cuda.is_available(),
+    }
     for item in items:
         for mark, there in have.items():
             if item.get_closest_marker(mark) and not there:

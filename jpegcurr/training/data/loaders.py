@@ -119,8 +119,10 @@ def _obstacle_to_compiled() -> str | None:
         import jpegcurr.training.data.decode_kernel  # noqa: F401  (which loads libturbojpeg)
     except ImportError as error:
         return f"numba cannot be imported: {error}"
-    except (OSError, RuntimeError) as error:  # no libturbojpeg; no folder for numba's cache
+    except OSError as error:  # no libturbojpeg
         return str(error)
+    except RuntimeError as error:
+        return f"numba has no folder to cache compiled code in: set NUMBA_CACHE_DIR ({error})"
     return None
 
 

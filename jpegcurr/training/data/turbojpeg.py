@@ -41,18 +41,22 @@ def load_library() -> tuple[ctypes.CDLL, str]:
 
 
 def _candidates() -> Iterator[str]:
-    """Yield names for the system's linker, which respects LD_LIBRARY_PATH, then files of the environment, then of wheels.
+    """Yield names for the system's linker, then files of the environment (conda), then of wheels.
 
     A wheel that was repaired for distribution has its libraries in a folder beside the package: ``turbojpeg.libs`` for one.
     """
-    yield "libturbojpeg.so.0"
-    with suppress(OSError):  # of a system without the programs that it runs
-        if name := find_library("turbojpeg"):
-            yield name
+    yield from _system_names()
     for folder in dict.fromkeys((sys.prefix, sys.base_prefix)):
         yield from _files(Path(folder, "lib"), "libturbojpeg.*")
     for scheme in ("platlib", "purelib"):
         yield from _files(Path(sysconfig.get_path(scheme)), "*.libs/libturbojpeg*")
+
+
+def _system_names() -> Iterator[str]:
+    yield "libturbojpeg.so.0"  # which the linker also finds by LD_LIBRARY_PATH
+    with suppress(OSError):  # find_library runs programs, which a small system may lack
+        if name := find_library("turbojpeg"):
+            yield name
 
 
 def _files(folder: Path, pattern: str) -> list[str]:
