@@ -27,7 +27,7 @@ def test_the_example_in_the_docstring_runs_without_ffcv(photos: Path, capsys: py
     Path("data").mkdir()
     Path("data/imagenet").symlink_to(photos)
     Path("recipes").mkdir()
-    Path("recipes/two_phase.yaml").write_text(dump_recipe(tiny_recipe(Path("betons"), Path())))
+    Path("recipes/two_phase.yaml").write_text(dump_recipe(tiny_recipe(Path("betons"), Path(), "loader.kind=auto")))
     doc = jpegcurr.__doc__ or ""
     lines = [line for line in doc.splitlines() if line.startswith("    ") or not line]
     exec(compile(dedent("\n".join(lines)), "docstring", "exec"), {})  # noqa: S102

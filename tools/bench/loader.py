@@ -6,6 +6,9 @@ and resizes them by torchvision's random-resized rule, mirrors about half, and r
 The contenders take turns, A B C, A B C, after a warm-up round, which fills the page cache, compiles code and starts the
 DataLoaders' worker processes, which stay alive. Give betons of 2000 images or more that fit into memory, and run nothing else.
 
+Processor time is that of all threads of an epoch, for the contenders that have no processes of their own. It holds on a machine
+where other work runs, but leaves out the time in which a worker waits for another.
+
 The clock measures a whole epoch, from the request to its end. The first batch, for which nothing has been prepared, and the
 last, for which not all workers are busy, therefore count for more on a small file. The contenders do different work. ``area``
 is OpenCV's filter, the only one in FFCV; ``bilinear`` is antialiased, torchvision's default. FFCV decodes with libjpeg's fast
@@ -99,12 +102,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to load one beton: ``run`` loads the epoch of the given number and returns the number of its images."""
+    """One way to load one beton: ``run`` loads the epoch of the given number and returns the number of its images.
+
+    ``alone`` says that all of its threads are this process's, so that their processor time can be measured.
+    """
 
     name: str
     data: str
     images: int
     run: Callable[[int], int]
+    alone: bool = False
 
     @property
     def title(self) -> str:
@@ -248,12 +255,12 @@ def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Conten
         return len(chunk)
 
     chunks = [range(start, min(start + CHUNK, len(beton))) for start in range(0, len(beton), CHUNK)]
-    return Contender(BOUND, data, len(beton), lambda _: sum(threads.map(decode, chunks)))
+    return Contender(BOUND, data, len(beton), lambda _: sum(threads.map(decode, chunks)), alone=True)
 
 
-def loader_contender(name: str, data: str, beton: Beton, begin: Begin) -> Contender:
+def loader_contender(name: str, data: str, beton: Beton, begin: Begin, alone: bool = False) -> Contender:
     """Return the contender that loads the epochs which ``begin`` starts."""
-    return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, *_ in begin(epoch)))
+    return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, *_ in begin(epoch)), alone)
 
 
 def open_contenders(
@@ -262,7 +269,7 @@ def open_contenders(
     """Return all contenders that can run here on one beton; ``process`` runs FFCV (None: skipped), ``stack`` ends threads."""
     samplers = {interpolation: create_sampler({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
     contenders = [
-        loader_contender(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at)
+        loader_contender(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at, alone=True)
         for name in available_loaders()
         for interpolation, sampler in samplers.items()
     ]
@@ -306,25 +313,28 @@ def can_open(kind: str) -> bool:
     return True
 
 
-def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
-    """Return images/s of ``runs`` rounds by contender."""
+def measure(contenders: Sequence[Contender], runs: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return images per second, and per second of processor time where that can be measured, of ``runs`` rounds."""
     rates: dict[str, list[float]] = {contender.title: [] for contender in contenders}
+    costs: dict[str, list[float]] = {contender.title: [] for contender in contenders if contender.alone}
     for turn in range(runs + 1):
         print_turn(turn, runs)
         for contender in contenders:
-            rate = images_per_second(contender, turn)
-            rates[contender.title] += [rate] if turn else []
-    return rates
+            seconds, processor_seconds = time_epoch(contender, turn)
+            rates[contender.title] += [contender.images / seconds] if turn else []
+            if contender.alone and turn:
+                costs[contender.title].append(contender.images / processor_seconds)
+    return rates, costs
 
 
-def images_per_second(contender: Contender, epoch: int) -> float:
-    """Run one epoch; return images per second of wall-clock time."""
-    start = time.perf_counter()
+def time_epoch(contender: Contender, epoch: int) -> tuple[float, float]:
+    """Run one epoch; return its seconds of wall-clock time and of this process's processor time."""
+    start, processor_start = time.perf_counter(), time.process_time()
     images = contender.run(epoch)
-    seconds = time.perf_counter() - start
+    times = time.perf_counter() - start, time.process_time() - processor_start
     if images != contender.images:
         raise SystemExit(f"{contender.title} loaded {images} images of {contender.images}.")
-    return images / seconds
+    return times
 
 
 def measure_swaps(sampler: EpochSampler, count: int) -> dict[str, Swaps]:
@@ -401,9 +411,9 @@ def print_turn(turn: int, runs: int) -> None:
     print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
 
 
-def rate_table(rates: Mapping[str, Sequence[float]]) -> list[str]:
-    """Format images/s, and the ratio of medians to the bound on the same beton."""
-    lines = [f"{'images/s':<46}{'median':>8}{'min':>8}{'max':>8}{'of the bound':>14}"]
+def rate_table(rates: Mapping[str, Sequence[float]], unit: str) -> list[str]:
+    """Format rates, and the ratio of medians to the bound on the same beton."""
+    lines = [f"{unit:<46}{'median':>8}{'min':>8}{'max':>8}{'of the bound':>14}"]
     for title, values in rates.items():
         median, bound = statistics.median(values), rates.get(f"{BOUND}, {title.rpartition(', ')[2]}")
         share = f"{median / statistics.median(bound):>14.2f}" if bound else ""
@@ -487,7 +497,7 @@ def main() -> None:
             ]
             if not contenders:
                 raise SystemExit(f"No contender has one of these names: {', '.join(arguments.only)}.")
-            rates, count = measure(contenders, arguments.runs), 2 * arguments.runs
+            (rates, costs), count = measure(contenders, arguments.runs), 2 * arguments.runs
             sampler = create_sampler(betons, options, arguments.interpolation, count + 1)
             swaps = {} if arguments.only else measure_swaps(sampler, count)
             if process is not None and not arguments.only:
@@ -498,10 +508,11 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     counts = describe(betons, options, arguments.runs)
     versions = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
-    ratio_rows = ratios(rates)
+    ratio_rows = [*ratios(rates), *((f"{name}, processor time", ratio, wanted) for name, ratio, wanted in ratios(costs))]
     tables = [
-        *(*rate_table(rates), ""),
-        *(*(f"{name:<54}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratio_rows), ""),
+        *(*rate_table(rates, "images/s"), ""),
+        *(*rate_table(costs, "images per second of processor time"), ""),
+        *(*(f"{name:<64}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratio_rows), ""),
         *([*swap_table(swaps), ""] if swaps else []),
         *([*wait_table(waits), ""] if waits else []),
     ]
@@ -510,6 +521,7 @@ def main() -> None:
         "counts": counts,
         "loading_versions": versions,
         "images_per_second": {title: round(statistics.median(values)) for title, values in rates.items()},
+        "images_per_processor_second": {title: round(statistics.median(values)) for title, values in costs.items()},
         "ratios": {name: round(ratio, 3) for name, ratio, _ in ratio_rows},
         "first_batch_after_swap": {name: round(statistics.median(times.first), 2) for name, times in swaps.items()},
         "last_batch_to_first": {name: round(statistics.median(times.between), 2) for name, times in swaps.items()},
