@@ -45,6 +45,7 @@ def test_its_pixels_are_those_of_the_compiled_loader_to_the_bit(
 def test_its_pixels_are_those_of_stock_ffcv_where_nothing_is_decoded(tmp_path: Path, cpu: Runtime) -> None:
     """Compare raw images, because stock FFCV decodes with the fast DCT: to a level where they shrink, else to the bit."""
     from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import Loader
     from ffcv.transforms import ToTensor
@@ -59,7 +60,8 @@ def test_its_pixels_are_those_of_stock_ffcv_where_nothing_is_decoded(tmp_path: P
         image = ImageSection(size=size, interpolation="area", val_crop=1.0, val_resize="box")
         ours, labels = epoch("ffcv", EpochSampler.of(Variant(Beton(path)), image, batch=5), cpu)
         decoder = CenterCropRGBImageDecoder((size, size), 1.0)
-        stock = Loader(str(path), batch_size=5, num_workers=1, drop_last=False, pipelines={"image": [decoder, ToTensor()]})
+        pipelines = {"image": [decoder, ToTensor()], "label": [IntDecoder(), ToTensor()]}
+        stock = Loader(str(path), batch_size=5, num_workers=1, drop_last=False, pipelines=pipelines)
         _kept.append(stock)
         ((images, stock_labels),) = [(images.clone(), labels.clone()) for images, labels in stock]
         assert labels.tolist() == stock_labels[:, 0].tolist() == [0, 3, 6, 9, 12]
