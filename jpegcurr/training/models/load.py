@@ -15,17 +15,17 @@ from timm.models import PretrainedCfg
 
 from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import load_resolved
-from jpegcurr.recipe.schema import ImageSection, Recipe, ValResize
+from jpegcurr.recipe.schema import HUBS, ImageSection, Recipe, ValResize, is_factory
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.exported import load_exported
-from jpegcurr.training.models.factory import build_model, is_factory
+from jpegcurr.training.models.exported import load_exported, load_own_config, load_own_weights
+from jpegcurr.training.models.factory import build_model, create_own, source_sha256
 from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit
 from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
-from jpegcurr.training.run_head import read_head
+from jpegcurr.training.run_head import RunHead, read_head
 
 log = logging.getLogger("jpegcurr")
 
@@ -33,7 +33,6 @@ _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
 # Names that timm 0.6 had for pretrained ConvNeXts; timm itself still accepts them, with a warning.
 LEGACY = {f"convnext_{size}{old}": f"convnext_{size}.{tag}" for old, tag in _TAGS.items() for size in _SIZES}
-HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 BATCH = 64  # images at a time, for models that were not trained here
 
 Create = Callable[..., Any]
@@ -150,6 +149,8 @@ class ModelSettings:
         mean, std: of the inputs by channel, on the scale 0 to 1.
         size: the side length of the inputs in pixels.
         class_names: a file with the name of one output a line.
+        factory: ``module:function`` of a run that was trained on a network of one's own. A run names it too, but files alone,
+            which may be anyone's, start no code.
     """
 
     checkpoint: Path | None = None
@@ -157,10 +158,12 @@ class ModelSettings:
     std: tuple[float, float, float] | None = None
     size: int | None = None
     class_names: Path | None = None
+    factory: str | None = None
 
     def describe(self) -> str:
-        """Return the options that are set, as they are typed; empty if none is."""
-        return ", ".join(f"--{name.replace('_', '-')}" for name in self.__slots__ if getattr(self, name) is not None)
+        """Return the options for models that are no runs, as they are typed; empty if none is set."""
+        names = [name for name in self.__slots__ if name != "factory" and getattr(self, name) is not None]
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def load_classifiers(
@@ -177,7 +180,9 @@ def load_classifiers(
     if not others and (described := settings.describe()):
         raise UsageError(f"{described}: a run states all of this itself, and every model given is a run. Omit it.")
     return [
-        load_classifier(Path(name), runtime, weights, settings=ModelSettings() if Path(name).exists() else settings)
+        load_classifier(
+            Path(name), runtime, weights, settings=ModelSettings(factory=settings.factory) if Path(name).exists() else settings
+        )
         for name in names
     ]
 
@@ -202,7 +207,7 @@ def load_classifier(
     if name.exists():
         if described := settings.describe():
             raise UsageError(f"{described}: the run {name} states this itself. Omit it.")
-        return load_run(name, runtime, weights)
+        return load_run(name, runtime, weights, factory=settings.factory)
     if weights != "raw":
         raise UsageError(f"--weights {weights} is for runs, and there is no folder {name}. Omit it.")
     if str(name).startswith(HUBS):
@@ -212,12 +217,13 @@ def load_classifier(
     return load_named(str(name), runtime, settings=settings, create=create)
 
 
-def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
-    """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it.
+def load_run(path: Path, runtime: Runtime, weights: Weights = "raw", *, factory: str | None = None) -> Run:
+    """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it; ``factory`` as in ``ModelSettings``.
 
     Raises:
         UsageError: the folder does not exist, is no run, has no checkpoint yet, or has one that cannot be used: its files are
-            damaged or do not belong together, or its weights or outputs are not finite numbers.
+            damaged or do not belong together, or its weights or outputs are not finite numbers; or its network is the user's
+            own, and ``factory`` does not name it.
         RecipeError: its recipe cannot be read.
     """
     folder = path if weights == "raw" else path / weights
@@ -230,11 +236,34 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw") -> Run:
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
     head = read_head(path, "Copy the run's folder again.")
-    model, classes = load_exported(folder)
-    normalise = normaliser(model).to(runtime.device)
+    if recipe.model.factory is not None:
+        model, classes, normalise = _load_own_run(folder, recipe, head, factory)
+    else:
+        model, classes = load_exported(folder)
+        normalise = normaliser(model)
+    normalise = normalise.to(runtime.device)
     model = runtime.place(model).eval()
     check_outputs(model, normalise, recipe.image.size, len(classes), folder)
     return Run(path, weights, recipe, model, normalise, classes, head.loader, head.names_known)
+
+
+def _load_own_run(
+    folder: Path, recipe: Recipe, head: RunHead, factory: str | None
+) -> tuple[torch.nn.Module, tuple[str, ...], Normaliser]:
+    """Load a run of the user's own network: the network, the names of its outputs, and the normalisation of its inputs."""
+    name = recipe.model.name
+    if factory != name:
+        raise UsageError(
+            f"{folder} holds weights of a network that is code of your own, {name}. Give --factory {name} to run it: a "
+            "run's files alone, which may be anyone's, start no code."
+        )
+    described = load_own_config(folder)
+    model = create_own(recipe.model, len(described.label_names), start=False)
+    if head.factory_sha256 not in (None, source_sha256(name)):
+        log.warning("%s: the code of %s has changed since it was trained, so that its outputs may differ", folder, name)
+    load_own_weights(model, folder, name)
+    inputs = described.pretrained_cfg
+    return model, described.label_names, Normaliser(inputs.mean, inputs.std)
 
 
 def load_named(
