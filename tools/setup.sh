@@ -2,6 +2,9 @@
 # changed. It installs uv with pip if it is missing and, as root or with sudo, missing packages of Debian or Ubuntu: libturbojpeg for
 # the compiled loader, the headers that FFCV's build needs and, if need_browser is called, Chromium for the tests of HTML pages.
 
+# Images of containers often set this. Without bytecode every process would compile torch, timm and the tests again, for 4 s.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { if [ -t 2 ]; then printf '\033[1m%s\033[0m\n' "$*" >&2; else printf '%s\n' "$*" >&2; fi; }
 
 as_root() {

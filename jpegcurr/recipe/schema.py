@@ -4,10 +4,11 @@
 values that several sections share. ``loading`` reads a recipe from a YAML file.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from jpegcurr.errors import did_you_mean, warn_renamed
 
@@ -49,6 +50,14 @@ def is_factory(name: str) -> bool:
     """Return whether a model's name has the form ``module:function`` or ``file.py:function``; hubs' have another prefix."""
     where, _, attribute = name.rpartition(":")
     return bool(where) and attribute.isidentifier() and not name.startswith(HUBS)
+
+
+def _split_words(value: object) -> object:
+    return tuple(filter(None, (word.strip() for word in value.split(",")))) if isinstance(value, str) else value
+
+
+Tracker = Literal["tensorboard", "wandb"]
+Trackers = Annotated[tuple[Tracker, ...], BeforeValidator(_split_words)]  # one may be given without a list
 
 
 class Section(BaseModel):
@@ -374,7 +383,12 @@ class BatchSection(Section):
 
 
 class StepDecay(Section):
-    """Multiply the learning rate by ``factor`` every ``every`` epochs, counted from epoch 0."""
+    """Steps of the learning rate.
+
+    Attributes:
+        every: number of epochs between two steps, counted from epoch 0.
+        factor: what a step multiplies the learning rate by.
+    """
 
     every: Positive
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -527,8 +541,9 @@ class Recipe(Section):
     Attributes:
         data: data sets by name.
         curriculum: phases, in order; the last ``until_epoch`` is the length of the run.
+        ema: speed of the average of the weights. None keeps no average.
         evaluate: names of the data sets whose ``val`` is evaluated after every epoch.
-        tracking: where metrics are sent besides ``metrics.jsonl``.
+        tracking: trackers that metrics are sent to, besides ``metrics.jsonl``: ``tensorboard``, ``wandb``, or both in a list.
         seed: of the initial weights and of everything that is drawn at random.
     """
 
@@ -544,7 +559,7 @@ class Recipe(Section):
     optim: OptimSection = OptimSection()
     ema: EmaSection | None = EmaSection()
     loader: LoaderSection = LoaderSection()
-    tracking: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    tracking: Trackers = ()
     save: SaveSection = SaveSection()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -575,6 +590,10 @@ class Recipe(Section):
         if "val_resize" in self.image.model_fields_set:
             return self
         return self.model_copy(update={"image": self.image.model_copy(update={"val_resize": way})})
+
+    def tracked_by(self, names: Iterable[Tracker]) -> "Recipe":
+        """Return the recipe with more trackers; the same one if it has them all."""
+        return self.model_copy(update={"tracking": tuple(dict.fromkeys([*self.tracking, *names]))})
 
     def micro(self, ranks: int = 1) -> int:
         """Return the images per forward pass on each of ``ranks`` devices.

@@ -14,6 +14,7 @@ from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.beton.manifest import read_manifest
 from jpegcurr.encoding.jpeg.codec import Quality
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
@@ -173,10 +174,15 @@ def expand_qualities(
 
 
 def open_sets(
-    runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg], labels: Path | None = None
+    runs: Sequence[Classifier],
+    sets: Mapping[str, Path | OnTheFlyJpeg],
+    labels: Path | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[EvaluationSet]:
     """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels`` if need be.
 
+    Images of more than ``max_pixels`` are not read; those of a ``.beton`` were allowed when they were encoded.
     It is logged where the classes of a set and of a run are not the same, and if a file that the run was trained or evaluated
     on while it trained has other images or labels now.
 
@@ -188,7 +194,7 @@ def open_sets(
     paths = dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())
     if labels is not None and all(path.suffix == BETON for path in paths):
         raise UsageError(f"--labels {labels} is for images; a {BETON} has its labels in it. Omit it.")
-    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels) for path in paths}
+    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels, max_pixels) for path in paths}
     for dataset in opened.values():
         for run in runs:
             dataset.match(run.class_list)

@@ -156,13 +156,16 @@ def _encode_all(opened: "_Opened", specs: Sequence[EncodeSpec]) -> list[Encoded]
     return outputs
 
 
-def decode_rgb(data: bytes, *, scratch: bool = False, size: tuple[int, int] | None = None) -> Pixels:
+def decode_rgb(
+    data: bytes, *, scratch: bool = False, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """Decode any image to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError.
 
     With ``scratch`` the array may be this thread's scratch memory: use it before the next call. An image that should have a
-    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has too many pixels.
+    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has more than
+    ``max_pixels``.
     """
-    with _open(data, MOST_PIXELS if size else MAX_PIXELS) as opened:
+    with _open(data, MOST_PIXELS if size else max_pixels) as opened:
         if size and size != (opened.width, opened.height):
             actual = f"{opened.width}x{opened.height}"
             raise ImageError(f"decodes to {actual} pixels, but its metadata say {size[0]}x{size[1]}")

@@ -36,6 +36,8 @@ from jpegcurr.training.data.transforms import make_sample
 BATCHES_AHEAD = 3  # FFCV's default
 # numba prints an ignored KeyError when a compiled loader is freed before the process ends, so all of them are kept.
 _kept: list["_Loader"] = []
+# FFCV's graph, and the code that it generates and numba compiles, by interpolation. All else of a batch comes with its tasks.
+_compiled: dict[str, tuple[Graph, Any]] = {}
 
 
 class FfcvLoader:
@@ -49,7 +51,6 @@ class FfcvLoader:
         self._runtime = runtime
         self.replaced = 0
         self._loader = _Loader(sampler)
-        self._loader.compile()
         _kept.append(self._loader)
 
     def __len__(self) -> int:
@@ -87,17 +88,23 @@ class _Loader(StockLoader):  # type: ignore[misc]
     """FFCV's loader without its constructor, which builds Python dictionaries of all samples: 714 MB for ImageNet."""
 
     def __init__(self, sampler: EpochSampler) -> None:
+        self.code: Any
         self.batch_size = sampler.batch
         self.batches_ahead = BATCHES_AHEAD
         self.num_workers = min(max(sampler.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self.memory_manager = _NoMemory()
         metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV only passes it through: the tasks hold all metadata
         self.reader = SimpleNamespace(metadata=metadata)
-        spec = PipelineSpec("image", decoder=SampleDecoder(sampler.image.interpolation))
-        self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
-        self.generate_code()
+        interpolation = sampler.image.interpolation
+        if interpolation not in _compiled:
+            spec = PipelineSpec("image", decoder=SampleDecoder(interpolation))
+            self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
+            self.generate_code()
+            self._compile()
+            _compiled[interpolation] = self.graph, self.code
+        self.graph, self.code = _compiled[interpolation]
 
-    def compile(self) -> None:
+    def _compile(self) -> None:
         """Compile now, or load numba's cache, rather than at the first batch, by running the pipeline on no samples."""
         none = np.zeros(0, np.int64)
         state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, BYTE))
