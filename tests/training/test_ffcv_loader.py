@@ -63,7 +63,7 @@ def test_its_pixels_are_those_of_stock_ffcv_where_nothing_is_decoded(tmp_path: P
         pipelines = {"image": [decoder, ToTensor()], "label": [IntDecoder(), ToTensor()]}
         stock = Loader(str(path), batch_size=5, num_workers=1, drop_last=False, pipelines=pipelines)
         _kept.append(stock)
-        ((images, stock_labels),) = [(images.clone(), labels.clone()) for images, labels in stock]
+        ((stock_labels, images),) = [(first.clone(), second.clone()) for first, second in stock]  # in the order of the file
         assert labels.tolist() == stock_labels[:, 0].tolist() == [0, 3, 6, 9, 12]
         assert (ours.permute(0, 2, 3, 1).int() - images.int()).abs().max() <= apart
 
