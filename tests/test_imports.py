@@ -102,6 +102,7 @@ def test_encoding_stands_alone() -> None:
         (
             "numba",
             {
+                "training/data/decode_kernel.py",
                 "training/data/ffcv_kernel.py",
                 "training/data/ffcv_loader.py",
                 "training/data/loaders.py",

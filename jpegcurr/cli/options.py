@@ -77,7 +77,9 @@ OnTheFlyOption = Annotated[
     bool,
     typer.Option("--on-the-fly", help="Re-encode after the resize, at the size the model receives: a stronger degradation."),
 ]
-LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")]
+LoaderOption = Annotated[
+    Literal["auto", "compiled", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")
+]
 
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)]

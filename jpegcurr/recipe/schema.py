@@ -506,16 +506,17 @@ class LoaderSection(Section):
     """How samples are read. Nothing here changes what a run learns, unless samples are broken.
 
     Attributes:
-        kind: ``ffcv``, ``plain`` (threads, without a compiler), or ``auto``: FFCV if it can be imported.
-        workers: threads. ``auto`` divides the available processors among the processes on this machine. With 0, ``plain``
-            decodes in the calling thread, and ``ffcv`` uses one; ``ffcv`` never uses more than there are processors.
+        kind: ``compiled`` (threads that run compiled code: numba and libturbojpeg), ``plain`` (threads without a compiler),
+            ``ffcv`` (the same compiled code in FFCV's loader), or ``auto``: ``compiled`` where it can be had, else ``plain``.
+        workers: threads. ``auto`` divides the available processors among the processes on this machine. With 0, the calling
+            thread decodes, except for ``ffcv``, which uses one; ``ffcv`` never uses more than there are processors.
         os_cache: ``true`` leaves caching to the system. ``false`` reads pages ahead and releases them after use, for files
             larger than memory (with ``batch.order: quasi_random``). ``auto`` decides by the free memory.
         on_error: ``raise`` ends the run at a training sample that does not decode. ``skip`` replaces it by another and counts
             it.
     """
 
-    kind: Literal["auto", "ffcv", "plain"] = "auto"
+    kind: Literal["auto", "compiled", "ffcv", "plain"] = "auto"
     workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"] = "auto"
     os_cache: bool | Literal["auto"] = "auto"
     on_error: Literal["raise", "skip"] = "raise"

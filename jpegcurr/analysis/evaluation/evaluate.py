@@ -45,7 +45,7 @@ class Evaluation:
         data, quality: the beton and its quality, None if the manifest is missing.
         tested: the quality that the model saw, None if it is unknown or not one number.
         at_load: a description of the encoding on the fly, None if there is none.
-        loader: the decode path, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
+        loader: the decode path, ``compiled``, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
         description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
@@ -302,7 +302,7 @@ def evaluate_runs(
         runs: models in evaluation mode.
         datasets: as ``open_sets`` opens them.
         runtime: where to compute, and in which precision.
-        loader: the decode path for all runs: ``ffcv``, ``plain``, or ``auto``, which is plain if any run was trained with it.
+        loader: the decode path for all runs: a kind of loader, or ``auto``, which is plain if any run was trained with it.
         on_images: called with the number of further images that are done, counted once for each run.
 
     Raises:

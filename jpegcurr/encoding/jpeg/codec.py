@@ -3,8 +3,8 @@
 Decoding is simplejpeg's into a reused buffer, encoding is OpenCV's: together the fastest pair whose entropy-coded data
 equals ``PIL.Image.save(quality=..)`` bit for bit (both use libjpeg's accurate DCT; simplejpeg's own encoder uses the
 fast DCT below quality 96 and differs). Everything that is not a plain JPEG is read by Pillow (``pillow.py``). Another JPEG
-library for ``encode`` would replace the calls in this file; FFCV's loader encodes on the fly with libturbojpeg
-(``training/data/ffcv_kernel.py``).
+library for ``encode`` would replace the calls in this file; compiled loaders encode on the fly with libturbojpeg
+(``training/data/decode_kernel.py``).
 """
 
 import threading
