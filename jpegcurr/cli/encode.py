@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import JsonOption, QuietOption, ShardSizeOption, ToOption, parse_shard_size, parse_specs
+from jpegcurr.cli.options import (
+    MAX_PIXELS,
+    JsonOption,
+    MaxPixelsOption,
+    QualitiesOption,
+    QuietOption,
+    ShardSizeOption,
+    ToOption,
+    parse_shard_size,
+    parse_specs,
+)
 from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
@@ -29,14 +39,15 @@ MOST_FAILURES = 20  # that are printed one by one
 
 def encode(
     src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
-    quality: Annotated[
-        list[str] | None,
-        typer.Option("--quality", metavar="Q", help="1 to 100, or source for the original bytes; repeatable."),
+    qualities: QualitiesOption = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the .beton files.")] = Path(
+        "betons"
+    ),
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label; or ImageNet's validation labels.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("betons"),
     to: ToOption = None,
     shard_size: ShardSizeOption = None,
-    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's validation labels.")] = None,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", metavar="NAME", help="Encode only this split, or name the split of SRC; repeatable."),
@@ -79,9 +90,7 @@ def encode(
     max_failures: Annotated[
         str, typer.Option(metavar="N|N%", help="Unreadable images to tolerate per split, as a number or a share.")
     ] = "0",
-    max_pixels: Annotated[
-        int, typer.Option(min=1, max=178_956_970, metavar="N", help="Images with more pixels fail.")
-    ] = 128_000_000,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate files, sizes and time; write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted encode; keep finished files.")] = False,
     force: Annotated[
@@ -93,14 +102,24 @@ def encode(
 ) -> None:
     """Encode labelled images at one or more JPEG qualities into FFCV .beton files, or into other formats.
 
-    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv (or with
-    ImageNet's LOC_val_solution.csv, val.txt or devkit);
-    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
-    'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    SRC is one of these:
 
-    Written are train-q50.beton; with --to folder train_50/CLASS/NAME, for torchvision's ImageFolder; with --to webdataset
-    train-q50.wds/train-q50-000000.tar and on; with --to parquet train-q50.parquet/train-q50-00000.parquet and on, for Hugging
-    Face's datasets. Beside each of them stand its manifest and its items.
+    \b
+    - a folder with train/<class>/* and val/<class>/*, or with <class>/*
+    - a folder of images, with --labels labels.csv, or with ImageNet's
+      LOC_val_solution.csv, val.txt or devkit
+    - a folder with ImageNet's own archives, ILSVRC2012_img_train.tar and
+      ILSVRC2012_img_val.tar
+    - WebDataset shards: a folder of them, or 'shards/train-{000..146}.tar'
+    - a Hugging Face data set: hf:NAME or hf:NAME:CONFIGURATION; or x.parquet
+
+    Written are, each with its manifest and items beside it:
+
+    \b
+    - train-q50.beton
+    - --to folder: train_50/<class>/<name>, for torchvision's ImageFolder
+    - --to webdataset: train-q50.wds/train-q50-000000.tar and on
+    - --to parquet: train-q50.parquet/train-q50-00000.parquet and on
     """
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
@@ -114,7 +133,7 @@ def encode(
     show_log(quiet=quiet)
     kinds = parse_formats(to or ["beton"])
     shard_bytes = parse_shard_size(shard_size, kinds)
-    specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
+    specs = parse_specs(qualities or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     tolerated = parse_max_failures(max_failures)
     class_names = parse_classes(classes or ())
     keep_freed_memory()

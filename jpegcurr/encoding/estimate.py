@@ -157,10 +157,10 @@ def refuse_too_large(
 def _present(path: Path) -> int:
     """Return the bytes on the disk of an output and its items, finished or not, which --resume keeps."""
     versions = (partial_files(path)[1:], [path, items_path(path)])
-    return max(sum(map(_size_on_disk, files)) for files in versions)
+    return max(sum(map(_allocated, files)) for files in versions)
 
 
-def _size_on_disk(path: Path) -> int:
-    """Return the bytes that a file takes, or all files of a folder do; 0 for none."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(512 * file.stat().st_blocks for file in files if file.is_file())
+def _allocated(path: Path) -> int:
+    """Return the bytes that a file, or all files of a folder, take on the disk; their size where the system does not say."""
+    sizes = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return sum(512 * int(getattr(status, "st_blocks", -(-status.st_size // 512))) for status in sizes)

@@ -24,8 +24,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
+from jpegcurr.descriptors import drop_cache, open_to_write
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path, parse_row
-from jpegcurr.encoding.beton.writer import drop_cache
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
 from jpegcurr.encoding.outputs.base import Row, Sink, name_in_errors
 from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
@@ -80,17 +80,17 @@ class Output:
             create_partial_files(path, plan)
         undo_renaming(path)
         plan_file, partial, items = partial_files(path)
-        rows = os.open(items, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        try:
-            with closing(OUTPUT_FORMATS[plan.format].sink(partial, plan)) as sink:
-                try:
-                    yield cls(path, plan, sink, rows, crashed=interrupted is not None and interrupted.crashed)
-                except BaseException as error:
-                    if isinstance(error, OSError) or sink.sync_failed():
-                        write_boot_id(plan_file, "")  # the disk may not have all that the system accepted
-                    raise
-        finally:
-            os.close(rows)
+        with closing(OUTPUT_FORMATS[plan.format].sink(partial, plan)) as sink:
+            crashed = interrupted is not None and interrupted.crashed
+            output = cls(path, plan, sink, open_to_write(items, append=True), crashed=crashed)
+            try:
+                yield output
+            except BaseException as error:
+                if isinstance(error, OSError) or sink.sync_failed():
+                    write_boot_id(plan_file, "")  # the disk may not have all that the system accepted
+                raise
+            finally:
+                output._close_rows()
 
     def count_recovered(self, is_outdated: Callable[[int, bytes], bool]) -> int:
         """Count the items that are whole on the disk, up to the first whose row, number n, ``is_outdated(n, line)``."""
@@ -174,6 +174,8 @@ class Output:
         if not self._sink.is_at(partial) or not items.exists() or not os.path.samestat(os.fstat(self._rows), items.stat()):
             raise EncodeError(f"{partial} is not the file that this encode wrote: {self.path.parent} was replaced meanwhile.")
         manifest = self._manifest(ignored, size)
+        self._sink.close()  # Windows renames no open file
+        self._close_rows()
         self._retire()
         items.replace(items_path(self.path))
         write_json(manifest_path(self.path), manifest.model_dump())
@@ -192,6 +194,11 @@ class Output:
             self.path.replace(replaced_place(self.path))
         else:
             self.path.unlink(missing_ok=True)
+
+    def _close_rows(self) -> None:
+        if self._rows >= 0:
+            os.close(self._rows)
+            self._rows = -1
 
     def _manifest(self, ignored: int, size: int) -> Manifest:
         return Manifest(

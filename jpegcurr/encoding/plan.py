@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.format import page_size_for
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
-from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec, Quality, as_specs
 from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
 from jpegcurr.encoding.outputs.paths import Format, format_of, output_path
 from jpegcurr.encoding.outputs.sample_names import refuse_same_names
@@ -50,9 +50,17 @@ def plan_split(
 
 
 def plan_outputs(
-    sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path, kinds: Sequence[Format] = ("beton",)
+    sources: Sequence[Source],
+    qualities: Sequence[EncodeSpec | Quality],
+    folder: str | Path,
+    kinds: Sequence[Format] = ("beton",),
 ) -> Outputs:
-    """Name the outputs of every split: ``{split: {folder/split-q50.beton: spec}}``; see ``output_path`` for other formats."""
+    """Name the outputs of every split: ``{split: {folder/split-q50.beton: spec}}``; see ``output_path`` for other formats.
+
+    Raises:
+        UsageError: a quality is none.
+    """
+    folder, specs = Path(folder), as_specs(qualities)
     return {
         source.split: {output_path(folder, source.split, spec, kind): spec for kind in kinds for spec in specs}
         for source in sources

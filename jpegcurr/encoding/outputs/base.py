@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from jpegcurr.system import WINDOWS
+
 Row = dict[str, Any]  # of the items; see ``read_items``
 
 
@@ -76,6 +78,8 @@ def sync_file_system(folder: Path) -> None:
 
     Where the system has ``syncfs`` (Linux), an error of the disk is an OSError; ``sync`` of others reports none.
     """
+    if WINDOWS:  # which has no such call: there the file system's journal must do
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):
         os.sync()

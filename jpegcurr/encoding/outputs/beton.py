@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from jpegcurr.descriptors import drop_cache, open_to_read, read_at
 from jpegcurr.encoding.beton.format import BetonIndex
 from jpegcurr.encoding.beton.manifest import Plan
-from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
+from jpegcurr.encoding.beton.writer import BetonWriter
 from jpegcurr.encoding.outputs.base import Row
 
 
@@ -50,13 +51,13 @@ class BetonReader:
 
     def __init__(self, place: Path, plan: Plan, *, from_disk: bool = False) -> None:
         self._index = BetonIndex(plan.items, plan.page_size)
-        self._file = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = open_to_read(place)
         if from_disk:
             drop_cache(self._file)
 
     def read(self, row: Row) -> bytes:
         """Return the bytes at the record's place."""
-        return os.pread(self._file, row["bytes"], _place(self._index, row))
+        return read_at(self._file, row["bytes"], _place(self._index, row))
 
     def close(self) -> None:
         """Close the file."""

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from jpegcurr.descriptors import drop_cache
 from jpegcurr.encoding.beton.manifest import Plan
-from jpegcurr.encoding.beton.writer import drop_cache
 from jpegcurr.encoding.outputs.base import Row, name_in_errors, sync_file_system, write_fully
 from jpegcurr.encoding.outputs.sample_names import SampleNames
 from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.errors import EncodeError, ImageError
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 
 class FolderSink:
@@ -20,7 +20,7 @@ class FolderSink:
 
     def __init__(self, place: Path, plan: Plan) -> None:
         self._place, self._names = str(place), SampleNames(plan.classes)
-        self._descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        self._status = place.stat()
         self._folders, self._bytes = set[str](), 0
 
     def restart(self, rows: Iterable[Row]) -> None:
@@ -45,10 +45,10 @@ class FolderSink:
             file = os.open(path, _CREATE, 0o666)
             try:
                 write_fully(file, data)
-                if (modified := row.get("modified")) is not None:
-                    os.utime(file, ns=(modified, modified))
             finally:
                 os.close(file)
+            if (modified := row.get("modified")) is not None:
+                os.utime(path, ns=(modified, modified))
         self._bytes += len(data)
 
     def flush(self) -> None:
@@ -72,11 +72,10 @@ class FolderSink:
 
     def is_at(self, place: Path) -> bool:
         """Return whether ``place`` is still the folder that is being written."""
-        return place.exists() and os.path.samestat(os.fstat(self._descriptor), place.stat())
+        return place.exists() and os.path.samestat(self._status, place.stat())
 
     def close(self) -> None:
-        """Close the folder."""
-        os.close(self._descriptor)
+        """Do nothing: no file stays open."""
 
 
 class FolderReader:

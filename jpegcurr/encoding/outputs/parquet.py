@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jpegcurr.descriptors import drop_cache
 from jpegcurr.encoding.beton.manifest import Plan
-from jpegcurr.encoding.beton.writer import drop_cache
 from jpegcurr.encoding.outputs.base import Row, name_in_errors
 from jpegcurr.encoding.outputs.paths import output_stem
 from jpegcurr.encoding.outputs.shards import SHARD_BYTES, ShardFolder, Sharding, remove_other_files
@@ -104,6 +104,7 @@ class ParquetSink:
         """Close the shard and the folder."""
         if self._shard is not None:
             self._shard.discard()
+            self._shard = None
         self._folder.close()
 
     def _path(self, number: int) -> Path:

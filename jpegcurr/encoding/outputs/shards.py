@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from jpegcurr.files import sync_folder
+
 SHARD_BYTES = 256_000_000
 SHARD_IMAGES = 10_000
 
@@ -37,7 +39,7 @@ class ShardFolder:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self._descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        self._status = place.stat()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._tasks: list[Future[None]] = []
 
@@ -59,7 +61,7 @@ class ShardFolder:
 
     def sync_names(self) -> None:
         """Wait until the names in the folder are on the disk."""
-        os.fsync(self._descriptor)
+        sync_folder(self.place)
 
     def size(self) -> int:
         """Return the size of all files in bytes."""
@@ -67,12 +69,11 @@ class ShardFolder:
 
     def is_at(self, place: Path) -> bool:
         """Return whether ``place`` is still this folder."""
-        return place.exists() and os.path.samestat(os.fstat(self._descriptor), place.stat())
+        return place.exists() and os.path.samestat(self._status, place.stat())
 
     def close(self) -> None:
-        """End the thread and close the folder."""
+        """End the thread."""
         self._worker.shutdown()
-        os.close(self._descriptor)
 
 
 def remove_other_files(folder: Path, kept: set[str]) -> None:

@@ -6,7 +6,6 @@ machine, so that the same images give the same shards. ``_info.json`` lists the 
 needs for training; another one beside the outputs does so for all of them (``write_index``).
 """
 
-import fcntl
 import json
 import os
 import tarfile
@@ -14,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jpegcurr.descriptors import drop_cache, open_to_read, open_to_write, read_at
 from jpegcurr.encoding.beton.manifest import Plan
-from jpegcurr.encoding.beton.writer import drop_cache
 from jpegcurr.encoding.outputs.base import Row, name_in_errors, write_fully
 from jpegcurr.encoding.outputs.paths import output_stem
 from jpegcurr.encoding.outputs.sample_names import SampleNames
@@ -23,6 +22,7 @@ from jpegcurr.encoding.outputs.shards import SHARD_BYTES, ShardFolder, Sharding,
 from jpegcurr.encoding.sources.tar_index import BLOCK
 from jpegcurr.errors import UsageError
 from jpegcurr.files import write_json
+from jpegcurr.system import WINDOWS
 
 INFO = "_info.json"  # the name that timm knows
 _END = bytes(2 * BLOCK)
@@ -98,9 +98,10 @@ class WebDatasetSink:
         self._folder.close()
         if self._file is not None:
             os.close(self._file)
+            self._file = None
 
     def _open(self, path: Path, end: int) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = open_to_write(path)
         with name_in_errors(path):
             os.ftruncate(self._file, end)
             os.lseek(self._file, end, os.SEEK_SET)
@@ -148,7 +149,7 @@ class WebDatasetReader:
         begins = self._layout.place(row)
         if begins:
             self._open(self._layout.path)
-        return b"" if self._file is None else os.pread(self._file, row["bytes"], self._layout.start + self._layout.data_at)
+        return b"" if self._file is None else read_at(self._file, row["bytes"], self._layout.start + self._layout.data_at)
 
     def close(self) -> None:
         """Close the open shard."""
@@ -159,7 +160,7 @@ class WebDatasetReader:
     def _open(self, path: Path) -> None:
         self.close()
         if path.is_file():
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = open_to_read(path)
             if self._from_disk:
                 drop_cache(self._file)
 
@@ -245,7 +246,12 @@ def write_index(folder: Path) -> None:
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Wait for other encodes that write the index of the folder in this moment, where its file system has locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    if WINDOWS:  # which opens no folders
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
 """Samplers and the loader's contract: which samples an epoch has, in which order, at which quality and crop.
 
-Both loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
+All loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
 and their order are a function of (seed, epoch); the data set, quality, crop and flip of a sample, of (seed, epoch, sample).
 So the number of workers changes nothing, a resumed run gets the batches of an unbroken one, and two data sets that
 differ in quality alone give the same crops of the same images. ``EpochSampler`` decides all of it, as one ``SAMPLE`` record per
@@ -46,7 +46,7 @@ SAMPLE = np.dtype(
     align=True,
 )
 VIEW = ("top", "left", "height", "width", "to_height", "to_width")
-_FLIP, _VARIANT, _QUALITY, _BOX = 0, 1, 2, 3  # streams of random numbers
+_FLIP, _VARIANT, QUALITY_STREAM, _BOX = 0, 1, 2, 3  # streams of random numbers
 _REPLACEMENT = _BOX + 4 * TRIES
 
 # Quasi-random order shuffles runs of neighbours, then the samples within each window of this many runs. 128 photographs are
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
 
 
 class Loader(Protocol):
-    """The interface that both loaders have."""
+    """The interface that all loaders have."""
 
     replaced: int
     """Number of samples of the current or last epoch that did not decode and were replaced by others."""
@@ -240,7 +240,7 @@ class EpochSampler:
     def _quality(self, on_the_fly: OnTheFlyJpeg, epoch: int, rng: SampleRng) -> Indices:
         quality = on_the_fly.quality
         if isinstance(quality, tuple):
-            return rng.integer(_QUALITY, *quality)
+            return rng.integer(QUALITY_STREAM, *quality)
         if isinstance(quality, Ramp):
             quality = round(quality.at(self.plans[epoch].progress))
         return np.full(len(rng), quality)
