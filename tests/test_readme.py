@@ -154,7 +154,11 @@ def test_the_demo_runs_and_a_second_run_resumes() -> None:
     )
     command = [str(ROOT / "tools/demo"), str(Path("demo").resolve()), *shlex.split(small)]
     # The shell prefers a function to a program on PATH; this one runs the same program, forked from a process that has torch.
-    quick = {"BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}', "UV_OFFLINE": "1", "DEMO_NETWORK": str(Path("network.pth").resolve())}
+    quick = {
+        "BASH_FUNC_jpegcurr%%": f'() {{ "{PYTHON}" -m jpegcurr "$@"; }}',
+        "UV_OFFLINE": "1",
+        "DEMO_NETWORK": str(Path("network.pth").resolve()),
+    }
     for again in (False, True):
         if again:
             save_as_published(Path("network.pth"))

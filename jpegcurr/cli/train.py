@@ -61,7 +61,7 @@ def train(
     folder = out_folder or Path("runs") / recipe.stem
     if os.environ.get("WORLD_SIZE", "1") == "1":  # before torch is imported
         context.with_resource(locked_run(folder))  # several processes leave it to ``train``, where all of them notice a refusal
-    from jpegcurr.recipe.loading import find_recipe, load_recipe
+    from jpegcurr.recipe.loading import load_recipe
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.train import train as train_recipe
 
@@ -76,7 +76,7 @@ def train(
     ):
         show_log(quiet=quiet, mute=not world.is_main)
         with world.main_process_first():
-            resolved = load_recipe(find_recipe(recipe), overrides or ())
+            resolved = load_recipe(recipe, overrides or ())
         with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides or ()):
 
             def on_step(info: "StepInfo") -> None:
@@ -97,10 +97,10 @@ def train(
 
 
 def _plan(recipe: Path, overrides: Sequence[str]) -> "tuple[list[PlannedEpoch], list[str]]":
-    from jpegcurr.recipe.loading import find_recipe, load_recipe
+    from jpegcurr.recipe.loading import load_recipe
     from jpegcurr.training.schedule import plan_run
 
-    resolved = load_recipe(find_recipe(recipe), overrides)
+    resolved = load_recipe(recipe, overrides)
     with _line_in_errors(recipe, overrides):
         return plan_run(resolved)
 

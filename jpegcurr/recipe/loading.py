@@ -30,23 +30,32 @@ _MOST_EXPLAINED = 50  # wrong fields in one message
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def find_recipe(name: Path) -> Path:
-    """Return ``name`` if it is a file, else the path of the shipped recipe of that name; raise RecipeError if there is none."""
-    return _find(name, "*.yaml", "recipes")
+def find_recipe(name: str | Path) -> Path:
+    """Return ``name`` if it is a file, else the path of the shipped recipe of that name; raise RecipeError if there is none.
+
+    The suffix may be omitted: ``small_data`` is ``small_data.yaml``, here or shipped.
+    """
+    return _find(Path(name), "*.yaml", "recipes")
 
 
-def find_study(name: Path) -> Path:
+def find_study(name: str | Path) -> Path:
     """Return ``name`` if it is a file, else the path of the shipped study of that name; raise RecipeError if there is none."""
-    return _find(name, "studies/*.yaml", "studies")
+    return _find(Path(name), "studies/*.yaml", "studies")
 
 
 def _find(name: Path, pattern: str, kind: str) -> Path:
-    if name.is_file():
-        return name
+    names = [name] if name.suffix == ".yaml" or not name.name else [name, name.with_name(f"{name.name}.yaml")]
+    for path in names:
+        if path.exists() and not path.is_dir():
+            return path
+    if name.parent != Path():
+        raise RecipeError(f"{name} does not exist.")
     shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
-    if name.parent == Path() and name.name in shipped:
-        return shipped[name.name]
-    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped {kind}: {', '.join(shipped)}.")
+    if names[-1].name in shipped:
+        return shipped[names[-1].name]
+    raise RecipeError(
+        f"{name} does not exist.{did_you_mean(names[-1].name, list(shipped))} Shipped {kind}: {', '.join(shipped)}."
+    )
 
 
 def _shipped_folders() -> list[Path]:
@@ -55,13 +64,18 @@ def _shipped_folders() -> list[Path]:
     return [folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()]
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply ``a.b=value`` overrides (values are YAML), and check it.
 
+    ``path`` is a file, or the name of a shipped recipe: see ``find_recipe``.
+
     Raises:
-        RecipeError: the file is not YAML, or a field is unknown, missing or wrong; the message names every such field.
+        RecipeError: there is no such file and no shipped recipe of that name, the file is not YAML, or a field is unknown,
+            missing or wrong; the message names every such field.
     """
-    return load_checked(path, Recipe, overrides)
+    if isinstance(overrides, str):  # whose characters would be taken for overrides
+        overrides = (overrides,)
+    return load_checked(find_recipe(path), Recipe, overrides)
 
 
 def load_resolved(path: Path) -> Recipe:
