@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -102,7 +102,7 @@ class ImageLoader:
     def __len__(self) -> int:
         return -(-len(self._positions) // self._batch)
 
-    def at(self, _epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, _epoch: int, first: int = 0) -> Generator[Batch]:
         """Yield every image of this process once, from batch ``first`` on."""
         positions = self._positions[first * self._batch :]
         with (

@@ -5,7 +5,7 @@ without shared memory, and the first batch of an epoch takes the time of one bat
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -37,7 +37,7 @@ class PlainLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Generator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         self._sampler.check_files()
@@ -54,9 +54,11 @@ class PlainLoader:
         batches = self._sampler.batches(epoch)[first:]
         pending: deque[_PendingBatch] = deque()
         with closing(Readahead(self._sampler, epoch, batches)) as readahead:
-            for position, samples in enumerate(self._sampler.samples_of(epoch, batches)):
-                readahead.start(position, kept=AHEAD)
-                pending.append(_PendingBatch(self._sampler, epoch, batches[position], samples, self._runtime, start))
+            for number, samples in enumerate(self._sampler.samples_of(epoch, batches)):
+                readahead.start(number, kept=AHEAD)
+                pending.append(
+                    _PendingBatch(self._sampler, epoch, first + number, batches[number], samples, self._runtime, start)
+                )
                 if len(pending) == AHEAD:
                     yield self._finished(pending.popleft())
             while pending:
@@ -67,25 +69,27 @@ class PlainLoader:
         self.replaced += int((indices != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
         labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
-        return Batch(images, labels, pending.numbers)
+        position = self._sampler.position(pending.epoch, pending.number)
+        return Batch(images, labels, pending.numbers, pending.epoch, position)
 
 
 _Task = Callable[[], list[int]]
 
 
 class _PendingBatch:
-    """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3]."""
+    """Batch ``number`` of an epoch, whose pieces are being decoded into ``images``, uint8 [b h w 3]."""
 
     def __init__(
         self,
         sampler: EpochSampler,
         epoch: int,
+        number: int,
         numbers: Indices,
         samples: np.ndarray,
         runtime: Runtime,
         start: Callable[[_Task], _Task],
     ) -> None:
-        self.numbers = numbers
+        self.epoch, self.number, self.numbers = epoch, number, numbers
         self.indices: Indices = samples["index"]
         size = sampler.size(epoch)
         self.images = runtime.memory(len(samples), size, size, 3)
