@@ -77,6 +77,11 @@ class TrainLoader:
         return self._loader.replaced
 
     @property
+    def images(self) -> int:
+        """The number of images in the training set, of which an epoch takes as many as make whole steps."""
+        return len(self._sampler.beton)
+
+    @property
     def epoch(self) -> int:
         """The epoch that is iterated, or is next."""
         return self._place.epoch
