@@ -43,6 +43,8 @@ _HOMES = {
     "resolve_runtime": "jpegcurr.runtime",
     "plan_epochs": "jpegcurr.training.curriculum",
     "open_datasets": "jpegcurr.training.data.datasets",
+    "BetonDataset": "jpegcurr.training.data.beton_dataset",
+    "JPEG": "jpegcurr.training.augment.jpeg",
     "open_loaders": "jpegcurr.training.data.loaders",
     "Loaders": "jpegcurr.training.data.loaders",
     "TrainLoader": "jpegcurr.training.data.iteration",

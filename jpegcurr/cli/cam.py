@@ -97,8 +97,6 @@ def cam(
     for run in run_folders:
         if known.setdefault(run.resolve(), run) is not run:
             raise UsageError(f"{run} is given twice, and a model cannot be compared with itself. Give each once.")
-    if output.suffix != ".html":
-        raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
     specs = parse_specs(qualities.split(","))
     lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
     refuse_existing(report_files(output), force=force)

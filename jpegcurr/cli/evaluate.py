@@ -66,7 +66,8 @@ def evaluate(
 ) -> None:
     """Measure models on validation sets and at JPEG qualities, and compare each with the first on the same images."""
     lock_outputs(context, {csv: "--csv", classes: "--classes", plot: "--plot"})
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
+    from jpegcurr.analysis.evaluation.evaluate import compare_evaluations
+    from jpegcurr.analysis.evaluation.evaluate import evaluate as evaluate_models
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.models.load import load_classifiers
@@ -82,10 +83,17 @@ def evaluate(
         runtime = resolve_runtime(device, world=world)
         loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
         stage: Stage = "after_resize" if on_the_fly else "before_crop"
-        arms = open_sets(loaded, choose_sets(loaded[0], data or (), chosen, stage), labels)
         with progress_bar("img", quiet=not world.is_main) as bar:
-            on_images = bar.counter("evaluate", len(loaded) * sum(len(arm) for arm in arms) // world.ranks)
-            results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
+            results = evaluate_models(
+                loaded,
+                data,
+                chosen,
+                runtime=runtime,
+                labels=labels,
+                stage=stage,
+                loader=loader,
+                progress=lambda done, total: bar.update("evaluate", done, total),
+            )
         if world.is_main:
             pairs = compare_evaluations(results)
             files.write(results, pairs)

@@ -8,6 +8,7 @@ regions look brighter.
 All images pass once, and only columns of numbers are kept of them; the few that are shown then pass a second time.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -22,13 +23,13 @@ from jpegcurr.analysis.cam.methods import OURS, find_method
 from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
 from jpegcurr.analysis.layers import stages
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_spec
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import sanitize
 from jpegcurr.training.models.description import describe_model, hash_weights
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.load import Classifier, Models, load_models
 
 NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
 PICTURES = 60
@@ -36,14 +37,14 @@ TOP = 3  # likeliest classes of an example
 
 
 def compare_cams(
-    runs: Sequence[Classifier],
-    folder: Path,
-    specs: Sequence[EncodeSpec],
-    runtime: Runtime,
+    models: Models,
+    images: str | Path,
+    qualities: Sequence[EncodeSpec | Quality],
+    runtime: Runtime | None = None,
     *,
     layer: str | None = None,
     method: str = OURS,
-    labels: Path | None = None,
+    labels: str | Path | None = None,
     target_rule: TargetRule = "reference",
     limit: int | None = None,
     pictures: int = PICTURES,
@@ -52,7 +53,7 @@ def compare_cams(
     threads: int | None = None,
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
-    """Compute the maps of every image in ``folder`` in every run at every quality, and compare them.
+    """Compute the maps of every image of a folder in every model at every quality, and compare them.
 
     Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. An image and
     view takes about 100 bytes. Where fewer than half of the images have another one of their class (because these are not
@@ -60,12 +61,13 @@ def compare_cams(
     half the list apart.
 
     Args:
-        runs: runs with the same classes, in any order; the first run at the first quality is the reference.
-        folder: images, in folders named after their classes or not.
+        models: whatever ``load_model`` takes, one or more with the same classes, in any order; the first at the first quality
+            is the reference. A mapping gives networks their names.
+        images: a folder of them, in folders named after their classes or not.
         labels: a table of the images' classes, as for ``jpegcurr encode``, instead of their folders' names.
-        specs: the qualities.
-        runtime: the device to compute on.
-        layer: the layer explained; the last stage if None.
+        qualities: numbers, ``source``, or ``EncodeSpec``.
+        runtime: the device to compute on; by default a GPU if there is one.
+        layer: the name of the layer explained; timm's last stage if None.
         method: one of ``methods.METHODS``.
         target_rule: the class explained.
         limit: the maximum number of images, evenly spaced over the folder; None for all.
@@ -77,10 +79,12 @@ def compare_cams(
         on_images: called with the number of images done and in all; an image that is shown counts twice.
 
     Raises:
-        UsageError: no image can be read or explained, the runs have different classes or grids, or there is no such layer,
-            method, metric or target rule.
+        UsageError: no image can be read or explained, the models have different classes or grids or cannot be loaded, or there
+            is no such layer, method, metric or target rule, or a quality is given twice.
         EncodeError: the disk or the network folder with the images fails.
     """
+    folder, specs, runtime = Path(images), _distinct(qualities), runtime or resolve_runtime()
+    runs = load_models(models, runtime)
     first = runs[0]
     for run in runs[1:]:
         _check_classes(first, run)
@@ -91,7 +95,7 @@ def compare_cams(
     layer = layer or _last_stage(first)
     hashes = [(run, hash_weights(run)) for run in runs]
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in hashes for spec in specs)
-    available = find_labelled([folder], labels)
+    available = find_labelled([folder], None if labels is None else Path(labels))
     labelled = available.take(_evenly_spaced(len(available), limit))
     files = list(labelled.files)
     truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
@@ -130,10 +134,22 @@ def compare_cams(
     )
 
 
+def _distinct(qualities: Sequence[EncodeSpec | Quality]) -> list[EncodeSpec]:
+    """Return the qualities as specifications; raise UsageError for none, or for two of one name, which tables would mix up."""
+    specs = [as_spec(quality) for quality in qualities]
+    if not specs:
+        raise UsageError('No quality is given. Give some, such as ["source", 50].')
+    if twice := next((name for name, count in Counter(spec.name for spec in specs).items() if count > 1), None):
+        raise UsageError(f"The quality {twice} is given twice, and an image cannot be compared with itself. Give each once.")
+    return specs
+
+
 def _last_stage(run: Classifier) -> str:
     names = stages(run.model)
     if not names:
-        raise UsageError(f"{run.path}: timm names no stages of it. Give the layer to explain as --layer.")
+        raise UsageError(
+            f"{run.path}: timm names no stages of it. Give the layer to explain as --layer (in Python, layer='...')."
+        )
     return names[-1]
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round_trip
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import map_in_order, open_executor
@@ -123,8 +123,7 @@ class ImageLoader:
                 data = reencode(data, [EncodeSpec(quality)])[0].data
             crop = centre_crop(decode_rgb(data, scratch=True), self._section)
             if quality is not None and stage == "after_resize":
-                pixels = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
-                crop = torch.from_numpy(decode_rgb(encode_rgb(pixels, quality))).permute(2, 0, 1)
+                crop = torch.from_numpy(round_trip(crop.permute(1, 2, 0).numpy(), quality)).permute(2, 0, 1)
         except ImageError as error:
             size = self._section.size
             return position, torch.zeros(3, size, size, dtype=torch.uint8), str(error)

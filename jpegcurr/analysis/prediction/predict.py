@@ -13,11 +13,11 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import ImageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.load import Classifier, Model, load_model
 
 BATCH = 64
 TOP = 5
@@ -108,6 +108,11 @@ def summarise(prediction: FilePrediction, classes: Sequence[str], top: int = TOP
     return Prediction(str(prediction.file), pairs)
 
 
-def predict_images(run: Classifier, files: Sequence[Path], runtime: Runtime, top: int = TOP) -> Iterator[Prediction]:
-    """Yield the ``top`` most probable classes of every file, in order."""
-    return (summarise(prediction, run.classes, top) for prediction in classify(run, LabelledFiles.of(files), runtime))
+def predict_images(
+    model: Model, files: Sequence[str | Path], runtime: Runtime | None = None, top: int = TOP
+) -> Iterator[Prediction]:
+    """Yield the ``top`` most probable classes of every file, in order; ``model`` is whatever ``load_model`` takes."""
+    runtime = runtime or resolve_runtime()
+    run = load_model(model, runtime)
+    listed = LabelledFiles.of([Path(file) for file in files])
+    return (summarise(prediction, run.classes, top) for prediction in classify(run, listed, runtime))

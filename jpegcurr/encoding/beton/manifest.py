@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, Ty
 
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
 from jpegcurr.encoding.sources.base import MISSING, Order
-from jpegcurr.errors import BetonError
+from jpegcurr.errors import BetonError, UsageError
 from jpegcurr.json_files import parse_line, read_json, read_json_lines
 
 
@@ -149,6 +149,15 @@ def read_manifest(beton: Path) -> Manifest | None:
             "one of the two is from another run. Encode again with --force."
         )
     return manifest
+
+
+def refuse_second_encode(beton: Path, manifest: Manifest, option: str) -> None:
+    """Raise UsageError if the images of ``beton``, which ``option`` would encode again, have a quality already."""
+    if manifest.quality != "source":
+        raise UsageError(
+            f"{beton} has quality {manifest.quality}: {option} would encode it a second time, which gives other images. "
+            f"Give the beton of the source images, or omit {option.partition('=')[0]} to take the file as it is."
+        )
 
 
 def refuse_unnamed_labels(beton: Path, highest: int, manifest: Manifest) -> None:

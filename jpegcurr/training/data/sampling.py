@@ -46,7 +46,7 @@ SAMPLE = np.dtype(
     align=True,
 )
 VIEW = ("top", "left", "height", "width", "to_height", "to_width")
-_FLIP, _VARIANT, _QUALITY, _BOX = 0, 1, 2, 3  # streams of random numbers
+_FLIP, _VARIANT, QUALITY_STREAM, _BOX = 0, 1, 2, 3  # streams of random numbers
 _REPLACEMENT = _BOX + 4 * TRIES
 
 # Quasi-random order shuffles runs of neighbours, then the samples within each window of this many runs. 128 photographs are
@@ -268,7 +268,7 @@ class EpochSampler:
     def _quality(self, on_the_fly: OnTheFlyJpeg, epoch: int, rng: SampleRng) -> Indices:
         quality = on_the_fly.quality
         if isinstance(quality, tuple):
-            return rng.integer(_QUALITY, *quality)
+            return rng.integer(QUALITY_STREAM, *quality)
         if isinstance(quality, Ramp):
             quality = round(quality.at(self.plan(epoch).progress))
         return np.full(len(rng), quality)

@@ -1,8 +1,9 @@
-"""Networks of one's own: ``module:factory`` or ``file.py:factory``, a function that returns an ``nn.Module``."""
+"""Networks of one's own: in memory, or ``module:factory`` or ``file.py:factory``, a function that returns an ``nn.Module``."""
 
 import importlib
 import sys
 import traceback
+from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,27 @@ def build_model(name: str) -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"{name} returns {type(model).__name__}, which is no torch.nn.Module. Return the network itself.")
     return model.eval()
+
+
+def copy_network(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy in evaluation mode of a network that may be in training, compiled, or on another device.
+
+    Raises:
+        UsageError: a part of it cannot be copied.
+    """
+    try:
+        copy: torch.nn.Module = deepcopy(unwrapped(model))
+    except Exception as error:  # of the user's modules and hooks
+        reason = " ".join(str(error).split())[:200]
+        name = type(model).__name__
+        raise UsageError(f"{name} cannot be copied ({reason}). Give a function that builds it, as module:factory.") from None
+    return copy.eval()
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model that ``torch.compile`` was given, or ``model`` itself."""
+    inner: torch.nn.Module = getattr(model, "_orig_mod", model)
+    return inner
 
 
 def _import(name: str, where: str) -> ModuleType:
