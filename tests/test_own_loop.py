@@ -1,23 +1,27 @@
 """Loops of one's own over the public API, and the examples of ``recipes/own_loop``."""
 
 import logging
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from samples import LOADERS, image, tiny_recipe, write_beton
 
 import jpegcurr
 from jpegcurr.errors import BetonError, UsageError
-from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.loading import dump_recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.iteration import TrainLoader
 from jpegcurr.training.train import train
 
-EXAMPLES = Path(__file__).parent.parent / "recipes" / "own_loop"
+ROOT = Path(__file__).parent.parent
+EXAMPLES, README = ROOT / "recipes" / "own_loop", ROOT / "jpegcurr" / "README.md"
 # Everything between the loader and the model that a recipe may ask for.
 WHOLE = (
     "augment={policy: rand-m9-mstd0.5-inc1, erase: 0.25}",
@@ -25,7 +29,6 @@ WHOLE = (
     "mix={mixup: 0.8, cutmix: 1.0, chunk: 4}",
     "optim.loss=bce",
     "optim.bce_threshold=0.2",
-    "evaluate=[]",
 )
 
 
@@ -64,32 +67,25 @@ def files(betons: Path) -> dict[int, str]:
     return {0: str(betons / "train-source.beton"), 1: str(betons / "train-q50.beton")}
 
 
-def own_loop(recipe: Recipe, runtime: Runtime) -> torch.nn.Module:
-    """Train as the README's section "From Python" does."""
-    loaders = jpegcurr.open_loaders(recipe, runtime=runtime)
-    torch.manual_seed(recipe.seed)
-    model = runtime.place(jpegcurr.create_model(recipe.model, len(loaders.classes)))
-    augment, loss_of = jpegcurr.Augment.from_recipe(recipe), jpegcurr.recipe_loss(recipe)
-    optimizer = jpegcurr.create_optimizer(model, recipe.optim)
-    schedule = jpegcurr.create_schedule(optimizer, recipe, loaders.train.images)
-    model.train()
-    for epoch in range(recipe.epochs):
-        loaders.train.set_epoch(epoch)
-        micro_batches = loaders.train.batches_per_step
-        for number, batch in enumerate(loaders.train, 1):
-            inputs, targets = augment(batch)
-            (loss_of(model(inputs), targets) / micro_batches).backward()
-            if number % micro_batches == 0:
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-    return model
-
-
-def test_a_loop_of_ones_own_ends_in_the_weights_of_train_bit_for_bit(
-    betons: Path, cpu: Runtime, tmp_path: Path, weights: dict[str, torch.Tensor]
+@pytest.mark.usefixtures("_plain")
+def test_the_readmes_loop_ends_in_the_weights_of_train_bit_for_bit(
+    betons: Path, cpu: Runtime, tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert same(own_loop(tiny_recipe(betons, tmp_path, *WHOLE), cpu).state_dict(), weights)
+    """Run the blocks of "From Python" as they are written, with a tiny recipe in place of the shipped one."""
+    (tmp_path / "small_data.yaml").write_text(dump_recipe(tiny_recipe(betons, tmp_path, *WHOLE)))
+    monkeypatch.chdir(tmp_path)
+    Path("betons").symlink_to(betons)
+    monkeypatch.setattr("jpegcurr.runtime.resolve_runtime", lambda: cpu)
+    loop, swap, resume = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(loop, str(README), "exec"), names)  # noqa: S102
+    assert same(names["model"].state_dict(), weights)
+    assert 0 <= names["hits"] <= 16
+    exec(compile(swap, str(README), "exec"), names)  # noqa: S102
+    before = names["loader"]
+    exec(compile(resume, str(README), "exec"), names)  # noqa: S102
+    assert str(names["state"]).replace("'", '"') in resume
+    assert (names["loader"] is not before, names["loader"].epoch, names["loader"].step) == (True, 2, 1)
 
 
 def test_the_scheduler_has_the_rates_of_the_recipe(tmp_path: Path) -> None:
@@ -315,3 +311,22 @@ def test_the_trainer_of_hugging_face_swaps_and_resumes_within_an_epoch(betons: P
     Path("stopped").mkdir()
     Path("whole/checkpoint-8").rename("stopped/checkpoint-8")
     assert same(fit(resume=True, output_dir="stopped"), whole)
+
+
+def test_timms_parts_train_through_a_swap(
+    betons: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, opened = jpegcurr.BetonDataset.__getitem__, list[str]()
+
+    def recorded(dataset: jpegcurr.BetonDataset, index: int) -> object:
+        opened.append(dataset.path.name)
+        return read(dataset, index)
+
+    monkeypatch.setattr(jpegcurr.BetonDataset, "__getitem__", recorded)
+    small = {"network": "test_convnext", "epochs": 2, "batch": 16, "size": 32, "workers": 0}
+    trained = example("timm_parts").train(files(betons), **small).state_dict()
+    assert opened == ["train-source.beton"] * 48 + ["train-q50.beton"] * 48
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 0", "epoch 1"]
+    torch.manual_seed(0)
+    untrained = timm.create_model("test_convnext", num_classes=4).state_dict()
+    assert not any(torch.equal(trained[name], untrained[name]) for name in trained if "weight" in name)
