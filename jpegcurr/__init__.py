@@ -11,13 +11,15 @@
         jpegcurr.encode_dataset(sources, outputs, executor=executor, workers=8)
 
     runtime = jpegcurr.resolve_runtime("auto")
-    jpegcurr.train(jpegcurr.load_recipe(Path("recipes/two_phase.yaml")), Path("runs/two_phase"), runtime=runtime)
+    jpegcurr.train(jpegcurr.load_recipe("recipes/two_phase.yaml"), "runs/two_phase", runtime=runtime)
 
     run = jpegcurr.load_run(Path("runs/two_phase"), runtime)
     for result in jpegcurr.evaluate_run(run, {"q50": Path("betons/val-q50.beton")}, runtime):
         print(result.as_dict())
     study = jpegcurr.compare_cams([run], Path("data/imagenet/val"), specs, runtime)
     jpegcurr.write_report(study, Path("report.html"))
+
+For a training loop of one's own, see "From Python" in this package's README.
 
 Public names are imported on first use, so that ``import jpegcurr`` and ``jpegcurr encode`` never import torch.
 """

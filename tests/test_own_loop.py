@@ -223,6 +223,13 @@ def test_the_public_doors_say_in_a_sentence_what_is_wrong(betons: Path, tmp_path
         jpegcurr.create_schedule(torch.optim.SGD([torch.zeros(1)]), recipe, 8)
 
 
+def test_the_examples_are_short_and_their_readme_names_them() -> None:
+    text = (EXAMPLES / "README.md").read_text()
+    for file in EXAMPLES.glob("*.py"):
+        assert f"| `{file.name}` |" in text
+        assert len(file.read_text().splitlines()) <= 40, file
+
+
 @pytest.mark.usefixtures("_plain")
 def test_the_plain_loop_swaps_and_resumes_within_an_epoch(
     betons: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

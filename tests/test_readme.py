@@ -25,7 +25,10 @@ from jpegcurr.training.models.key_maps import KEY_MAPS
 from jpegcurr.training.train import train
 
 ROOT = Path(__file__).parent.parent
-FILES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("jpegcurr/*/README.md"))]
+FILES = [
+    ROOT / "README.md",
+    *(file for parts in ("*", "jpegcurr/*", "recipes/*") for file in sorted(ROOT.glob(f"{parts}/README.md"))),
+]
 TEXTS = {str(file.relative_to(ROOT)): file.read_text() for file in FILES}
 README = TEXTS["README.md"]
 # Added to the commands, so that they take seconds: a study is planned, not run.

@@ -121,11 +121,14 @@ class TrainLoader:
         """
         self._check_epoch(epoch)
         if step or self._place.begun or epoch != self.epoch:
-            per_step = self._sampler.batches_per_step(epoch)
-            steps = self._sampler.length(epoch) // per_step
-            if not 0 <= step <= steps:
-                raise UsageError(f"Epoch {epoch} has {steps} steps, so it has no step {step} to start from.")
-            self._place = _Place(epoch, step * per_step)
+            self._place = self._place_of(epoch, step)
+
+    def _place_of(self, epoch: int, step: int) -> _Place:
+        per_step = self._sampler.batches_per_step(epoch)
+        steps = self._sampler.length(epoch) // per_step
+        if not 0 <= step <= steps:
+            raise UsageError(f"Epoch {epoch} has {steps} steps, so it has no step {step} to start from.")
+        return _Place(epoch, step * per_step)
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch < 0:
@@ -189,8 +192,7 @@ class TrainLoader:
                 raise UsageError(
                     f"The loader's state is of another training: its {name} was {given[name]}, and is {value} now."
                 )
-        self._place.begun = True  # a place that was set before is not kept
-        self.set_epoch(epoch, step)
+        self._place = self._place_of(epoch, step)
 
     def _identity(self, epoch: int) -> dict[str, int]:
         sampler = self._sampler
