@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from jpegcurr.errors import UsageError
-from jpegcurr.recipe.schema import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection, Interpolation, LoaderSection
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.datasets import Dataset, check_paired, open_dataset
@@ -35,14 +35,13 @@ class SwapLoader(TrainLoader):
         size: side of the crops in pixels.
         seed: of order, crops and flips.
         scale, ratio, hflip, interpolation: of the crops, as in ``recipe.schema.ImageSection``.
-        loader: ``ffcv``, ``plain``, or ``auto``.
-        workers: threads that decode; ``auto`` is one per processor.
+        kind, workers: the loader, and its threads, as in ``recipe.schema.LoaderSection``.
         runtime: the device that batches are put on; by default a GPU if there is one.
 
     Raises:
         UsageError: no file for epoch 0, an impossible size or batch, or a file with images of classes that the first lacks.
         BetonError: a file is missing or damaged, or does not hold the same images with the same labels as the others.
-        RecipeError: ``loader`` cannot be used, or batches do not fit into the memory.
+        RecipeError: ``kind`` cannot be used, or batches do not fit into the memory.
     """
 
     def __init__(
@@ -56,18 +55,19 @@ class SwapLoader(TrainLoader):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         hflip: float = 0.5,
         interpolation: Interpolation = "bicubic",
-        loader: Literal["auto", "ffcv", "plain"] = "auto",
+        kind: Literal["auto", "ffcv", "plain"] = "auto",
         workers: int | Literal["auto"] = "auto",
         runtime: Runtime | None = None,
     ) -> None:
         _check_epochs(files)
         try:
             image = ImageSection(size=size, scale=scale, ratio=ratio, hflip=hflip, interpolation=interpolation)
+            reading = LoaderSection(kind=kind, workers=workers)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"SwapLoader: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+            raise UsageError(f"SwapLoader: {first['loc'][0] if first['loc'] else 'crops'}: {first['msg']}.") from None
         datasets = _open_paired(list(dict.fromkeys(Path(path) for path in files.values())), batch)
-        kind, _ = choose_kind(loader)
+        chosen, _ = choose_kind(reading.kind)
         sampler = EpochSampler(
             {str(dataset.path): dataset.variant for dataset in datasets},
             image,
@@ -75,11 +75,11 @@ class SwapLoader(TrainLoader):
             batch=batch,
             step=batch,
             seed=seed,
-            workers=loading_workers() if workers == "auto" else workers,
+            workers=loading_workers() if reading.workers == "auto" else reading.workers,
             plans=_plans({epoch: str(Path(path)) for epoch, path in files.items()}),
             endless=True,
         )
-        super().__init__(open_loader(kind, sampler, runtime or resolve_runtime()), sampler)
+        super().__init__(open_loader(chosen, sampler, runtime or resolve_runtime()), sampler)
         self.classes = datasets[0].classes.names
 
 
