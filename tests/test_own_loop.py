@@ -76,7 +76,8 @@ def test_the_readmes_loop_ends_in_the_weights_of_train_bit_for_bit(
     monkeypatch.chdir(tmp_path)
     Path("betons").symlink_to(betons)
     monkeypatch.setattr("jpegcurr.runtime.resolve_runtime", lambda: cpu)
-    loop, swap, resume = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    section = README.read_text().partition("### A training loop\n")[2].partition("\n## ")[0]
+    loop, swap, resume = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(loop, str(README), "exec"), names)  # noqa: S102
     assert same(names["model"].state_dict(), weights)

@@ -67,6 +67,14 @@ def test_every_command_of_the_readmes_runs_in_order_as_written(photos: Path, cap
     assert Path("again.html").is_file()
 
 
+def test_the_blocks_of_the_map_run_in_order(photos: Path) -> None:
+    Path("data").mkdir()
+    Path("data/imagenet").symlink_to(photos)
+    for block in blocks(TEXTS["jpegcurr/README.md"], "python"):
+        exec(compile(block, "jpegcurr/README.md", "exec"), {})  # noqa: S102
+    assert Path("mine.html").is_file()
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_commands_within_sentences_have_the_options_that_they_name(name: str) -> None:
     group = typer.main.get_command(app)

@@ -10,6 +10,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     MeanOption,
@@ -74,6 +75,7 @@ def cam(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
@@ -105,7 +107,7 @@ def cam(
     find_metrics(measured)
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names))
+    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names, factory))
     with progress_bar("img") as bar:
         study = compare_cams(
             runs,

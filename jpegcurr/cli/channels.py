@@ -13,6 +13,7 @@ from jpegcurr.cli.options import (
     ClassNamesOption,
     DataOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     JsonOption,
     LoaderOption,
@@ -65,6 +66,7 @@ def channels(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -93,7 +95,7 @@ def channels(
         refuse_existing([csv], force=force, option="--csv")
     keep_freed_memory()
     runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
     arms = open_betons(loaded, choose_sets(loaded, data or (), levels, "after_resize" if on_the_fly else "before_crop"))
     check_same_images(arms)
     layers = pick_layers(loaded.model, layer or ())

@@ -12,6 +12,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     JsonOption,
@@ -59,6 +60,7 @@ def evaluate(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -73,7 +75,7 @@ def evaluate(
     from jpegcurr.training.models.load import load_classifiers
 
     chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
-    settings = parse_settings(checkpoint, mean, std, size, class_names)
+    settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
     files = EvaluationFiles(csv, classes, plot)
     with joined(collective_backend()) as world:
         show_log(quiet=True, mute=not world.is_main)

@@ -9,6 +9,7 @@ from jpegcurr.cli.options import (
     MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
+    FactoryOption,
     ForceOption,
     MeanOption,
     SizeOption,
@@ -36,6 +37,7 @@ def export(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write a model's weights in the format of another program, and print the line of code that loads them there.
@@ -59,7 +61,7 @@ def export(
 
     keep_freed_memory()
     check_output(to, output, force=force)
-    settings = parse_settings(checkpoint, mean, std, size, class_names)
+    settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
     classifier = load_classifier(model, resolve_runtime("cpu"), weights, settings=settings)
     line = export_model(classifier, to, output, head=not no_head)
     out.print(f"{output}", markup=False)

@@ -29,6 +29,10 @@ SizeOption = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="S
 ClassNamesOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Names of the outputs, one a line, of a model that does not state them.")
 ]
+FactoryOption = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="The code of runs whose network is your own, as their recipe names it."),
+]
 ImageLabelsOption = Annotated[
     Path | None,
     typer.Option(
@@ -82,12 +86,12 @@ def lock_outputs(context: typer.Context, outputs: "Mapping[Path | None, str]") -
 
 
 def parse_settings(
-    checkpoint: Path | None, mean: str | None, std: str | None, size: int | None, class_names: Path | None
+    checkpoint: Path | None, mean: str | None, std: str | None, size: int | None, class_names: Path | None, factory: str | None
 ) -> "ModelSettings":
     """Parse the options of models that are no runs; raise UsageError for a mean or deviation that is not three numbers."""
     from jpegcurr.training.models.load import ModelSettings
 
-    return ModelSettings(checkpoint, _parse_channels("--mean", mean), _parse_channels("--std", std), size, class_names)
+    return ModelSettings(checkpoint, _parse_channels("--mean", mean), _parse_channels("--std", std), size, class_names, factory)
 
 
 def _parse_channels(option: str, text: str | None) -> tuple[float, float, float] | None:

@@ -11,6 +11,7 @@ from jpegcurr.cli.options import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    FactoryOption,
     ForceOption,
     ImageLabelsOption,
     MeanOption,
@@ -62,6 +63,7 @@ def predict(
     std: StdOption = None,
     size: SizeOption = None,
     class_names: ClassNamesOption = None,
+    factory: FactoryOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
@@ -82,7 +84,7 @@ def predict(
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names))
+    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
     with progress_bar("img") as bar:
         summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
     print_predictions(summary, outputs.written())

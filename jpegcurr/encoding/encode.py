@@ -4,10 +4,10 @@ Workers read and encode chunks of images; one writer takes the chunks in order. 
 not grow with the data set, and the files have the same bytes for any number of workers and of interruptions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise, takewhile
@@ -20,14 +20,17 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples
 from jpegcurr.encoding.estimate import refuse_too_large
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.output import Output, make_item_row
-from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal
+from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_outputs, plan_split, prepare_outputs, refusal
 from jpegcurr.encoding.resume import lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
-from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
-from jpegcurr.errors import EncodeError
+from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, open_executor, split_into_chunks
+from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable
+from jpegcurr.system import available_cpus
 
 AHEAD = 4  # chunks submitted for each worker
 NAMED_FAILURES = 5
@@ -45,11 +48,12 @@ class Watcher(Protocol):
 
 
 def encode_dataset(
-    sources: Sequence[Source],
-    outputs: Outputs,
+    sources: str | Path | Source | Sequence[Source],
+    qualities: Outputs | Quality | EncodeSpec | Sequence[Quality | EncodeSpec],
+    folder: str | Path | None = None,
     *,
-    executor: Executor,
-    workers: int,
+    executor: Executor | None = None,
+    workers: int | None = None,
     order: Order | None = None,
     seed: int = 0,
     max_failures: int | Fraction = 0,
@@ -57,16 +61,23 @@ def encode_dataset(
     resume: bool = False,
     force: bool = False,
     watcher: Watcher | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[Path, Manifest]:
-    """Encode every split once for all of its ``outputs`` (``{split: {path of the beton: spec}}``); return their manifests.
+    """Encode every split of a data set once for all qualities, into ``folder/split-q50.beton`` and the like.
 
     Sample i is the same image in every output of a split: an image that fails at one quality is left out of all.
 
+        jpegcurr.encode_dataset("data/imagenet", [50, "source"], "betons")
+
     Args:
-        sources: the splits, as ``open_sources`` returns them.
-        outputs: the betons to write, as ``plan_outputs`` names them; a manifest appears beside each.
-        executor: runs ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as threads.
-        workers: how many chunks the executor works on at once.
+        sources: the data set, or its splits, as ``open_sources`` returns them.
+        qualities: 1 to 100, ``source`` for the original bytes, or ``EncodeSpec``, one or more. Or outputs of other names, as
+            ``plan_outputs`` returns them: ``{split: {path of the beton: spec}}``.
+        folder: where the betons and a manifest beside each are written.
+        executor: runs ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as threads. By
+            default threads on all processors, which end with the call.
+        workers: how many chunks the executor works on at once, or the number of threads without one; by default one for each
+            processor.
         order: ``shuffle`` or ``folder``; by default ``shuffle`` for the split called train and ``folder`` for others.
         seed: of the shuffle.
         max_failures: how many images of a split may fail, or which share of them if it is a ``Fraction``.
@@ -74,20 +85,98 @@ def encode_dataset(
         resume: continue an interrupted encode and keep finished outputs. Encoded images survive any stop, in hidden files
             beside the outputs.
         force: replace existing outputs; with ``resume``, only those that were written with other options.
-        watcher: receives the progress.
+        watcher: receives the progress by split, with every outcome.
+        progress: called in this thread with the number of images done and in all, of all splits.
+
+    Returns:
+        The manifest of every output by its path, which states ``images``, ``failures``, ``bytes_out`` and much else.
 
     Raises:
-        UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
-            ``force`` nor ``resume`` is set; or it was written with other options; or the outputs surely do not fit on the
-            disk. Nothing was changed.
+        UsageError: a quality is none, or given twice, or there is no folder; another process is writing one of the outputs; or
+            one exists, finished or interrupted, and neither ``force`` nor ``resume`` is set; or it was written with other
+            options; or the outputs surely do not fit on the disk. Nothing was changed.
         SourceError: a class or the source has a name that is not UTF-8.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
-    splits = [plan_split(source, outputs[source.split], order, seed) for source in sources]
+    opened = _open(sources)
+    outputs = _plan(opened, qualities, folder)
+    watchers = [one for one in (watcher, _Counter(progress, opened) if progress else None) if one]
+    with ExitStack() as stack:
+        if executor is None:
+            executor, workers = stack.enter_context(open_executor(workers))
+        options = _Options(executor, workers or available_cpus(), order, seed, max_failures, max_pixels)
+        return _encode_all(opened, outputs, options, watchers, resume=resume, force=force)
+
+
+def _open(sources: str | Path | Source | Sequence[Source]) -> Sequence[Source]:
+    if isinstance(sources, str | Path):
+        return open_sources(sources)
+    return [sources] if isinstance(sources, Source) else sources
+
+
+def _plan(
+    sources: Sequence[Source],
+    qualities: Outputs | Quality | EncodeSpec | Sequence[Quality | EncodeSpec],
+    folder: str | Path | None,
+) -> Outputs:
+    """Return the outputs of every split; raise UsageError if it is unclear which these are."""
+    if isinstance(qualities, dict):
+        if folder is not None:
+            raise UsageError(f"The outputs have paths already, so the folder {folder} does nothing. Omit it.")
+        return qualities
+    if folder is None:
+        raise UsageError('Which folder? encode_dataset("data/imagenet", [50, "source"], "betons") writes to betons.')
+    listed = [qualities] if isinstance(qualities, int | str | EncodeSpec) else qualities
+    return plan_outputs(sources, listed, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The arguments of ``encode_dataset`` of these names."""
+
+    executor: Executor
+    workers: int
+    order: Order | None
+    seed: int
+    max_failures: int | Fraction
+    max_pixels: int
+
+
+class _Counter:
+    """A watcher that counts the images of all splits."""
+
+    def __init__(self, progress: Callable[[int, int], None], sources: Sequence[Source]) -> None:
+        self._progress, self._done = progress, 0
+        self._total = sum(len(source.items) for source in sources)
+
+    def begin(self, _source: Source, done: int) -> None:
+        """Count the images that an earlier run has encoded."""
+        self._add(done)
+
+    def done(self, _source: Source, outcomes: Sequence[Outcome]) -> None:
+        """Count more images of the split."""
+        self._add(len(outcomes))
+
+    def _add(self, more: int) -> None:
+        if more:
+            self._done += more
+            self._progress(self._done, self._total)
+
+
+def _encode_all(
+    sources: Sequence[Source],
+    outputs: Outputs,
+    options: _Options,
+    watchers: Sequence[Watcher],
+    *,
+    resume: bool,
+    force: bool,
+) -> dict[Path, Manifest]:
+    splits = [plan_split(source, outputs[source.split], options.order, options.seed) for source in sources]
     paths = [path for split in splits for path in split.plans]
     refuse_unwritable(path.parent for path in paths)
     if not refusal(outputs, replacing=resume or force):  # which is more to the point, and prepare_outputs raises it
-        refuse_too_large(sources, outputs, executor, resume=resume, max_pixels=max_pixels)
+        refuse_too_large(sources, outputs, options.executor, resume=resume, max_pixels=options.max_pixels)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
@@ -96,36 +185,32 @@ def encode_dataset(
             unfinished = {path: plan for path, plan in split.plans.items() if path not in manifests}
             if unfinished:
                 rest = replace(split, plans=unfinished)
-                manifests |= _encode_split(rest, executor, workers, max_failures, max_pixels, watcher)
-            elif watcher:
-                watcher.begin(split.source, len(split.source.items))
+                manifests |= _encode_split(rest, options, watchers)
+            else:
+                for watcher in watchers:
+                    watcher.begin(split.source, len(split.source.items))
             _check_paired({path: manifests[path] for path in split.plans})
     return {path: manifests[path] for path in paths}
 
 
-def _encode_split(
-    split: SplitPlan,
-    executor: Executor,
-    workers: int,
-    max_failures: int | Fraction,
-    max_pixels: int,
-    watcher: Watcher | None,
-) -> dict[Path, Manifest]:
+def _encode_split(split: SplitPlan, options: _Options, watchers: Sequence[Watcher]) -> dict[Path, Manifest]:
     """Encode the outputs of one split, all of which are unfinished."""
     source, plans = split.source, split.plans
     specs = [plan.spec for plan in plans.values()]
     images = len(source.items)
-    allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
+    allowed = options.max_failures
+    if isinstance(allowed, Fraction):
+        allowed = floor(allowed * images)
     with _explain_resume(), ExitStack() as stack:
         outputs = [stack.enter_context(Output.open(path, plan)) for path, plan in plans.items()]
         writer = _SplitWriter(source, split.order, outputs, allowed)
-        if watcher:
+        for watcher in watchers:
             watcher.begin(source, writer.start)
-        encode = partial(encode_chunk, source.store, specs=specs, max_pixels=max_pixels)
-        with closing(map_in_order(encode, writer.remaining_chunks(), executor, AHEAD * workers)) as chunks:
+        encode = partial(encode_chunk, source.store, specs=specs, max_pixels=options.max_pixels)
+        with closing(map_in_order(encode, writer.remaining_chunks(), options.executor, AHEAD * options.workers)) as chunks:
             for outcomes in chunks:
                 writer.write(outcomes)
-                if watcher:
+                for watcher in watchers:
                     watcher.done(source, outcomes)
         return dict(zip(plans, writer.finish(), strict=True))
 

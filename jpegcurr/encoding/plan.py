@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.format import page_size_for
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
-from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec, Quality, as_specs
 from jpegcurr.encoding.resume import create_partial_files, output_files, refuse_interrupted, resolve_output
 from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.errors import SourceError, UsageError
@@ -35,8 +35,9 @@ def plan_split(source: Source, outputs: Mapping[Path, EncodeSpec], order: Order 
     return SplitPlan(source, plans, source.ordered(first.order, first.seed))
 
 
-def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path) -> Outputs:
-    """Name the betons of every split: ``{split: {folder/split-q50.beton: spec}}``."""
+def plan_outputs(sources: Sequence[Source], qualities: Sequence[EncodeSpec | Quality], folder: str | Path) -> Outputs:
+    """Name the betons of every split: ``{split: {folder/split-q50.beton: spec}}``; raise UsageError for a wrong quality."""
+    folder, specs = Path(folder), as_specs(qualities)
     return {
         source.split: {folder / f"{path_part(source.split)}-{spec.name}.beton": spec for spec in specs} for source in sources
     }

@@ -42,6 +42,15 @@ Stage = Literal["before_crop", "after_resize"]
 TrainedWeights = Literal["raw", "ema"]
 
 
+HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+def is_factory(name: str) -> bool:
+    """Return whether a model's name has the form ``module:function`` or ``file.py:function``; hubs' have another prefix."""
+    where, _, attribute = name.rpartition(":")
+    return bool(where) and attribute.isidentifier() and not name.startswith(HUBS)
+
+
 class Section(BaseModel):
     """A part of a recipe. Unknown fields are refused, and nothing changes after loading."""
 
@@ -142,7 +151,9 @@ class ModelSection(Section):
     """The network, and the weights that it starts from. The default is random weights.
 
     Attributes:
-        name: any timm model, such as ``convnext_tiny``, or one of ``convnext_isotropic_{small,base,large}``.
+        name: any timm model, such as ``convnext_tiny``; one of ``convnext_isotropic_{small,base,large}``; ``hf-hub:NAME`` or
+            ``local-dir:FOLDER``; or your own, ``module:function`` or ``file.py:function``, which returns an ``nn.Module`` and
+            gets those of ``num_classes``, ``drop_path_rate`` and ``pretrained`` that it has parameters for.
         drop_path: stochastic depth: the probability of dropping the last residual branch. 0 disables it.
         pretrained: start from the weights that timm publishes under ``name``.
         checkpoint: start from this file of timm's, the ConvNeXt authors', torchvision's, mmpretrain's, transformers' or
@@ -158,6 +169,11 @@ class ModelSection(Section):
     checkpoint: FilePath | None = None
     head_init_scale: AboveZero | None = None
     layer_scale: AboveZero | None = None
+
+    @property
+    def factory(self) -> str | None:
+        """The user's own function that returns the network, ``module:function``; None if it is timm's or a hub's."""
+        return self.name if is_factory(self.name) else None
 
     @model_validator(mode="after")
     def _check_one_start(self) -> Self:

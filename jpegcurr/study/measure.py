@@ -120,7 +120,7 @@ def measure_run(
         missing = {name: source for name, source in study.evaluate.items() if not paths[name].is_file()}
         if not missing:
             continue
-        run = load_run(folder, runtime, weights)
+        run = load_run(folder, runtime, weights, factory=study.recipes[arm].model.factory)
         results = evaluate_runs([run], open_sets([run], missing), runtime, on_images=lambda _count: check_stop())
         for name, result in zip(missing, results, strict=True):
             facts = {"data": str(result.data), "quality": result.quality, "at_load": result.at_load, "keys": result.keys}

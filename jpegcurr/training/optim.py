@@ -109,6 +109,11 @@ def layer_ids(model: torch.nn.Module, names: Iterable[str], numbering: Numbering
         fourth = _AUTHORS_FOURTH if numbering == "authors" else 3 + ceil(depths[2] / 3)
         return {name: _convnext_layer(name, fourth) for name in names}
     timm_model: Any = model
+    if not hasattr(model, "group_matcher"):
+        raise RecipeError(
+            "optim.layer_decay: the network does not say in which order its layers are (it has no group_matcher, as "
+            "timm's models do). Add one, or omit layer_decay."
+        )
     grouped = group_parameters(model, timm_model.group_matcher(coarse=False), reverse=True)
     return {name: int(grouped[name]) for name in names}
 

@@ -23,6 +23,7 @@ from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.data.identity import describe_differences, identify
+from jpegcurr.training.models.factory import source_sha256
 from jpegcurr.training.run_head import HEAD as _HEAD
 from jpegcurr.training.run_head import read_class_names, read_head
 from jpegcurr.training.schedule import learning_rate
@@ -258,6 +259,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "versions": library_versions(_PACKAGES),
         "runtime": runtime.reason,
         "loader": loaders.kind,
+        "factory_sha256": source_sha256(recipe.model.factory) if recipe.model.factory else None,
         "normalisation": {"mean": normalise.levels, "std": normalise.deviations},
         "classes": len(datasets.classes),
         "class_names": list(datasets.classes.names) if datasets.classes.known else None,

@@ -30,7 +30,7 @@ def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, befo
     for reason in loaders.reasons:
         log.info(reason)
     recipe = state.recipe
-    by = "set by the recipe" if recipe.image.mean else f"those of {recipe.model.name}"
+    by = "set by the recipe" if recipe.image.mean else _normalised_by(state)
     log.info("inputs are normalised by %s (%s)", state.normalise.describe(), by)
     if before is None and (warning := normalisation_warning(recipe.model, state.normalise, state.model)):
         log.warning(warning)
@@ -51,6 +51,13 @@ def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, befo
     log.info("resuming at epoch %d of %d%s", progress.epoch, recipe.epochs, within)
     if plan_epochs(before) != plan_epochs(recipe):
         log.info(describe_change(before, recipe, state.images, progress.epoch))
+
+
+def _normalised_by(state: TrainState) -> str:
+    name = state.recipe.model.name
+    if hasattr(state.model, "pretrained_cfg"):
+        return f"those of {name}"
+    return f"ImageNet's, since {name} states none; image.mean and image.std set others"
 
 
 def log_phase(plan: EpochPlan, plans: tuple[EpochPlan, ...], datasets: Datasets) -> None:

@@ -27,6 +27,7 @@ from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model
+from jpegcurr.training.models.finite import check_outputs
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import (
@@ -152,6 +153,10 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
     torch.manual_seed(recipe.seed)
     classes = len(datasets.classes)
     model = runtime.place(create_model(recipe.model, classes, start=start))
+    normalise = normaliser(model, recipe.image).to(runtime.device)
+    if recipe.model.factory is not None:
+        check_outputs(model.eval(), normalise, recipe.image.size, classes, recipe.model.factory)
+        model.train()
     if not runtime.world.is_main:
         torch.manual_seed(recipe.seed + runtime.world.rank)  # stochastic depth drops other paths in every process
     return TrainState(
@@ -161,7 +166,7 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         images=len(next(iter(datasets.train.values())).beton),
         model=model,
         prepared=runtime.prepare(model),
-        augment=Augment(recipe, classes, normaliser(model, recipe.image).to(runtime.device)),
+        augment=Augment(recipe, classes, normalise),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
@@ -189,10 +194,11 @@ def _save_epoch(
     if state.runtime.world.is_main:
         metrics.record(row)
         image, models = state.recipe.image, state.models
+        factory = state.recipe.model.factory
         for weights, model in models.items():
-            export_model(model, out if weights == "raw" else out / weights, classes, image)
+            export_model(model, out if weights == "raw" else out / weights, classes, image, factory)
         if column := _best_column(state.recipe, out, row):
-            export_model(models["ema" if "/ema_" in column else "raw"], out / "best", classes, image)
+            export_model(models["ema" if "/ema_" in column else "raw"], out / "best", classes, image, factory)
             write_json(out / "best" / "best.json", {"epoch": row["epoch"], "column": column, "value": row[column]})
     save_state(out / STATE, state, progress)
     if state.runtime.world.is_main:

@@ -8,7 +8,6 @@ regions look brighter.
 All images pass once, and only columns of numbers are kept of them; the few that are shown then pass a second time.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -23,7 +22,7 @@ from jpegcurr.analysis.cam.methods import OURS, find_method
 from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
 from jpegcurr.analysis.layers import stages
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_spec
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_specs
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
@@ -83,7 +82,7 @@ def compare_cams(
             is no such layer, method, metric or target rule, or a quality is given twice.
         EncodeError: the disk or the network folder with the images fails.
     """
-    folder, specs, runtime = Path(images), _distinct(qualities), runtime or resolve_runtime()
+    folder, specs, runtime = Path(images), as_specs(qualities), runtime or resolve_runtime()
     runs = load_models(models, runtime)
     first = runs[0]
     for run in runs[1:]:
@@ -132,16 +131,6 @@ def compare_cams(
         target_rule=target_rule,
         seed=seed,
     )
-
-
-def _distinct(qualities: Sequence[EncodeSpec | Quality]) -> list[EncodeSpec]:
-    """Return the qualities as specifications; raise UsageError for none, or for two of one name, which tables would mix up."""
-    specs = [as_spec(quality) for quality in qualities]
-    if not specs:
-        raise UsageError('No quality is given. Give some, such as ["source", 50].')
-    if twice := next((name for name, count in Counter(spec.name for spec in specs).items() if count > 1), None):
-        raise UsageError(f"The quality {twice} is given twice, and an image cannot be compared with itself. Give each once.")
-    return specs
 
 
 def _last_stage(run: Classifier) -> str:

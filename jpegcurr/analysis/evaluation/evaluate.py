@@ -301,7 +301,8 @@ def evaluate_runs(
         RecipeError: the loader asked for is not available.
         JpegcurrError: the outputs of a run for an image are not finite numbers.
     """
-    kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
+    without_ffcv = any(run.loader == "plain" for run in runs) or all(isinstance(dataset, ImageSet) for dataset in datasets)
+    kind, _ = choose_kind("plain" if loader == "auto" and without_ffcv else loader)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
     reported: set[Path] = set()
     for row, run in enumerate(runs):

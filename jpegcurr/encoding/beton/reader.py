@@ -43,9 +43,9 @@ class Beton:
             numbers of classes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = _open(path)
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.descriptor = _open(self.path)
         finalize(self, os.close, self.descriptor)
         self._opened = os.fstat(self.descriptor)
         self._replaced = False

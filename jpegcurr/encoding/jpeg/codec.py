@@ -9,6 +9,7 @@ library for ``encode`` would replace the calls in this file; FFCV's loader encod
 
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -185,6 +186,16 @@ def _encode_all(opened: "_Opened", specs: Sequence[EncodeSpec]) -> list[Encoded]
             resized[spec.resize] = (pixels.copy() if len(resizes) > 1 else pixels), scaled  # the next decode may overwrite them
         outputs.append(_encode(*resized[spec.resize], spec, opened.layout))
     return outputs
+
+
+def as_specs(specs: Sequence[EncodeSpec | Quality]) -> list[EncodeSpec]:
+    """Return specifications as ``as_spec`` does; raise UsageError for none at all, or for two of one name."""
+    named = [as_spec(spec) for spec in specs]
+    if not named:
+        raise UsageError('No quality is given. Give some, such as ["source", 50].')
+    if twice := next((name for name, count in Counter(spec.name for spec in named).items() if count > 1), None):
+        raise UsageError(f"The quality {twice} is given twice, so two outputs would have one name. Give it once.")
+    return named
 
 
 def decode_rgb(data: bytes | str | Path, *, scratch: bool = False, size: tuple[int, int] | None = None) -> Pixels:

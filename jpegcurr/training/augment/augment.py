@@ -31,7 +31,7 @@ from jpegcurr.training.data.datasets import count_classes
 from jpegcurr.training.data.sampling import Batch
 from jpegcurr.training.loss import binary_targets, soft_targets
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.normalisation import recipe_normaliser
+from jpegcurr.training.models.normalisation import normaliser, recipe_normaliser
 from jpegcurr.training.sample_rng import SampleRng
 
 
@@ -52,10 +52,11 @@ class Augment:
         self._mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, classes: int | None = None) -> Self:
+    def from_recipe(cls, recipe: Recipe, classes: int | None = None, model: torch.nn.Module | None = None) -> Self:
         """Return the augmentation of ``recipe``, for a model of ``classes``; by default those of its first training set.
 
-        Inputs are normalised as the recipe says or, if it does not, as timm's configuration of its model.
+        Inputs are normalised as the recipe says or, if it does not, as timm's configuration of its model says, which is needed
+        as ``model`` only if it is none of timm's.
 
         Raises:
             RecipeError: a policy is unknown, no image has another to be mixed with, or timm does not know the model.
@@ -65,7 +66,8 @@ class Augment:
         check_mixing(recipe)
         if classes is not None and classes < 1:
             raise UsageError(f"classes={classes}: a model has at least one class.")
-        return cls(recipe, count_classes(recipe) if classes is None else classes, recipe_normaliser(recipe))
+        normalise = recipe_normaliser(recipe) if model is None else normaliser(model, recipe.image)
+        return cls(recipe, count_classes(recipe) if classes is None else classes, normalise)
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the model's inputs, float32 [b 3 h w], and the loss's targets, float32 [b classes], on the batch's device.

@@ -2,7 +2,8 @@
 
 A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safetensors``, so that
 ``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr (an isotropic ConvNeXt needs
-``import jpegcurr.training.models.isotropic`` first, which registers it with timm).
+``import jpegcurr.training.models.isotropic`` first, which registers it with timm). A network of one's own is loaded by jpegcurr
+alone, or by ``load_state_dict``.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
@@ -21,6 +23,7 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.text import join_words
+from jpegcurr.training.models.factory import create_own
 from jpegcurr.training.models.finite import check_weights
 from jpegcurr.training.models.fit import classifier_names, create_on_meta, describe_misfit
 from jpegcurr.training.models.key_maps import StateDict
@@ -32,13 +35,16 @@ log = logging.getLogger("jpegcurr")
 
 
 def create_model(section: ModelSection, classes: int, *, start: bool = True) -> torch.nn.Module:
-    """Create a timm model with ``classes`` outputs; load the weights that it starts from unless ``start`` is False.
+    """Create a model with ``classes`` outputs; load the weights that it starts from unless ``start`` is False.
 
     Raises:
         RecipeError: timm does not know the name, or cannot create it with these settings or start it from these weights.
-        UsageError: ``section.checkpoint`` does not exist, or holds no weights, or weights that are not finite.
+        UsageError: ``section.checkpoint`` does not exist, or holds no weights, or weights that are not finite; or the function
+            of a network of one's own fails.
     """
     check_model(section, start=start)
+    if section.factory is not None:
+        return create_own(section, classes, start=start)
     options: dict[str, Any] = {"num_classes": classes, "drop_path_rate": section.drop_path}
     if section.head_init_scale is not None:
         options["head_init_scale"] = section.head_init_scale
@@ -123,8 +129,13 @@ def _fingerprint(tensor: torch.Tensor) -> tuple[int, str]:
     return tensor.numel(), f"{float(tensor.detach().double().sum()):.9g}"
 
 
-def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...], image: ImageSection) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``folder``, each whole or not at all."""
+def export_model(
+    model: torch.nn.Module, folder: Path, classes: tuple[str, ...], image: ImageSection, factory: str | None = None
+) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, each whole or not at all.
+
+    Of a network of one's own, made by ``factory``, timm knows nothing: its configuration names this function.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = normaliser(model, image)
     data_config = {
@@ -139,8 +150,14 @@ def export_model(model: torch.nn.Module, folder: Path, classes: tuple[str, ...],
     whole = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
     labels = {"label_names": list(classes)}
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        save_for_hf(whole, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
-        _remove_doubled_argument(Path(temporary, "config.json"))
+        if factory is not None:
+            described = {"architecture": factory, "num_classes": len(classes), **labels, "pretrained_cfg": data_config}
+            Path(temporary, "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+            tensors = {name: tensor.clone() for name, tensor in whole.state_dict().items()}  # tied ones share their memory
+            save_file(tensors, Path(temporary, "model.safetensors"))
+        else:
+            save_for_hf(whole, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
+            _remove_doubled_argument(Path(temporary, "config.json"))
         for name in ("config.json", "model.safetensors"):
             move_into_place(Path(temporary, name), folder / name)
 

@@ -49,7 +49,13 @@ class _Preprocessing(BaseModel):
     std: tuple[_Deviation, _Deviation, _Deviation]
 
 
-class _Config(ExportedClasses):
+class OwnConfig(ExportedClasses):
+    """The fields that are read of the ``config.json`` of a network of one's own."""
+
+    pretrained_cfg: _Preprocessing
+
+
+class _Config(OwnConfig):
     """The fields that are read of ``config.json``. ``model_args`` are arguments of timm's function that creates the model."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -57,7 +63,6 @@ class _Config(ExportedClasses):
     architecture: Annotated[str, Field(pattern=r"^\w+$", max_length=200)]  # with a prefix, timm would ask its hub
     num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     model_args: dict[str, _Argument] = Field(default_factory=dict)
-    pretrained_cfg: _Preprocessing
 
 
 def load_exported(folder: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
@@ -82,6 +87,27 @@ def load_exported(folder: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         raise UsageError(f"{folder} holds a checkpoint that cannot be read: {str(error)[:200]}. {_ADVICE}") from None
     check_weights(model, file)
     return model, config.label_names
+
+
+def load_own_config(folder: Path) -> OwnConfig:
+    """Read the ``config.json`` of a network of one's own; raise UsageError if it is none."""
+    complaint = "cannot be read as the description of a model"
+    return read_json(folder / "config.json", OwnConfig, complaint=complaint, remedy=_ADVICE)
+
+
+def load_own_weights(model: torch.nn.Module, folder: Path, name: str) -> None:
+    """Fill the network that the user's function ``name`` returned with the weights in ``folder``.
+
+    Raises:
+        UsageError: there are none, or they are of another network, or not finite numbers.
+    """
+    file = folder / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(file))
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{file} does not hold the weights of the network that {name} returns now: {reason}") from None
+    check_weights(model, file)
 
 
 def _check_arguments(config: _Config, shapes: dict[str, tuple[int, ...]], path: Path) -> None:

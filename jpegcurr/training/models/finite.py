@@ -22,7 +22,7 @@ def check_weights(model: torch.nn.Module, source: Path | str) -> None:
             )
 
 
-def check_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, classes: int, source: Path) -> None:
+def check_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, classes: int, source: Path | str) -> None:
     """Run a grey image of ``size`` pixels through ``model``, in evaluation mode.
 
     Raises:
@@ -31,7 +31,7 @@ def check_outputs(model: torch.nn.Module, normalise: Normaliser, size: int, clas
     outputs = count_outputs(model, normalise, size, source)
     if outputs != classes:
         raise UsageError(
-            f"{source}: its model answers with {outputs} numbers for one image, where {classes} classes are named."
+            f"{source}: its model answers with {outputs} numbers for one image, where there are {classes} classes."
         )
 
 

@@ -9,27 +9,25 @@ from typing import Any, Literal, Protocol
 
 import timm
 import torch
-from pydantic import ValidationError
 from timm.data import resolve_model_data_config
 
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.recipe.loading import load_resolved
-from jpegcurr.recipe.schema import ImageSection, Recipe, ValResize
+from jpegcurr.recipe.schema import HUBS, ImageSection, Recipe, is_factory
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.data.classes import Classes
+from jpegcurr.training.data.classes import Classes, read_class_names
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.exported import load_exported
-from jpegcurr.training.models.factory import build_model, copy_network, is_factory, unwrapped
+from jpegcurr.training.models.exported import load_exported, load_own_config, load_own_weights
+from jpegcurr.training.models.factory import build_model, copy_network, create_own, source_sha256, unwrapped
 from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit
 from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
-from jpegcurr.training.models.published import LEGACY, check_name, describe_failure, named_classes
-from jpegcurr.training.run_head import read_head
+from jpegcurr.training.models.published import LEGACY, check_name, describe_failure, image_section, named_classes
+from jpegcurr.training.run_head import RunHead, read_head
 
 log = logging.getLogger("jpegcurr")
 
-HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 BATCH = 64  # images at a time, for models that were not trained here
 
 Create = Callable[..., Any]
@@ -147,6 +145,8 @@ class ModelSettings:
         mean, std: of the inputs by channel, on the scale 0 to 1.
         size: the side length of the inputs in pixels.
         class_names: the names of the outputs, or a file with one a line.
+        factory: ``module:function`` of a run that was trained on a network of one's own. A run names it too, but files alone,
+            which may be anyone's, start no code.
 
     Raises:
         UsageError: ``mean``, ``std`` or ``size`` is impossible.
@@ -157,6 +157,7 @@ class ModelSettings:
     std: Channels | None = None
     size: int | None = None
     class_names: Path | tuple[str, ...] | None = None
+    factory: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers; on the scale 0 to 255, say, a mean would only make a model guess."""
@@ -168,8 +169,9 @@ class ModelSettings:
             raise UsageError(f"--size {self.size} is no side length. Give one in pixels, such as 224.")
 
     def describe(self) -> str:
-        """Return the options that are set, as they are typed; empty if none is."""
-        return ", ".join(f"--{name.replace('_', '-')}" for name in self.__slots__ if getattr(self, name) is not None)
+        """Return the options for models that are no runs, as they are typed; empty if none is set."""
+        names = [name for name in self.__slots__ if name != "factory" and getattr(self, name) is not None]
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 # Whatever ``load_model`` takes, and whatever takes one model or more.
@@ -187,6 +189,7 @@ def load_model(
     std: Channels | None = None,
     size: int | None = None,
     classes: str | Path | Sequence[str] | None = None,
+    factory: str | None = None,
     name: str | None = None,
 ) -> Classifier:
     """Load a model of any kind, or take a network that is in memory; ``evaluate`` and ``compare_cams`` do so by themselves.
@@ -200,21 +203,22 @@ def load_model(
         mean: of the inputs by channel, on the scale 0 to 1; needed for a network that does not state it, as timm's do in
             ``pretrained_cfg``.
         std: their deviation by channel, likewise.
-        size: the side length of the inputs in pixels, likewise.
+        size: their side length in pixels, likewise.
         classes: the names of the outputs, or a file with one a line; without them labels are numbers.
+        factory: ``module:function`` of a run that was trained on a network of one's own.
         name: of an ``nn.Module`` in tables and reports; its class by default.
 
-    Raises:
-        UsageError: ``model`` is nothing of this, or an argument is missing or makes no sense for it.
-        JpegcurrError: the weights cannot be downloaded.
+    Raises UsageError if ``model`` is nothing of this, or an argument is missing or makes no sense for it.
     """
     file = Path(checkpoint) if checkpoint is not None else None
     names = Path(classes) if isinstance(classes, str | Path) else tuple(classes) if classes is not None else None
-    settings = ModelSettings(file, mean, std, size, names)
+    settings = ModelSettings(file, mean, std, size, names, factory)
+    if not isinstance(model, str | Path) and (weights != "raw" or factory is not None):
+        raise UsageError("weights and factory are for the folder of a run, and this is a network already. Omit them.")
     if isinstance(model, torch.nn.Module):
-        if weights != "raw":
-            raise UsageError(f"weights={weights!r} is for runs; a network has its own. Omit it.")
         return _load_own(name or type(unwrapped(model)).__name__, copy_network(model), runtime or resolve_runtime(), settings)
+    if not (isinstance(model, str | Path) or hasattr(model, "normalise")):  # a state dict, say
+        raise UsageError(f"{type(model).__name__} is no model. Give a run's folder, a name, module:factory, or an nn.Module.")
     own = model if isinstance(model, str | Path) else model.path
     if name is not None:
         raise UsageError(f"The name {name!r} is for a network in memory; {own} has a name already. Omit it.")
@@ -228,8 +232,7 @@ def load_model(
 def load_models(models: Models, runtime: Runtime | None = None) -> list[Classifier]:
     """Load one or more models as ``load_model`` does; a mapping gives networks their names.
 
-    Raises:
-        UsageError: as ``load_model`` does; or there is none, or two different ones have the same name.
+    Raises UsageError as ``load_model`` does, and if there is none, or two different ones have the same name.
     """
     runtime = runtime or resolve_runtime()
     if isinstance(models, Mapping):
@@ -242,10 +245,8 @@ def load_models(models: Models, runtime: Runtime | None = None) -> list[Classifi
         raise UsageError("There is no model. Give a run, a name, or a network.")
     own = Counter(model.path for model in {id(model): model for model in loaded}.values() if isinstance(model, LoadedModel))
     if own and (most := own.most_common(1)[0])[1] > 1:
-        raise UsageError(
-            f"{most[1]} models are called {most[0]}. Give them names: {{'before': first, 'after': second}}, or load_model(..., "
-            "name='after')."
-        )
+        names = "{'before': first, 'after': second}, or load_model(..., name='after')"
+        raise UsageError(f"{most[1]} models are called {most[0]}. Give them names: {names}.")
     return loaded
 
 
@@ -263,7 +264,9 @@ def load_classifiers(
     if not others and (described := settings.describe()):
         raise UsageError(f"{described}: a run states all of this itself, and every model given is a run. Omit it.")
     return [
-        load_classifier(Path(name), runtime, weights, settings=ModelSettings() if Path(name).exists() else settings)
+        load_classifier(
+            Path(name), runtime, weights, settings=ModelSettings(factory=settings.factory) if Path(name).exists() else settings
+        )
         for name in names
     ]
 
@@ -288,7 +291,7 @@ def load_classifier(
     if name.exists():
         if described := settings.describe():
             raise UsageError(f"{described}: the run {name} states this itself. Omit it.")
-        return load_run(name, runtime, weights)
+        return load_run(name, runtime, weights, factory=settings.factory)
     if weights != "raw":
         raise UsageError(f"--weights {weights} is for runs, and there is no folder {name}. Omit it.")
     if str(name).startswith(HUBS):
@@ -298,12 +301,15 @@ def load_classifier(
     return load_named(str(name), runtime, settings=settings, create=create)
 
 
-def load_run(path: str | Path, runtime: Runtime | None = None, weights: Weights = "raw") -> Run:
-    """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it; by default on a GPU if there is one.
+def load_run(path: str | Path, runtime: Runtime | None = None, weights: Weights = "raw", *, factory: str | None = None) -> Run:
+    """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it; ``factory`` as in ``ModelSettings``.
+
+    ``runtime`` is by default a GPU if there is one.
 
     Raises:
         UsageError: the folder does not exist, is no run, has no checkpoint yet, or has one that cannot be used: its files are
-            damaged or do not belong together, or its weights or outputs are not finite numbers.
+            damaged or do not belong together, or its weights or outputs are not finite numbers; or its network is the user's
+            own, and ``factory`` does not name it.
         RecipeError: its recipe cannot be read.
     """
     path, runtime = Path(path), runtime or resolve_runtime()
@@ -317,11 +323,34 @@ def load_run(path: str | Path, runtime: Runtime | None = None, weights: Weights 
     if not (folder / "model.safetensors").is_file():
         raise UsageError(f"{folder} holds no checkpoint yet: the first one is written after the first epoch.")
     head = read_head(path, "Copy the run's folder again.")
-    model, classes = load_exported(folder)
-    normalise = normaliser(model).to(runtime.device)
+    if recipe.model.factory is not None:
+        model, classes, normalise = _load_own_run(folder, recipe, head, factory)
+    else:
+        model, classes = load_exported(folder)
+        normalise = normaliser(model)
+    normalise = normalise.to(runtime.device)
     model = runtime.place(model).eval()
     check_outputs(model, normalise, recipe.image.size, len(classes), folder)
     return Run(path, weights, recipe, model, normalise, classes, head.loader, head.names_known)
+
+
+def _load_own_run(
+    folder: Path, recipe: Recipe, head: RunHead, factory: str | None
+) -> tuple[torch.nn.Module, tuple[str, ...], Normaliser]:
+    """Load a run of the user's own network: the network, the names of its outputs, and the normalisation of its inputs."""
+    name = recipe.model.name
+    if factory != name:
+        raise UsageError(
+            f"{folder} holds weights of a network that is code of your own, {name}. Give --factory {name} to run it: a "
+            "run's files alone, which may be anyone's, start no code."
+        )
+    described = load_own_config(folder)
+    model = create_own(recipe.model, len(described.label_names), start=False)
+    if head.factory_sha256 not in (None, source_sha256(name)):
+        log.warning("%s: the code of %s has changed since it was trained, so that its outputs may differ", folder, name)
+    load_own_weights(model, folder, name)
+    inputs = described.pretrained_cfg
+    return model, described.label_names, Normaliser(inputs.mean, inputs.std)
 
 
 def load_named(
@@ -387,7 +416,7 @@ def _finish(
 ) -> LoadedModel:
     """Check the weights and outputs of a model, and return it with its preprocessing and the names of its outputs."""
     config = {**resolve_model_data_config(model), **_stated_settings(settings)}
-    image = _image_section(name, config)
+    image = image_section(name, config)
     check_weights(model, source)
     normalise = Normaliser(tuple(config["mean"]), tuple(config["std"]))
     if mismatch := describe_mismatch(str(source), _stated_by_weights(model, settings), normalise, "--mean {mean} --std {std}"):
@@ -417,30 +446,3 @@ def _stated_settings(settings: ModelSettings) -> dict[str, Any]:
     """Return what ``settings`` say, by the names of timm's data configuration."""
     stated: dict[str, Any] = {name: value for name in ("mean", "std") if (value := getattr(settings, name)) is not None}
     return stated | ({"input_size": (3, settings.size, settings.size)} if settings.size is not None else {})
-
-
-def read_class_names(given: Path | tuple[str, ...]) -> tuple[str, ...]:
-    """Return class names, or those of the lines of a file; raises UsageError for a file that is none, or a name given twice."""
-    try:
-        names = given if isinstance(given, tuple) else tuple(given.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--class-names {given} cannot be read: {error}. Give a text file with one name a line.") from None
-    names = tuple(name.strip() for name in names if name.strip())
-    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        where = f" {given}" if isinstance(given, Path) else ""
-        raise UsageError(f"--class-names{where} has {twice!r} twice. Every output needs a name of its own.")
-    return names
-
-
-def _image_section(name: str, config: dict[str, Any]) -> ImageSection:
-    """Return the preprocessing in timm's ``config``; raise UsageError if we cannot do it."""
-    _, height, width = config["input_size"]
-    way: ValResize = "squash" if config["crop_mode"] == "squash" else "shorter_side"
-    if height != width or config["crop_mode"] == "border":
-        raise UsageError(f"{name} takes inputs that are not square or have a border, which is not supported.")
-    try:
-        view = {"val_crop": config["crop_pct"], "val_resize": way}
-        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], **view})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None

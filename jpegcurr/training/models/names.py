@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
-from jpegcurr.recipe.schema import ModelSection
+from jpegcurr.recipe.schema import HUBS, ModelSection
 
 _MODEL = re.compile(r"^@register_model\b.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 _DEPRECATIONS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
@@ -18,10 +18,13 @@ _OLD_NAME = re.compile(r"""["'](\w+)["']\s*:""")
 def check_model(section: ModelSection, *, start: bool) -> None:
     """Raise RecipeError for an unknown model name, and UsageError for a missing checkpoint to ``start`` from.
 
-    A pretrained tag (``name.tag``) is not checked. Models that a program registered with timm count too.
+    A pretrained tag (``name.tag``) is not checked, nor are names of hubs and of networks of one's own. Models that a program
+    registered with timm count too.
     """
     if start and section.checkpoint is not None:
         find_weights(section.checkpoint)
+    if section.name.startswith(HUBS) or section.factory is not None:
+        return
     architecture = section.name.partition(".")[0]
     if architecture not in model_names() | deprecated_names() and not _is_registered(architecture):
         hint = did_you_mean(section.name, sorted(model_names()))

@@ -1,12 +1,15 @@
-"""Models that timm publishes, by its names of today and of timm 0.6: whether there is one, and the classes of its weights."""
+"""Models that timm publishes, by its names of today and of timm 0.6: whether there is one, its classes, its preprocessing."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
+from pydantic import ValidationError
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 
 from jpegcurr.errors import UsageError, did_you_mean
+from jpegcurr.recipe.schema import ImageSection, ValResize
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
@@ -57,3 +60,17 @@ def named_classes(config: PretrainedCfg | None) -> tuple[str, ...]:
 def imagenet_classes(subset: str) -> tuple[str, ...]:
     """Return the WordNet numbers of timm's subset (``imagenet-1k``, ``imagenet-22k``, ...), in the order of the outputs."""
     return tuple(ImageNetInfo(subset).label_names())
+
+
+def image_section(name: str, config: dict[str, Any]) -> ImageSection:
+    """Return the preprocessing in timm's ``config``; raise UsageError if it is not supported."""
+    _, height, width = config["input_size"]
+    way: ValResize = "squash" if config["crop_mode"] == "squash" else "shorter_side"
+    if height != width or config["crop_mode"] == "border":
+        raise UsageError(f"{name} takes inputs that are not square or have a border, which is not supported.")
+    try:
+        view = {"val_crop": config["crop_pct"], "val_resize": way}
+        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], **view})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None
