@@ -70,7 +70,8 @@ def test_every_command_of_the_readmes_runs_in_order_as_written(photos: Path, cap
 def test_the_blocks_of_the_map_run_in_order(photos: Path) -> None:
     Path("data").mkdir()
     Path("data/imagenet").symlink_to(photos)
-    for block in blocks(TEXTS["jpegcurr/README.md"], "python"):
+    before, _, _ = TEXTS["jpegcurr/README.md"].partition("### A training loop")  # which test_own_loop.py runs
+    for block in blocks(before, "python"):
         exec(compile(block, "jpegcurr/README.md", "exec"), {})  # noqa: S102
     assert Path("mine.html").is_file()
 
