@@ -43,7 +43,10 @@ def cam_study(
     classes: Sequence[str] = CLASSES,
     seed: int = 0,
 ) -> CamStudy:
-    """Return a study with awkward names of images, dark maps in its third example, and some undefined metrics."""
+    """Return a study with awkward names of images, dark maps in its third example, and some undefined metrics.
+
+    Its first image is no JPEG, if there is a view at ``source``.
+    """
     random = np.random.default_rng(seed)
     views = tuple(
         CamView(Path(run), "raw", quality, f"{number:x}" * 64) for number, run in enumerate(runs, 10) for quality in qualities
@@ -73,6 +76,7 @@ def cam_study(
         classes=tuple(classes),
         names=names,
         truth=truth.astype(np.int32),
+        converted=(np.arange(images) == 0) & ("source" in qualities),
         columns=columns,
         baseline=baseline,
         ceiling=_similarity(random, images, 0.99),

@@ -1,5 +1,6 @@
 """Fixtures: the data set and a run, created once, and an empty folder for every test."""
 
+import gc
 import logging
 import os
 import shutil
@@ -8,14 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from forked import python_at
 from samples import encode_all, tiny_recipe, write_photos
 
-from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.train import train
+if TYPE_CHECKING:  # imports of torch take seconds, and neither pytest-xdist's controller nor many a file of tests needs it
+    from jpegcurr.runtime import Runtime
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,11 +33,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    have = {"ffcv": find_spec("ffcv") is not None, "gpu": torch.cuda.is_available()}
-    for item in items:
-        for mark, there in have.items():
-            if item.get_closest_marker(mark) and not there:
+    needs = {"compiled": _compiled, "ffcv": lambda: find_spec("ffcv") is not None, "gpu": _cuda}
+    for mark, there in needs.items():
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and not there():
+            for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"no {mark} here"))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what is imported from garbage collection, which would go through a million objects of torch again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or libraries report their own modules as leaked at exit
+
+
+def _compiled() -> bool:
+    from jpegcurr.training.data.loaders import choose_kind
+
+    return choose_kind("auto")[0] == "compiled"
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +91,17 @@ def betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cpu() -> Runtime:
+def cpu() -> "Runtime":
+    from jpegcurr.runtime import resolve_runtime
+
     return resolve_runtime("cpu")
 
 
 @pytest.fixture(scope="session")
-def trained(betons: Path, cpu: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(betons: Path, cpu: "Runtime", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train the tiny recipe to its end; tests must not change the run."""
+    from jpegcurr.training.train import train
+
     folder = tmp_path_factory.mktemp("trained")
     train(tiny_recipe(betons, folder), folder / "run", runtime=cpu)
     return folder / "run"

@@ -1,8 +1,9 @@
 """A Python that starts at once: processes forked from one that has torch and jpegcurr imported already.
 
-``PYTHON`` is an executable that takes ``-m MODULE ...`` or ``SCRIPT ...`` as Python does, with its streams, working directory,
-environment, signals and exit code. Its first use starts the process from which the others are forked; that one ends when the
-folder of the executable is gone. Importing torch and timm takes ten seconds of CPU time; some tests would spend them six times.
+``PYTHON`` is an executable that takes ``-m MODULE ...``, ``-c CODE ...`` or ``SCRIPT ...`` as Python does, with its streams,
+working directory, environment, signals and exit code. Its first use starts the process from which the others are forked; that
+one ends when the folder of the executable is gone. Importing torch and timm takes five seconds of CPU time; some tests would
+spend them six times.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 PYTHON = os.environ.get("JPEGCURR_FORKED_PYTHON", sys.executable)  # conftest sets it
 PRELOADED = (
+    "jpegcurr.cli.app",
     "jpegcurr.analysis.report.html",
     "jpegcurr.study.run",
     "jpegcurr.training.data.thread_loader",
@@ -37,7 +39,7 @@ def python_at(folder: Path) -> Path:
 def run(address: str) -> None:
     """Have the server run this process's command line, pass signals on, and end as the command ends."""
     words = [word for number, word in enumerate(sys.argv) if number and (number, word) != (1, "-u")]
-    if words[0].startswith("-") and words[0] != "-m":
+    if words[0].startswith("-") and words[0] not in ("-m", "-c"):
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
     connection = connected(address)
     request = {
@@ -89,10 +91,12 @@ def connected(address: str) -> socket.socket:
 
 def serve(address: str) -> None:
     """Fork a process for every connection until the folder of ``address`` is gone."""
+    import gc
     from importlib import import_module
 
     for module in PRELOADED:
         import_module(module)
+    gc.freeze()  # a collection in a fork would copy the memory that it shares with this process
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)
@@ -155,6 +159,7 @@ def work(request: dict) -> int:
     """Run the requested command line in this process; return its exit code."""
     import runpy
     import traceback
+    import types
 
     import torch
 
@@ -177,6 +182,10 @@ def work(request: dict) -> int:
             sys.path[0], sys.argv = request["folder"], words[1:]
             sys.orig_argv = [sys.executable, *words]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.path[0], sys.argv = "", ["-c", *words[2:]]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(words[1], vars(sys.modules["__main__"]))  # noqa: S102
         else:
             sys.path[0], sys.argv = str(Path(words[0]).parent), words
             runpy.run_path(words[0], run_name="__main__")

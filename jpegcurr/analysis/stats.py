@@ -120,6 +120,17 @@ def compare_classes(labels: NDArray[np.int64], reference: Flags, other: Flags) -
     ]
 
 
+def explain_no_class(changes: Sequence[ClassChange], p_values: Sequence[float]) -> str:
+    """Say why no class differs: the tests cannot show it, or do not; ``p_values`` are those of ``changes`` after ``holm``."""
+    tests = f"{len(changes):,} comparisons of a class (McNemar's test, Holm's correction)"
+    largest = max(change.images for change in changes)
+    of_a_lost_class = min(1.0, len(changes) * mcnemar(largest, 0)[0])
+    if of_a_lost_class >= LEVEL:
+        images = "one image" if largest == 1 else f"at most {largest:,} images"
+        return f"with {images} a class, even one that is lost entirely has p = {of_a_lost_class:.2g} among {tests}"
+    return f"the smallest p among {tests} is {precise_p(min(p_values))}"
+
+
 @cache
 def mcnemar(lost: int, gained: int) -> tuple[float, Literal["exact", "mid-p"]]:
     """Return McNemar's two-sided p-value, under which images flip one way as often as the other, and the form of the test.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import JsonOption, QuietOption, parse_specs
+from jpegcurr.cli.options import MAX_PIXELS, JsonOption, MaxPixelsOption, QualitiesOption, QuietOption, parse_specs
 from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
@@ -29,12 +29,13 @@ MOST_FAILURES = 20  # that are printed one by one
 
 def encode(
     src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
-    quality: Annotated[
-        list[str] | None,
-        typer.Option("--quality", metavar="Q", help="1 to 100, or source for the original bytes; repeatable."),
+    qualities: QualitiesOption = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the .beton files.")] = Path(
+        "betons"
+    ),
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label; or ImageNet's validation labels.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .beton files.")] = Path("betons"),
-    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's validation labels.")] = None,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", metavar="NAME", help="Encode only this split, or name the split of SRC; repeatable."),
@@ -77,9 +78,7 @@ def encode(
     max_failures: Annotated[
         str, typer.Option(metavar="N|N%", help="Unreadable images to tolerate per split, as a number or a share.")
     ] = "0",
-    max_pixels: Annotated[
-        int, typer.Option(min=1, max=178_956_970, metavar="N", help="Images with more pixels fail.")
-    ] = 128_000_000,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate files, sizes and time; write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted encode; keep finished files.")] = False,
     force: Annotated[
@@ -91,10 +90,16 @@ def encode(
 ) -> None:
     """Encode labelled images at one or more JPEG qualities into FFCV .beton files.
 
-    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv (or with
-    ImageNet's LOC_val_solution.csv, val.txt or devkit);
-    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
-    'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    SRC is one of these:
+
+    \b
+    - a folder with train/<class>/* and val/<class>/*, or with <class>/*
+    - a folder of images, with --labels labels.csv, or with ImageNet's
+      LOC_val_solution.csv, val.txt or devkit
+    - a folder with ImageNet's own archives, ILSVRC2012_img_train.tar and
+      ILSVRC2012_img_val.tar
+    - WebDataset shards: a folder of them, or 'shards/train-{000..146}.tar'
+    - a Hugging Face data set: hf:NAME or hf:NAME:CONFIGURATION
     """
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
@@ -105,7 +110,7 @@ def encode(
     if dry_run and resume:
         raise UsageError("--dry-run estimates a whole encode, not what --resume would still have to do. Omit one of them.")
     show_log(quiet=quiet)
-    specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
+    specs = parse_specs(qualities or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     tolerated = parse_max_failures(max_failures)
     class_names = parse_classes(classes or ())
     keep_freed_memory()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jpegcurr.cli.completion import complete_model
 from jpegcurr.cli.options import (
+    MAX_PIXELS,
     MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
@@ -17,9 +19,11 @@ from jpegcurr.cli.options import (
     ImageLabelsOption,
     JsonOption,
     LoaderOption,
+    MaxPixelsOption,
     MeanOption,
     OnTheFlyOption,
     QualitiesOption,
+    QuietOption,
     SizeOption,
     StdOption,
     ValidationOption,
@@ -40,7 +44,10 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     runs: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} The others are compared with the first.")
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help=f"{MODEL_HELP} The others are compared with the first.", autocompletion=complete_model
+        ),
     ],
     data: ValidationOption = None,
     qualities: QualitiesOption = None,
@@ -63,10 +70,15 @@ def evaluate(
     factory: FactoryOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure models on validation sets and at JPEG qualities, and compare each with the first on the same images."""
+    """Measure models on validation sets and at JPEG qualities, and compare each with the first on the same images.
+
+    With --qualities the source images are encoded again while they are loaded; without, files are evaluated as they are.
+    """
     lock_outputs(context, {csv: "--csv", classes: "--classes", plot: "--plot"})
     from jpegcurr.analysis.evaluation.evaluate import compare_evaluations
     from jpegcurr.analysis.evaluation.evaluate import evaluate as evaluate_models
@@ -85,7 +97,7 @@ def evaluate(
         runtime = resolve_runtime(device, world=world)
         loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
         stage: Stage = "after_resize" if on_the_fly else "before_crop"
-        with progress_bar("img", quiet=not world.is_main) as bar:
+        with progress_bar("img", quiet=quiet or not world.is_main) as bar:
             results = evaluate_models(
                 loaded,
                 data,
@@ -94,6 +106,7 @@ def evaluate(
                 labels=labels,
                 stage=stage,
                 loader=loader,
+                max_pixels=max_pixels,
                 progress=lambda done, total: bar.update("evaluate", done, total),
             )
         if world.is_main:
@@ -127,12 +140,10 @@ def print_evaluations(
         out.print("Detectable: the difference in top-1, in points, that is detected with 80 % power.", markup=False)
     if changed := tables.changed_classes(results, pairs):
         out.print()
-        table, comparisons = changed
-        print_table(*table, title="classes that changed most, the least likely by chance first", left=2)
-        out.print(
-            f"p: McNemar's test within the class, with Holm's correction for all {comparisons:,} comparisons of a class.",
-            markup=False,
-        )
+        table, sentence = changed
+        if table is not None:
+            print_table(*table, title="classes told apart, the least likely by chance first", left=2)
+        out.print(sentence, markup=False)
     for result in results:  # as the authors of ConvNeXt, and many before them, print it
         name = f"{evaluation_name(result, results)}: " if len(results) > 1 else ""
         top1, top5, loss = result.scores.top1, result.scores.top5, result.scores.loss

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from jpegcurr.cli.options import JsonOption
+from jpegcurr.cli.options import JsonOption, QuietOption
 from jpegcurr.cli.terminal import out, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.text import megabytes, sanitize
@@ -23,6 +23,7 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every byte and decode every sample; exit with code 1 if any is wrong.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Describe a .beton file: samples, classes, quality, chroma, sizes, failures, versions."""
@@ -31,7 +32,7 @@ def inspect(
     inspection = inspect_beton(file)
     complaints = None
     if verify:
-        with progress_bar("img") as bar:
+        with progress_bar("img", quiet=quiet) as bar:
             complaints = list(verify_beton(file, lambda done, total: bar.update("verify", done, total)))
     print_inspection(inspection, complaints, as_json=as_json)
     if complaints:

@@ -153,4 +153,10 @@ def refuse_too_large(
 def _present(path: Path) -> int:
     """Return the bytes on the disk of an output and its items, finished or not, which --resume keeps."""
     versions = (partial_files(path)[1:], [path, items_path(path)])
-    return max(sum(512 * file.stat().st_blocks for file in files if file.is_file()) for files in versions)
+    return max(sum(_allocated(file) for file in files if file.is_file()) for files in versions)
+
+
+def _allocated(file: Path) -> int:
+    """Return the bytes that a file takes on the disk; its size where the system does not say."""
+    status = file.stat()
+    return 512 * int(getattr(status, "st_blocks", -(-status.st_size // 512)))

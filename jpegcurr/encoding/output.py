@@ -26,9 +26,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from jpegcurr.descriptors import drop_cache, open_to_write
 from jpegcurr.encoding.beton.format import BetonIndex
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, Totals, items_path, manifest_path, parse_row
-from jpegcurr.encoding.beton.writer import BetonWriter, drop_cache
+from jpegcurr.encoding.beton.writer import BetonWriter
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING, Encoded
 from jpegcurr.encoding.resume import (
     InterruptedEncode,
@@ -80,17 +81,17 @@ class Output:
             create_partial_files(path, plan)
         undo_renaming(path)
         plan_file, partial, items = partial_files(path)
-        rows = os.open(items, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        try:
-            with BetonWriter(partial, plan.items, plan.page_size) as writer:
-                try:
-                    yield cls(path, plan, writer, rows, crashed=interrupted is not None and interrupted.crashed)
-                except BaseException as error:
-                    if isinstance(error, OSError) or writer.sync_failed():
-                        write_boot_id(plan_file, "")  # the disk may not have all that the system accepted
-                    raise
-        finally:
-            os.close(rows)
+        with BetonWriter(partial, plan.items, plan.page_size) as writer:
+            crashed = interrupted is not None and interrupted.crashed
+            output = cls(path, plan, writer, open_to_write(items, append=True), crashed=crashed)
+            try:
+                yield output
+            except BaseException as error:
+                if isinstance(error, OSError) or writer.sync_failed():
+                    write_boot_id(plan_file, "")  # the disk may not have all that the system accepted
+                raise
+            finally:
+                output._close_rows()
 
     def count_recovered(self, source: Source, order: NDArray[np.int64]) -> int:
         """Count the items that are whole on the disk, up to the first failed image that was repaired since."""
@@ -163,6 +164,8 @@ class Output:
         if not self._writer.is_at(partial) or not items.exists() or not os.path.samestat(os.fstat(self._rows), items.stat()):
             raise EncodeError(f"{partial} is not the file that this encode wrote: {self.path.parent} was replaced meanwhile.")
         manifest = self._manifest(source.ignored, partial.stat().st_size)
+        self._writer.close()  # Windows renames no open file
+        self._close_rows()
         self.path.unlink(missing_ok=True)
         items.replace(items_path(self.path))
         write_json(manifest_path(self.path), manifest.model_dump())
@@ -170,6 +173,11 @@ class Output:
         plan_file.unlink()
         sync_folder(self.path.parent)
         return manifest
+
+    def _close_rows(self) -> None:
+        if self._rows >= 0:
+            os.close(self._rows)
+            self._rows = -1
 
     def _manifest(self, ignored: int, beton_bytes: int) -> Manifest:
         return Manifest(

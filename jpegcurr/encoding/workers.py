@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.jpeg.codec import LIBRARIES, Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Item, Store
-from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, OversizeError, UsageError
+from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, UsageError
 from jpegcurr.system import available_cpus, install_command, library_versions
 
 CHUNK = 16  # images
@@ -66,8 +66,6 @@ def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec], max_pixe
             raise ImageError(f"{item.size} bytes are more than an image file may have ({LARGEST_FILE})")
         data = store.read(item)
         return Outcome(item, len(data), tuple(reencode(data, specs, max_pixels)), crc32=zlib.crc32(data))
-    except OversizeError as error:
-        return Outcome(item, item.size, (), f"{error}; --max-pixels allows larger ones")
     except ImageError as error:
         return Outcome(item, item.size, (), str(error))
     except EncodeError:

@@ -1,6 +1,7 @@
 """The study: columns of all images in every view, and a second pass over the few that are shown."""
 
 import hashlib
+import json
 import os
 import sys
 import weakref
@@ -11,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from samples import jpeg, photograph
 
 from jpegcurr.analysis.cam import compare as cam
@@ -398,6 +400,33 @@ def test_the_command_takes_all_images_and_its_options_reach_the_study(
     assert every.columns[0].faithfulness == {}
     assert (len(few.names), len(few.examples), few.seed, few.method, few.target_rule) == (4, 2, 5, "hirescam", "label")
     assert set(few.columns[0].faithfulness) == {"confidence_change"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_that_are_no_jpegs_are_counted_where_source_is_a_view(
+    photos: Path, trained: Path, cpu: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("images/cat").mkdir(parents=True)
+    first = find_images(photos / "val" / "cat")[0]
+    Path("images/cat/a.jpg").write_bytes(first.read_bytes())
+    with Image.open(first) as image:
+        image.save("images/cat/b.png")
+    code, output = command(capsys, trained, "images")
+    sentence = (
+        "At source, 1 of 2 images is a JPEG of quality 95, 4:4:4, made of the file as jpegcurr encode stores it: the file is "
+        "no upright JPEG in RGB or grey (cat/b.png)."
+    )
+    assert code in (0, None)
+    assert sentence in output
+    assert sentence in Path("report.html").read_text()
+    content = json.loads(Path("report.json").read_text())
+    assert (content["source_converted"], sentence in content["warnings"]) == (1, True)
+    assert {example["name"]: example["source_converted"] for example in content["examples"]} == {
+        "cat/a.jpg": False,
+        "cat/b.png": True,
+    }
+    without = compare_cams([load_run(trained, cpu)], Path("images"), SPECS[1:], cpu, layer="stages.1")
+    assert not without.converted.any()
 
 
 def test_the_command_refuses_what_it_cannot_do_before_it_starts(

@@ -1,6 +1,7 @@
 """Models whose weights or outputs are no numbers: no table with an accuracy, but a sentence that names the file."""
 
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,10 +57,16 @@ def test_a_weight_that_is_no_number_is_refused_by_every_command(
 
 def test_the_other_weights_of_such_a_run_can_still_be_used(trained_copy: Path, cpu: Runtime) -> None:
     spoil(trained_copy, NAN)
-    with pytest.raises(UsageError, match="--weights ema or best"):
+    with pytest.raises(UsageError, match=r"\(raw, ema, best: --weights NAME\)"):
         load_run(trained_copy, cpu)
     for weights in ("ema", "best"):
         assert load_run(trained_copy, cpu, weights).weights == weights  # type: ignore[arg-type]
+    shutil.rmtree(trained_copy / "ema")
+    with pytest.raises(UsageError, match=r"\(raw, best: --weights NAME\)"):
+        load_run(trained_copy, cpu)
+    shutil.rmtree(trained_copy / "best")
+    with pytest.raises(UsageError, match=r"damaged\. Give other weights, or train it again\."):
+        load_run(trained_copy, cpu)
 
 
 def test_weights_that_overflow_are_refused_though_they_are_finite(trained_copy: Path, cpu: Runtime) -> None:

@@ -152,7 +152,7 @@ def test_without_the_script_the_page_says_what_the_study_says(
         for view in row.views.values():
             right = int(study.right(view).sum())
             low, high = accuracy_interval(right, 24)
-            assert f"<td>{100 * right / 24:.1f}<small>{low:.1f} to {high:.1f}</small></td>" in text, (row, view)
+            assert f">{100 * right / 24:.1f}<small>{low:.1f} to {high:.1f}</small></td>" in text, (row, view)
     for _, comparison in report.compared:
         pearson = comparison.metrics["pearson"]
         assert f"<td>{pearson.mean:.2f}<small>{pearson.low:.2f} to {pearson.high:.2f}</small></td>" in text
@@ -166,7 +166,7 @@ def test_without_the_script_the_page_says_what_the_study_says(
         before, after = (100 * right / row.images for right in row.right[:2])
         cells = f"<td>{row.images}</td><td>{before:.1f}</td><td>{after:.1f}</td><td>{after - before:+.1f}</td>"
         assert f"{cells}<td>{row.flips[1]}</td><td>{row.pearson[1]:.2f}</td></tr>" in text
-    assert text.count("<svg ") == 2
+    assert text.count("<svg ") == 4, "each chart is there for a phone too"
     assert {f"image-{number}" for number in range(8)} == {tag["id"] for tag in page.all("article")}
     assert page.all("noscript")
     assert all(f"{100 * share:.1f} %" in words for example in study.examples for _, share in example.predictions[0].top)
@@ -437,8 +437,18 @@ def test_the_verdict_is_as_strong_as_the_test() -> None:
     names = ("source", "q50")
     counts: dict[str, Any] = {"labelled": 24, "right": 12, "right_reference": 12, "flips": 3}
     counts |= {"difference": 0.0, "low": -14.9, "high": 14.9}
-    (sentence,) = verdict(names, 24, [comparison(p_value=0.5, detectable=12.3, lost=1, gained=1, **counts)])
-    assert sentence.startswith("source to q50: 3 of 24 predictions change; the maps correlate 0.")
+    compared = comparison(p_value=0.5, detectable=12.3, lost=1, gained=1, **counts)
+    (sentence,) = verdict(names, 24, [compared])
+    pearson = compared.metrics["pearson"]
+    assert sentence.startswith(
+        "source to q50: 3 of 24 predictions change; the maps of 23 of the 24 images (where neither map is constant) have a "
+        f"mean correlation of {pearson.mean:.2f} (those of the {pearson.flipped.images} with a changed prediction: "
+        f"{pearson.flipped.mean:.2f}; maps of another image of the same class: {pearson.baseline.mean:.2f}). Accuracy"
+    )
+    everywhere = replace(compared, metrics={**compared.metrics, "pearson": replace(pearson, images=24)})
+    assert "; the maps of all 24 images have a mean" in verdict(names, 24, [everywhere])[0]
+    nowhere = replace(compared, metrics={**compared.metrics, "pearson": replace(pearson, images=0)})
+    assert "change; no image's maps have a correlation: they are constant. Acc" in verdict(names, 24, [nowhere])[0]
     assert sentence.endswith(
         "no detectable difference (+0.0 points, 95 % -14.9 to +14.9; lost 1, gained 1; "
         "a difference of 12.3 points or more would show)."
@@ -454,12 +464,16 @@ def test_the_verdict_is_as_strong_as_the_test() -> None:
 
 
 def test_a_reader_is_warned_of_what_is_missing_or_coarse(study: CamStudy, report: Report) -> None:
-    skipped, dark, coarse = report.warnings
+    skipped, converted, dark, coarse = report.warnings
+    assert converted == (
+        "At source, 1 of 24 images is a JPEG of quality 95, 4:4:4, made of the file as jpegcurr encode stores it: the file is "
+        f"no upright JPEG in RGB or grey ({MARKUP})."
+    )
     assert skipped == f"1 file could not be read and is left out (bad/{MARKUP}: not an image that Pillow can read)."
     assert dark.startswith("6 of 144 maps are zero everywhere")
     assert "only 4x5 cells" in coarse
     fine = replace(study, grid=(7, 7), skipped=(("x", "y"),) * 9, available=500)
-    skipped, limit, _ = build_report(fine).warnings
+    skipped, limit, *_ = build_report(fine).warnings
     assert skipped == "9 files could not be read and are left out (x: y; x: y; x: y; x: y; x: y; ...)."
     assert limit == "24 evenly spaced images of 500 are compared (--limit)."
 

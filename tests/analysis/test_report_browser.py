@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from studies import write_study
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import by_class
+from jpegcurr.analysis.report import images
 from jpegcurr.analysis.report.html import render, write_report
-from jpegcurr.analysis.report.images import LADDER
+from jpegcurr.analysis.report.images import LADDER, CompressionLevel, Picture
 from jpegcurr.analysis.report.model import build_report
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
@@ -38,9 +39,19 @@ SHARES = {"clean": 0.5, "swap": 0.6}  # of right answers, image by image the sam
 def browser() -> Iterator[Any]:
     sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root cannot have
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--force-color-profile=srgb", *sandbox])
+        started = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--force-color-profile=srgb", "--disable-gpu", "--in-process-gpu", *sandbox]
+        )
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Any:
+    """The tab that all tests use in turn: a new one is a new process, which takes longer than to load a page."""
+    page = browser.new_context().new_page()
+    page.set_default_timeout(20_000)
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -56,47 +67,53 @@ def file(study: CamStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def watched(browser: Any, path: Path, address: str = "", **options: Any) -> Iterator[Any]:
-    """The page, which must not ask for anything but itself, open a dialog, or say a word on the console."""
-    context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
+def watched(
+    tab: Any, path: Path, address: str = "", *, width: int = 1440, height: int = 900, scheme: str = "light"
+) -> Iterator[Any]:
+    """The page in the tab; it must not ask for anything but itself, open a dialog, or say a word on the console."""
     heard: list[str] = []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: asked.append(request.url.split("#")[0]))
     asked: list[str] = []
+    listeners: dict[str, Callable[[Any], object]] = {
+        "console": lambda message: heard.append(message.text),
+        "pageerror": lambda error: heard.append(str(error)),
+        "dialog": lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        "request": lambda request: asked.append(request.url.split("#")[0]),
+    }
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.emulate_media(media="screen", color_scheme=scheme)
+    tab.mouse.move(0, 0)
+    for event, listener in listeners.items():
+        tab.on(event, listener)
     try:
-        page.goto(path.as_uri() + address)
-        yield page
+        tab.goto(path.as_uri() + address)
+        yield tab
         assert heard == []
         assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
     finally:
-        context.close()
+        for event, listener in listeners.items():
+            tab.remove_listener(event, listener)
+        tab.goto("about:blank")  # the next page may be the same file, and its address differ only after #
 
 
 @pytest.fixture
-def page(browser: Any, file: Path) -> Iterator[Any]:
-    with watched(browser, file) as page:
+def page(tab: Any, file: Path) -> Iterator[Any]:
+    with watched(tab, file) as page:
         yield page
 
 
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens any study's page."""
-    contexts = []
+def opened(tab: Any) -> Iterator[Callable[..., Any]]:
+    """Opens any study's page, instead of the one before it."""
+    with ExitStack() as last:
 
-    def open_study(study: CamStudy, rows: list[ClassRow] | None = None, **options: Any) -> Any:
-        path = Path("study.html").resolve()
-        report = build_report(study)
-        path.write_text(render(report if rows is None else replace(report, classes=tuple(rows))))
-        contexts.append(watched(browser, path, **options))
-        return contexts[-1].__enter__()
+        def open_study(study: CamStudy, rows: list[ClassRow] | None = None) -> Any:
+            last.close()
+            path = Path("study.html").resolve()
+            report = build_report(study)
+            path.write_text(render(report if rows is None else replace(report, classes=tuple(rows))))
+            return last.enter_context(watched(tab, path))
 
-    yield open_study
-    for context in contexts:
-        context.__exit__(None, None, None)
+        yield open_study
 
 
 def wait_drawn(page: Any, views: str) -> None:
@@ -213,6 +230,7 @@ def test_maps_are_drawn_on_the_scale_that_is_chosen(opened: Callable[..., Any]) 
     assert at_cell("right-map", 1, 1) == pytest.approx(middle, abs=14)
     assert at_cell("left-map", 3, 0) == pytest.approx(low, abs=1)
     assert at_cell("difference", 3, 0) == pytest.approx((247, 247, 247, 255), abs=1)
+    assert "on its own scale, largest 1.00: 50 % of the peak" in page.locator(".difference").text_content()
     blue, orange = at_cell("difference", 1, 1), at_cell("difference", 2, 3)
     assert blue[2] > blue[0] + 40
     assert orange[0] > orange[2] + 40
@@ -247,10 +265,68 @@ def test_over_the_picture_the_slider_says_how_much_of_it_is_covered(opened: Call
 def test_a_scale_shared_by_all_images_ends_where_the_largest_map_does(page: Any, study: CamStudy) -> None:
     page.select_option("#scale", "gallery")
     largest = max(float(prediction.cam.max()) for example in study.examples for prediction in example.predictions[:2])
-    captions = page.locator(".left-map figcaption div").all_text_contents()
+    captions = page.locator(".left-map figcaption div:not(.range)").all_text_contents()
     assert len(captions) == 8
     assert all(text.startswith(f"0 to {largest:.2f},") for text in captions)
     assert page.locator("#heat-high").text_content() == f"{largest:.2f}"
+
+
+def test_a_small_difference_of_maps_is_drawn_to_the_ends_of_its_own_scale(opened: Callable[..., Any]) -> None:
+    left, right = np.full((4, 4), 2.0), np.full((4, 4), 2.0)
+    right[1, 1], right[2, 3] = 1.96, 2.02
+    flat = np.full((64, 64, 3), 60, np.uint8)
+    page = opened(one_example({"source": flat, "q50": flat, "q10": flat}, [left, right, left]))
+    wait_drawn(page, "0 1")
+    drawn = pixels(page, "difference").astype(int)
+    assert drawn[84, 84, 2] - drawn[84, 84, 0] > 100, "blue"
+    assert drawn[140, 196, 0] - drawn[140, 196, 2] > 30, "orange, half as far"
+    words = page.locator(".difference").text_content()
+    assert "largest 0.0400: 2.0 % of the peak" in words
+    assert f"{MINUS}0.0400" in words
+    assert "+0.0400" in words
+    page.select_option("#scale", "gallery")
+    assert "on one scale for all images" in page.locator(".difference").text_content()
+    assert page.locator("#signed-scale").text_content() == "one scale for all images"
+    page.select_option("#right-quality", label="q10")
+    assert "none: the maps are equal" in page.locator(".difference").text_content()
+
+
+def test_every_panel_with_colours_has_their_range_beside_it(page: Any) -> None:
+    wait_drawn(page, "0 1")
+    card = page.locator("article:not([hidden])").first
+    ranges = {name: card.locator(f".{name} .range span").all_text_contents() for name in ("error", "left-map", "right-map")}
+    assert ranges["error"] == [f"{MINUS}16", "+16 levels"]
+    assert ranges["left-map"] == ranges["right-map"], "one scale for the pair"
+    assert ranges["left-map"][0] == "0"
+    grey = drawn_on(page, "#grey")
+    assert (grey[0, 0].tolist(), grey[0, 255].tolist()) == ([1, 1, 1, 255], [255] * 4), "as errorPicture draws them"
+
+
+def test_what_a_card_says_of_its_prediction_is_true_of_the_views_shown(page: Any, study: CamStudy) -> None:
+    for left, right in ((0, 1), (0, 2), (2, 0)):
+        page.evaluate(f"location.hash = 'left={left}&right={right}&sort=name'")
+        wait_drawn(page, f"{left} {right}")
+        for example in study.examples:
+            truth = study.classes[study.truth[example.index]]
+            before, after = (example.predictions[view].top[0][0] for view in (left, right))
+            if before == truth:
+                expected = "right in both" if after == truth else "lost"
+            else:
+                changes = "prediction changes" if before != after else "wrong in both"
+                expected = "gained" if after == truth else changes
+            name = (
+                study.names[example.index].replace("\udcff", "\ufffd").replace("\u202e", "\ufffd").replace("\u2028", "\ufffd")
+            )
+            card = page.locator("article").filter(has=page.get_by_role("heading", name=name, exact=True))
+            assert card.locator(".tag").all_text_contents() == [expected], (example.index, left, right)
+
+
+def test_a_picture_that_is_no_jpeg_says_so_at_source_only(page: Any) -> None:
+    said = page.locator("figcaption").filter(has_text="a JPEG of quality 95, 4:4:4")
+    assert said.count() == 1
+    assert said.locator("b").text_content() == "two_phase, source"
+    page.select_option("#left-quality", label="q50")
+    assert said.count() == 0
 
 
 def test_filters_leave_what_they_say_and_count_it(page: Any, study: CamStudy) -> None:
@@ -296,13 +372,15 @@ def test_the_gallery_is_sorted(page: Any, study: CamStudy) -> None:
     labels = page.evaluate("shown.map(card => DATA.classes[card.example.truth])")
     assert labels == sorted(labels)
     page.select_option("#sort", "change")
-    texts = page.locator("article:not([hidden]) .pair span").all_text_contents()
+    texts = page.locator("article:not([hidden]) .pair .soft").all_text_contents()
     alike = [float(text.split()[2].rstrip(",").replace(MINUS, "-").replace("undefined", "1")) for text in texts]
     assert alike == sorted(alike)
     assert "undefined" in " ".join(texts), "dark maps in both views have not changed"
 
 
 def test_the_table_of_classes_is_sorted_by_click_and_by_key(page: Any) -> None:
+    assert not page.locator("#classes").is_visible(), "it is folded, after the images"
+    page.locator("#classes-fold summary").click()
     head = page.locator("#classes th[data-key=difference]")
     first = column(page, 1)
     head.locator("button").click()
@@ -325,6 +403,7 @@ def test_the_table_of_classes_is_sorted_by_click_and_by_key(page: Any) -> None:
 
 
 def test_the_table_shows_the_view_that_is_chosen(page: Any, study: CamStudy) -> None:
+    page.locator("#classes-fold summary").click()
     page.select_option("#table-view", label="restart_only, q10")
     rows = by_class(study)
     assert column(page, 4) == [f"{100 * row.right[5] / row.images:.1f}" for row in rows]
@@ -340,6 +419,7 @@ def test_a_thousand_classes_are_sorted_undefined_ones_last(opened: Callable[...,
         for n in range(1000)
     ]  # fmt: skip
     page = opened(study, rows)
+    page.locator("#classes-fold summary").click()
     for order in ("ascending", "descending"):
         page.locator("#classes th[data-key=pearson] button").click()
         texts = column(page, 7)
@@ -377,6 +457,7 @@ def test_keys_go_from_image_to_image(page: Any) -> None:
 
 
 def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
+    page.locator("#classes-fold").evaluate("fold => { fold.open = true; }")
     page.evaluate("document.body.focus()")
     reached = []
     for _ in range(60):
@@ -395,13 +476,14 @@ def test_every_control_is_reached_by_tab_and_has_a_name(page: Any) -> None:
     assert page.evaluate("[...document.querySelectorAll('table')].every(table => table.caption)")
 
 
-def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
-    with watched(browser, file) as page:
+def test_a_link_opens_the_same_view(tab: Any, file: Path) -> None:
+    with watched(tab, file) as page:
         page.select_option("#right-quality", label="q10")
         page.select_option("#colours", "cividis")
         page.select_option("#sort", "name")
         page.fill("#text", "a & <b>")
         page.fill("#text", "jpg")
+        page.locator("#classes-fold summary").click()
         page.locator("#classes th[data-key=flips] button").click()
         page.keyboard.press("Escape")
         page.evaluate("document.activeElement.blur()")
@@ -409,7 +491,7 @@ def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
         page.keyboard.press("j")
         page.wait_for_function("() => location.hash.includes('image=')")
         address, names = page.evaluate("location.hash"), shown_names(page)
-    with watched(browser, file, address) as page:
+    with watched(tab, file, address) as page:
         wait_drawn(page, "0 2")
         assert page.input_value("#text") == "jpg"
         assert page.input_value("#colours") == "cividis"
@@ -421,7 +503,7 @@ def test_a_link_opens_the_same_view(browser: Any, file: Path) -> None:
         page.wait_for_function("() => document.getElementById('show').value === 'alone'")
         assert page.locator("#left-run option:checked").text_content() == "restart_only"
     nonsense = "#left=99&right=-1&scale=x&opacity=999&image=77&by=&order=up&flip=%00&colours=__proto__&what=1&%%%"
-    with watched(browser, file, nonsense) as page:
+    with watched(tab, file, nonsense) as page:
         wait_drawn(page, "0 1")
         assert page.input_value("#colours") == "viridis"
 
@@ -457,8 +539,8 @@ def contrast(page: Any, selector: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_in_the_light_and_in_the_dark(browser: Any, file: Path, scheme: str) -> None:
-    with watched(browser, file, color_scheme=scheme) as page:
+def test_it_can_be_read_in_the_light_and_in_the_dark(tab: Any, file: Path, scheme: str) -> None:
+    with watched(tab, file, scheme=scheme) as page:
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (min(paper) > 200) if scheme == "light" else (max(paper) < 60)
         for selector in (
@@ -477,8 +559,8 @@ def test_it_can_be_read_in_the_light_and_in_the_dark(browser: Any, file: Path, s
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])
-def test_the_page_is_never_wider_than_the_screen(browser: Any, file: Path, width: int) -> None:
-    with watched(browser, file, viewport={"width": width, "height": 844}) as page:
+def test_the_page_is_never_wider_than_the_screen(tab: Any, file: Path, width: int) -> None:
+    with watched(tab, file, width=width, height=844) as page:
         wait_drawn(page, "0 1")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         beyond = page.evaluate(
@@ -487,6 +569,22 @@ def test_the_page_is_never_wider_than_the_screen(browser: Any, file: Path, width
             width,
         )
         assert beyond == []
+
+
+def test_on_a_phone_no_accuracy_and_no_point_of_a_chart_is_cut_off(opened: Callable[..., Any]) -> None:
+    qualities = ("source", *(f"q{quality}" for quality in (95, 90, 75, 60, 50, 30, 20, 10)))
+    page = opened(cam_study(24, 1, qualities=qualities, size=16), viewport={"width": 390, "height": 844})
+    cells = page.locator("[aria-label='accuracy by run and quality'] td")
+    points = page.locator(".chart svg:visible path:has(title)")
+    assert (cells.count(), points.count()) == (18, 18 + 17 + 2 * 9), "one line each for the ceiling and the baseline"
+    for shown in (cells, points):
+        ends = shown.evaluate_all("all => all.map(one => one.getBoundingClientRect()).map(({ left, right }) => [left, right])")
+        assert all(0 <= left < right <= 390 for left, right in ends)
+    assert cells.last.evaluate("cell => getComputedStyle(cell, '::before').content") == '"q10"'
+    sizes = page.locator(".chart svg:visible").evaluate_all(
+        "all => all.map(svg => 13 * svg.clientWidth / svg.viewBox.baseVal.width)"
+    )
+    assert min(sizes) > 11, "pixels of text"
 
 
 def test_without_javascript_the_rest_is_there(browser: Any, file: Path) -> None:
@@ -534,8 +632,22 @@ def test_one_run_needs_no_choice_of_runs_and_one_view_still_shows_its_maps(opene
     assert not page.locator("#table-view").is_visible()
 
 
-def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opened: Callable[..., Any]) -> None:
-    """Photographs at the size that a ConvNeXt sees, through two runs: what is kept of the differences gives way."""
+def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs at the size that a ConvNeXt sees, through two runs: what is kept of the differences gives way.
+
+    They are twelve, over and over, so each is compressed once at every level that is tried.
+    """
+    embed, embedded = images._embed, {}
+
+    def embed_once(example: Example, qualities: tuple[str, ...], level: CompressionLevel) -> Picture:
+        key = id(example.pictures), level
+        if key not in embedded:
+            embedded[key] = embed(example, qualities, level)
+        return embedded[key]
+
+    monkeypatch.setattr(images, "_embed", embed_once)
     qualities = ("source", "q90", "q75", "q50", "q30", "q10")
     few = cam_study(200, 12, qualities=qualities, grid=(7, 7), size=224)
     study = replace(few, examples=tuple(replace(few.examples[n % 12], index=n) for n in range(200)))
@@ -550,7 +662,7 @@ def test_two_hundred_pictures_at_six_qualities_are_less_than_ten_megabytes(opene
     assert pixels(page, "error")[..., :3].std() > 5
 
 
-def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: Any, betons: Path) -> None:
+def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(tab: Any, betons: Path) -> None:
     """Its rings and diamonds are on the side of the line of none that their signs say."""
     study = load_study(write_study(betons))
     right = {arm: {seed: np.random.default_rng(seed).random(500) < share for seed in (0, 1)} for arm, share in SHARES.items()}
@@ -559,7 +671,7 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(browser: 
     path = Path("study.html").resolve()
     write_page(replace(results, comparisons=dict.fromkeys(results.columns, compared)), path)
     for width in (1440, 390):
-        with watched(browser, path, viewport={"width": width, "height": 900}) as page:
+        with watched(tab, path, width=width) as page:
             assert page.evaluate("document.documentElement.scrollWidth") == width
             assert f"{compared[0].difference:+.2f}" in page.locator("table tbody").first.inner_text()
             chart = page.locator(".differences svg")

@@ -44,7 +44,10 @@ def test_runs_that_do_the_same_do_not_differ() -> None:
     assert other.startswith("restart_only: 75.0 %")
     assert against.startswith("restart_only compared with two_phase at the same quality: no detectable difference at ")
     assert "source, q90, q50 and q10" in against
-    assert maps.startswith("Mean correlation of the maps with those of two_phase, source: two_phase 0.")
+    assert maps.startswith(
+        "Mean correlation of the maps of 399 of the 400 images (where neither map is constant), changed predictions or not, "
+        "with those in two_phase, source: two_phase 0."
+    )
     assert "restart_only 0." in maps
     assert "(maps of another image of the same class: 0." in maps
 
@@ -88,3 +91,28 @@ def test_without_labels_only_maps_are_described() -> None:
 )
 def test_the_page_opens_at_quality_50_or_the_last(runs: tuple[str, ...], qualities: tuple[str, ...], view: int) -> None:
     assert build_report(cam_study(runs=runs, qualities=qualities)).opening == view
+
+
+def test_classes_are_told_apart_or_it_says_why_they_cannot_be() -> None:
+    few = build_report(cam_study())
+    assert few.class_verdict.startswith("No class is told apart from two_phase, source: with at most ")
+    assert "even one that is lost entirely has p = " in few.class_verdict
+    lost = build_report(planted({3: 200}))
+    assert lost.class_verdict.startswith("Told apart from two_phase, source, by McNemar's test within the class after Holm's")
+    assert "for 21 comparisons of a class: " in lost.class_verdict, "3 classes in 7 views"
+    for name in "abc":
+        assert f"{name} at two_phase, q10 (-" in lost.class_verdict
+    assert "two_phase, q50" not in lost.class_verdict
+    many = build_report(planted({1: 1}))
+    assert many.class_verdict == (
+        "No class is told apart from two_phase, source: the smallest p among 21 comparisons of a class (McNemar's test, Holm's "
+        "correction) is 1."
+    )
+    assert build_report(cam_study(labelled=False)).class_verdict == ""
+
+
+def test_an_image_is_shown_for_reasons_that_name_its_views() -> None:
+    study = planted({2: 40, 3: 40})
+    example = replace(study.examples[0], index=0, rules=("most changed", "lost", "random"))
+    (row,) = build_report(replace(study, examples=(example,))).examples
+    assert row.reasons == ("most changed in any view", "lost at two_phase, q50; two_phase, q10", "random")

@@ -159,6 +159,7 @@ def study(rows: list[list[Row]], truth: list[int] | None = None, near: list[Row]
         classes=("cat", "dog", "fox"),
         names=tuple(f"{n}.jpg" for n in range(len(rows))),
         truth=np.array(truth or [0] * len(rows), np.int32),
+        converted=np.zeros(len(rows), np.bool_),
         columns=tuple(columns(number) for number in range(len(rows[0]))),
         baseline=baseline,
         ceiling=metrics(first, near) if near else unknown_columns(len(rows)),

@@ -191,11 +191,24 @@ def test_a_row_of_items_that_is_none_is_named_by_its_line(row: dict[str, Any], f
     assert "val-q50.items.jsonl cannot be read (line 3: " in fails(VERIFY)
 
 
+@pytest.fixture(scope="module")
+def encoded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encode the photographs, as ``photos``, at quality 50 only."""
+    folder = tmp_path_factory.mktemp("encoded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("photos").symlink_to(photos)
+        encode_all("photos", Path("betons"), [50])
+    return folder / "betons"
+
+
 @pytest.mark.parametrize("content", each(JSON))
 @pytest.mark.parametrize("file", [".val-q50.plan", ".val-q50.items.jsonl.partial"])
-def test_an_interrupted_encode_of_anything_is_refused(content: bytes, file: str, photos: Path, capsys: Any) -> None:
+def test_an_interrupted_encode_of_anything_is_refused(
+    content: bytes, file: str, photos: Path, encoded: Path, capsys: Any
+) -> None:
     Path("photos").symlink_to(photos)
-    encode_all("photos", Path("betons"), [50])
+    shutil.copytree(encoded, "betons")
     partial = Path("betons/.val-q50.beton.partial")
     Path("betons/val-q50.beton").replace(partial)
     Path("betons/val-q50.items.jsonl").replace("betons/.val-q50.items.jsonl.partial")
@@ -241,6 +254,15 @@ def arms() -> dict[str, Any]:
         "clean": {"set": ["curriculum=" + short.format("clean", "clean"), common]},
         "swap": {"set": ["curriculum=" + short.format("clean", "q50"), common]},
     }
+
+
+def test_a_study_that_is_done_prints_its_results_as_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(study)
+        main_ends(shlex.split("study small --out out --device cpu --json --quiet"))
+        output = capsys.readouterr()
+        assert json.loads(output.out) == json.loads(Path("out/study.json").read_text())
+        assert output.err == ""
 
 
 def npz(path: Path, **columns: Any) -> None:

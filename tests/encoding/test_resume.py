@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import PYTHON
 from samples import digests, encode_all, jpeg, photograph
 
 from jpegcurr.encoding.beton.manifest import read_manifest
@@ -81,14 +81,14 @@ def calls(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     """How many such calls a whole encode makes."""
     folder = tmp_path_factory.mktemp("counted")
     code = KILLED.replace("main(sys.argv[1:])", "try:\n    main(sys.argv[1:])\nfinally:\n    print(-left)")
-    command = [sys.executable, "-c", code, "0", *ENCODE, str(photos)]
+    command = [PYTHON, "-c", code, "0", *ENCODE, str(photos)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     return int(done.stdout.split()[-1])
 
 
 def kill(photos: Path, at: int, *options: str) -> bool:
     """Encode into ``betons`` and die at the ``at``-th call; whether it came to that."""
-    command = [sys.executable, "-c", KILLED, str(at), *ENCODE, str(photos), *options]
+    command = [PYTHON, "-c", KILLED, str(at), *ENCODE, str(photos), *options]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
     return done.returncode != 0
@@ -170,7 +170,7 @@ def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_b
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.beton.writer._SYNC_EVERY", 1)
-        patch.setattr("jpegcurr.encoding.beton.writer._sync", failing_sync)
+        patch.setattr("jpegcurr.encoding.beton.writer.sync_data", failing_sync)
         with pytest.raises(EncodeError, match=r"\.train-source\.beton\.partial: Input/output error.*and --resume"):
             encode_all(photos, Path("betons"), ["source", 50])
     assert not list(Path("betons").glob("[!.]*"))
@@ -181,7 +181,7 @@ def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_b
 def test_a_sync_that_failed_before_ctrl_c_is_not_forgotten(photos: Path, betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.beton.writer._SYNC_EVERY", 50_000)
-        patch.setattr("jpegcurr.encoding.beton.writer._sync", failing_sync)
+        patch.setattr("jpegcurr.encoding.beton.writer.sync_data", failing_sync)
         stop(photos, after=16, qualities=("source",))
     assert json.loads(Path("betons/.train-source.plan").read_text())["boot"].strip() == ""
     finish(photos, betons)
@@ -445,7 +445,7 @@ def limited(photos: Path, size: int, *options: str) -> subprocess.CompletedProce
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}));"
         "from jpegcurr.cli import main; main()"
     )
-    command = [sys.executable, "-c", code, "encode", str(photos), "--quality", "source", "--quality", "50", *options]
+    command = [PYTHON, "-c", code, "encode", str(photos), "--quality", "source", "--quality", "50", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -468,7 +468,7 @@ def test_ctrl_c_stops_and_says_how_to_resume(photos: Path, betons: Path) -> None
         "def slowly(*arguments):\n    time.sleep(0.1)\n    return plain(*arguments)\n"
         "encode._encode_item = slowly\nfrom jpegcurr.cli import main\nmain()"
     )
-    command = [sys.executable, "-c", slow, "encode", str(photos), *["--quality", "source", "--quality", "50", "--threads", "1"]]
+    command = [PYTHON, "-c", slow, "encode", str(photos), *["--quality", "source", "--quality", "50", "--threads", "1"]]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         partial = partial_files(Path("betons/train-q50.beton"))[2]
         deadline = time.monotonic() + 60

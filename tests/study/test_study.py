@@ -57,6 +57,38 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
+def run_in(folder: Path, betons: Path, **changes: Any) -> Path:
+    """Run the small study to its end in ``folder``; return the study's own folder, for tests to copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_study(betons, **changes)
+        assert command("study small.yaml --out out --device cpu -q") == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def finished(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the arms of one seed from their trunk; tests must not change the folder."""
+    return run_in(tmp_path_factory.mktemp("finished"), betons, seeds=[0])
+
+
+@pytest.fixture(scope="module")
+def whole(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the arms of one seed without a trunk; tests must not change the folder."""
+    return run_in(tmp_path_factory.mktemp("whole"), betons, seeds=[0], fork=None)
+
+
+@pytest.fixture(scope="module")
+def unbroken(betons: Path, cpu: Runtime, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Run two arms of two seeds in this process; return the folder, which tests must not change, and the tasks in order."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        notes, failed = run(write_study(betons), Path("out"), cpu)
+    assert failed == []
+    return folder / "out", notes.started_tasks
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_study_is_valid_and_explained(path: Path, betons: Path) -> None:
     Path("betons").symlink_to(betons)
@@ -180,18 +212,18 @@ def test_maps_and_lists_of_overrides_mean_the_same(betons: Path) -> None:
     assert swap.schedule.lr == 0.5
 
 
-def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(betons: Path, cpu: Runtime) -> None:
+def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
+    betons: Path, cpu: Runtime, unbroken: tuple[Path, list[str]]
+) -> None:
     """State and metrics agree bit for bit; a trunk is trained once per seed for both arms."""
-    path = write_study(betons)
-    notes, failed = run(path, Path("out"), cpu)
-    assert failed == []
-    (name,) = {task.partition("/")[0] for task in notes.started_tasks if task.startswith("trunk-")}
-    assert notes.started_tasks == [
+    out, started = unbroken
+    (name,) = {task.partition("/")[0] for task in started if task.startswith("trunk-")}
+    assert started == [
         f"{name}/seed-0", "clean/seed-0", "swap/seed-0", f"{name}/seed-1", "clean/seed-1", "swap/seed-1"
     ]  # fmt: skip
-    study = load_study(path)
+    study = load_study(write_study(betons))
     for arm, seed in (("clean", 0), ("swap", 1)):
-        whole, forked = Path(f"whole-{arm}"), Path(f"out/runs/{arm}/seed-{seed}")
+        whole, forked = Path(f"whole-{arm}"), out / f"runs/{arm}/seed-{seed}"
         train(study.recipe(arm, seed), whole, runtime=cpu)
         assert weights(whole) == weights(forked)
         rows = [
@@ -203,9 +235,9 @@ def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(betons: Pat
         ]
         assert rows[0] == rows[1]
         assert (forked / "recipe.yaml").read_text() == (whole / "recipe.yaml").read_text()
-    heads = [json.loads(Path(f"out/runs/{arm}/seed-0/run.json").read_text())["id"] for arm in ("clean", "swap")]
+    heads = [json.loads((out / f"runs/{arm}/seed-0/run.json").read_text())["id"] for arm in ("clean", "swap")]
     assert heads[0] != heads[1]
-    assert weights(Path("out/runs/clean/seed-0")) != weights(Path("out/runs/clean/seed-1"))
+    assert weights(out / "runs/clean/seed-0") != weights(out / "runs/clean/seed-1")
 
 
 def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +251,9 @@ def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, 
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_a_study_that_is_stopped_resumes_to_the_same_results(betons: Path, cpu: Runtime) -> None:
+def test_a_study_that_is_stopped_resumes_to_the_same_results(
+    betons: Path, cpu: Runtime, unbroken: tuple[Path, list[str]]
+) -> None:
     """Stopped after every few steps, in trunks and in arms; finished tasks are not repeated."""
     path, calls = write_study(betons), [0]
 
@@ -238,13 +272,13 @@ def test_a_study_that_is_stopped_resumes_to_the_same_results(betons: Path, cpu: 
     assert stops >= 3
     assert failed == []
     assert list_unfinished(load_study(path), list_tasks(load_study(path)), Path("out")) == []
-    run(path, Path("unbroken"), cpu)
+    folder, _ = unbroken
     for arm in ("clean", "swap"):
         for seed in (0, 1):
-            assert weights(Path(f"out/runs/{arm}/seed-{seed}")) == weights(Path(f"unbroken/runs/{arm}/seed-{seed}"))
-    stopped, unbroken = (read_results(load_study(path), Path(name)) for name in ("out", "unbroken"))
-    assert [run.scores for run in stopped.runs] == [run.scores for run in unbroken.runs]
-    assert stopped.verdict == unbroken.verdict
+            assert weights(Path(f"out/runs/{arm}/seed-{seed}")) == weights(folder / f"runs/{arm}/seed-{seed}")
+    stopped, whole = (read_results(load_study(path), out) for out in (Path("out"), folder))
+    assert [run.scores for run in stopped.runs] == [run.scores for run in whole.runs]
+    assert stopped.verdict == whole.verdict
 
 
 def send_signals(*numbers: signal.Signals, in_step: bool = True) -> list[bool]:
@@ -361,9 +395,9 @@ def test_the_command_writes_a_page_and_tables(betons: Path, capsys: pytest.Captu
     assert (out / "study.html").read_text() == page
 
 
-def test_more_seeds_arms_and_sets_only_add(betons: Path, cpu: Runtime) -> None:
+def test_more_seeds_arms_and_sets_only_add(betons: Path, finished: Path) -> None:
     path, out = write_study(betons, seeds=[0]), Path("out")
-    assert command(f"study {path} --out out --device cpu -q") == 0
+    shutil.copytree(finished, out)
     before = {file: file.stat().st_mtime_ns for file in out.rglob("state.safetensors")}
     assert json.loads((out / "study.json").read_text())["against_control"][0]["low"] is None  # one seed
     q50 = {"beton": str(betons / "val-source.beton"), "quality": 50}
@@ -405,18 +439,16 @@ def test_more_seeds_arms_and_sets_only_add(betons: Path, cpu: Runtime) -> None:
     ],
 )
 def test_the_design_is_locked_once_there_are_results(
-    betons: Path, cpu: Runtime, changes: dict[str, Any], error: type[Exception], message: str
+    betons: Path, finished: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    write_study(betons, seeds=[0])
-    assert command("study small.yaml --out out --device cpu -q") == 0
+    shutil.copytree(finished, "out")
     path = write_study(betons, **{"seeds": [0], **changes})
     with pytest.raises(error, match=message):
         check_folder(load_study(path), Path("out"))
 
 
-def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says(betons: Path) -> None:
-    write_study(betons, seeds=[0], fork=None)
-    assert command("study small.yaml --out out --device cpu -q") == 0
+def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says(betons: Path, whole: Path) -> None:
+    shutil.copytree(whole, "out")
     changed = {"set": ["curriculum=" + PHASES.format("clean", "q50"), "optim.weight_decay=0.1"]}
     with pytest.raises(RecipeError, match=r"Keep it as it was and add the changed arm under another name, or start"):
         check_folder(load_study(write_study(betons, seeds=[0], fork=None, arms=arms(swap=changed))), Path("out"))
@@ -424,10 +456,10 @@ def test_a_changed_arm_is_added_beside_the_one_that_has_runs_as_its_refusal_says
 
 
 def test_runs_that_were_measured_on_other_images_are_measured_again_as_the_message_says(
-    betons: Path, capsys: pytest.CaptureFixture[str]
+    betons: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_study(betons, seeds=[0], fork=None)
-    assert command("study small.yaml --out out --device cpu -q") == 0
+    shutil.copytree(whole, "out")
     for path in Path("out/outcomes/swap").rglob("*-clean.npz"):
         outcomes, facts = load_outcomes(path)
         save_outcomes(path, outcomes, {**facts, "keys": "other"})
@@ -470,9 +502,8 @@ def test_a_study_of_version_0_1_continues(betons: Path) -> None:
     assert (out / "study.json").read_text() == design
 
 
-def test_fields_that_do_not_change_what_a_run_learns_may_change(betons: Path) -> None:
-    write_study(betons, seeds=[0])
-    assert command("study small.yaml --out out --device cpu -q") == 0
+def test_fields_that_do_not_change_what_a_run_learns_may_change(betons: Path, finished: Path) -> None:
+    shutil.copytree(finished, "out")
     base = {"loader": {"kind": "plain", "workers": 1}, "save": {"last": 1}}
     check_folder(load_study(write_study(betons, seeds=[0], base=base)), Path("out"))
 

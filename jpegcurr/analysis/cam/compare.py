@@ -23,6 +23,7 @@ from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewO
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
 from jpegcurr.analysis.layers import stages
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_specs
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
@@ -50,6 +51,7 @@ def compare_cams(
     seed: int = 0,
     metrics: Sequence[str] = (),
     threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
     """Compute the maps of every image of a folder in every model at every quality, and compare them.
@@ -75,6 +77,7 @@ def compare_cams(
         metrics: names in ``faithfulness.FAITHFULNESS``, computed for every view's own map; each costs up to tens of forward
             passes an image.
         threads: threads for reading and encoding; the number of processors if None.
+        max_pixels: how many pixels an image may have; a larger one is skipped.
         on_images: called with the number of images done and in all; an image that is shown counts twice.
 
     Raises:
@@ -98,7 +101,7 @@ def compare_cams(
     labelled = available.take(_evenly_spaced(len(available), limit))
     files = list(labelled.files)
     truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
-    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed)
+    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels)
     total = len(files) + min(pictures, len(files))
     results = _collect(runner, files, threads, lambda done: on_images(done, total))
     files = results.files()
@@ -115,6 +118,7 @@ def compare_cams(
         classes=first.classes,
         names=tuple(_name(file, folder) for file in files),
         truth=truth,
+        converted=results.converted(),
         columns=columns,
         baseline=baseline,
         ceiling=results.ceiling(),

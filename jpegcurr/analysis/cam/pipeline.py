@@ -19,6 +19,7 @@ from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, Targe
 from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
@@ -34,11 +35,15 @@ AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
-    """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none."""
+    """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none.
+
+    ``converted`` is True if the crops at quality ``source`` are of a JPEG that ``codec.reencode`` made in place of the file.
+    """
 
     file: Path
     crops: Mapping[tuple[int, str], torch.Tensor]
     reason: str = ""
+    converted: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +89,7 @@ class ViewRunner:
     near: EncodeSpec | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
 
     @cached_property
     def sections(self) -> list[ImageSection]:
@@ -124,12 +130,15 @@ class ViewRunner:
                     f"{file.absolute().parent.name!r}); a table can name it: --labels"
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
-            for name, encoded in zip(specs, reencode(read_file(file), list(specs.values())), strict=True):
-                pixels = decode_rgb(encoded.data, scratch=True)
+            converted = False
+            encoded = reencode(read_file(file), list(specs.values()), self.max_pixels)
+            for name, jpeg in zip(specs, encoded, strict=True):
+                converted |= jpeg.converted
+                pixels = decode_rgb(jpeg.data, scratch=True, max_pixels=self.max_pixels)
                 crops |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
-        return PreparedImage(file, crops)
+        return PreparedImage(file, crops, converted=converted)
 
     def run_batch(
         self, batch: Sequence[PreparedImage], targets: Sequence[Labels] | None = None
@@ -203,6 +212,7 @@ class ResultCollector:
         self._expected = expected
         self._truth = np.array([runner.truths[file] for file in expected], np.int32)
         self._read = np.zeros(len(expected), np.bool_)
+        self._converted = np.zeros(len(expected), np.bool_)
         self._added = 0
         measures = list(runner.measures)
         self._columns = [_empty(len(expected), measures) for _ in range(len(runner.runs) * len(runner.specs))]
@@ -224,6 +234,7 @@ class ResultCollector:
             _fill_similarity(self._ceiling, rows, first, near)
         self._baseline.add(first.maps, rows)
         self._read[rows] = True
+        self._converted[rows] = [image.converted for image in batch if image.crops]
         self.grid = first.maps.shape[1], first.maps.shape[2]
 
     def files(self) -> list[Path]:
@@ -233,6 +244,10 @@ class ResultCollector:
     def truth(self) -> Labels:
         """Return each image's class, -1 where it is not known, [images]."""
         return self._truth[self._read]
+
+    def converted(self) -> NDArray[np.bool_]:
+        """Return True for the images whose view at ``source`` is a JPEG made in place of the file, [images]."""
+        return self._converted[self._read]
 
     def columns(self) -> tuple[ViewColumns, ...]:
         """Return the results of every view."""

@@ -92,6 +92,8 @@ class CamStudy:
         classes: the names of the runs' classes, by number.
         names: the file of each image, [images], relative to the folder.
         truth: each image's class, int32 [images], -1 where it is not known or no class of the runs.
+        converted: True for the images whose view at quality ``source`` is a JPEG of quality 95 made in place of the file, bool
+            [images]; see ``codec.reencode``.
         columns: the results of every view.
         baseline, ceiling: the first view's maps compared with another image's (see ``baseline_of``) and with those of the same
             image at quality 95, by the names in ``similarity.METRICS``, [images] each; nan where there is none.
@@ -108,6 +110,7 @@ class CamStudy:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     truth: Labels
+    converted: NDArray[np.bool_]
     columns: tuple[ViewColumns, ...]
     baseline: dict[str, Column]
     ceiling: dict[str, Column]

@@ -103,8 +103,8 @@ def prune_meanings(study: PruneStudy) -> list[str]:
     draws = 1 + max(trial.choice.draw for trial in study.trials)
     detectable = max(pair.detectable for trial in study.trials for pair in trial.pairs.values())
     return [
-        f"Chosen on {study.chosen_on:,} images (half of each class, seed {study.seed}), by the largest shift at any quality; "
-        f"tested on the other {study.images:,}. Random: {draws} draws.",
+        f"Chosen on {study.chosen_on:,} images, every second one in the order of their classes (shuffled within each, seed "
+        f"{study.seed}), by the largest shift at any quality; tested on the other {study.images:,}. Random: {draws} draws.",
         f"In brackets: the difference from no channel set to zero, points. *: significant by McNemar's test at "
         f"{100 * LEVEL:.0f} %, each comparison by itself; otherwise there is no detectable difference (one of "
         f"{detectable:.2f} points would be detected with 80 % power).",

@@ -14,6 +14,7 @@ from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.beton.manifest import read_manifest, refuse_second_encode
 from jpegcurr.encoding.jpeg.codec import Quality, check_quality
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
@@ -44,7 +45,7 @@ class Evaluation:
         data, quality: the beton and its quality, None if the manifest is missing.
         tested: the quality that the model saw, None if it is unknown or not one number.
         at_load: a description of the encoding on the fly, None if there is none.
-        loader: the decode path, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
+        loader: the decode path, ``compiled``, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
         description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
@@ -111,6 +112,7 @@ def evaluate(
     labels: str | Path | None = None,
     stage: Stage = "before_crop",
     loader: str = "auto",
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate one or more models on the same images, as ``jpegcurr evaluate`` does; every image counts once.
@@ -124,6 +126,7 @@ def evaluate(
         labels: a table of the images' classes, as for ``encode``.
         stage: encode the whole image, or, as ``after_resize``, what the model gets of it, which degrades it much more.
         loader: see ``evaluate_runs``.
+        max_pixels: larger images that are in no beton are not read.
         progress: called with the number of images done and in all, counted once for each model.
 
     Returns:
@@ -138,7 +141,7 @@ def evaluate(
     paths = [data] if isinstance(data, str | Path) else data or ()
     wanted = None if qualities is None else [check_quality(quality) for quality in qualities]
     sets = choose_sets(loaded[0], [Path(path) for path in paths], wanted, stage)
-    opened = open_sets(loaded, sets, None if labels is None else Path(labels))
+    opened = open_sets(loaded, sets, None if labels is None else Path(labels), max_pixels=max_pixels)
     total = len(loaded) * sum(len(one) for one in opened) // runtime.world.ranks
     done = 0
 
@@ -219,10 +222,15 @@ def expand_qualities(
 
 
 def open_sets(
-    runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg], labels: Path | None = None
+    runs: Sequence[Classifier],
+    sets: Mapping[str, Path | OnTheFlyJpeg],
+    labels: Path | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[EvaluationSet]:
     """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels`` if need be.
 
+    Images of more than ``max_pixels`` are not read; those of a ``.beton`` were allowed when they were encoded.
     It is logged where the classes of a set and of a run are not the same, and if a file that the run was trained or evaluated
     on while it trained has other images or labels now.
 
@@ -234,7 +242,7 @@ def open_sets(
     paths = dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())
     if labels is not None and all(path.suffix == BETON for path in paths):
         raise UsageError(f"--labels {labels} is for images; a {BETON} has its labels in it. Omit it.")
-    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels) for path in paths}
+    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels, max_pixels) for path in paths}
     for dataset in opened.values():
         for run in runs:
             dataset.match(run.class_list)
@@ -294,7 +302,7 @@ def evaluate_runs(
         runs: models in evaluation mode.
         datasets: as ``open_sets`` opens them.
         runtime: where to compute, and in which precision.
-        loader: the decode path for all runs: ``ffcv``, ``plain``, or ``auto``, which is plain if any run was trained with it.
+        loader: the decode path for all runs: a kind of loader, or ``auto``, which is plain if any run was trained with it.
         on_images: called with the number of further images that are done, counted once for each run.
 
     Raises:

@@ -16,12 +16,12 @@ from jpegcurr.analysis.evaluation.naming import (
     run_name,
     tested_name,
 )
-from jpegcurr.analysis.stats import ClassChange, Paired, compare_classes, holm, short_p
+from jpegcurr.analysis.stats import LEVEL, ClassChange, Paired, compare_classes, explain_no_class, holm, short_p
 from jpegcurr.files import csv_writer
 
 CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
 CSV_PAIRED = ("difference", "low", "high", "lost", "gained", "p_value", "test", "detectable", "verdict")
-MAX_CLASSES = 5  # shown of those that lost accuracy, and of those that gained
+MAX_CLASSES = 5  # listed of those that lost accuracy, and of those that gained
 
 Table = tuple[list[str], list[list[str]]]  # column names, and rows of cells
 
@@ -86,12 +86,13 @@ def paired_verdicts(results: Sequence[Evaluation], pairs: Sequence[Paired | None
     return f"By McNemar's test at 5 %, each comparison by itself, {'; '.join(parts)}."
 
 
-def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> tuple[Table, int] | None:
-    """Return a table of the classes whose accuracy changed most from the first evaluation, and the number of comparisons.
+def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> tuple[Table | None, str] | None:
+    """Return a table of the classes whose accuracy is told apart from the first evaluation's, and a sentence about the tests.
 
     The table has at most five classes that lost and five that gained, each in the evaluation with its lowest p-value, and
-    sorted by it. The p-values are McNemar's, corrected by Holm's method for every class of every evaluation, because the
-    largest of many differences is large by chance. None if there is no other evaluation, one class alone, or no change.
+    sorted by it; without any it is None, and the sentence says why. The p-values are McNemar's, corrected by Holm's method for
+    every class of every evaluation, because the largest of many differences is large by chance. None in place of both if there
+    is no other evaluation, one class alone, or no change.
     """
     classes, first = class_names(results), results[0].outcomes
     changes = [
@@ -106,9 +107,13 @@ def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None
     surest: dict[tuple[bool, int], tuple[Evaluation, ClassChange, float]] = {}
     for row in ranked:
         surest.setdefault((row[1].difference < 0, row[1].label), row)
-    lost, gained = ([row for (fewer, _), row in surest.items() if fewer is less][:MAX_CLASSES] for less in (True, False))
+    apart = [(fewer, row) for (fewer, _), row in surest.items() if row[2] < LEVEL]
+    lost, gained = ([row for fewer, row in apart if fewer is less][:MAX_CLASSES] for less in (True, False))
     if len(classes) < 2 or not surest:
         return None
+    if not lost and not gained:
+        why = explain_no_class([change for _, change in changes], adjusted)
+        return None, f"No class is told apart from {evaluation_name(results[0], results)}: {why}. --classes FILE lists all."
     rows = []
     for evaluation, change, p_value in [*lost, *gained]:
         name = full_name(classes[change.label]).split(",")[0]
@@ -116,7 +121,9 @@ def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None
         head = [name, evaluation_name(evaluation, results), f"{change.images:,}", before, f"{change.difference:+.1f}"]
         rows.append([*head, *counts, short_p(p_value)])
     columns = ["class", "evaluation", "images", "first, %", "points", "lost", "gained", "p (Holm)"]
-    return (columns, rows), len(changes)
+    others = f"{len(apart) - len(rows):,} more" if len(apart) > len(rows) else "no others"
+    tests = f"McNemar's test within the class, with Holm's correction for all {len(changes):,} comparisons of a class"
+    return (columns, rows), f"p: {tests}. Told apart are these, and {others}."
 
 
 def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> None:

@@ -7,8 +7,10 @@ from itertools import groupby
 from math import isfinite, nan
 from typing import Any
 
+from markupsafe import Markup
+
 from jpegcurr.analysis.html.axes import Axis, category_axis, number_axis, printable, text_width
-from jpegcurr.analysis.html.page import template
+from jpegcurr.analysis.html.page import drawn, template
 
 # Okabe and Ito's colours, those with the best contrast on white first. Their black is the text's colour, which is visible on
 # dark pages too, and grey replaces their yellow, which is invisible on white. Lines differ in marker and dash as well.
@@ -25,6 +27,7 @@ MARKERS = (
     "M-4.8-2h9.6v4h-9.6z",
 )
 WIDTH, HEIGHT = 760, 300  # of the whole chart, and of the plot at least
+NARROW = 400  # the width for a phone
 MOST_MARKERS = 15  # on a line over numbers
 DESCRIBED = 12  # points of a line that the description lists
 _ROW, _SAMPLE, _BESIDE = 17, 26, 7.0
@@ -92,13 +95,15 @@ def line_chart(
     title: str = "",
     marks: Sequence[Mark] = (),
     standalone: bool = False,
+    narrow: bool = False,
 ) -> str:
     """Draw ``series`` over the categories ``ticks`` (x is a position among them, from 0) or, without ticks, over numbers.
 
     Intervals are error bars over categories, where lines are a little apart from each other, and bands over numbers. ``marks``
     are vertical lines at x, each with a label. The chart scales with its space. A chart for a page uses the page's font and
     text colour, and its lines' colours from ``--series-1`` to ``--series-8`` where the page sets them; insert it unescaped.
-    A ``standalone`` one is a file with a background, light or dark as the reader's system is.
+    A ``standalone`` one is a file with a background, light or dark as the reader's system is. A ``narrow`` one is for a phone:
+    it is 400 pixels wide, and the names of its lines are below the plot, not to its right.
 
     Raises:
         ValueError: a line or a mark has an x outside of the categories.
@@ -109,9 +114,14 @@ def line_chart(
         raise ValueError(f"a line or a mark has an x that is none of the {len(ticks)} categories, 0 to {len(ticks) - 1}")
     names = [_wrap(line.name, points) for line, points in zip(series, data, strict=True)]
     heights = [_ROW * len(rows) + 4 for rows in names]
-    frame = _frame(data, places, ticks, marks, names, top=(32 if title else 10) + (20 if y_label else 0))
+    width, top = NARROW if narrow else WIDTH, (32 if title else 10) + (20 if y_label else 0)
+    frame = _frame(data, places, ticks, marks, [] if narrow else names, top=top, width=width)
     lines = [_line(number, points, frame, ticks, len(data)) for number, points in enumerate(data)]
-    middles = _spread([line["ends"] for line in lines], heights, frame.down.end, frame.down.start)
+    under = frame.down.start + frame.under + (24 if x_label else 6)
+    if narrow:
+        middles = [under + sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
+    else:
+        middles = _spread([line["ends"] for line in lines], heights, frame.down.end, frame.down.start)
     for drawing, rows, middle, line in zip(lines, names, middles, series, strict=True):
         drawing |= {"rows": rows, "middle": middle, "name": printable(line.name)}
     return template("jpegcurr.analysis", "chart.svg.jinja").render(
@@ -120,13 +130,21 @@ def line_chart(
         description=printable(_describe(series, data, ticks, x_label, y_label)),
         x_label=printable(x_label),
         y_label=printable(y_label),
-        width=WIDTH,
-        height=frame.down.start + frame.under + (24 if x_label else 6),
+        width=width,
+        height=under + (sum(heights) if narrow and any(names) else 0),
+        keys=8 if narrow else frame.across.end + 14,
+        joined=not narrow,
         frame=frame,
         lines=lines,
         row=_ROW,
         standalone=standalone,
     )
+
+
+def page_chart(series: Sequence[Series], **options: Any) -> Markup:
+    """Return a chart for a page, twice: ``page.css`` shows the wide one, and the narrow one on a phone."""
+    wide, narrow = (drawn(line_chart(series, narrow=narrow, **options)) for narrow in (False, True))
+    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
 
 
 def _data(series: Series) -> list[_Datum]:
@@ -150,17 +168,18 @@ def _frame(
     marks: Sequence[Mark],
     names: list[list[str]],
     top: float,
+    width: int,
 ) -> _Frame:
-    """Lay out the chart: the names of lines to the right of the plot, those of marks above it."""
+    """Lay out the chart: the ``names`` of lines to the right of the plot, those of marks above it."""
     keys = max((text_width(row) for rows in names for row in rows), default=0)
-    right = WIDTH - (keys + _SAMPLE + 30 if keys else 20)
+    right = width - (keys + _SAMPLE + 30 if keys else 20)
     values = [value for line in data for datum in line if datum.known for value in _extent(datum)]
     left = 14 + max(text_width(label) for _, label in number_axis(values, start=1, end=0, about=6, ends_on_ticks=True).ticks)
     if ticks is None:
         across, under = number_axis(places, start=left, end=right, about=8, ends_on_ticks=False), 22.0
     else:
         across, under = category_axis([printable(tick) for tick in ticks], start=left, end=right)
-    placed, rows_of_marks = _place_marks(marks, across)
+    placed, rows_of_marks = _place_marks(marks, across, width)
     top += _ROW * rows_of_marks
     bottom = top + max(HEIGHT, sum(_ROW * len(rows) + 4 for rows in names))
     return _Frame(across, number_axis(values, start=bottom, end=top, about=6, ends_on_ticks=True), placed, under)
@@ -170,13 +189,13 @@ def _extent(datum: _Datum) -> tuple[float, ...]:
     return (datum.y, datum.low, datum.high) if datum.has_interval else (datum.y,)
 
 
-def _place_marks(marks: Sequence[Mark], across: Axis) -> tuple[tuple[tuple[float, int, bool, str], ...], int]:
+def _place_marks(marks: Sequence[Mark], across: Axis, width: int) -> tuple[tuple[tuple[float, int, bool, str], ...], int]:
     """Place every mark in the first row from the top where its text meets no other; no line then crosses a text to its left."""
     ends: list[float] = []
     placed = []
     for value, text in sorted(marks, key=lambda mark: mark[0]):
         x, wide = across.at(value), text_width(text) + 10
-        leftwards = x + wide > WIDTH and x - wide > 0
+        leftwards = x + wide > width and x - wide > 0
         start, end = (x - wide, x) if leftwards else (x, x + wide)
         row = next((number for number, taken in enumerate(ends) if taken <= start), len(ends))
         ends[row : row + 1] = [end]

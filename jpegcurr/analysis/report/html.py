@@ -15,11 +15,12 @@ from jpegcurr.analysis.cam.faithfulness import FAITHFULNESS
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, ExamplePrediction, Map
 from jpegcurr.analysis.cam.similarity import METRICS
 from jpegcurr.analysis.class_names import full_name, readable_name
-from jpegcurr.analysis.html.line_chart import Series, line_chart
-from jpegcurr.analysis.html.page import drawn, source, template
+from jpegcurr.analysis.html.line_chart import Series, page_chart
+from jpegcurr.analysis.html.page import source, template
 from jpegcurr.analysis.report.export import write_classes, write_images, write_json_report, write_views
 from jpegcurr.analysis.report.images import Picture, Pictures, distances, embed_pictures, without_pictures
 from jpegcurr.analysis.report.model import ExampleRow, Report, build_report
+from jpegcurr.analysis.report.text import CONVERTED
 from jpegcurr.analysis.stats import precise_p
 from jpegcurr.errors import UsageError
 from jpegcurr.files import write_text
@@ -129,7 +130,7 @@ def _similarity_chart(report: Report) -> Markup:
 
 
 def _chart(report: Report, series: Sequence[Series], y_label: str) -> Markup:
-    return drawn(line_chart(series, ticks=report.qualities, x_label="JPEG quality", y_label=y_label))
+    return page_chart(series, ticks=report.qualities, x_label="JPEG quality", y_label=y_label)
 
 
 def _example(row: ExampleRow) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _example(row: ExampleRow) -> dict[str, Any]:
         "name": row.name,
         "truth": None if row.truth is None else sanitize(readable_name(row.truth)),
         "target": sanitize(readable_name(first.target)),
-        "rules": row.example.rules,
+        "reasons": row.reasons,
         "top": [(sanitize(readable_name(name)), sanitize(full_name(name)), f"{100 * share:.1f}") for name, share in first.top],
         "logit": f"{first.logit:+.2f}" if isfinite(first.logit) else "undefined",
         "size": next(iter(row.example.pictures.values())).shape[0],
@@ -164,6 +165,7 @@ def page_data(report: Report, pictures: Pictures) -> dict[str, Any]:
         ],
         "qualities": list(report.qualities),
         "opening": report.opening,
+        "converted": CONVERTED,
         "grid": [-(-side // pooling) for side in report.study.grid],
         "own": report.study.target_rule == "own",
         "classes": list(names),
@@ -224,6 +226,7 @@ def _example_data(
         "name": row.name,
         "truth": -1 if row.truth is None else names[sanitize(full_name(row.truth))],
         "rules": list(row.example.rules),
+        "converted": row.converted,
         "changes": [[difference.strength, difference.webp] for difference in picture.differences],
         "rms": [[round(value, 3) for value in values] for values in distances(row.example, qualities)],
         "predictions": [_prediction_data(prediction, pooling, names) for prediction in row.example.predictions],

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.analysis.cam.results import CamStudy, CamView, ClassRow, Example
+from jpegcurr.analysis.cam.results import CamStudy, CamView, ClassRow, Example, Rule
 from jpegcurr.analysis.cam.similarity import METRICS, Comparison, by_class, compare_views
 from jpegcurr.analysis.report import text
-from jpegcurr.analysis.stats import MeanCI, Paired, accuracy_interval, compare_paired, estimate_means, holm
+from jpegcurr.analysis.stats import (
+    ClassChange,
+    MeanCI,
+    Paired,
+    accuracy_interval,
+    compare_classes,
+    compare_paired,
+    estimate_means,
+    holm,
+)
 from jpegcurr.files import short_names
 from jpegcurr.text import sanitize
 
@@ -79,13 +88,27 @@ class RunTests:
     against_first: tuple[PairedTest, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ClassTest:
+    """A test of one class in the view ``view`` against the first view, with Holm's p-value, corrected for all these tests."""
+
+    view: str
+    change: ClassChange
+    p_value: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleRow:
-    """One image that is shown: its name and its class, None where unknown."""
+    """One image that is shown: its name and its class, None where unknown.
+
+    ``reasons`` say why it was chosen, over all views; ``converted`` that its view at ``source`` is not the file itself.
+    """
 
     name: str
     truth: str | None
     example: Example
+    reasons: tuple[str, ...]
+    converted: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +127,7 @@ class Report:
             (two images).
         faithfulness: the names of the optional metrics' columns.
         classes: every class that has images.
+        class_verdict: a sentence on the classes that are told apart from the first view; empty if none is compared.
         examples: the images that are shown.
         summary: the first sentences of the page: the verdict, or fewer sentences where that is long.
         verdict: a sentence or two for every compared view.
@@ -121,6 +145,7 @@ class Report:
     anchors: dict[str, dict[str, MeanCI]]
     faithfulness: tuple[str, ...]
     classes: tuple[ClassRow, ...]
+    class_verdict: str
     examples: tuple[ExampleRow, ...]
     summary: tuple[str, ...]
     verdict: tuple[str, ...]
@@ -161,7 +186,8 @@ def build_report(study: CamStudy) -> Report:
         anchors=_anchors(comparisons),
         faithfulness=tuple(dict.fromkeys(name for columns in study.columns for name in columns.faithfulness)),
         classes=tuple(by_class(study)),
-        examples=tuple(_example_row(study, example) for example in study.examples),
+        class_verdict=text.class_verdict(_class_tests(study, names), study.classes, names[0]),
+        examples=tuple(_example_row(study, example, names) for example in study.examples),
         summary=tuple(verdict if is_short else text.summary(study, rows, names, comparisons, tests)),
         verdict=tuple(verdict),
         warnings=tuple(text.warnings(study)),
@@ -294,10 +320,39 @@ def _paired(study: CamStudy, views: Sequence[ViewRow], before: int, after: int) 
     return compare_paired(study.right(before)[labelled], study.right(after)[labelled])
 
 
+def _class_tests(study: CamStudy, names: Sequence[str]) -> list[ClassTest]:
+    """Test every class in every view against the first view; the list is empty if no image is labelled."""
+    labelled = study.labelled
+    if not labelled.any():
+        return []
+    truth, before = study.truth[labelled].astype(np.int64), study.right(0)[labelled]
+    tests = [
+        (names[view], change)
+        for view in range(1, len(names))
+        for change in compare_classes(truth, before, study.right(view)[labelled])
+    ]
+    corrected = holm([change.p_value for _, change in tests]).tolist()
+    return [ClassTest(view, change, p_value) for (view, change), p_value in zip(tests, corrected, strict=True)]
+
+
 def _percent(view: ViewRow) -> float:
     return view.accuracy.percent if view.accuracy else float("nan")
 
 
-def _example_row(study: CamStudy, example: Example) -> ExampleRow:
+def _example_row(study: CamStudy, example: Example, names: Sequence[str]) -> ExampleRow:
     truth = int(study.truth[example.index])
-    return ExampleRow(sanitize(study.names[example.index]), study.classes[truth] if truth >= 0 else None, example)
+    return ExampleRow(
+        name=sanitize(study.names[example.index]),
+        truth=study.classes[truth] if truth >= 0 else None,
+        example=example,
+        reasons=tuple(text.reason(rule, _views_of(study, example, rule, names)) for rule in example.rules),
+        converted=bool(study.converted[example.index]),
+    )
+
+
+def _views_of(study: CamStudy, example: Example, rule: Rule, names: Sequence[str]) -> list[str]:
+    """Return the names of the views in which the image is lost, gained or flipped; none for the other rules."""
+    if rule not in ("lost", "gained", "flipped"):
+        return []
+    flags = [study.flipped(view) if rule == "flipped" else study.right(view) != study.right(0) for view in range(len(names))]
+    return [name for name, of_view in zip(names, flags, strict=True) if of_view[example.index]]

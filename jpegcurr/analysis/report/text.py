@@ -7,14 +7,16 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from jpegcurr.analysis.cam.methods import OURS
-from jpegcurr.analysis.cam.results import CamStudy
-from jpegcurr.analysis.cam.similarity import Comparison
-from jpegcurr.analysis.stats import LEVEL, precise_p, state_p
+from jpegcurr.analysis.cam.results import CamStudy, Rule
+from jpegcurr.analysis.cam.similarity import Comparison, MetricSummary
+from jpegcurr.analysis.class_names import readable_name
+from jpegcurr.analysis.stats import LEVEL, explain_no_class, precise_p, state_p
+from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING
 from jpegcurr.system import library_versions
 from jpegcurr.text import join_words, sanitize
 
 if TYPE_CHECKING:  # the model is built with these sentences
-    from jpegcurr.analysis.report.model import PairedTest, RunRow, RunTests
+    from jpegcurr.analysis.report.model import ClassTest, PairedTest, RunRow, RunTests
 
 TARGETS = {
     "reference": "each image's prediction in the first view, the same in all views",
@@ -22,6 +24,14 @@ TARGETS = {
     "own": "each view's own prediction",
 }
 BASELINES = {"same class": "another image of the same class", "half the list": "another image"}
+CONVERTED = f"a JPEG of quality {CONVERTED_QUALITY}, {':'.join(CONVERTED_SUBSAMPLING)}"  # what ``source`` is for other files
+# Why an image was chosen, as ``example_selection.changes`` ranks images; lost, gained and flipped name their views instead.
+_REASONS: dict[Rule, str] = {
+    "most changed": "most changed in any view",
+    "median": "median by the largest change in any view",
+    "least changed": "least changed in every view",
+}
+_NAMED = 3  # classes, files or views that a sentence lists before it counts the others
 _PACKAGES = ("jpegcurr", "torch", "timm", "numpy", "pillow", "simplejpeg", "opencv-python-headless")
 
 
@@ -29,12 +39,32 @@ def verdict(names: Sequence[str], images: int, comparisons: Sequence[Comparison]
     """Return a sentence or two for every compared view; ``names`` are those of all views."""
     sentences = []
     for name, comparison in zip(names[1:], comparisons, strict=True):
-        pearson = comparison.metrics["pearson"]
-        baseline = BASELINES.get(comparison.baseline_of, "another image")
-        maps = f"the maps correlate {number(pearson.mean)} (maps of {baseline}: {number(pearson.baseline.mean)})"
-        changed = f"{comparison.flips} of {count(images, 'prediction')} change"
-        sentences.append(f"{names[0]} to {name}: {changed}; {maps}.{_accuracy_sentence(comparison)}")
+        changed = f"{comparison.flips:,} of {images:,} {'prediction changes' if images == 1 else 'predictions change'}"
+        sentences.append(f"{names[0]} to {name}: {changed}; {_maps(comparison, images)}.{_accuracy_sentence(comparison)}")
     return sentences or [f"One view of {count(images, 'image')}: nothing to compare. Give more --qualities or runs."]
+
+
+def _maps(comparison: Comparison, images: int) -> str:
+    """State the mean correlation of the maps and whose they are, that of the changed predictions, and the baseline."""
+    pearson = comparison.metrics["pearson"]
+    if not pearson.images:
+        return "no image's maps have a correlation: they are constant"
+    parts = [f"the maps of {_compared_images([pearson], images)} have a mean correlation of {number(pearson.mean)}"]
+    if changed := pearson.flipped.images:
+        parts.append(f"those of the {changed:,} with a changed prediction: {number(pearson.flipped.mean)}")
+    baseline = BASELINES.get(comparison.baseline_of)
+    unrelated = [f"maps of {baseline}: {number(pearson.baseline.mean)}"] if baseline else []
+    extra = "; ".join([*parts[1:], *unrelated])
+    return parts[0] + (f" ({extra})" if extra else "")
+
+
+def _compared_images(metrics: Sequence[MetricSummary], images: int) -> str:
+    """Return ``all 300 images``, or how many of them have maps that can be correlated, at least, in all of ``metrics``."""
+    fewest = min(metric.images for metric in metrics)
+    if fewest == images:
+        return f"all {images:,} images" if images > 1 else "the one image"
+    least = "at least " if len({metric.images for metric in metrics}) > 1 else ""
+    return f"{least}{fewest:,} of the {images:,} images (where neither map is constant)"
 
 
 def _accuracy_sentence(comparison: Comparison) -> str:
@@ -79,7 +109,7 @@ def summary(
         for test in tests
         if test.against_first
     ]
-    return [*sentences, _maps_sentence(rows, names[0], comparisons)]
+    return [*sentences, _maps_sentence(rows, names[0], comparisons, len(study.names))]
 
 
 def _differences(tests: Sequence["PairedTest"]) -> str:
@@ -102,7 +132,7 @@ def _differences(tests: Sequence["PairedTest"]) -> str:
     return "; ".join(parts)
 
 
-def _maps_sentence(rows: Sequence["RunRow"], reference: str, comparisons: Sequence[Comparison]) -> str:
+def _maps_sentence(rows: Sequence["RunRow"], reference: str, comparisons: Sequence[Comparison], images: int) -> str:
     """State every run's mean correlations with the first view's maps, and the baseline."""
     parts = []
     for row in rows:
@@ -115,7 +145,53 @@ def _maps_sentence(rows: Sequence["RunRow"], reference: str, comparisons: Sequen
     first = comparisons[0]
     baseline = BASELINES.get(first.baseline_of)
     unrelated = f" (maps of {baseline}: {number(first.metrics['pearson'].baseline.mean)})" if baseline else ""
-    return f"Mean correlation of the maps with those of {reference}: {'; '.join(part for part in parts if part)}{unrelated}."
+    whose = _compared_images([comparison.metrics["pearson"] for comparison in comparisons], images)
+    means = "; ".join(part for part in parts if part)
+    return (
+        f"Mean correlation of the maps of {whose}, changed predictions or not, with those in {reference}: {means}{unrelated}."
+    )
+
+
+def class_verdict(tests: Sequence["ClassTest"], classes: Sequence[str], reference: str) -> str:
+    """Name the classes that are told apart from the first view, or say why none is; empty without ``tests``."""
+    if not tests:
+        return ""
+    apart = sorted((test for test in tests if test.p_value < LEVEL), key=lambda test: test.p_value)
+    if not apart:
+        why = explain_no_class([test.change for test in tests], [test.p_value for test in tests])
+        return f"No class is told apart from {reference}: {why}."
+    named = [
+        f"{sanitize(readable_name(classes[test.change.label])).split(',')[0]} at {test.view} ({test.change.difference:+.1f} "
+        f"points, {state_p(precise_p(test.p_value))})"
+        for test in apart
+    ]
+    return (
+        f"Told apart from {reference}, by McNemar's test within the class after Holm's correction for {len(tests):,} "
+        f"comparisons of a class: {_listed(named)}."
+    )
+
+
+def reason(rule: Rule, views: Sequence[str]) -> str:
+    """Say why an image is shown: ``lost at q20 and q10``; ``views`` are those in which it is lost, gained or flipped."""
+    return f"{rule} at {_listed(views)}" if views else _REASONS.get(rule, rule)
+
+
+def describe_converted(study: CamStudy) -> str:
+    """Say how many images are JPEGs made in place of their files at ``source``, and which; empty if none is."""
+    names = [sanitize(study.names[image]) for image in study.converted.nonzero()[0].tolist()]
+    if not names:
+        return ""
+    verb = "is" if len(names) == 1 else "are each"
+    return (
+        f"At source, {len(names):,} of {count(len(study.names), 'image')} {verb} {CONVERTED}, made of the file as jpegcurr "
+        f"encode stores it: the file is no upright JPEG in RGB or grey ({_listed(names)})."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join at most a few names, and count the others; names that have commas are separated by semicolons."""
+    few = [*names[:_NAMED], *([f"{len(names) - _NAMED:,} more"] if len(names) > _NAMED else [])]
+    return "; ".join(few) if any("," in name for name in few) else join_words(few)
 
 
 def warnings(study: CamStudy) -> list[str]:
@@ -130,6 +206,8 @@ def warnings(study: CamStudy) -> list[str]:
         sentences.append(f"{len(study.names)} evenly spaced images of {study.available} are compared (--limit).")
     if study.unknown:
         sentences.append(study.unknown)
+    if converted := describe_converted(study):
+        sentences.append(converted)
     dark = sum(int(columns.dark.sum()) for columns in study.columns)
     if dark:
         maps = f"{dark:,} of {len(study.views) * len(study.names):,} maps are zero everywhere"
@@ -154,8 +232,8 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Layer": study.layer,
         "Grid": f"{study.grid[0]}x{study.grid[1]} cells",
         "Class explained": TARGETS[study.target_rule],
-        "Qualities": f"{', '.join(qualities)}: re-encoded at full resolution before the crop, as jpegcurr encode stores "
-        "them; source is the file itself",
+        "Qualities": f"{', '.join(qualities)}: re-encoded at full resolution before the crop, as jpegcurr encode stores them"
+        + (f"; source is {_source(study)}" if "source" in qualities else ""),
         "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
         "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
         "Inputs": "; ".join(dict.fromkeys(study.preprocessing)),
@@ -168,6 +246,11 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
     }
 
 
+def _source(study: CamStudy) -> str:
+    converted = int(study.converted.sum())
+    return f"the file itself, but {CONVERTED}, for {converted:,} of {len(study.names):,}" if converted else "the file itself"
+
+
 def number(value: float) -> str:
     """Return two decimals, or ``undefined``."""
     return f"{value:.2f}" if isfinite(value) else "undefined"
@@ -175,4 +258,4 @@ def number(value: float) -> str:
 
 def count(things: int, name: str) -> str:
     """Return ``1 image``, ``2 images``."""
-    return f"{things} {name}{'' if things == 1 else 's'}"
+    return f"{things:,} {name}{'' if things == 1 else 's'}"

@@ -100,6 +100,7 @@ function prepareTable() {
 }
 function showTable() {
   if (!at("classes")) return;
+  if (state.by || state.table !== DEFAULTS.table) at("classes-fold").open = true; // a link may lead to it
   const view = Number(state.table), heads = [...document.querySelectorAll("#classes [data-key]")];
   at("table-view").value = state.table;
   at("table-name").textContent = DATA.views[view];
@@ -144,42 +145,62 @@ function similarity(card) {
   return Number.isNaN(r) ? (left === right ? 1 : -1) : r;
 }
 
-function caption(view, prediction, withTop) {
+// A bar of a table's colours between the values at its ends.
+const bar = (low, table, high) => make("div", { className: "range soft" }, make("span", { text: low }),
+  make("i", { style: `background: linear-gradient(90deg, ${colourStops(table)})` }), make("span", { text: high }));
+function caption(card, view) {
+  const prediction = card.example.predictions[view];
   const lines = [make("b", { text: DATA.views[view] }), make("div", { className: "soft", text: "logit " + signed(prediction.logit ?? NaN) })];
+  if (card.example.converted && DATA.qualities[qualityOf(view)] === "source") lines.push(make("div", { className: "soft", text: DATA.converted }));
   if (DATA.own) lines.push(make("div", { className: "soft", text: "explains " + plain(DATA.classes[prediction.target]) }));
-  if (withTop) lines.push(make("ol", { className: "likeliest" }, ...prediction.top.map(([name, share]) => make("li", {},
+  lines.push(make("ol", { className: "likeliest" }, ...prediction.top.map(([name, share]) => make("li", {},
     make("span", { text: plain(DATA.classes[name]), title: DATA.classes[name] }), " ", make("span", { text: fixed(100 * share, 1) + " %" })))));
   return lines;
 }
 function describe(card) {
   const [left, right] = pair(), { example, captions, canvases } = card, { predictions } = example, r = correlationOf(card), end = scaleOf(card);
-  const { changed, lost, gained } = outcome(card), names = [left, right].map(view => DATA.views[view]);
+  const { changed, lost, gained } = outcome(card), names = [left, right].map(view => DATA.views[view]), known = example.truth >= 0;
   const line = card.element.querySelector(".pair");
   line.replaceChildren(make("span", { className: "soft", text: `maps r ${fixed(r)}, logit ${signed(predictions[right].logit - predictions[left].logit)} ` }));
-  if (changed) line.append(make("b", { className: gained ? "gained" : "", text: lost ? "lost" : gained ? "gained" : "prediction changes" }));
-  captions.left.replaceChildren(...caption(left, predictions[left], true));
-  captions.right.replaceChildren(...caption(right, predictions[right], true));
+  const kept = !known ? "prediction kept" : likeliest(card, left) === example.truth ? "right in both" : "wrong in both";
+  if (left !== right) line.append(make("span", { className: "tag" + (gained ? " gained" : changed ? " changed" : ""),
+    text: lost ? "lost" : gained ? "gained" : changed ? "prediction changes" : kept }));
+  captions.left.replaceChildren(...caption(card, left));
+  captions.right.replaceChildren(...caption(card, right));
   const [first, second] = [left, right].map(qualityOf), rms = example.rms[Math.max(first, second)][Math.min(first, second)];
   captions.error.replaceChildren(make("b", { text: "error ×8" }), make("div", { className: "soft", text: first === second
-    ? "the same quality: none" : `${DATA.qualities[second]} − ${DATA.qualities[first]}, rms ${fixed(rms, 1)} levels` }));
+    ? "the same quality: none" : `${DATA.qualities[second]} − ${DATA.qualities[first]}, rms ${fixed(rms, 1)} levels` }), bar("−16", "grey", "+16 levels"));
   for (const [name, k] of [["left-map", 0], ["right-map", 1]]) {
-    captions[name].replaceChildren(make("b", { text: `map, ${names[k]}` }), make("div", { className: "soft", text: `0 to ${short(end[k])}, peak ${short(predictions[pair()[k]].peak)}` }));
+    captions[name].replaceChildren(make("b", { text: `map, ${names[k]}` }), make("div", { className: "soft", text: `0 to ${short(end[k])}, peak ${short(predictions[pair()[k]].peak)}` }), bar("0", state.colours, short(end[k])));
     canvases[name].setAttribute("aria-label", `Grad-CAM map of ${example.name} in ${names[k]}, colours from 0 to ${short(end[k])}`);
   }
-  captions.difference.replaceChildren(make("b", { text: "right − left map" }), make("div", { className: "soft", text: `±${short(end[2])}` }));
+  const peak = Math.max(...[left, right].map(view => predictions[view].peak)), largest = Math.max(...differenceOf(card).map(Math.abs));
+  captions.difference.replaceChildren(make("b", { text: "right − left map" }), make("div", { className: "soft", text: largest === 0
+    ? "none: the maps are equal" : `on ${differenceScale()}, largest ${short(largest)}: ${fixed(100 * largest / peak, largest < peak / 10 ? 1 : 0)} % of the peak` }),
+  bar("−" + short(end[2]), "signed", "+" + short(end[2])));
   canvases.left.setAttribute("aria-label", `${example.name} in ${names[0]}`);
   canvases.right.setAttribute("aria-label", `${example.name} in ${names[1]}`);
   canvases.error.setAttribute("aria-label", `eight times the difference between the two pictures of ${example.name}`);
   canvases.difference.setAttribute("aria-label", `difference of the two maps of ${example.name}, correlation ${fixed(r)}`);
 }
 
-// The ends of the colours for the left map, the right one and their difference.
+// The ends of the colours for the left map, the right one and their difference, which is mostly much smaller than the maps.
 function scaleOf(card) {
-  const views = pair(), peaks = views.map(view => card.example.predictions[view].peak);
-  if (state.scale === "own") return [...peaks, Math.max(...differenceOf(card).map(Math.abs))];
-  const end = state.scale === "pair" ? Math.max(...peaks) : Math.max(...cards.flatMap(other => views.map(view => other.example.predictions[view].peak)));
-  return [end, end, end];
+  if (state.scale === "gallery") return galleryScale();
+  const peaks = pair().map(view => card.example.predictions[view].peak), own = Math.max(...differenceOf(card).map(Math.abs));
+  return state.scale === "own" ? [...peaks, own] : [Math.max(...peaks), Math.max(...peaks), own];
 }
+let ofGallery = { views: "", ends: [] };
+function galleryScale() {
+  const views = pair().join(" ");
+  if (ofGallery.views !== views) {
+    const peaks = cards.flatMap(card => pair().map(view => card.example.predictions[view].peak));
+    const end = Math.max(...peaks), own = Math.max(...cards.map(card => Math.max(...differenceOf(card).map(Math.abs))));
+    ofGallery = { views, ends: [end, end, own] };
+  }
+  return ofGallery.ends;
+}
+const differenceScale = () => state.scale === "gallery" ? "one scale for all images" : "its own scale";
 function differenceOf(card) {
   const [left, right] = pair().map(view => mapOf(card, view));
   return right.map((cell, k) => cell - left[k]);
@@ -297,7 +318,9 @@ function showControls() {
   at("opacity").disabled = state.show === "alone";
   legend(at("heat"), state.colours);
   legend(at("signed"), "signed");
-  const ends = { pair: "largest of the pair", own: "largest of each map", gallery: () => short(scaleOf(cards[0])[0]) }[state.scale];
+  legend(at("grey"), "grey");
+  at("signed-scale").textContent = differenceScale();
+  const ends = { pair: "largest of the pair", own: "largest of each map", gallery: () => short(galleryScale()[0]) }[state.scale];
   at("heat-high").textContent = typeof ends === "string" ? ends : cards.length ? ends() : "";
 }
 // Update the maps, and the table and the cards if they are affected.
@@ -326,7 +349,7 @@ function start() {
 prepareViews();
 prepareTable();
 const rules = [...new Set(DATA.examples.flatMap(example => example.rules))];
-options(at("rule"), rules.map(rule => [rule, rule]));
+options(at("rule"), rules.map(rule => [rule, ["lost", "gained", "flipped"].includes(rule) ? rule + " in any view" : rule]));
 options(at("class-names"), [...new Set(DATA.examples.map(example => DATA.classes[example.truth] ?? DATA.classes[example.predictions[0].target]))].sort().map(name => [name, name]));
 for (const key of ["scale", "colours", "show", "flip", "rule", "sort"]) at(key).onchange = event => change({ [key]: event.target.value });
 for (const key of ["opacity", "text"]) at(key).oninput = event => change({ [key]: event.target.value });

@@ -10,6 +10,7 @@ const STOPS = {
   cividis: "00224e00285b002e6a0533711a386f273e6e32436d3b496c434e6c4b546c535a6d5a5f6e61656f686a716f70737676767d7c788381798b8778928d78" +
     "9a9376a29975aaa073b3a670bbad6dc3b369ccba64d4c15fddc858e6d051efd748f8df3cfee838",
   signed: "2166ac92c5def7f7f7fdae61b35806",
+  grey: "010101ffffff",
 };
 
 // 256 colours, three bytes each, linear between the stops.
@@ -21,6 +22,7 @@ function colourTable(hex) {
   }
   return table;
 }
+const colourStops = name => STOPS[name].match(/.{6}/g).map(hex => "#" + hex).join(", ");
 const TABLES = Object.fromEntries(Object.entries(STOPS).map(([name, hex]) => [name, colourTable(hex)]));
 
 // Cells from 16-bit levels of the peak, least byte first.

@@ -3,8 +3,8 @@
 Decoding is simplejpeg's into a reused buffer, encoding is OpenCV's: together the fastest pair whose entropy-coded data
 equals ``PIL.Image.save(quality=..)`` bit for bit (both use libjpeg's accurate DCT; simplejpeg's own encoder uses the
 fast DCT below quality 96 and differs). Everything that is not a plain JPEG is read by Pillow (``pillow.py``). Another JPEG
-library for ``encode`` would replace the calls in this file; FFCV's loader encodes on the fly with libturbojpeg
-(``training/data/ffcv_kernel.py``).
+library for ``encode`` would replace the calls in this file; compiled loaders encode on the fly with libturbojpeg
+(``training/data/decode_kernel.py``).
 """
 
 import threading
@@ -198,13 +198,20 @@ def as_specs(specs: Sequence[EncodeSpec | Quality]) -> list[EncodeSpec]:
     return named
 
 
-def decode_rgb(data: bytes | str | Path, *, scratch: bool = False, size: tuple[int, int] | None = None) -> Pixels:
+def decode_rgb(
+    data: bytes | str | Path,
+    *,
+    scratch: bool = False,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Pixels:
     """Decode any image, a file or its bytes, to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError.
 
     With ``scratch`` the array may be this thread's scratch memory: use it before the next call. An image that should have a
-    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has too many pixels.
+    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has more than
+    ``max_pixels``.
     """
-    with _name_file(data), _open(_read(data), MOST_PIXELS if size else MAX_PIXELS) as opened:
+    with _name_file(data), _open(_read(data), MOST_PIXELS if size else max_pixels) as opened:
         if size and size != (opened.width, opened.height):
             actual = f"{opened.width}x{opened.height}"
             raise ImageError(f"decodes to {actual} pixels, but its metadata say {size[0]}x{size[1]}")

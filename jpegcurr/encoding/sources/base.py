@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from jpegcurr.descriptors import open_to_read, read_at
 from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]
@@ -94,7 +95,7 @@ def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> byt
     ``listed`` says that the file existed when the source was listed, so that its absence means a vanished source.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # so that a pipe cannot hang the run
+        descriptor = open_to_read(path)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -111,13 +112,13 @@ def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> byt
 
 
 def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
-    """Call ``os.pread`` until all is read: it returns at most 2 GiB at once, and less near a file's end."""
-    data = os.pread(descriptor, size, offset)
+    """Call ``read_at`` until all is read: it returns at most 2 GiB at once, and less near a file's end."""
+    data = read_at(descriptor, size, offset)
     if len(data) == size:
         return data
     parts = [data]
     while parts[-1] and (left := size - sum(map(len, parts))):
-        parts.append(os.pread(descriptor, left, offset + size - left))
+        parts.append(read_at(descriptor, left, offset + size - left))
     return b"".join(parts)
 
 

@@ -23,19 +23,21 @@ from ffcv.pipeline.graph import Graph
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import TrainingError
 from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.system import available_cpus
-from jpegcurr.training.data.ffcv_kernel import BYTE, GOOD, TASK, SampleDecoder
+from jpegcurr.training.data.decode_kernel import BYTE, GOOD, TASK, tasks_of
+from jpegcurr.training.data.ffcv_kernel import SampleDecoder
 from jpegcurr.training.data.readahead import Readahead
-from jpegcurr.training.data.sampling import SAMPLE, Batch, EpochSampler, Indices
+from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
 BATCHES_AHEAD = 3  # FFCV's default
 # numba prints an ignored KeyError when a compiled loader is freed before the process ends, so all of them are kept.
 _kept: list["_Loader"] = []
+# FFCV's graph, and the code that it generates and numba compiles, by interpolation. All else of a batch comes with its tasks.
+_compiled: dict[str, tuple[Graph, Any]] = {}
 
 
 class FfcvLoader:
@@ -49,7 +51,6 @@ class FfcvLoader:
         self._runtime = runtime
         self.replaced = 0
         self._loader = _Loader(sampler)
-        self._loader.compile()
         _kept.append(self._loader)
 
     def __len__(self) -> int:
@@ -88,17 +89,23 @@ class _Loader(StockLoader):  # type: ignore[misc]
     """FFCV's loader without its constructor, which builds Python dictionaries of all samples: 714 MB for ImageNet."""
 
     def __init__(self, sampler: EpochSampler) -> None:
+        self.code: Any
         self.batch_size = sampler.batch
         self.batches_ahead = BATCHES_AHEAD
         self.num_workers = min(max(sampler.workers, 1), available_cpus(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self.memory_manager = _NoMemory()
         metadata = np.zeros(1, [("f0", np.uint8)])  # FFCV only passes it through: the tasks hold all metadata
         self.reader = SimpleNamespace(metadata=metadata)
-        spec = PipelineSpec("image", decoder=SampleDecoder(sampler.image.interpolation))
-        self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
-        self.generate_code()
+        interpolation = sampler.image.interpolation
+        if interpolation not in _compiled:
+            spec = PipelineSpec("image", decoder=SampleDecoder(interpolation))
+            self.graph = Graph({"image": spec}, {"image": RGBImageField()}, {"image": 0}, metadata, None)
+            self.generate_code()
+            self._compile()
+            _compiled[interpolation] = self.graph, self.code
+        self.graph, self.code = _compiled[interpolation]
 
-    def compile(self) -> None:
+    def _compile(self) -> None:
         """Compile now, or load numba's cache, rather than at the first batch, by running the pipeline on no samples."""
         none = np.zeros(0, np.int64)
         state = (np.zeros(0, TASK), none, np.zeros(2, np.int64), np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, BYTE))
@@ -148,7 +155,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
     def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
         """Run FFCV's pipeline on the tasks of the next batch."""
         self._readahead.start(number)
-        tasks = _tasks(self._sampler, next(self._samples))
+        tasks = tasks_of(self._sampler, next(self._samples))
         size = self._sampler.size(self._epoch)
         images = self._runtime.memory(len(tasks), size, size, 3)
         self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
@@ -180,21 +187,6 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
                 self.output_queue.get_nowait()
             self.join(timeout=0.005)
         self._readahead.close()
-
-
-def _tasks(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
-    tasks = np.zeros(len(samples), TASK)
-    for name in SAMPLE.names or ():
-        tasks[name] = samples[name]
-    for position, variant in enumerate(sampler.variants.values()):
-        mine = samples["variant"] == position
-        indices, beton = samples["index"][mine], variant.beton
-        tasks["descriptor"][mine] = beton.descriptor
-        tasks["offset"][mine], tasks["size"][mine] = beton.pointers[indices], beton.sizes[indices]
-        tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[indices], beton.widths[indices]
-        tasks["raw"][mine] = beton.modes[indices] != MODE_JPEG
-        tasks["before_crop"][mine] = variant.before_crop
-    return tasks
 
 
 def _lanes(tasks: np.ndarray, lanes: int) -> tuple[Indices, Indices]:

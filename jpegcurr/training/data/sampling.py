@@ -1,6 +1,6 @@
 """Samplers and the loader's contract: which samples an epoch has, in which order, at which quality and crop.
 
-Both loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
+All loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
 and their order are a function of (seed, epoch); the data set, quality, crop and flip of a sample, of (seed, epoch, sample).
 So the number of workers changes nothing, a resumed run gets the batches of an unbroken one, and two data sets that
 differ in quality alone give the same crops of the same images. ``EpochSampler`` decides all of it, as one ``SAMPLE`` record per
@@ -66,12 +66,12 @@ class Batch(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
     numbers: Indices
-    epoch: int = 0
-    position: int = 0
+    epoch: int
+    position: int
 
 
 class Loader(Protocol):
-    """The interface that both loaders have."""
+    """The interface that all loaders have."""
 
     @property
     def replaced(self) -> int:

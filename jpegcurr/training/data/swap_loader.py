@@ -55,7 +55,7 @@ class SwapLoader(TrainLoader):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         hflip: float = 0.5,
         interpolation: Interpolation = "bicubic",
-        kind: Literal["auto", "ffcv", "plain"] = "auto",
+        kind: Literal["auto", "compiled", "ffcv", "plain"] = "auto",
         workers: int | Literal["auto"] = "auto",
         runtime: Runtime | None = None,
     ) -> None:

@@ -1,7 +1,7 @@
 """The transform from a stored image to the pixels that the model gets: crop, resize, JPEG on the fly, mirror.
 
-This is the reference in Python. The plain loader uses it, and FFCV's compiled kernel gives the same pixels (by area, to within
-one level of 255); ``tests/training/test_ffcv_kernel.py`` checks that.
+This is the reference in Python. The plain loader uses it, and compiled code gives the same pixels (by area, to within one level
+of 255, where no side grows); ``tests/training/test_decode_kernel.py`` checks that.
 """
 
 from collections.abc import Sequence

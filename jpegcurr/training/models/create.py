@@ -147,16 +147,17 @@ def export_model(
         "mean": inputs.levels,
         "std": inputs.deviations,
     }
-    whole = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
+    if not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in model.state_dict().values()):
+        model = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # safetensors refuses channels_last
     labels = {"label_names": list(classes)}
     with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
         if factory is not None:
             described = {"architecture": factory, "num_classes": len(classes), **labels, "pretrained_cfg": data_config}
             Path(temporary, "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
-            tensors = {name: tensor.clone() for name, tensor in whole.state_dict().items()}  # tied ones share their memory
+            tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # tied ones share their memory
             save_file(tensors, Path(temporary, "model.safetensors"))
         else:
-            save_for_hf(whole, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
+            save_for_hf(model, temporary, model_config=labels, safe_serialization=True, data_config=data_config)
             _remove_doubled_argument(Path(temporary, "config.json"))
         for name in ("config.json", "model.safetensors"):
             move_into_place(Path(temporary, name), folder / name)

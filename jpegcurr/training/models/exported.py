@@ -22,6 +22,7 @@ from jpegcurr.errors import UsageError
 from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import LARGEST_SIDE
 from jpegcurr.training.models.finite import check_weights
+from jpegcurr.training.models.fit import without_memory
 from jpegcurr.training.run_head import ExportedClasses
 
 _ADVICE = "Copy the run's folder again."
@@ -150,7 +151,7 @@ def _create_without_memory(config: _Config, tensors: int, path: Path) -> torch.n
 
     hook = register_module_parameter_registration_hook(limit)
     try:
-        with torch.device("meta"):
+        with without_memory():
             return _create(config, path)
     finally:
         hook.remove()

@@ -8,7 +8,6 @@ import torch
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.training.metrics import Normaliser
 
-_ADVICE = "Give other weights (of a run: --weights ema or best), or train it again."
 _STATISTICS = ("running_mean", "running_var")  # of batch norms; other buffers may hold infinities on purpose, such as masks
 
 
@@ -18,7 +17,8 @@ def check_weights(model: torch.nn.Module, source: Path | str) -> None:
     for name, tensor in (*model.named_parameters(), *buffers):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UsageError(
-                f"{source} holds weights that are infinite or not a number ({name}): it diverged, or was damaged. {_ADVICE}"
+                f"{source} holds weights that are infinite or not a number ({name}): it diverged, or was damaged. "
+                f"{_advise(source)}"
             )
 
 
@@ -62,5 +62,17 @@ def require_finite(outputs: torch.Tensor, source: Path | str, images: Sequence[P
     if not all(finite):
         raise JpegcurrError(
             f"{source}: its outputs for {images[finite.index(False)]} are infinite or not a number, and say nothing about an "
-            f"image. {_ADVICE}"
+            f"image. {_advise(source)}"
         )
+
+
+def _advise(source: Path | str) -> str:
+    """Return the way out; ``source`` is a model, such as a run's folder, or a file or folder of a run's weights."""
+    folder = Path(source)
+    folder = folder.parent if folder.is_file() else folder
+    run = folder.parent if folder.name in ("ema", "best") else folder
+    sets = {"raw": run, "ema": run / "ema", "best": run / "best"}
+    names = [name for name, of_set in sets.items() if (of_set / "model.safetensors").is_file()]
+    if len(names) < 2:
+        return "Give other weights, or train it again."
+    return f"Give others of this run's weights ({', '.join(names)}: --weights NAME), or train it again."

@@ -9,17 +9,43 @@ from typing import Any
 import timm
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from jpegcurr.training.models.key_maps import StateDict
 from jpegcurr.training.models.pretrained import count_classes
 
 _SHOWN = 2  # tensors, and names of models, in one message; and one more that the model lacks
 _ON_TRIAL = 4  # parameters that a model may create and drop
+_INITIALISE = frozenset(
+    ("add_", "clamp_", "div_", "erfinv_", "fill_", "mul_", "normal_", "sub_", "trunc_normal_", "uniform_", "zero_")
+)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the in-place operations that initialise tensors of the meta device, which have no values.
+
+    torch would compute their shapes and strides, in Python: four fifths of the time that it takes to create a ConvNeXt.
+    """
+
+    def __torch_function__(
+        self, function: Any, _types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in _INITIALISE and arguments and isinstance(arguments[0], torch.Tensor) and arguments[0].is_meta:
+            return arguments[0]
+        return function(*arguments, **(options or {}))
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Create tensors in this block on torch's meta device: with shapes and types, without values."""
+    with torch.device("meta"), _Uninitialised():
+        yield
 
 
 def create_on_meta(name: str, **options: Any) -> torch.nn.Module | None:
     """Create timm's model ``name`` without memory for its weights; None if it cannot be created so."""
-    with torch.device("meta"), warnings.catch_warnings():
+    with without_memory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a deprecated name: whoever creates the model in earnest gets it
         try:
             model: torch.nn.Module = timm.create_model(name, **options)

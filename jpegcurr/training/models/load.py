@@ -72,7 +72,7 @@ class Classifier(Protocol):
 
     @property
     def loader(self) -> str:
-        """The loader that the model was trained with, ``ffcv`` or ``plain``; ``auto`` if it was not trained here."""
+        """The kind of loader that the model was trained with (see ``choose_kind``); ``auto`` if it was not trained here."""
 
     @property
     def batch(self) -> int:
@@ -83,7 +83,7 @@ class Classifier(Protocol):
 class Run:
     """A trained model in evaluation mode on the runtime's device, with its recipe, normalisation and class names.
 
-    ``loader`` is the kind of loader that it was trained with, ``ffcv`` or ``plain``. ``names_known`` is False for a run that
+    ``loader`` is the kind of loader that it was trained with. ``names_known`` is False for a run that
     was trained on a beton without a manifest: ``classes`` are then the numbers of the outputs.
     """
 
