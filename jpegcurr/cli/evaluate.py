@@ -61,6 +61,14 @@ def evaluate(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality.")] = None,
     labels: ImageLabelsOption = None,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS=OUTPUT,OUTPUT;...",
+            help="Judge by fewer classes: the probabilities of a model's outputs in each are added. Name every output once: "
+            "'negative=amb_neg,negative;positive=amb_pos,positive'.",
+        ),
+    ] = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
     mean: MeanOption = None,
@@ -107,6 +115,7 @@ def evaluate(
                 stage=stage,
                 loader=loader,
                 max_pixels=max_pixels,
+                merge=merge,
                 progress=lambda done, total: bar.update("evaluate", done, total),
             )
         if world.is_main:

@@ -276,9 +276,10 @@ class _SplitWriter:
                 self._stopped |= self._failures >= self._max_failures
                 self._late_failures += self._stopped
             if not self._stopped:
+                shares = self._source.shares[outcome.item.key] if self._source.shares is not None else None
                 for output, position in self._outputs:
                     encoded = outcome.encoded[position] if outcome.encoded else None
-                    row = make_item_row(outcome, encoded, time_stamp=output.time_stamps)
+                    row = make_item_row(outcome, encoded, time_stamp=output.time_stamps, shares=shares)
                     output.add(row, encoded.data if encoded else None)
         for output, _ in self._outputs:
             output.flush()

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -49,7 +49,9 @@ from jpegcurr.json_files import describe
 log = logging.getLogger("jpegcurr")
 
 
-def make_item_row(outcome: Outcome, encoded: Encoded | None, *, time_stamp: bool = False) -> Row:
+def make_item_row(
+    outcome: Outcome, encoded: Encoded | None, *, time_stamp: bool = False, shares: Mapping[str, float] | None = None
+) -> Row:
     """Return one image's row of ``items.jsonl``, given what it became at one quality; see ``read_items``."""
     row: Row = {"key": outcome.item.key, "label": outcome.item.label, "source_bytes": outcome.bytes_in}
     if encoded is None:
@@ -60,6 +62,8 @@ def make_item_row(outcome: Outcome, encoded: Encoded | None, *, time_stamp: bool
         row |= {"modified": outcome.modified}
     if encoded.converted:
         row |= {"quality": CONVERTED_QUALITY, "subsampling": CONVERTED_SUBSAMPLING}
+    if shares is not None:
+        row |= {"shares": dict(shares)}
     return row | {"scaled": True} if encoded.scaled else row
 
 

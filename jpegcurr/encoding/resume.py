@@ -1,6 +1,6 @@
 """Encodes that were interrupted or finished before: the files that they leave, and whether a plan may continue or keep them.
 
-An output may be kept if its plan is the same and its images are: key, class and size of each, as the source lists them now.
+An output may be kept if its plan is the same and its images are: key, class, shares and size, as the source lists them now.
 A file of the same size that has changed on the disk since (by its ``st_ctime``, which the owner of a file cannot set) is read
 again and compared with the checksum in its row. What this cannot see: rows of a Hugging Face data set that were replaced by
 others of the same size, and files that were changed while they were being encoded.
@@ -255,6 +255,8 @@ def _describe_change(row: dict[str, Any], item: Item, source: Source, written_at
         return f"is of the class {source.classes[item.label]!r} and was of {was!r}: its label changed"
     if failed:
         return ""
+    if row.get("shares") != (source.shares[item.key] if source.shares is not None else None):
+        return "has other shares of classes"
     if item.size not in (MISSING, row["source_bytes"]):
         return f"has {item.size} bytes and had {row['source_bytes']}: it has changed"
     changed_at = source.store.changed_at(item)

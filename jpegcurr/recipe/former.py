@@ -13,6 +13,8 @@ _FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
     ("optim", "layer_ids"): lambda optim: "contiguous" if optim.get("layer_decay") else "authors",
 }
 
+_FORMER_ABSENT = ("targets",)  # sections that did not exist; null is what earlier versions did
+
 
 def former_values(tree: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
     """Return the value of every field that the resolved recipe ``tree`` lacks because an earlier version wrote it."""
@@ -37,6 +39,9 @@ def omit_former(tree: Mapping[str, Any]) -> dict[str, Any]:
     for (section, field), value in _FORMER.items():
         if isinstance(fields := whole.get(section), Mapping) and field in fields and fields[field] == value(fields):
             whole[section] = {name: other for name, other in fields.items() if name != field}
+    for section in _FORMER_ABSENT:
+        if section in whole and whole[section] is None:
+            del whole[section]
     return whole
 
 

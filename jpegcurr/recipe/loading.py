@@ -269,7 +269,8 @@ def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any
 
 def _line_prefix(message: str, lines: Mapping[FieldPath, int]) -> str:
     """Return ``line 7: `` if ``message`` begins with a field of the file, and nothing if that field was overridden (line 0)."""
-    field = tuple(message.split(maxsplit=1)[0].rstrip(":").split("."))
+    named = (field for field in lines if message.startswith(f"{'.'.join(field)}:"))  # a name may have spaces and dots
+    field = max(named, key=len, default=tuple(message.split(maxsplit=1)[0].rstrip(":").split(".")))
     line = next((lines[field[:end]] for end in range(len(field), 0, -1) if field[:end] in lines), 0)
     return f"line {line}: " if line else ""
 

@@ -178,6 +178,7 @@ OF_SECTION: Mapping[str, str] = {
     "batch": "the images of an optimiser step are batch.size",
     "schedule": "the learning rate is schedule.lr",
     "optim": "the optimiser is optim.name",
+    "targets": "what a class stands for is targets.map",
     "ema": "the average of the weights is set by ema.half_life or ema.decay, and there is none with ema=null",
     "loader": "the loader is loader.kind",
     "save": "the last checkpoints that are kept are save.last",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from jpegcurr.errors import did_you_mean, warn_renamed
+from jpegcurr.recipe.shares import check_shares, largest_shares
 
 
 def _without_nul(path: Path) -> Path:
@@ -22,6 +23,7 @@ def _without_nul(path: Path) -> Path:
 # Every number has a maximum, so that a recipe of anyone's costs no memory and no time before it is refused.
 MOST_EPOCHS = 20_000  # the plan and metrics.jsonl have a row for each, and the latter is written whole after each
 MOST_PHASES = 1000
+MOST_OUTPUTS = 65_536  # with a name each; ImageNet-22k has 21,841 classes
 MOST_SETS = 255  # the samplers number data sets in a byte
 LARGEST_SIDE = 4096  # pixels: more than photographs have, from which crops are taken
 LARGEST_COUNT = 1 << 20  # of images in a step and the like: more than ImageNet has
@@ -443,7 +445,8 @@ class OptimSection(Section):
             layers, whose rates are higher; S to XL have the same layers either way.
         clip_grad: maximum gradient norm. None disables clipping, except for LAMB, whose published default is 1.
         label_smoothing: share of every target that is spread over all classes. 0 disables it.
-        loss: ``cross_entropy``, or ``bce``: binary cross-entropy, averaged over images and classes.
+        loss: of the raw outputs against the targets: ``cross_entropy``, with softmax; ``bce``, binary cross-entropy, with
+            sigmoid; ``l1`` and ``mse``, absolute and squared differences. All but the first are means over classes too.
         bce_threshold: a class whose share of a mixed target is above it counts as fully present, any other as absent. None:
             the shares themselves are the targets.
         on_nan: ``raise`` ends the run when the loss is not finite. ``skip`` omits and counts a step whose loss or gradient is
@@ -460,7 +463,7 @@ class OptimSection(Section):
     layer_ids: Literal["authors", "contiguous"] = "authors"
     clip_grad: AboveZero | None = None
     label_smoothing: Fraction = 0.1
-    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    loss: Literal["cross_entropy", "bce", "l1", "mse"] = "cross_entropy"
     bce_threshold: Fraction | None = None
     on_nan: Literal["raise", "skip"] = "raise"
 
@@ -471,10 +474,73 @@ class OptimSection(Section):
             if getattr(self, field) is not None:
                 raise ValueError(f"{field} does nothing with {self.name}: omit it")
         if self.bce_threshold is not None and self.loss != "bce":
-            raise ValueError("bce_threshold does nothing with loss: cross_entropy: omit it")
+            raise ValueError(f"bce_threshold does nothing with loss: {self.loss}: omit it")
         if self.layer_decay is None and self.layer_ids != "authors":
             raise ValueError(f"layer_ids: {self.layer_ids} does nothing without layer_decay: omit it")
         return self
+
+
+def _require_text(values: object) -> object:
+    """Refuse keys that YAML reads as numbers or as true and false, and not as names of classes."""
+    if isinstance(values, dict) and (odd := [key for key in values if not isinstance(key, str)]):
+        raise ValueError(f"{odd[0]!r} is no text in YAML: put the name of a class into quotes")
+    return values
+
+
+def _read_row(value: object) -> object:
+    if not isinstance(value, str | dict):
+        raise ValueError(f"{value!r} is neither the name of an output, in quotes if it is a number, nor a map of shares")
+    return {value: 1.0} if isinstance(value, str) else _require_text(value)
+
+
+def _check_row(row: dict[str, float]) -> dict[str, float]:
+    row = check_shares(row)
+    if len(tied := largest_shares(row)) > 1:
+        raise ValueError(f"{tied[0]!r} and {tied[1]!r} have the same share: the truth is the largest one, so let one be larger")
+    return row
+
+
+TargetRow = Annotated[
+    dict[str, float], BeforeValidator(_read_row), AfterValidator(_check_row), Field(min_length=1, max_length=MOST_OUTPUTS)
+]
+
+
+class TargetsSection(Section):
+    """Targets other than the class of an image itself: distributions over the outputs, by class or by image.
+
+    Attributes:
+        outputs: the names of the model's outputs, in order. None: the classes of the data.
+        map: for every class of the data a distribution over the outputs, ``{cat: 0.7, dog: 0.3}``, or the name of one of them,
+            which merges classes. The largest share is the truth that accuracy counts.
+        per_image: take the shares of every image from its beton, which has them where the table of labels had a column
+            ``p_CLASS`` for every class. With ``map`` they are shares of its rows.
+    """
+
+    outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
+    map: Annotated[dict[str, TargetRow], BeforeValidator(_require_text), Field(max_length=MOST_OUTPUTS)] = {}
+    per_image: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError, with the field, if outputs and rows do not belong together."""
+        if not self.map and not self.per_image:
+            raise ValueError("targets needs map, or per_image: true; without them the classes are the targets: omit it")
+        if self.outputs is None:
+            return
+        if not self.map:
+            raise ValueError("targets.outputs does nothing without map: omit it")
+        if len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("targets.outputs: an output is named twice. Every output needs a name of its own")
+        for name, row in self.map.items():
+            if unknown := [output for output in row if output not in self.outputs]:
+                hint = did_you_mean(unknown[0], self.outputs)
+                raise ValueError(f"targets.map.{name}: {unknown[0]!r} is not among targets.outputs.{hint}")
+        self.check_reached(self.outputs)
+
+    def check_reached(self, outputs: Iterable[str]) -> None:
+        """Raise ValueError if no row gives one of ``outputs`` a share."""
+        reached = {output for row in self.map.values() for output, share in row.items() if share > 0}
+        if idle := [output for output in outputs if output not in reached]:
+            raise ValueError(f"targets.outputs: no class has a share of {idle[0]!r}. Give it one in targets.map, or omit it")
 
 
 class EmaSection(Section):
@@ -541,6 +607,7 @@ class Recipe(Section):
     Attributes:
         data: data sets by name.
         curriculum: phases, in order; the last ``until_epoch`` is the length of the run.
+        targets: distributions in place of classes. None: the class of an image is its target.
         ema: speed of the average of the weights. None keeps no average.
         evaluate: names of the data sets whose ``val`` is evaluated after every epoch.
         tracking: trackers that metrics are sent to, besides ``metrics.jsonl``: ``tensorboard``, ``wandb``, or both in a list.
@@ -557,6 +624,7 @@ class Recipe(Section):
     batch: BatchSection = BatchSection()
     schedule: ScheduleSection = ScheduleSection()
     optim: OptimSection = OptimSection()
+    targets: TargetsSection | None = None
     ema: EmaSection | None = EmaSection()
     loader: LoaderSection = LoaderSection()
     tracking: Trackers = ()
@@ -616,6 +684,8 @@ class Recipe(Section):
         self.micro()
         self._check_curriculum()
         self._check_data()
+        if self.targets is not None:
+            self.targets.check()
         if self.save.best is not None and self.save.best not in self.validation_columns:
             columns = self.validation_columns
             hint = did_you_mean(self.save.best, columns)

@@ -180,7 +180,8 @@ def measure_control_speed(study: Study, runtime: Runtime) -> tuple[float, str]:
     recipe = study.recipes[study.config.control]
     path, _ = split_on_the_fly(recipe.data[recipe.training_sets[0]].train)
     manifest = read_manifest(path) if path.is_file() else None
-    speed = measure_speed(recipe, len(manifest.classes) if manifest else 1000, runtime)
+    outputs = recipe.targets.outputs if recipe.targets else None
+    speed = measure_speed(recipe, len(outputs or (manifest.classes if manifest else range(1000))), runtime)
     return speed, f"measured: {recipe.model.name} at {recipe.image.size} pixels, {runtime.reason}"
 
 

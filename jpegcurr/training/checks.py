@@ -11,6 +11,7 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.models.names import check_model
 from jpegcurr.training.tracking import check_trackers
 
+_NAMED = 8  # rows of targets that a message names
 _UNMIXED = 0.01  # share of images without a partner from which on it is worth a sentence
 
 
@@ -77,6 +78,20 @@ def _unmixed_in_step(recipe: Recipe, batch: int, ranks: int) -> float:
             chunk = micro_batch[start : start + recipe.mix.chunk]
             unmixed += int((chunk == chunk[::-1]).sum())
     return unmixed / batch
+
+
+def describe_targets(recipe: Recipe) -> str | None:
+    """Return what the classes of the data stand for; None if the recipe says nothing of it."""
+    section = recipe.targets
+    if section is None:
+        return None
+    rows = [
+        f"{name} is {', '.join(f'{output} {share:.4g}' if share < 1 else output for output, share in row.items() if share)}"
+        for name, row in section.map.items()
+    ]
+    more = [f"and {len(rows) - _NAMED:,} more"] if len(rows) > _NAMED else []
+    shares = ["every image has shares of its own" + (", which weigh these rows" if rows else "")] if section.per_image else []
+    return f"targets: {'; '.join([*rows[:_NAMED], *more, *shares])}"
 
 
 def images_left_out(recipe: Recipe, plan: EpochPlan, images: int) -> int:

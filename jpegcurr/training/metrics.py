@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch.nn import functional as F
 
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.sampling import Batch, Loader
+from jpegcurr.training.loss import image_losses
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores over ``images`` images: ``top1`` and ``top5`` in percent, ``loss`` the mean cross-entropy in nats."""
+    """Scores over ``images`` images: ``top1`` and ``top5`` in percent, ``loss`` the mean of ``loss.image_losses``."""
 
     images: int
     top1: float
@@ -57,8 +57,10 @@ class Normaliser(torch.nn.Module):
 @torch.inference_mode()
 def evaluate_batches(
     models: Sequence[tuple[torch.nn.Module, Normaliser]], batches: Iterable[Batch], runtime: Runtime
-) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]]:
     """Yield the float32 logits [b classes] of every model and the labels [b] of every batch, on the runtime's device.
+
+    The last is the distributions [b classes] of the batch, None where its labels are the targets.
 
     The models compute in the runtime's precision. They are in evaluation mode until the iterator ends or is closed, and then
     in the mode that they were in. Neighbours with the same normaliser share its output.
@@ -67,34 +69,39 @@ def evaluate_batches(
     try:
         for model, _ in models:
             model.eval()
-        for images, labels, *_ in batches:
+        for batch in batches:
             logits, shared = [], None
             for model, normalise in models:
                 if normalise is not shared:
-                    inputs, shared = normalise(images), normalise
+                    inputs, shared = normalise(batch.images), normalise
                 with runtime.autocast():
                     logits.append(model(inputs).float())
-            yield logits, labels
+            yield logits, batch.labels, batch.targets
     finally:
         for (model, _), mode in zip(models, training, strict=True):
             model.train(mode)
 
 
 @torch.inference_mode()
-def score(models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Loader, runtime: Runtime) -> list[Scores]:
-    """Return the scores of every model on one pass of ``loader``, over the samples of all processes together."""
+def score(
+    models: Sequence[torch.nn.Module], normalise: Normaliser, loader: Loader, runtime: Runtime, loss: str = "cross_entropy"
+) -> list[Scores]:
+    """Return the scores of every model on one pass of ``loader``, over the samples of all processes together.
+
+    ``loss`` is that of the recipe; see ``image_losses``.
+    """
     totals = torch.zeros(len(models), 4, dtype=torch.float64)
-    for logits, labels in evaluate_batches([(model, normalise) for model in models], loader.at(0), runtime):
-        totals += torch.stack([_sums(of_model, labels) for of_model in logits]).cpu()
+    for logits, labels, targets in evaluate_batches([(model, normalise) for model in models], loader.at(0), runtime):
+        losses = [image_losses(loss, of_model, labels, targets) for of_model in logits]
+        totals += torch.stack([_sums(*of_model, labels) for of_model in zip(logits, losses, strict=True)]).cpu()
     return [
         Scores(int(images), 100 * top1 / images, 100 * top5 / images, loss / images)
         for images, top1, top5, loss in runtime.world.sum(totals).tolist()
     ]
 
 
-def _sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _sums(logits: torch.Tensor, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the number of images, of correct top-1 and of correct top-5 answers, and the summed loss: float64 [4]."""
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    count = torch.tensor(len(labels), device=loss.device)
-    return torch.stack([count, top[:, 0].sum(), top.sum(), loss]).double()
+    count = torch.tensor(len(labels), device=losses.device)
+    return torch.stack([count, top[:, 0].sum(), top.sum(), losses.sum()]).double()

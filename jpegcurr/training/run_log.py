@@ -6,7 +6,7 @@ from math import sqrt
 import torch
 
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.training.checks import describe_left_out, mixing_warning
+from jpegcurr.training.checks import describe_left_out, describe_targets, mixing_warning
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
@@ -37,8 +37,9 @@ def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, befo
     plan = plan_epochs(recipe)[min(progress.epoch, recipe.epochs - 1)]
     if state.runtime.world.ranks > 1 or state.micro_batches(plan) > 1:
         log.info(_describe_step(state, plan))
-    if remark := describe_left_out(recipe, state.images):
-        log.info(remark)
+    for remark in (describe_targets(recipe), describe_left_out(recipe, state.images)):
+        if remark:
+            log.info(remark)
     if warning := mixing_warning(recipe, state.runtime.world.ranks):
         log.warning(warning)
     if warning := _small_batch_warning(state):

@@ -25,7 +25,7 @@ from jpegcurr.training.data.datasets import Datasets, open_datasets
 from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
-from jpegcurr.training.metrics import score
+from jpegcurr.training.metrics import Scores, score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
 from jpegcurr.training.models.normalisation import normaliser
@@ -177,11 +177,15 @@ def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:
     """Return the metrics of the raw and the averaged weights on every validation set, by column name."""
     row: Row = {}
     models, ranks = state.models, state.runtime.world.ranks
+
+    def scores_of(loader: ValLoader) -> list[Scores]:
+        return score([*models.values()], state.normalise, loader, state.runtime, state.recipe.optim.loss)
+
     if ranks > 1:
         for model in models.values():
             distribute_bn(model, ranks, reduce=False)  # the first process's statistics, which are the ones that are saved
     for name, loader in loaders.items():
-        for weights, scores in zip(models, score([*models.values()], state.normalise, loader, state.runtime), strict=True):
+        for weights, scores in zip(models, scores_of(loader), strict=True):
             prefix = "ema_" if weights == "ema" else ""
             row |= {f"val/{name}/{prefix}{key}": value for key, value in scores.as_dict().items() if key != "images"}
     return row

@@ -100,6 +100,7 @@ def compare_cams(
     available = find_labelled([folder], None if labels is None else Path(labels))
     labelled = available.take(_evenly_spaced(len(available), limit))
     files = list(labelled.files)
+    labelled = labelled.renamed(first.class_list.truths)
     truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
     runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels)
     total = len(files) + min(pictures, len(files))

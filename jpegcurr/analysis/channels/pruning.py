@@ -176,7 +176,7 @@ def study_pruning(
         right: list[list[torch.Tensor]] = [[] for _ in models]
         batches = _tested_part(of_quality.at(0), chosen, on_images)
         with held_still(run.model):
-            for logits, labels in evaluate_batches(models, batches, runtime):
+            for logits, labels, _targets in evaluate_batches(models, batches, runtime):
                 for parts, of_model in zip(right, logits, strict=True):
                     parts.append((of_model.argmax(dim=-1) == labels).cpu())
         unmasked, *rest = (torch.cat(parts, dim=-1).numpy() for parts in right)
@@ -203,12 +203,13 @@ def study_pruning(
 def _tested_part(batches: Iterable[Batch], chosen: Flags, on_images: Callable[[int], None] | None) -> Iterator[Batch]:
     """Yield of every batch the images that are not ``chosen``, where there are any, and report the whole batch as done."""
     start = 0
-    for images, labels, numbers, *place in batches:
+    for images, labels, numbers, epoch, position, targets in batches:
         tested = ~chosen[start : start + len(images)]
         start += len(images)
         if tested.any():
             rows = torch.from_numpy(tested).to(images.device)
-            yield Batch(images[rows], labels[rows], numbers[tested], *place)
+            soft = None if targets is None else targets[rows]
+            yield Batch(images[rows], labels[rows], numbers[tested], epoch, position, soft)
         if on_images:
             on_images(len(images))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
+from jpegcurr.analysis.evaluation.merge import Merge
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.beton.manifest import read_manifest, refuse_second_encode
@@ -50,6 +51,7 @@ class Evaluation:
         description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
+        merged: the outputs whose probabilities were added, by class; None if there are none.
     """
 
     run: Path
@@ -64,6 +66,7 @@ class Evaluation:
     description: ModelDescription
     keys: str | None
     outcomes: Outcomes
+    merged: Mapping[str, tuple[str, ...]] | None = None
 
     @property
     def class_list(self) -> Classes:
@@ -96,6 +99,7 @@ class Evaluation:
             "loader": self.loader,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
+            **({"merged": {name: list(outputs) for name, outputs in self.merged.items()}} if self.merged else {}),
             **self.description.as_dict(),
             "class_images": self.class_images(),
             "class_accuracy": self.class_accuracy(),
@@ -113,6 +117,7 @@ def evaluate(
     stage: Stage = "before_crop",
     loader: str = "auto",
     max_pixels: int = MAX_PIXELS,
+    merge: str | Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate one or more models on the same images, as ``jpegcurr evaluate`` does; every image counts once.
@@ -127,6 +132,8 @@ def evaluate(
         stage: encode the whole image, or, as ``after_resize``, what the model gets of it, which degrades it much more.
         loader: see ``evaluate_runs``.
         max_pixels: larger images that are in no beton are not read.
+        merge: outputs that count as one class, ``{"right": ["a", "b"], ...}`` or as the option ``--merge``: their probabilities
+            are added.
         progress: called with the number of images done and in all, counted once for each model.
 
     Returns:
@@ -141,7 +148,8 @@ def evaluate(
     paths = [data] if isinstance(data, str | Path) else data or ()
     wanted = None if qualities is None else [check_quality(quality) for quality in qualities]
     sets = choose_sets(loaded[0], [Path(path) for path in paths], wanted, stage)
-    opened = open_sets(loaded, sets, None if labels is None else Path(labels), max_pixels=max_pixels)
+    merged = _read_merge(merge)
+    opened = open_sets(loaded, sets, None if labels is None else Path(labels), max_pixels=max_pixels, merge=merged)
     total = len(loaded) * sum(len(one) for one in opened) // runtime.world.ranks
     done = 0
 
@@ -151,7 +159,18 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    return list(evaluate_runs(loaded, opened, runtime, loader=loader, on_images=count))
+    return list(evaluate_runs(loaded, opened, runtime, loader=loader, on_images=count, merge=merged))
+
+
+def _read_merge(merge: str | Mapping[str, Sequence[str]] | None) -> Merge | None:
+    if merge is None or isinstance(merge, str):
+        return None if merge is None else Merge.parse(merge)
+    return Merge.parse(";".join(f"{name}={','.join(outputs)}" for name, outputs in merge.items()))
+
+
+def _class_list(run: Classifier, merge: Merge | None) -> Classes:
+    """Return the classes that a run is judged by."""
+    return run.class_list if merge is None else merge.apply(run.class_list)
 
 
 def find_validation_sets(run: Classifier) -> dict[str, Path | OnTheFlyJpeg]:
@@ -227,12 +246,13 @@ def open_sets(
     labels: Path | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    merge: Merge | None = None,
 ) -> list[EvaluationSet]:
     """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels`` if need be.
 
     Images of more than ``max_pixels`` are not read; those of a ``.beton`` were allowed when they were encoded.
     It is logged where the classes of a set and of a run are not the same, and if a file that the run was trained or evaluated
-    on while it trained has other images or labels now.
+    on while it trained has other images or labels now. ``merge`` is what ``evaluate_runs`` gets.
 
     Raises:
         BetonError: a beton is missing or damaged.
@@ -245,8 +265,8 @@ def open_sets(
     opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels, max_pixels) for path in paths}
     for dataset in opened.values():
         for run in runs:
-            dataset.match(run.class_list)
-            if remark := describe_match(dataset.labels, dataset.classes, run.class_list):
+            classes = _class_list(run, merge)
+            if remark := describe_match(dataset.match(classes).labels, dataset.classes, classes):
                 log.warning("%s", remark)
             if differences := _describe_changes(run, dataset):
                 log.warning("%s has changed since %s was trained: %s", dataset.path, run.path, "; ".join(differences))
@@ -293,6 +313,7 @@ def evaluate_runs(
     *,
     loader: str = "auto",
     on_images: Callable[[int], None] | None = None,
+    merge: Merge | None = None,
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of each run on each data set, run by run; every image counts once.
 
@@ -304,8 +325,10 @@ def evaluate_runs(
         runtime: where to compute, and in which precision.
         loader: the decode path for all runs: a kind of loader, or ``auto``, which is plain if any run was trained with it.
         on_images: called with the number of further images that are done, counted once for each run.
+        merge: outputs that count as one class; a run with the merged classes as its own is judged as it is.
 
     Raises:
+        UsageError: ``merge`` has an output that a run lacks, or leaves one out.
         RecipeError: the loader asked for is not available.
         JpegcurrError: the outputs of a run for an image are not finite numbers.
     """
@@ -318,21 +341,28 @@ def evaluate_runs(
             if (row, column) not in pending:
                 together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
                 models = [(runs[other].model, runs[other].normalise) for other in together]
-                of_set = _open_loader(run, dataset, kind, runtime)
-                observed = observe(models, of_set, runtime, on_images)
+                of_set = _open_loader(run, dataset, kind, runtime, merge)
+                groups = None if merge is None else merge.numbers(run.class_list)
+                loss = _loss_name(run) if merge is None else "cross_entropy"
+                observed = observe(models, of_set, runtime, on_images, loss=loss, groups=groups)
                 if isinstance(of_set, ImageLoader) and of_set.unread and dataset.path not in reported:
                     reported.add(dataset.path)
                     log.warning("%s", _describe_unread(dataset, of_set.unread))
                 pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
             outcomes = pending.pop((row, column))
             _check_finite(run, dataset, outcomes)
-            yield _evaluation(run, dataset, kind, outcomes)
+            yield _evaluation(run, dataset, kind, outcomes, merge)
 
 
-def _open_loader(run: Classifier, dataset: EvaluationSet, kind: str, runtime: Runtime) -> Loader:
+def _loss_name(run: Classifier) -> str:
+    """Return the loss that a run was trained by, with which ``image_losses`` judges it as during training."""
+    return run.recipe.optim.loss if isinstance(run, Run) else "cross_entropy"
+
+
+def _open_loader(run: Classifier, dataset: EvaluationSet, kind: str, runtime: Runtime, merge: Merge | None) -> Loader:
     """Open a loader of this process's share of a set, with labels that are numbers of the run's classes."""
     world, workers = runtime.world, loading_workers(runtime.world.local_ranks)
-    matched = dataset.match(run.class_list)
+    matched = dataset.match(_class_list(run, merge))
     if isinstance(matched, ImageSet):
         return ImageLoader(matched, run.image, run.batch, runtime, workers)
     sampler = EpochSampler.of(matched.variant, run.image, batch=run.batch, workers=workers)
@@ -353,10 +383,11 @@ def _input_key(run: Classifier) -> tuple[object, ...]:
     """Return what has to be equal for two runs to get the same batches, to the bit, with the same labels."""
     image = run.image
     view = image.size, image.interpolation, image.val_crop, image.val_resize
-    return *view, run.batch, run.classes, run.names_known
+    return *view, run.batch, run.classes, run.names_known, run.class_list.targets, _loss_name(run)
 
 
-def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Outcomes) -> Evaluation:
+def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Outcomes, merge: Merge | None) -> Evaluation:
+    classes = _class_list(run, merge)
     return Evaluation(
         run=run.path,
         weights=run.weights,
@@ -365,11 +396,12 @@ def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Ou
         tested=tested_quality(dataset),
         at_load=dataset.on_the_fly.describe() if dataset.on_the_fly else None,
         loader="images" if isinstance(dataset, ImageSet) else kind,
-        classes=run.classes,
-        names_known=run.names_known,
+        classes=classes.names,
+        names_known=classes.known,
         description=describe_model(run),
         keys=dataset.keys,
         outcomes=outcomes,
+        merged=None if merge is None or merge.leaves(run.class_list) else merge.groups,
     )
 
 

@@ -21,8 +21,9 @@ from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.classes import Classes, Labels, match_labels
+from jpegcurr.training.data.classes import Classes, Labels, match_targets
 from jpegcurr.training.data.sampling import Batch
+from jpegcurr.training.data.targets import SoftTargets
 from jpegcurr.training.data.transforms import centre_crop
 
 log = logging.getLogger("jpegcurr")
@@ -36,7 +37,7 @@ class ImageSet:
     """One split of a data set, and how its images are encoded again when they are loaded; None if they are not.
 
     ``matched`` are the labels as numbers of a model's classes, int64 [n]; None where they are those of the source. An image of
-    more than ``max_pixels`` is not read.
+    more than ``max_pixels`` is not read. ``soft`` are the distributions that the model's targets give the images, if any.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ImageSet:
     matched: Labels | None = None
     quality: Literal["source"] = "source"
     max_pixels: int = MAX_PIXELS
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.source.items)
@@ -61,7 +63,10 @@ class ImageSet:
 
     def match(self, model: Classes) -> "ImageSet":
         """Return the set with labels that are numbers of the classes of ``model``; raises UsageError if one is lacking."""
-        return replace(self, matched=match_labels(self.source.items.labels, self.classes, model))
+        of_keys = self.source.shares
+        shares = None if of_keys is None else [of_keys[item.key] for item in self.source.items]
+        matched, soft = match_targets(self.source.items.labels, shares, self.classes, model)
+        return replace(self, matched=matched, soft=soft)
 
     @property
     def keys(self) -> str:
@@ -141,4 +146,6 @@ class ImageLoader:
                 labels[row] = LEFT_OUT
                 self.unread.append((self._images.source.store.locate(self._images.source.items[position]), reason))
         images = torch.stack([crop for _, crop, _ in rows]).contiguous(memory_format=torch.channels_last)
-        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions, 0, 0)
+        soft = self._images.soft
+        targets = None if soft is None else self._runtime.upload(torch.from_numpy(soft.of(positions)))
+        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions, 0, 0, targets)

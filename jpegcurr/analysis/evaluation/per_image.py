@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from jpegcurr.analysis.stats import Flags, calibration_error
 from jpegcurr.runtime import Runtime, World
 from jpegcurr.training.data.sampling import Loader
+from jpegcurr.training.loss import image_losses
 from jpegcurr.training.metrics import Normaliser, Scores, evaluate_batches
 
 COLUMNS = 5  # numbers of an image: label, prediction, confidence, whether it is among the top five, loss
@@ -24,7 +24,7 @@ class Outcomes:
         labels, predicted: the true class and the most probable one.
         confidence: the probability of the predicted class, 0 to 1.
         top5: whether the true class is among the five most probable ones.
-        loss: cross-entropy, nats.
+        loss: cross-entropy, nats; or what the run was trained by (see ``loss.image_losses``).
     """
 
     labels: NDArray[np.int64]
@@ -59,15 +59,22 @@ def observe(
     loader: Loader,
     runtime: Runtime,
     on_images: Callable[[int], None] | None = None,
+    *,
+    loss: str = "cross_entropy",
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> list[Outcomes]:
     """Return the outcomes of each model on one pass of ``loader``, over the images of all processes together, in their order.
 
     Every process must call it, and each gets all outcomes. Images with a negative label are left out: they cannot be read.
-    ``on_images`` is called after every batch with its number of images, times the models.
+    ``on_images`` is called after every batch with its number of images, times the models. ``loss`` is that of
+    ``image_losses``. The probabilities of outputs in one of ``groups`` are added; labels are then numbers of groups.
     """
     parts: list[torch.Tensor] = []
-    for logits, labels in evaluate_batches(models, loader.at(0), runtime):
-        parts.append(torch.stack([_columns(of_model, labels) for of_model in logits]).cpu())
+    for outputs, labels, targets in evaluate_batches(models, loader.at(0), runtime):
+        logits = outputs if groups is None else [add_probabilities(of_model, groups) for of_model in outputs]
+        losses = [image_losses(loss, of_model, labels, targets) for of_model in logits]
+        columns = [_columns(*of_model, labels) for of_model in zip(logits, losses, strict=True)]
+        parts.append(torch.stack(columns).cpu())
         if on_images:
             on_images(len(labels) * len(models))
     mine = torch.cat(parts, dim=2) if parts else torch.zeros(len(models), COLUMNS, 0, dtype=torch.float64)
@@ -87,12 +94,17 @@ def _gather(mine: torch.Tensor, world: World) -> torch.Tensor:
     return together
 
 
-def _columns(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def add_probabilities(logits: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the logarithms of the summed probabilities of the outputs in each of ``groups``: float32 [b groups]."""
+    shares = logits.log_softmax(dim=1)
+    return torch.stack([shares[:, list(group)].logsumexp(dim=1) for group in groups], dim=1)
+
+
+def _columns(logits: torch.Tensor, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return label, prediction, confidence, whether the label is in the top five, and loss of each image: float64 [5 b]."""
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices
     confidence = logits.softmax(dim=1).amax(dim=1)
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    columns = (labels, top[:, 0], confidence, (top == labels[:, None]).any(dim=1), loss)
+    columns = (labels, top[:, 0], confidence, (top == labels[:, None]).any(dim=1), losses)
     return torch.stack([column.double() for column in columns])
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
-from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, summarise
+from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, number_classes, summarise
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
@@ -153,7 +153,7 @@ def classify_files(
     Raises:
         UsageError: an output needs labels and no image has one.
     """
-    labelled = any(number >= 0 for number in files.numbers(run.classes, known=run.names_known))
+    labelled = any(number >= 0 for number in number_classes(run, files))
     outputs.check_labels(run, labelled)
     confusion = Confusion(run.classes) if labelled else None
     first: list[Prediction] = []
@@ -167,7 +167,8 @@ def classify_files(
             if prediction.error:
                 unread.append((str(prediction.file), prediction.error))
             on_file(done)
-    unknown = files.describe_unknown(run.classes, str(run.path), known=run.names_known)
+    by_truth = files.renamed(run.class_list.truths)
+    unknown = by_truth.describe_unknown(run.classes, str(run.path), known=run.names_known)
     return Summary(len(files), tuple(first), tuple(unread), confusion, unknown)
 
 

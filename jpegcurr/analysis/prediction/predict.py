@@ -75,11 +75,16 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
     return decode_rgb(read_file(path), max_pixels=max_pixels)
 
 
+def number_classes(run: Classifier, files: LabelledFiles) -> list[int]:
+    """Return the number of every file's class among those of ``run``, by its targets if it has any; -1 if it has none."""
+    return files.renamed(run.class_list.truths).numbers(run.classes, known=run.names_known)
+
+
 def classify(
     run: Classifier, files: LabelledFiles, runtime: Runtime, *, max_pixels: int = MAX_PIXELS
 ) -> Iterator[FilePrediction]:
     """Yield the prediction of ``run`` for every file, in order; one of more than ``max_pixels`` is not read."""
-    truths = [None if number < 0 else number for number in files.numbers(run.classes, known=run.names_known)]
+    truths = [None if number < 0 else number for number in number_classes(run, files)]
     labelled = list(zip(files.files, truths, strict=True))
     batch = images_at_once(run.image.size, BATCH)
     for start in range(0, len(labelled), batch):

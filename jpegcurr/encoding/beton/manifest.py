@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, TypeAdapter
 
+from jpegcurr.encoding.beton.shares import SharesHash
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
 from jpegcurr.encoding.outputs.paths import Format, stem_of
 from jpegcurr.encoding.sources.base import MISSING, Order
@@ -85,6 +86,8 @@ class Manifest(Plan):
         keys_sha256: of the keys in file order, each followed by a newline; equal for betons of the same images.
         content_sha256: of the CRC-32 of every stored image's file, as it was before it was encoded, in file order; equal for
             betons that were encoded from the same files. None in betons of version 0.1, which did not record it.
+        shares_sha256: of the shares of classes of every stored image, in file order; None if the images have none but their
+            label. They are in the items, by name.
         index_sha256: of the header, metadata and allocation table of a beton; None for other formats. The items have a checksum
             for every sample.
         beton_bytes: the size of the whole ``.beton`` file, or of all files of another format.
@@ -99,6 +102,7 @@ class Manifest(Plan):
     bytes_out: int
     keys_sha256: str
     content_sha256: str | None = None
+    shares_sha256: str | None = None
     index_sha256: str | None = None
     beton_bytes: int
 
@@ -126,6 +130,7 @@ class _StoredRow(_FailedRow):
     source_crc32: _Crc32 = 0
     scaled: bool = False
     modified: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    shares: dict[InstanceOf[str], Annotated[float, Field(ge=0, le=1)]] | None = None
 
 
 _ROW: TypeAdapter[Any] = TypeAdapter(Annotated[_StoredRow | _FailedRow, Discriminator("status")])
@@ -185,7 +190,8 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     Every row has key, label, source_bytes (-1 if unknown) and status. A stored image (``copied`` or ``encoded``) also has
     width, height, bytes and crc32 as stored, and the source_crc32 of its file; a ``failed`` one has the reason. An image whose
     original bytes could not be kept at the quality ``source`` has the quality and subsampling that it got instead; one that was
-    decoded at a smaller scale has ``scaled``. In a folder's items, ``modified`` is the time stamp of the image's file, in
+    decoded at a smaller scale has ``scaled``. Where the table of labels had them, ``shares`` are the image's shares of classes
+    by name, without zeros (``beton/shares.py``). In a folder's items, ``modified`` is the time stamp of the image's file, in
     nanoseconds, if it has one.
 
     Raises:
@@ -195,6 +201,23 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     return read_json_lines(
         path, _ROW, complaint="cannot be read", remedy=f"Encode {beton} again with --force.", error=BetonError
     )
+
+
+def read_shares(beton: Path, manifest: Manifest | None) -> list[dict[str, float]] | None:
+    """Read the shares of classes of every stored image, in file order, by name; None if the images have none.
+
+    Raises:
+        BetonError: the items cannot be read, or have other shares than the manifest says.
+    """
+    if manifest is None or manifest.shares_sha256 is None:
+        return None
+    rows = [row for row in read_items(beton) if row["status"] != "failed"]
+    shares_hash = SharesHash()
+    for row in rows:
+        shares_hash.add(row)
+    if shares_hash.hexdigest() != manifest.shares_sha256 or not all(row.get("shares") for row in rows):
+        raise BetonError(f"{items_path(beton)} has other shares than {beton} was encoded with. Encode it again with --force.")
+    return [row["shares"] for row in rows]
 
 
 def parse_row(line: bytes) -> dict[str, Any]:
@@ -207,7 +230,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.images = self.failures = self.copied = self.scaled = self.bytes_in = self.bytes_out = 0
-        self._keys, self._content = hashlib.sha256(), hashlib.sha256()
+        self._keys, self._content, self._shares = hashlib.sha256(), hashlib.sha256(), SharesHash()
         self._content_known = True
         self._labels: set[int] = set()
 
@@ -223,6 +246,7 @@ class Totals:
         self.bytes_out += row["bytes"]
         self._labels.add(row["label"])
         self._keys.update(os.fsencode(row["key"]) + b"\n")
+        self._shares.add(row)
         if "source_crc32" in row:
             self._content.update(row["source_crc32"].to_bytes(4, "little"))
         else:
@@ -237,13 +261,14 @@ class Totals:
         """Return the manifest's fields."""
         counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         content = self._content.hexdigest() if self._content_known else None
-        return counts | {"keys_sha256": self._keys.hexdigest(), "content_sha256": content}
+        sums = {"keys_sha256": self._keys.hexdigest(), "content_sha256": content, "shares_sha256": self._shares.hexdigest()}
+        return counts | sums
 
 
 def describe_other_samples(first: Manifest, other: Manifest) -> str:
     """Return in what way ``other`` does not hold the samples of ``first``, in words; empty if it does.
 
-    Keys, their order and, where both manifests state it, the content of the image files are compared; labels are not.
+    Keys, their order shares and, where both manifests state it, the content of the image files are compared; labels are not.
     """
     if first.images != other.images:
         return f"{other.images} images instead of {first.images}"
@@ -251,4 +276,6 @@ def describe_other_samples(first: Manifest, other: Manifest) -> str:
         return "other images, or the same in another order"
     if None not in (first.content_sha256, other.content_sha256) and first.content_sha256 != other.content_sha256:
         return "images of the same names, but of other files: some were replaced between the two encodes"
+    if first.shares_sha256 != other.shares_sha256:
+        return "other shares of classes for the same images"
     return ""

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -245,7 +245,8 @@ class Source:
     ``root`` is the data set as given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
     that were passed over: those without the suffix of an image, and ``unlabelled`` images, which nothing gives a class;
     ``labels`` names the file that labels were read from, if there is one; ``limit`` is the maximum number of images, if one
-    was set. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
+    was set. ``shares`` are every image's shares of classes, by key and name, where the file of labels has them; zeros are left
+    out. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
     ``flat_classes`` every folder was read as a class, whatever its name.
     """
 
@@ -260,6 +261,7 @@ class Source:
     named: bool = True
     unlabelled: int = 0
     flat_classes: bool = False
+    shares: Mapping[str, Mapping[str, float]] | None = None
 
     def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
         """Return positions in ``items`` in file order: shuffled by seed, or sorted by key, which groups the classes."""
@@ -278,6 +280,11 @@ class Source:
         if unknown:
             shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else ".")
             raise SourceError(f"{self.root} has no class {unknown[0]!r}. It has {shown}")
+        if self.shares is not None:
+            raise SourceError(
+                f"{self.labels} has shares of all {len(self.classes)} classes for every image, so none can be left out. Omit "
+                "--classes, or remove columns and rows from the table."
+            )
         kept = [label for label, name in enumerate(self.classes) if name in wanted]
         mapping = np.full(len(self.classes), -1)
         mapping[kept] = np.arange(len(kept))

@@ -5,7 +5,7 @@ import logging
 import os
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +21,7 @@ from jpegcurr.encoding.sources.image_folder import classes_beside, image_files, 
 from jpegcurr.encoding.sources.imagenet_labels import is_validation_image, read_imagenet_labels, resolve_positions, stem_of
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES
 from jpegcurr.errors import SourceError
+from jpegcurr.recipe.shares import check_shares, largest_shares
 
 log = logging.getLogger("jpegcurr")
 
@@ -28,6 +29,7 @@ _IDS = ("image_name", "image_id", "img_id", "id", "name")
 # Names of columns, the first in the list wins: a table with both an id and a path means the path. In headers, capitals and
 # what is no letter or digit do not count: ``Class ID`` and ``ClassId`` are ``class_id``.
 PATHS = ("path", "file_path", "image_path", "file", "filename", "image", "img", "image_file", *_IDS)
+SHARES = "p_"  # with a class behind it, the name of the column of its shares
 LABELS = ("label", "class", "category", "target", "breed", "species", "class_name", "label_name", "class_id", "label_id")
 SPLIT = "split"
 _WHOLE = 0  # the number of the split when the table has none
@@ -38,26 +40,36 @@ _DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The positions of path, label and split in a row of ``count`` cells, and whether the first row is a ``header``."""
+    """The positions of path, label and split in a row of ``count`` cells, and whether the first row is a ``header``.
+
+    ``shares`` are the classes and positions of columns of shares; only with them may there be no label.
+    """
 
     count: int
     path: int = 0
-    label: int = 1
+    label: int | None = 1
     split: int | None = None
     header: bool = False
+    shares: tuple[tuple[str, int], ...] = ()
 
 
 _Row = tuple[int, list[str]]  # the number of its last line, and its cells
-_Labelled = tuple[int, str, str, int]  # line (0: unknown), path as in the table, class, number of the split
+_Shares = dict[str, float]  # of classes, without zeros
+# Line (0: unknown), path as in the table, class, number of the split, and shares if the table has them.
+_Labelled = tuple[int, str, str, int, _Shares | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A file of labels: its ``rows``, whether a column names ``splits``, and whether it is one of ``imagenet``'s own."""
+    """A file of labels: its ``rows``, whether a column names ``splits``, and whether it is one of ``imagenet``'s own.
+
+    ``classes`` are those of its columns of shares; empty if it has none.
+    """
 
     rows: Iterator[_Labelled]
     splits: bool = False
     imagenet: bool = False
+    classes: tuple[str, ...] = ()
 
 
 def open_table(where: str | Path, labels: Path) -> tuple[Source, ...]:
@@ -67,7 +79,9 @@ def open_table(where: str | Path, labels: Path) -> tuple[Source, ...]:
     tabs (as in a ``.tsv``), commas, semicolons or spaces. Its first row is a header because of its words: it names both
     columns (``PATHS``, ``LABELS``), or one of them by a word that is in no other row; and no image has its path. Known names
     also identify the columns where they are in another order or more than two; a column ``split`` (train, val, test)
-    makes that many splits, and ``val`` and ``test`` then use the classes of ``train``.
+    makes that many splits, and ``val`` and ``test`` then use the classes of ``train``. Two columns or more such as ``p_cat``
+    have the shares of classes of every image, which sum to 1. Its label is the class with the largest share; a column of
+    labels may be omitted, and decides between equal shares.
 
     Paths start from ``where``. A path without the suffix of an image is the file of that name or, failing that, the one
     file with that name and the suffix of an image. A missing image is listed with the size ``MISSING``. Labels are positions
@@ -84,8 +98,11 @@ def open_table(where: str | Path, labels: Path) -> tuple[Source, ...]:
     table = _read(labels, str(root), finder.exists, lambda: _flat_names(root))
     builder, numbers = ListingBuilder(), ClassNumbers()
     existing, first, validation = 0, "", True
-    for line, path, label, split in table.rows:
+    shares: dict[str, _Shares] = {}
+    for line, path, label, split, of_image in table.rows:
         key, size = finder.find(path, line)
+        if of_image is not None:
+            shares[key] = of_image
         builder.add(key, numbers.number(label) * len(SPLITS) + split, size)
         existing += size != MISSING
         first = first or f"{_line(line)} names {path!r}"
@@ -98,7 +115,9 @@ def open_table(where: str | Path, labels: Path) -> tuple[Source, ...]:
         known = classes_beside(root)
         names = tuple(resolve_positions(names, labels, known))
         known = known if known and set(names) <= set(known) else None
-    return _sources(root, labels, builder, names, known, whole=not table.splits)
+    if table.classes:
+        names, known = tuple(dict.fromkeys((*names, *table.classes))), sort_class_names(table.classes)
+    return _sources(root, labels, builder, names, known, shares if table.classes else None, whole=not table.splits)
 
 
 def label_images(images: Sequence[str], archive: str, labels: Path, classes: Sequence[str] | None) -> list[str]:
@@ -121,10 +140,12 @@ def label_images(images: Sequence[str], archive: str, labels: Path, classes: Seq
         return positions.get(stem_of(path), []) if position is None else [position]
 
     table = _read(labels, archive, lambda path: bool(find(path)), lambda: images)
+    if table.classes:
+        raise SourceError(f"{labels} has shares of classes, which are read for images in a folder. Unpack {archive}.")
     if table.splits:
         raise SourceError(f"{labels} has a column {SPLIT}, but {archive} is one split. Give a table of this archive alone.")
     names = [""] * len(images)
-    for line, path, label, _ in table.rows:
+    for line, path, label, *_ in table.rows:
         indices = find(path)
         if not indices:
             raise SourceError(f"{labels} names {path}, which {archive} does not hold. Give the file of this archive.")
@@ -172,7 +193,14 @@ def _describe_no_images(root: Path, labels: Path, first: str) -> str:
 
 
 def _sources(
-    root: Path, labels: Path, builder: ListingBuilder, names: tuple[str, ...], known: tuple[str, ...] | None, *, whole: bool
+    root: Path,
+    labels: Path,
+    builder: ListingBuilder,
+    names: tuple[str, ...],
+    known: tuple[str, ...] | None,
+    shares: dict[str, _Shares] | None,
+    *,
+    whole: bool,
 ) -> tuple[Source, ...]:
     """Return the splits of the items; a label still encodes class and split. A ``whole`` table is one split."""
     try:
@@ -191,7 +219,18 @@ def _sources(
     for name, listing in listings.items():
         counts = (unlabelled + others, unlabelled) if not sources else (0, 0)  # they are of no split: said once
         sources.append(
-            Source(str(root), name, classes, listing, store, counts[0], str(labels), named=not whole, unlabelled=counts[1])
+            Source(
+                str(root),
+                name,
+                classes,
+                listing,
+                store,
+                counts[0],
+                str(labels),
+                named=not whole,
+                unlabelled=counts[1],
+                shares=shares,
+            )
         )
     return tuple(sources)
 
@@ -216,9 +255,9 @@ def _read(labels: Path, where: str, exists: Callable[[str], bool], images: Calla
         if len(content) != len(names):
             message = f"{labels} holds {len(content)} classes, but {where} holds {len(names)} images"
             raise SourceError(f"{message}. Give the file of these images.")
-        return _Table(((0, path, name, _WHOLE) for path, name in zip(names, content, strict=True)), imagenet=True)
+        return _Table(((0, path, name, _WHOLE, None) for path, name in zip(names, content, strict=True)), imagenet=True)
     if content is not None:
-        return _Table(((0, path, name, _WHOLE) for path, name in content.items()), imagenet=True)
+        return _Table(((0, path, name, _WHOLE, None) for path, name in content.items()), imagenet=True)
     rows = _rows(labels)
     first = next(rows, None)
     if first is None:
@@ -226,7 +265,10 @@ def _read(labels: Path, where: str, exists: Callable[[str], bool], images: Calla
     columns = _columns(labels, first, exists)
     data = rows if columns.header else chain([first], rows)
     parsed = ((line, *_parse(f"{labels}, line {line}", cells, columns)) for line, cells in data)
-    return _Table(parsed, splits=columns.split is not None)
+    if columns.shares:
+        shown = _join([f"{SHARES}{name}" for name, _ in columns.shares])
+        log.info("%s: every image has shares of %d classes (%s)", labels, len(columns.shares), shown)
+    return _Table(parsed, splits=columns.split is not None, classes=tuple(name for name, _ in columns.shares))
 
 
 def _rows(labels: Path) -> Iterator[_Row]:
@@ -258,6 +300,9 @@ def _columns(labels: Path, first_row: _Row, exists: Callable[[str], bool]) -> _C
     """Identify the columns by the words of the first row, as ``open_table`` describes."""
     line, first = first_row
     named = _read_header(first)
+    counted = Counter(name for name, _ in named.shares) if named is not None else {}
+    if twice := next((name for name, count in counted.items() if count > 1), None):
+        raise SourceError(f"{labels}, line {line}: the column {SHARES}{twice} occurs twice. Name every class once.")
     if len(first) == 1:
         raise SourceError(f"{labels}, line {line}, has one cell. Put a tab, a comma or a semicolon between path and label.")
     if len(first) == 2:
@@ -293,18 +338,25 @@ def _read_header(first: Sequence[str]) -> _Columns | None:
     split = names.index(SPLIT) if SPLIT in names and len(names) > 2 else None
     path = next((names.index(name) for name in _PATH_WORDS if name in names), None)
     label = next((names.index(name) for name in _LABEL_WORDS if name in names), None)
-    if path is None and label is None:
+    cells = [(cell.strip()[len(SHARES) :].strip(), at) for at, cell in enumerate(first) if cell.strip().startswith(SHARES)]
+    shares = tuple((name, at) for name, at in cells if name and at not in (path, label))
+    shares = shares if len(shares) > 1 else ()
+    if path is None and label is None and not shares:
         return None
-    unnamed = [column for column in range(len(names)) if column not in (path, label, split)]
+    taken = (path, label, split, *(column for _, column in shares))
+    unnamed = [column for column in range(len(names)) if column not in taken]
     if path is None and len(unnamed) == 1:
         path = unnamed[0]
-    if label is None and len(unnamed) == 1:
+    elif label is None and len(unnamed) == 1 and not shares:
         label = unnamed[0]
-    return None if path is None or label is None else _Columns(len(names), path, label, split, header=True)
+    if path is None or (label is None and not shares):
+        return None
+    return _Columns(len(names), path, label, split, header=True, shares=shares)
 
 
 def _is_header(labels: Path, first: Sequence[str], named: _Columns, exists: Callable[[str], bool]) -> bool:
     """Return whether a row of two cells is a header: a word for both columns, or one that no other row has in its place."""
+    assert named.label is not None  # noqa: S101  # two cells have no room for shares
     path, label = first[named.path], first[named.label]
     if exists(path) or exists(first[0]):
         return False
@@ -318,21 +370,57 @@ def _is_header(labels: Path, first: Sequence[str], named: _Columns, exists: Call
     return not any(cells[known[0]].strip() == first[known[0]].strip() for _, cells in others if len(cells) > known[0])
 
 
-def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str, int]:
-    """Return (path, class, number of the split) of a row."""
+def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str, int, _Shares | None]:
+    """Return (path, class, number of the split, shares) of a row."""
     if len(cells) < columns.count or any(cells[columns.count :]):
         raise SourceError(f"{line}: {len(cells)} cells instead of {columns.count}. Quote names that contain the separator.")
-    label = cells[columns.label].strip()
+    label = cells[columns.label].strip() if columns.label is not None else ""
+    shares = _parse_shares(line, cells, columns) if columns.shares else None
+    if shares is not None:
+        label = _check_label(line, label, shares)
     if not label:
         raise SourceError(f"{line}: {cells[columns.path]!r} has no label. Add one or remove the row.")
     if not label.isascii() and any("\udc80" <= letter <= "\udcff" for letter in label):
         raise SourceError(f"{line}: the label {label!r} is not UTF-8. Save the table in UTF-8.")
     if columns.split is None:
-        return cells[columns.path], label, _WHOLE
+        return cells[columns.path], label, _WHOLE, shares
     split = SPLIT_NAMES.get(cells[columns.split].strip().lower())
     if split is None:
         raise SourceError(f"{line}: the split is {cells[columns.split]!r}. It must be train, val or test.")
-    return cells[columns.path], label, SPLITS.index(split)
+    return cells[columns.path], label, SPLITS.index(split), shares
+
+
+def _parse_shares(line: str, cells: Sequence[str], columns: _Columns) -> _Shares:
+    """Return the shares of a row that are not zero; an empty cell is zero."""
+    shares = {}
+    for name, column in columns.shares:
+        text = cells[column].strip()
+        try:
+            shares[name] = float(text) if text else 0.0
+        except ValueError:
+            raise SourceError(
+                f"{line}: {SHARES}{name} is {text!r}. Columns {SHARES}... are shares of classes, from 0 to 1."
+            ) from None
+    try:
+        return {name: share for name, share in check_shares(shares).items() if share > 0}
+    except ValueError as error:
+        raise SourceError(f"{line}: {error}. Correct the columns {SHARES}....") from None
+
+
+def _check_label(line: str, label: str, shares: _Shares) -> str:
+    """Return the class with the largest share; of equal ones that of the row's ``label``, which may be empty."""
+    largest = largest_shares(shares)
+    if label and label not in largest:
+        raise SourceError(
+            f"{line}: the label is {label!r}, and the largest share that of {largest[0]!r}. The largest share is the truth: "
+            "correct one of the two, or omit the column of labels."
+        )
+    if not label and len(largest) > 1:
+        raise SourceError(
+            f"{line}: {largest[0]!r} and {largest[1]!r} have the same share. The largest one is the truth: let one be larger, "
+            "or add a column of labels."
+        )
+    return label or largest[0]
 
 
 class _Finder:

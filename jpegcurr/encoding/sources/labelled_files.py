@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files, split_folders
@@ -38,6 +38,13 @@ class LabelledFiles:
         """Return the files at ``indices``."""
         files, classes = tuple(self.files[index] for index in indices), tuple(self.classes[index] for index in indices)
         return LabelledFiles(files, classes, self.by_folder)
+
+    def renamed(self, truths: Mapping[str, str]) -> "LabelledFiles":
+        """Return the files with the classes of a model that theirs count as, where it has other classes than the data."""
+        if not truths:
+            return self
+        classes = tuple(None if name is None else truths.get(name, name) for name in self.classes)
+        return replace(self, classes=classes)
 
     def numbers(self, classes: Sequence[str], *, known: bool) -> list[int]:
         """Return the number of every file's class among ``classes``; -1 if it has none, or their names are not ``known``."""

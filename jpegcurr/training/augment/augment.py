@@ -29,7 +29,7 @@ from jpegcurr.training.checks import check_mixing
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import count_classes
 from jpegcurr.training.data.sampling import Batch
-from jpegcurr.training.loss import binary_targets, soft_targets
+from jpegcurr.training.loss import binary_targets, smoothed, soft_targets
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.normalisation import normaliser, recipe_normaliser
 from jpegcurr.training.sample_rng import SampleRng
@@ -75,7 +75,11 @@ class Augment:
         Raises:
             UsageError: the batch is of an epoch after the recipe's last.
         """
-        targets = soft_targets(batch.labels, self.classes, self.recipe.optim.label_smoothing)
+        smoothing = self.recipe.optim.label_smoothing
+        if batch.targets is None:
+            targets = soft_targets(batch.labels, self.classes, smoothing)
+        else:
+            targets = smoothed(batch.targets, smoothing)
         first_chunk = batch.position * ceil(len(batch.labels) / self.recipe.mix.chunk)
         inputs, targets = mix(self._inputs(batch), targets, self.recipe.mix, self.recipe.seed, batch.epoch, first_chunk)
         if self.recipe.optim.bce_threshold is not None:

@@ -1,7 +1,7 @@
 """The data sets of a recipe: their betons are opened, checked against each other, and encoded if missing."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,17 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples, read_items, read_manifest, refuse_unnamed_labels
+from jpegcurr.encoding.beton.manifest import (
+    Manifest,
+    describe_other_samples,
+    read_items,
+    read_manifest,
+    read_shares,
+    refuse_unnamed_labels,
+)
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.encode import RESUME_ADVICE, encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
-from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError
+from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError, did_you_mean
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
-from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_labels
+from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_targets
 from jpegcurr.training.data.sampling import Variant
+from jpegcurr.training.data.targets import SoftTargets, Targets
 
 log = logging.getLogger("jpegcurr")
 
@@ -31,7 +39,8 @@ class Dataset:
     """One open beton, and how its images are encoded again when they are loaded; None if they are not.
 
     ``field`` is the recipe's field that names the file. ``manifest`` is None for a file that FFCV wrote. ``matched`` are the
-    labels as numbers of a model's classes, int64 [n]; None where they are those of the file.
+    labels as numbers of a model's classes, int64 [n]; None where they are those of the file. ``soft`` are the distributions
+    that the model's targets give the images; None where the labels are its targets.
     """
 
     field: str
@@ -39,6 +48,7 @@ class Dataset:
     manifest: Manifest | None
     on_the_fly: OnTheFlyJpeg | None = None
     matched: Labels | None = None
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.beton)
@@ -68,8 +78,14 @@ class Dataset:
 
     def match(self, model: Classes) -> "Dataset":
         """Return the data set with labels that are numbers of the classes of ``model``; raises UsageError if one is lacking."""
-        labels = match_labels(self.beton.labels, self.classes, model)
-        return replace(self, matched=None if labels is self.beton.labels else labels)
+        shares = read_shares(self.path, self.manifest) if model.targets is not None and model.targets.per_image else None
+        labels, soft = match_targets(self.beton.labels, shares, self.classes, model)
+        return replace(self, matched=None if labels is self.beton.labels else labels, soft=soft)
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether its images have shares of classes."""
+        return self.manifest is not None and self.manifest.shares_sha256 is not None
 
     @property
     def quality(self) -> Quality | None:
@@ -79,7 +95,7 @@ class Dataset:
     @property
     def variant(self) -> Variant:
         """The data set as an ``EpochSampler`` takes it."""
-        return Variant(self.beton, self.on_the_fly, self.matched)
+        return Variant(self.beton, self.on_the_fly, self.matched, self.soft)
 
     @property
     def description(self) -> str:
@@ -120,8 +136,8 @@ def open_dataset(path: str | Path, field: str = "", on_the_fly: OnTheFlyJpeg | N
 def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
     """Open every beton that the recipe uses, encode the missing ones, and check that they belong together.
 
-    ``classes`` are those of the model; by default those of the first training set. Every set is matched with them by name. A
-    validation set may have images of fewer classes, which is logged.
+    ``classes`` are those of the model; by default those of the first training set, or the outputs of the recipe's targets.
+    Every set is matched with them by name. A validation set may have images of fewer classes, which is logged.
 
     A missing file is encoded like the other files of its role, from the source that their manifests name. If that source has no
     ``val`` split, the validation sets are omitted with a warning.
@@ -130,7 +146,8 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
         BetonError: a file is missing and cannot be encoded, is damaged, has another quality than the recipe says, has images of
             a class that the model lacks, or a training set holds other images than the others, in another order or with other
             labels. If a file is missing for good, none is encoded.
-        RecipeError: a training set is smaller than one batch; no file is encoded.
+        RecipeError: a training set is smaller than one batch, and no file is encoded; or the recipe's targets do not fit the
+            classes.
     """
     used = {f"data.{name}.train": split_on_the_fly(recipe.data[name].train) for name in recipe.training_sets}
     used |= {f"data.{name}.val": split_on_the_fly(data) for name in recipe.evaluate if (data := recipe.data[name].val)}
@@ -145,14 +162,15 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
     }
     for field, dataset in datasets.items():
         _check_quality(dataset, recipe.data[_data_name(field)].quality)
-    if classes is None:
-        classes = _count_classes(datasets[f"data.{recipe.training_sets[0]}.train"])
+    first = datasets[f"data.{recipe.training_sets[0]}.train"]
+    _check_shares(recipe, datasets.values())
+    classes = _with_targets(recipe, first, classes or _outputs(recipe, _count_classes(first)))
     matched = {field: _match(dataset, classes) for field, dataset in datasets.items()}
     train = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
     val = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
     for role in (train, val):
         check_paired(list(role.values()))
-    remarks = {describe_match(dataset.beton.labels, dataset.classes, classes): dataset for dataset in val.values()}
+    remarks = {describe_match(dataset.labels, dataset.classes, classes): dataset for dataset in val.values()}
     for remark, dataset in remarks.items():
         if remark:
             log.warning("%s: %s", dataset.field, remark)
@@ -175,9 +193,61 @@ def _count_classes(dataset: Dataset) -> Classes:
 
 
 def count_classes(recipe: Recipe) -> int:
-    """Return the number of classes of the recipe's first training set, which a model of it gets. Raises BetonError."""
+    """Return the number of classes that a model of ``recipe`` gets: those of its first training set, or its outputs.
+
+    Raises BetonError.
+    """
     field = f"data.{recipe.training_sets[0]}.train"
-    return len(_count_classes(open_dataset(split_on_the_fly(recipe.data[recipe.training_sets[0]].train)[0], field)))
+    dataset = open_dataset(split_on_the_fly(recipe.data[recipe.training_sets[0]].train)[0], field)
+    return len(_outputs(recipe, _count_classes(dataset)))
+
+
+def _outputs(recipe: Recipe, data: Classes) -> Classes:
+    """Return the classes of a model that is trained on ``data``: its own, or the outputs of the recipe's targets."""
+    return replace(data, names=recipe.targets.outputs) if recipe.targets and recipe.targets.outputs else data
+
+
+def _with_targets(recipe: Recipe, dataset: Dataset, model: Classes) -> Classes:
+    """Return the classes of the ``model`` with the recipe's targets; raise RecipeError if these do not fit ``dataset``."""
+    section, data = recipe.targets, dataset.classes
+    if section is None:
+        return model
+    if not data.known:
+        raise RecipeError(f"targets: {dataset.path} has no names of classes, and targets are by name. Encode it with jpegcurr.")
+    if section.map:
+        if strangers := [name for name in section.map if name not in data.names]:
+            hint = did_you_mean(strangers[0], data.names)
+            raise RecipeError(f"targets.map.{strangers[0]}: {dataset.path} has no class {strangers[0]!r}.{hint} Omit the row.")
+        if lacking := [name for name in data.names if name not in section.map]:
+            raise RecipeError(
+                f"targets.map: the class {lacking[0]!r} of {dataset.path} has no row. Give one to every class, such as "
+                f"{lacking[0]}: {model.names[0]}."
+            )
+        if unknown := [output for row in section.map.values() for output in row if output not in model.names]:
+            hint = did_you_mean(unknown[0], model.names)
+            raise RecipeError(f"targets.map: {unknown[0]!r} is no class of {dataset.path}.{hint} List it in targets.outputs.")
+        try:
+            section.check_reached(model.names)
+        except ValueError as error:
+            raise RecipeError(f"{error}, from targets.outputs.") from None
+    return replace(model, targets=Targets.of(section, model.names))
+
+
+def _check_shares(recipe: Recipe, datasets: Iterable[Dataset]) -> None:
+    """Raise BetonError if a training set lacks the shares of its images that the recipe wants; log shares that are not used."""
+    wanted = recipe.targets is not None and recipe.targets.per_image
+    for dataset in datasets:
+        if wanted and not dataset.has_shares and dataset.field.endswith(".train"):
+            raise BetonError(
+                f"{dataset.field}: {dataset.path} has no shares for each image, which targets.per_image needs. Encode it with "
+                "a table of labels that has a column p_CLASS for every class."
+            )
+        if wanted and not dataset.has_shares:
+            log.warning("%s: %s has no shares for each image: its classes are the targets", dataset.field, dataset.path)
+        if dataset.has_shares and not wanted and dataset.field.endswith(".train"):
+            log.warning(
+                "%s: %s has shares for each image, which are not used: targets.per_image=true", dataset.field, dataset.path
+            )
 
 
 def count_images(recipe: Recipe) -> int:

@@ -31,6 +31,7 @@ from jpegcurr.training.data.decode_kernel import BYTE, GOOD, TASK, tasks_of
 from jpegcurr.training.data.ffcv_kernel import SampleDecoder
 from jpegcurr.training.data.readahead import Readahead
 from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
+from jpegcurr.training.data.thread_loader import upload_targets
 from jpegcurr.training.data.transforms import make_sample
 
 BATCHES_AHEAD = 3  # FFCV's default
@@ -68,7 +69,8 @@ class FfcvLoader:
                 indices = self._repaired(epoch, numbers, images.numpy(), status)
                 labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
                 position = self._sampler.position(epoch, number)
-                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), labels, numbers, epoch, position)
+                targets = upload_targets(self._sampler, indices, self._runtime)
+                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), labels, numbers, epoch, position, targets)
         finally:
             thread.end()
 

@@ -22,6 +22,7 @@ _COMPARED = {
     "keys_sha256": "images, or their order",
     "labels_sha256": "labels",
     "content_sha256": "image files of the same names",
+    "shares_sha256": "shares of classes for each image",
     "max_side": "max_side",
     "short_side": "short_side",
     "filter": "filter of the resize",
@@ -46,7 +47,8 @@ def identify(dataset: Dataset) -> dict[str, Any]:
         return {**facts, "index_sha256": dataset.beton.index_sha256()}
     resize = {name: getattr(manifest, name) for name in ("max_side", "short_side", "filter")}
     chroma = manifest.subsampling if manifest.quality != "source" else None
-    return {**facts, "content_sha256": manifest.content_sha256, **resize, "subsampling": chroma}
+    content = {"content_sha256": manifest.content_sha256, "shares_sha256": manifest.shares_sha256}
+    return {**facts, **content, **resize, "subsampling": chroma}
 
 
 def labels_sha256(dataset: Dataset) -> str:

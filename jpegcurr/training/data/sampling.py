@@ -21,6 +21,7 @@ from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg, Order, Ramp
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.crops import TRIES, as_views, random_boxes, validation_views
+from jpegcurr.training.data.targets import SoftTargets
 from jpegcurr.training.sample_rng import SampleRng
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Batch(NamedTuple):
 
     ``images`` are uint8 [b 3 h w] and ``labels`` int64 [b], both on the runtime's device. The rest is what random numbers
     depend on: ``numbers``, int64 [b] on the host, are the occurrences that ``EpochSampler.order`` gives; ``position`` is the
-    batch's place among those of all processes in ``epoch``.
+    batch's place among those of all processes in ``epoch``. ``targets`` are the distributions over the classes that the
+    recipe's ``targets`` give the images, float32 [b classes], before smoothing and mixing; None where labels are the targets.
     """
 
     images: torch.Tensor
@@ -68,6 +70,7 @@ class Batch(NamedTuple):
     numbers: Indices
     epoch: int
     position: int
+    targets: torch.Tensor | None = None
 
 
 class Loader(Protocol):
@@ -94,12 +97,14 @@ class Loader(Protocol):
 class Variant:
     """A beton, and the JPEG encoding applied to its images while loading (None: none).
 
-    ``matched`` are labels to use instead of the file's, int64 [n]: numbers of a model's classes.
+    ``matched`` are labels to use instead of the file's, int64 [n]: numbers of a model's classes. ``soft`` are distributions
+    over these classes, if a recipe has any.
     """
 
     beton: Beton
     on_the_fly: OnTheFlyJpeg | None = None
     matched: Indices | None = None
+    soft: SoftTargets | None = None
 
     @property
     def labels(self) -> Indices:
@@ -156,6 +161,11 @@ class EpochSampler:
     def labels(self) -> Indices:
         """The label of every image, int64 [n], the same in all variants."""
         return next(iter(self.variants.values())).labels
+
+    @property
+    def soft(self) -> SoftTargets | None:
+        """The distribution of every image, the same in all variants; None where the labels are the targets."""
+        return next(iter(self.variants.values())).soft
 
     def check_files(self) -> None:
         """Check, before an epoch, that no beton was cut short or written to since it was opened; raises BetonError."""

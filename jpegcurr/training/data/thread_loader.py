@@ -38,6 +38,11 @@ def piece_of(sampler: EpochSampler) -> int:
     return max(1, min(sampler.batch // max(sampler.workers, 1), MOST_TOGETHER))
 
 
+def upload_targets(sampler: EpochSampler, indices: Indices, runtime: Runtime) -> torch.Tensor | None:
+    """Return the distributions of the images at ``indices`` on the device, float32 [b classes]; None if labels are targets."""
+    return None if sampler.soft is None else runtime.upload(torch.from_numpy(sampler.soft.of(indices)))
+
+
 class ThreadLoader:
     """Betons, read and decoded by ``sampler.workers`` threads, ``piece`` samples at a time; by the caller's own if 0.
 
@@ -99,7 +104,7 @@ class ThreadLoader:
         self.replaced += int((indices != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
         labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
-        return Batch(images, labels, pending.numbers, *pending.place)
+        return Batch(images, labels, pending.numbers, *pending.place, upload_targets(self._sampler, indices, self._runtime))
 
 
 _Task = Callable[[], list[int]]

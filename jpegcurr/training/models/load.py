@@ -16,6 +16,7 @@ from jpegcurr.recipe.loading import load_resolved
 from jpegcurr.recipe.schema import HUBS, ImageSection, Recipe, is_factory
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.classes import Classes, read_class_names
+from jpegcurr.training.data.targets import Targets
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.exported import load_exported, load_own_config, load_own_weights
 from jpegcurr.training.models.factory import build_model, copy_network, create_own, source_sha256, unwrapped
@@ -98,8 +99,9 @@ class Run:
 
     @property
     def class_list(self) -> Classes:
-        """The classes as data sets are matched with them."""
-        return Classes(self.classes, self.names_known, owner=str(self.path))
+        """The classes as data sets are matched with them: by the targets of the recipe, if it has any."""
+        targets = Targets.of(self.recipe.targets, self.classes)
+        return Classes(self.classes, self.names_known, owner=str(self.path), targets=targets)
 
     @property
     def image(self) -> ImageSection:
