@@ -39,9 +39,8 @@ def omit_former(tree: Mapping[str, Any]) -> dict[str, Any]:
     for (section, field), value in _FORMER.items():
         if isinstance(fields := whole.get(section), Mapping) and field in fields and fields[field] == value(fields):
             whole[section] = {name: other for name, other in fields.items() if name != field}
-    for section in _FORMER_ABSENT:
-        if section in whole and whole[section] is None:
-            del whole[section]
+    for section in [section for section in _FORMER_ABSENT if whole.get(section, 0) is None]:
+        del whole[section]
     return whole
 
 

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -18,6 +19,7 @@ from jpegcurr.json_files import describe, parse_json
 from jpegcurr.recipe.schema import TrainedWeights, split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study
+from jpegcurr.training.data.classes import Classes, have_same_labels
 from jpegcurr.training.data.datasets import Dataset, Datasets, open_dataset, open_datasets
 from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.models.load import load_run
@@ -46,28 +48,46 @@ def check_data(study: Study, arms: Iterable[str], out: Path) -> None:
 
     Raises:
         BetonError, RecipeError: as ``open_datasets`` does.
-        UsageError: a validation set has a class that the training data of an arm lacks; or a file is not the one that a run in
-            ``out`` was trained on, or measured on, because it was encoded from other images or labels since.
+        UsageError: a validation set has a class that the training data of an arm lacks; or the targets of two arms give its
+            images other truths; or a file is not the one that a run in ``out`` was trained on, or measured on, because
+            it was encoded from other images or labels since.
     """
     opened: dict[str, Datasets] = {}
     sharing: dict[str, list[str]] = {}
     for arm in arms:
         recipe = study.recipes[arm]
-        inputs = recipe.model_dump_json(include={"data", "batch", "evaluate"}) + str(recipe.training_sets)
+        inputs = recipe.model_dump_json(include={"data", "batch", "evaluate", "targets"}) + str(recipe.training_sets)
         if inputs not in opened:
             opened[inputs] = open_datasets(recipe)
         sharing.setdefault(inputs, []).append(arm)
     for name, source in study.evaluate.items():
         dataset = open_dataset(split_on_the_fly(source)[0], f"evaluate.{name}")
+        judged: dict[str, tuple[Dataset, Classes]] = {}
         for inputs, datasets in opened.items():
             try:
                 matched = dataset.match(datasets.classes)
             except UsageError as error:
                 raise UsageError(f"evaluate.{name}: {error}") from None
+            judged |= dict.fromkeys(sharing[inputs], (matched, datasets.classes))
             for arm in sharing[inputs]:
                 _check_outcomes(matched, name, out / "outcomes" / arm)
+        if any(classes.targets is not None for _, classes in judged.values()):
+            _check_same_truth(judged, name)
     files = {str(dataset.beton.path): dataset for datasets in opened.values() for dataset in datasets.train.values()}
     _check_runs(files, out)
+
+
+def _check_same_truth(judged: Mapping[str, tuple[Dataset, Classes]], name: str) -> None:
+    """Raise UsageError if two arms, by name, count other classes of the validation set ``name`` as right."""
+    (control, (first, first_classes)), *others = judged.items()
+    for arm, (other, classes) in others:
+        pair = (replace(first_classes, targets=None), replace(classes, targets=None))  # labels are numbers of outputs already
+        if not have_same_labels(first.labels, pair[0], other.labels, pair[1]):
+            raise UsageError(
+                f"evaluate.{name}: by their targets, the arms {control} and {arm} count other classes as right, so their "
+                "accuracies cannot be compared. Give both the same targets.outputs and largest shares; evaluate --merge "
+                "compares runs of other outputs."
+            )
 
 
 def _check_runs(files: Mapping[str, Dataset], out: Path) -> None:

@@ -5,9 +5,16 @@ from math import cos, pi
 from typing import Any
 
 from jpegcurr.recipe.schema import Recipe, ScheduleSection
-from jpegcurr.training.checks import check_mixing, check_recipe, describe_left_out, images_left_out, mixing_warning
+from jpegcurr.training.checks import (
+    check_mixing,
+    check_recipe,
+    describe_left_out,
+    describe_targets,
+    images_left_out,
+    mixing_warning,
+)
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.data.datasets import count_images
+from jpegcurr.training.data.datasets import check_targets, count_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,8 @@ def plan_run(recipe: Recipe) -> tuple[list[PlannedEpoch], list[str]]:
     check_recipe(recipe)
     check_mixing(recipe)
     images = count_images(recipe)
-    remarks = [describe_left_out(recipe, images), mixing_warning(recipe)]
+    check_targets(recipe)
+    remarks = [describe_targets(recipe), describe_left_out(recipe, images), mixing_warning(recipe)]
     return planned_epochs(recipe, images), [remark for remark in remarks if remark]
 
 

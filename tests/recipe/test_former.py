@@ -20,7 +20,7 @@ def recipe_of(**optim: Any) -> Recipe:
 def former_tree(recipe: Recipe) -> dict[str, Any]:
     """Return the resolved recipe as version 0.1 wrote it."""
     tree: dict[str, Any] = yaml.safe_load(dump_recipe(recipe))
-    del tree["optim"]["layer_ids"], tree["image"]["mean"], tree["image"]["std"]
+    del tree["optim"]["layer_ids"], tree["image"]["mean"], tree["image"]["std"], tree["targets"]
     return tree
 
 

@@ -202,9 +202,21 @@ def count_classes(recipe: Recipe) -> int:
     return len(_outputs(recipe, _count_classes(dataset)))
 
 
+def check_targets(recipe: Recipe) -> None:
+    """Raise as ``open_datasets`` does if the recipe's targets do not fit its first training set, if that exists."""
+    name = recipe.training_sets[0]
+    path, _ = split_on_the_fly(recipe.data[name].train)
+    if recipe.targets is not None and path.exists():
+        dataset = open_dataset(path, f"data.{name}.train")
+        _check_shares(recipe, [dataset])
+        _with_targets(recipe, dataset, _outputs(recipe, dataset.classes))
+
+
 def _outputs(recipe: Recipe, data: Classes) -> Classes:
     """Return the classes of a model that is trained on ``data``: its own, or the outputs of the recipe's targets."""
-    return replace(data, names=recipe.targets.outputs) if recipe.targets and recipe.targets.outputs else data
+    if recipe.targets is None:
+        return data
+    return replace(data, names=recipe.targets.outputs or data.names, owner="the recipe's targets")
 
 
 def _with_targets(recipe: Recipe, dataset: Dataset, model: Classes) -> Classes:
