@@ -136,6 +136,8 @@ def print_evaluations(
         rows = [result.as_dict() | {"against_first": paired_values(pair)} for result, pair in zip(results, pairs, strict=True)]
         out.print_json(json.dumps(rows))
         return
+    for merged in dict.fromkeys(filter(None, map(tables.describe_merge, results))):
+        out.print(f"The probabilities of outputs are added: {merged}", markup=False)
     columns, cells = tables.score_table(results)
     print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
     if matrix := tables.accuracy_matrix(results):

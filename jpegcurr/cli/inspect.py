@@ -94,7 +94,9 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
         many = inspection.highest_label >= inspection.samples
         classes += f": a model would have {inspection.highest_label + 1:,} classes, more than there are samples" if many else ""
     else:
-        classes = f"{len(manifest.classes):,}, {labels} with samples"
+        classes = (
+            f"{len(manifest.classes):,}, {labels} with samples{', and shares of each image' * bool(manifest.shares_sha256)}"
+        )
     facts = {
         "file": str(inspection.path),
         "samples": f"{inspection.samples:,}",

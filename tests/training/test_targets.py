@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from samples import image, tiny_recipe, tiny_tree
+from samples import COMPILED, image, tiny_recipe, tiny_tree
 from studies import write_study
 
 from jpegcurr.analysis.evaluation.evaluate import evaluate, evaluate_run
 from jpegcurr.analysis.evaluation.merge import Merge
+from jpegcurr.cli import main
 from jpegcurr.encoding.beton.manifest import items_path, read_manifest
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.sources.labelled_files import find_labelled
@@ -34,7 +35,6 @@ from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.data.targets import Targets
 from jpegcurr.training.loss import LOSSES, image_losses, smoothed, soft_targets
 from jpegcurr.training.models.load import load_run
-from jpegcurr.training.run_folder import classes_of
 from jpegcurr.training.train import train
 
 AMBIGUOUS = ("amb_neg", "amb_pos", "negative", "positive")
@@ -188,8 +188,10 @@ def test_every_rank_has_the_distributions_of_its_images(betons: Path, cpu: Runti
         np.testing.assert_array_equal(targets, whole[rank::2])
 
 
-def test_loaders_and_augmentation_have_the_distributions(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
-    recipe = tiny_recipe(betons, tmp_path, *SOFT_SET, "optim.label_smoothing=0.1", "mix.cutmix=1", "mix.prob=0")
+@pytest.mark.parametrize("kind", [COMPILED, "plain"])
+def test_loaders_and_augmentation_have_the_distributions(betons: Path, cpu: Runtime, tmp_path: Path, kind: str) -> None:
+    smoothing = ("optim.label_smoothing=0.1", "mix.cutmix=1", "mix.prob=0", f"loader.kind={kind}")
+    recipe = tiny_recipe(betons, tmp_path, *SOFT_SET, *smoothing)
     loaders, augment = open_loaders(recipe, runtime=cpu), Augment.from_recipe(recipe)
     batch = next(iter(loaders.train))
     assert batch.targets is not None
@@ -242,6 +244,22 @@ def test_a_merged_run_of_soft_targets_is_judged_by_its_truth_and_an_unmerged_one
 def test_a_merge_that_cannot_be(trained: Path, betons: Path, cpu: Runtime, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         evaluate(trained, betons / "val-source.beton", runtime=cpu, merge=text)
+
+
+def test_merged_scores_say_so(trained: Path, betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(merge: str, file: str) -> int:
+        data = ["--data", str(betons / "val-source.beton"), "--device", "cpu", "--loader", "plain", "--quiet"]
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(trained), *data, "--merge", merge, "--csv", file])
+        return int(str(ended.value.code))
+
+    text = "living=cat,astronaut;dead=grass,coffee"
+    assert run(text, "scores.csv") == 0
+    assert f"The probabilities of outputs are added: {text}" in capsys.readouterr().out
+    with Path("scores.csv").open(newline="") as file:
+        assert [row["merged"] for row in csv.DictReader(file)] == [text]
+    assert run("a=cat;b=grass", "none.csv") == 2
+    assert not Path("none.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -387,9 +405,14 @@ def test_a_column_of_labels_decides_between_equal_shares_and_must_not_contradict
         source.with_classes(["bee"])
 
 
-def test_outputs_of_a_run_survive_another_order_of_its_data(betons: Path, photos: Path, cpu: Runtime, tmp_path: Path) -> None:
-    """The classes that a run resumes with are those that it recorded, whatever the order of the data's."""
-    train(tiny_recipe(betons, tmp_path, *SOFT_SET), "run", runtime=cpu, until=1)
-    recorded = classes_of(Path("run"))
-    assert recorded is not None
-    assert open_datasets(tiny_recipe(betons, tmp_path, *SOFT_SET), recorded).classes.names == ("thing", "person", "animal")
+def test_outputs_of_a_run_are_those_that_it_recorded_whatever_the_order_of_its_data(betons: Path, tmp_path: Path) -> None:
+    rows = "targets.map={grass: {grass: 0.9, cat: 0.1}, cat: cat, coffee: coffee, astronaut: astronaut}"
+    recorded = Classes(("grass", "cat", "coffee", "astronaut"), known=True, owner="run")
+    datasets = open_datasets(tiny_recipe(betons, tmp_path, rows), recorded)
+    assert datasets.classes.names == recorded.names
+    dataset = datasets.val["clean"]
+    assert dataset.soft is not None
+    names = [dataset.classes.names[label] for label in dataset.beton.labels.tolist()]
+    assert [recorded.names[label] for label in dataset.labels.tolist()] == names
+    expected = [[0.9, 0.1, 0, 0] if name == "grass" else [float(name == other) for other in recorded.names] for name in names]
+    np.testing.assert_allclose(dataset.soft.of(np.arange(len(dataset))), expected, atol=1e-7)

@@ -127,12 +127,21 @@ def changed_classes(results: Sequence[Evaluation], pairs: Sequence[Paired | None
 
 
 def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Paired | None]) -> None:
-    """Write a CSV file: a row for each evaluation with its difference from the first; unknown or undefined cells are empty."""
+    """Write a CSV file: a row for each evaluation with its difference from the first; unknown or undefined cells are empty.
+
+    Where outputs were merged there is a last column that says which.
+    """
+    merged = ["merged"] if any(evaluation.merged for evaluation in results) else []
     with csv_writer(path) as writer:
-        writer.writerow([*CSV_SCORES, *CSV_PAIRED])
+        writer.writerow([*CSV_SCORES, *CSV_PAIRED, *merged])
         for evaluation, pair in zip(results, pairs, strict=True):
-            row = evaluation.as_dict() | (paired_values(pair) or {})
-            writer.writerow([row.get(name) for name in (*CSV_SCORES, *CSV_PAIRED)])
+            row = evaluation.as_dict() | (paired_values(pair) or {}) | {"merged": describe_merge(evaluation)}
+            writer.writerow([row.get(name) for name in (*CSV_SCORES, *CSV_PAIRED, *merged)])
+
+
+def describe_merge(evaluation: Evaluation) -> str:
+    """Return which outputs were merged, as ``--merge`` takes it; empty if none were."""
+    return ";".join(f"{name}={','.join(outputs)}" for name, outputs in (evaluation.merged or {}).items())
 
 
 def write_classes(path: Path, results: Sequence[Evaluation]) -> None:
