@@ -22,6 +22,7 @@ from jpegcurr.training.data import loaders, turbojpeg
 from jpegcurr.training.data.datasets import open_datasets
 from jpegcurr.training.data.loaders import choose_cache, choose_kind, open_loader, open_loaders
 from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
+from jpegcurr.training.data.targets import SoftTargets
 from jpegcurr.training.data.transforms import centre_crop, render
 
 IMAGE = ImageSection(size=40)
@@ -34,7 +35,9 @@ def sampler(betons: Path) -> EpochSampler:
 
 
 def training(beton: Beton, workers: int = 1) -> EpochSampler:
-    return EpochSampler({"clean": Variant(beton)}, IMAGE, train=True, batch=8, step=20, seed=5, workers=workers)
+    shares = np.linspace(0, 1, len(beton), dtype=np.float32)  # of every image its own
+    soft = SoftTargets(np.stack([shares, 1 - shares], axis=1), np.arange(len(beton)))
+    return EpochSampler({"clean": Variant(beton, soft=soft)}, IMAGE, train=True, batch=8, step=20, seed=5, workers=workers)
 
 
 @pytest.fixture
@@ -67,6 +70,9 @@ def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: 
         labels = torch.cat([batch.labels for batch in batches]).numpy()
         assert (labels == sampler.beton.labels[sampler.order(epoch)]).all()
         assert np.array_equal(np.concatenate([batch.numbers for batch in batches]), sampler.order(epoch))
+        targets = torch.cat([batch.targets for batch in batches if batch.targets is not None]).numpy()
+        assert sampler.soft is not None
+        np.testing.assert_array_equal(targets, sampler.soft.of(sampler.order(epoch)))
     assert not np.array_equal(sampler.order(0), sampler.order(3))
 
 
