@@ -188,7 +188,7 @@ def test_every_rank_has_the_distributions_of_its_images(betons: Path, cpu: Runti
         np.testing.assert_array_equal(targets, whole[rank::2])
 
 
-def test_augmentation_smooths_the_distributions(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+def test_augmentation_smooths_and_mixes_the_distributions(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
     smoothing = ("optim.label_smoothing=0.1", "mix.cutmix=1", "mix.prob=0")
     recipe = tiny_recipe(betons, tmp_path, *SOFT_SET, *smoothing)
     loaders, augment = open_loaders(recipe, runtime=cpu), Augment.from_recipe(recipe)
@@ -198,6 +198,9 @@ def test_augmentation_smooths_the_distributions(betons: Path, cpu: Runtime, tmp_
     _, targets = augment(batch)
     torch.testing.assert_close(targets, batch.targets * 0.9 + 0.1 / 3)
     assert augment.classes == 3
+    _, mixed = Augment.from_recipe(tiny_recipe(betons, tmp_path, *SOFT_SET, *smoothing[:1], "mix.mixup=0.8"))(batch)
+    assert not torch.allclose(mixed, targets)
+    torch.testing.assert_close(mixed + mixed.flip(0), targets + targets.flip(0))  # as much of one as of its partner
 
 
 def test_merged_probabilities(trained: Path, betons: Path, cpu: Runtime) -> None:
