@@ -24,6 +24,7 @@ from jpegcurr.cli.export import export
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.split import split
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
@@ -103,6 +104,7 @@ def _handle_top(
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
+    (split, "Draw train, val and test splits of images, by class."),
     (inspect, "Describe or verify a .beton file."),
     (train, "Train a model while a curriculum swaps its data."),
     (study, "Train arms over several seeds and test their differences."),

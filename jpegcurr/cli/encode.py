@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import JsonOption, QuietOption, parse_specs
+from jpegcurr.cli.options import (
+    FlatClassesOption,
+    JsonOption,
+    LabelFromOption,
+    QuietOption,
+    TestShareOption,
+    ValShareOption,
+    parse_draw,
+    parse_specs,
+)
 from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
@@ -28,13 +37,23 @@ MOST_FAILURES = 20  # that are printed one by one
 
 
 def encode(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
+    src: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SRC", help="The images to encode; see above. Several are one data set. Default: data/imagenet."
+        ),
+    ] = None,
     quality: Annotated[
         list[str] | None,
         typer.Option("--quality", metavar="Q", help="1 to 100, or source for the original bytes; repeatable."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .beton files.")] = Path("betons"),
-    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's validation labels.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV or TSV of path,label or path,label,split; a list of paths; ImageNet's own.")
+    ] = None,
+    label_from: LabelFromOption = None,
+    val: ValShareOption = None,
+    test: TestShareOption = None,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", metavar="NAME", help="Encode only this split, or name the split of SRC; repeatable."),
@@ -43,17 +62,14 @@ def encode(
         list[str] | None,
         typer.Option("--classes", metavar="A,B,C|FILE", help="Encode only these classes; FILE has one a line; repeatable."),
     ] = None,
-    flat_classes: Annotated[
-        bool,
-        typer.Option(
-            "--flat-classes", help="Take every folder in SRC as a class, also one that is named like a split: bus, car, train."
-        ),
-    ] = False,
+    flat_classes: FlatClassesOption = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum images per split, chosen by --seed.")] = None,
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="Order in the file; auto shuffles train and no other split.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle and of --limit.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle, --limit, --val, --test.")
+    ] = 0,
     subsampling: Annotated[
         Literal["420", "422", "444", "keep"] | None,
         typer.Option(help="Chroma subsampling of encoded images; keep: as in the source. 420 if not given."),
@@ -93,8 +109,11 @@ def encode(
 
     SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv (or with
     ImageNet's LOC_val_solution.csv, val.txt or devkit);
-    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
-    'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or with class archives, <class>.tar;
+    WebDataset shards (a folder of them, or 'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    Several SRC are one data set, in which the name of an image begins with the name of its SRC.
+
+    --val 0.2 draws splits of a data set that has none, as jpegcurr split does, which also keeps them for data that grows.
     """
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
@@ -105,6 +124,7 @@ def encode(
     if dry_run and resume:
         raise UsageError("--dry-run estimates a whole encode, not what --resume would still have to do. Omit one of them.")
     show_log(quiet=quiet)
+    draw = parse_draw(val, test, seed)
     specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     tolerated = parse_max_failures(max_failures)
     class_names = parse_classes(classes or ())
@@ -112,13 +132,15 @@ def encode(
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
     with _interruptible(stopped), open_executor(threads, dask) as (executor, workers):
         sources = open_sources(
-            src,
+            src or ["data/imagenet"],
             labels=labels,
+            label_from=label_from,
             splits=split or (),
             classes=class_names,
             limit=limit,
             seed=seed,
             flat_classes=flat_classes,
+            draw=draw,
         )
         outputs = plan_outputs(sources, specs, output)
         if dry_run:

@@ -68,6 +68,11 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES),
         flat_classes=source.flat_classes,
+        more_sources=source.more_roots,
+        label_from=source.label_from,
+        val_share=source.draw.val if source.draw else None,
+        test_share=source.draw.test if source.draw else None,
+        split_seed=source.draw.seed if source.draw else None,
     )
 
 
@@ -77,7 +82,7 @@ def _default_order(source: Source) -> Order:
 
 def _check_names(source: Source) -> None:
     """Raise SourceError for a name that is not UTF-8, as JSON must be; the names of images are exempt."""
-    for name in (source.root, source.labels or "", source.split, *source.classes):
+    for name in (source.root, *source.more_roots, source.labels or "", source.split, *source.classes):
         try:
             name.encode()
         except UnicodeEncodeError:

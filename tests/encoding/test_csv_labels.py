@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.sources import csv_labels
+from jpegcurr.encoding.sources import table_paths
 from jpegcurr.encoding.sources.base import MISSING, Source
 from jpegcurr.encoding.sources.csv_labels import open_table
 from jpegcurr.errors import ImageError, SourceError
@@ -165,8 +165,8 @@ def test_suffixes_cost_one_check_per_row(monkeypatch: pytest.MonkeyPatch) -> Non
     put(*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp")
     Path("pictures/000").mkdir()
     checked: list[str] = []
-    size = csv_labels._Finder._size
-    monkeypatch.setattr(csv_labels._Finder, "_size", lambda self, key: checked.append(key) or size(self, key))
+    size = table_paths.PathFinder._size
+    monkeypatch.setattr(table_paths.PathFinder, "_size", lambda self, key: checked.append(key) or size(self, key))
     labels = rows("".join(f"{name},cat\n" for name in [*names, "v1.2", "bare", "b"]))
     assert set(labels) == {*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp"}
     assert len(checked) < 50 + 5 * 25

@@ -277,7 +277,14 @@ def _has_split(manifest: Manifest) -> bool:
 def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
     """Open the source of a beton as it was opened for it."""
     labels = Path(manifest.labels) if manifest.labels else None
-    return open_sources(manifest.source, labels=labels, flat_classes=manifest.flat_classes, **options)
+    return open_sources(
+        [manifest.source, *manifest.more_sources],
+        labels=labels,
+        label_from=manifest.label_from,
+        flat_classes=manifest.flat_classes,
+        draw=manifest.draw,
+        **options,
+    )
 
 
 def _encode_like(template: _Template, path: Path) -> None:
