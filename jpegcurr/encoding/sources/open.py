@@ -98,8 +98,8 @@ def lone_split(sources: Sequence[Source]) -> Source:
     if len(sources) > 1 or (first.named and first.split != "train"):
         splits = f"the split{'s' if len(sources) > 1 else ''} {join_words([source.split for source in sources])}"
         raise SourceError(
-            f"{first.where} has {splits} already, so none is drawn. To divide one of them, give its folder or archive alone; to "
-            "encode them as they are, omit --val and --test."
+            f"{first.where} has {splits} already, so none is drawn. To divide one of them, give its folder or archive alone; "
+            "to encode them as they are, omit --val and --test."
         )
     return first
 
