@@ -4,13 +4,14 @@ A ``Launcher`` starts the processes: ``LocalLauncher`` on this machine, ``slurm.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.runtime import visible_gpus
@@ -77,7 +78,16 @@ class Launcher(Protocol):
         ...
 
 
+# The options of a process of its own session, or Windows' group: Ctrl-C reaches only this one, which stops the others in order.
+_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", None)
+_APART: dict[str, Any] = {"start_new_session": True} if _GROUP is None else {"creationflags": _GROUP}
+
+
 class _LocalProcess(subprocess.Popen[bytes]):
+    def terminate(self) -> None:
+        """Send SIGTERM, or on Windows, where that kills, a Ctrl-Break; see ``system.TERMINATION``."""
+        self.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
     def explain(self) -> str:
         return f"its process ended with exit code {self.returncode}"
 
@@ -124,7 +134,7 @@ class LocalLauncher:
         """Start a process on this machine. Raises UsageError if ``launch`` cannot be started."""
         log = log_path(out, task)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches only this process, which stops the others in order
+        with log.open("ab") as file:
             try:
                 return _LocalProcess(
                     self.command(study, task, out),
@@ -132,7 +142,7 @@ class LocalLauncher:
                     stdout=file,
                     stderr=file,
                     env={**os.environ, **self.environments()[slot]},
-                    start_new_session=True,
+                    **_APART,
                 )
             except OSError as error:
                 raise UsageError(f"--launch: {self.launch[0]} cannot be started: {error.strerror}.") from None

@@ -19,7 +19,7 @@ from jpegcurr.files import locked, refuse_unwritable, write_json, write_text
 from jpegcurr.recipe.former import keep_former
 from jpegcurr.recipe.loading import dump_recipe, load_resolved, read_tree
 from jpegcurr.recipe.schema import Ramp, Recipe, ScheduleSection, split_on_the_fly
-from jpegcurr.system import library_versions
+from jpegcurr.system import library_versions, source_commit
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.data.identity import describe_differences, identify
@@ -257,6 +257,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": sys.version.split()[0],
         "versions": library_versions(_PACKAGES),
+        "commit": source_commit(),
         "runtime": runtime.reason,
         "loader": loaders.kind,
         "factory_sha256": source_sha256(recipe.model.factory) if recipe.model.factory else None,

@@ -214,7 +214,11 @@ def test_a_column_of_splits_makes_sources() -> None:
         ("", "labels.csv is empty"),
         ("\n\n", "labels.csv is empty"),
         ("path,label\n", "labels.csv names no images"),
-        ("a.jpg\nb.jpg\n", "line 1, has one cell. Put a tab, a comma or a semicolon between path and label"),
+        (
+            "a.jpg\nb.jpg\n",
+            "line 1: 'a.jpg' has no parent folder in pictures to be its class. Give a second column with labels",
+        ),
+        ("x\ny\n", "line 1, has one cell. Put a tab, a comma or a semicolon between path and label"),
         (
             "a.jpg,cat,3\n",
             r"line 1: it is unclear which of 'a.jpg', 'cat', '3' are paths and labels\. Name one of them path, .* one label,",

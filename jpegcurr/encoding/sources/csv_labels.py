@@ -116,10 +116,12 @@ def open_table(
 def _class_by_folder(roots: Roots, key: str, label_from: LabelFrom, line: str) -> str:
     name = roots.class_of(key, label_from)
     if name is None:
-        raise SourceError(
-            f"{line}: {key!r} lies directly in {roots}, so it has no {label_from} folder to name its class. Give the folder "
-            "above that, or --label-from parent."
+        advice = (
+            "--label-from parent, or the folder above that"
+            if "/" in key
+            else "a second column with labels, or the folder above"
         )
+        raise SourceError(f"{line}: {key!r} has no {label_from} folder in {roots} to be its class. Give {advice}.")
     return name
 
 

@@ -52,7 +52,7 @@ LAYOUTS = (
 def open_sources(
     where: str | Path | Sequence[str | Path],
     *,
-    labels: Path | None = None,
+    labels: str | Path | None = None,
     label_from: LabelFrom | None = None,
     splits: Sequence[str] = (),
     classes: Sequence[str] = (),
@@ -79,7 +79,7 @@ def open_sources(
             what has splits, or leaves a class without images to train on.
     """
     roots = [str(where)] if isinstance(where, str | Path) else list(map(str, where))
-    opened = _open_all(roots, labels, label_from, flat_classes)
+    opened = _open_all(roots, None if labels is None else Path(labels), label_from, flat_classes)
     if warning := describe_lone_images(join_words(roots), opened):
         log.warning("%s", warning)
     if draw is not None:
@@ -114,10 +114,10 @@ def _open_all(
     if labels is not None and all(_layout(root, labels).labels == "required" for root in roots):
         _refuse_flat_classes(roots[0], flat_classes)
         return open_table(roots, labels, label_from)
-    if labels is not None and not names_splits(labels):
+    if label_from or (labels is not None and not names_splits(labels)):
         raise SourceError(f"Some of {join_words(roots)} have labels of their own, so --labels {labels} does nothing. Omit it.")
     united = unite(roots, [_open(root, None, None, flat_classes) for root in roots])
-    return united if labels is None else _divide(united, labels, label_from)
+    return united if labels is None else _divide(united, labels)
 
 
 def _open(where: str, labels: Path | None, label_from: LabelFrom | None, flat_classes: bool) -> tuple[Source, ...]:
@@ -130,8 +130,10 @@ def _open(where: str, labels: Path | None, label_from: LabelFrom | None, flat_cl
         raise SourceError(f"--label-from {label_from} is for lists of paths in a folder, which {where} is not. Omit it.")
     if layout.labels == "optional":
         return layout.open(where, labels)
+    if labels is not None and not names_splits(labels):
+        raise SourceError(f"{where} has labels of its own, so --labels {labels} does nothing. Omit it.")
     opened = layout.open(where, flat_classes=True) if flat_classes else layout.open(where)
-    return opened if labels is None else _divide(opened, labels, label_from)
+    return opened if labels is None else _divide(opened, labels)
 
 
 def _refuse_flat_classes(where: str, flat_classes: bool) -> None:
@@ -139,11 +141,9 @@ def _refuse_flat_classes(where: str, flat_classes: bool) -> None:
         raise SourceError(f"The classes of {where} are not folders, so --flat-classes does nothing. Omit it.")
 
 
-def _divide(sources: Sequence[Source], labels: Path, label_from: LabelFrom | None) -> tuple[Source, ...]:
+def _divide(sources: Sequence[Source], labels: Path) -> tuple[Source, ...]:
     """Return the splits into which a table divides data sets with labels of their own."""
     where = sources[0].where
-    if label_from or not names_splits(labels):
-        raise SourceError(f"{where} has labels of its own, so --labels {labels} does nothing. Omit it.")
     if len(sources) > 1:
         splits = join_words([source.split for source in sources])
         raise SourceError(f"{where} has the splits {splits} already, so --labels {labels} does nothing. Omit it.")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.sources.base import SPLITS, FolderStore, Source
 from jpegcurr.encoding.sources.class_labels import resolve_labels
 from jpegcurr.encoding.sources.csv_labels import read_splits
+from jpegcurr.encoding.sources.table_paths import key_below
 from jpegcurr.encoding.sources.union import UnionStore
 from jpegcurr.encoding.splits import UNDRAWN, take_splits
 from jpegcurr.errors import SourceError
@@ -114,7 +115,8 @@ def _match(table: Path, source: Source, differs: Callable[[str, str, str], None]
     strangers = relabelled = 0
 
     def find(path: str) -> int | None:
-        return positions.get(os.fsencode(os.path.normpath(path)))
+        key = key_below((), path)
+        return None if key is None else positions.get(os.fsencode(key))
 
     for line, path, label, split in read_splits(table, lambda path: find(path) is not None):
         position = find(path)

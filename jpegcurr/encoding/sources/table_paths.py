@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from stat import S_ISDIR
+from types import ModuleType
 
 from jpegcurr.encoding.sources.base import MISSING, FolderStore, LabelFrom, Store
 from jpegcurr.encoding.sources.image_folder import image_files, is_folder, is_image_name
@@ -28,9 +29,8 @@ class Roots:
         self.folders = tuple(folders)
         self._by_name = {"": self.folders[0]} if len(folders) == 1 else dict(zip(name_roots(folders), folders, strict=True))
         self._bases = {
-            f"{base}{os.sep}": name
+            name: tuple(dict.fromkeys((str(folder.absolute()), os.path.realpath(folder))))
             for name, folder in self._by_name.items()
-            for base in (str(folder.absolute()), os.path.realpath(folder))
         }
 
     def __str__(self) -> str:
@@ -63,11 +63,13 @@ class Roots:
 
     def key(self, path: str) -> str | None:
         """Return the key of the file that ``path`` names, from the folders or absolute; None if it is outside of them."""
-        base, name = next(((base, name) for base, name in self._bases.items() if path.startswith(base)), ("", ""))
-        key = os.path.normpath(os.path.join(name, path.removeprefix(base)))  # noqa: PTH118
-        outside = os.path.isabs(key) or key in (".", "..") or key.startswith("../")  # noqa: PTH117
-        unknown = len(self.folders) > 1 and key.partition("/")[0] not in self._by_name
-        return None if outside or unknown or "\0" in key else key
+        if len(self.folders) == 1:
+            return key_below(self._bases[""], path)
+        if not os.path.isabs(path):  # noqa: PTH117
+            key = key_below((), path)
+            return key if key is not None and key.partition("/")[0] in self._by_name else None
+        below = ((name, key_below(bases, path)) for name, bases in self._bases.items())
+        return next((posixpath.join(name, key) for name, key in below if key is not None), None)
 
     def without_folders(self, key: str) -> str:
         """Return the key of an image of the same name directly in its root."""
@@ -75,11 +77,10 @@ class Roots:
         return posixpath.join(name, posixpath.basename(key))
 
     def class_of(self, key: str, label_from: LabelFrom) -> str | None:
-        """Return the name of the folder that holds an image, or of the folder that holds that; None if it is above all."""
+        """Return the name of the folder that holds an image, or of the folder that holds that; None if a key has none."""
         folders = key.split("/")[:-1]
-        folders = folders if len(self.folders) > 1 else [self.folders[0].resolve().name, *folders]
         depth = 1 if label_from == "parent" else 2
-        return (folders[-depth] or None) if len(folders) >= depth else None
+        return folders[-depth] if len(folders) >= depth else None
 
 
 class PathFinder:
@@ -176,6 +177,18 @@ class PathFinder:
         except OSError:
             return MISSING
         return MISSING if S_ISDIR(status.st_mode) else status.st_size
+
+
+def key_below(bases: Sequence[str], path: str, system: ModuleType = os.path) -> str | None:
+    """Return the key of a table's ``path``: from the root, whose absolute paths are ``bases``; None if outside of it.
+
+    ``system`` is the module of the operating system's paths. Windows takes both separators, and capitals for small letters.
+    """
+    key: str = system.normpath(path)
+    inside = next((base for base in bases if system.normcase(key).startswith(system.normcase(base + system.sep))), None)
+    key = (key[len(inside) + 1 :] if inside else key).replace(system.sep, "/")
+    outside = system.isabs(key) or system.splitdrive(key)[0] or key in (".", "..") or key.startswith("../")
+    return None if outside or "\0" in key else key
 
 
 def at_line(line: int) -> str:

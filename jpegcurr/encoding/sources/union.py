@@ -37,6 +37,11 @@ class UnionStore:
         store, inner = self._part(item)
         return store.changed_at(inner)
 
+    def modified_at(self, item: Item) -> int | None:
+        """Return the time stamp of an image's file; see ``Store``."""
+        store, inner = self._part(item)
+        return store.modified_at(inner)
+
 
 def name_roots(roots: Sequence[str | Path]) -> tuple[str, ...]:
     """Return the names that keys begin with: the last part of every path.
