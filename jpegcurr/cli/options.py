@@ -42,6 +42,9 @@ ImageLabelsOption = Annotated[
         "--labels", metavar="FILE", help="A table of path,label, as for encode; the class is the image's folder if not given."
     ),
 ]
+PlannedImagesOption = Annotated[
+    int | None, typer.Option("--images", min=1, metavar="N", help="For --plan: training images, before any is encoded.")
+]
 LabelFromOption = Annotated[
     Literal["parent", "grandparent"] | None,
     typer.Option(

@@ -75,18 +75,19 @@ def split(
     kept, gone = None, 0
     if keep is not None:
         kept, gone, relabelled = read_kept(keep, source)
-        remarks += [f"{int((kept != UNDRAWN).sum()):,} images are kept where {keep} has them; the others are new."]
-        remarks += [f"{relabelled:,} of them have another class now."] if relabelled else []
-        remarks += [f"{gone:,} images of {keep} are gone, and are left out."] if gone else []
+        held = int((kept != UNDRAWN).sum())
+        remarks += [f"Kept where {keep} has them: {held:,} images; drawn: {len(kept) - held:,}."]
+        remarks += [f"Kept, but of another class now: {relabelled:,}."] if relabelled else []
+        remarks += [f"In {keep}, but gone, and left out: {gone:,}."] if gone else []
     if gone and updating and not force:
         raise UsageError(
-            f"{gone:,} images of {keep} are not in {source.where}, so they would be lost from it. Check that all of SRC is "
+            f"Not all images of {keep} are in {source.where}: {gone:,} would be lost from it. Check that all of SRC is "
             "there; then leave them out with --force, or write another table with -o."
         )
     groups = None if group is None else find_groups(source.items, group)
     if groups is not None:
         single = sum(name is None for name in groups)
-        remarks += [f"{len(set(groups) - {None}):,} groups; {single:,} images match no group and are drawn one by one."]
+        remarks += [f"Groups: {len(set(groups) - {None}):,}; images that match none, and are drawn one by one: {single:,}."]
     drawn = draw_splits(source.items, len(source.classes), draw, groups=groups, kept=kept)
     refuse_poor_draw(drawn, source.classes, draw, grouped=groups is not None)
     write_split_table(output, source, drawn.splits)
