@@ -73,12 +73,13 @@ def draw_splits(
     images = np.bincount(labels, minlength=classes)
     targets = np.array([_apportion(int(count), draw) for count in images], np.int64).reshape(classes, len(SPLITS))
     units, order = _form_units(items, groups, draw.seed)
-    for unit in units if kept is not None and groups is not None else ():
-        _follow_kept(items, splits, unit, groups or ())
+    if groups is not None and kept is not None:
+        for unit in units:
+            _follow_kept(items, splits, unit, groups)
     room = _room(targets, _count(splits, labels, classes), images)
     label_of, assigned = labels.tolist(), splits.tolist()
     for position in order.tolist():
-        unit = units[position]
+        unit: Sequence[int] = units[position] if groups is not None else (position,)
         if assigned[unit[0]] != UNDRAWN:
             continue
         sizes = {label_of[unit[0]]: 1} if len(unit) == 1 else Counter(label_of[index] for index in unit)
@@ -125,9 +126,12 @@ def _room(targets: NDArray[np.int64], counts: NDArray[np.int64], images: NDArray
 
 
 def _form_units(items: Listing, groups: Sequence[str | None] | None, seed: int) -> tuple[list[list[int]], NDArray[np.int64]]:
-    """Return the positions of the images of every unit that is drawn as a whole, and the order of the units."""
+    """Return the positions of the images of every unit that is drawn as a whole, and the order of the units.
+
+    Without groups the units are the images, and the list is empty: millions of lists of one would cost more than the draw.
+    """
     if groups is None:
-        return [[index] for index in range(len(items))], order_by_hash(map(items.key_bytes, range(len(items))), seed, _PURPOSE)
+        return [], order_by_hash(map(items.key_bytes, range(len(items))), seed, _PURPOSE)
     members: dict[bytes, list[int]] = {}
     for index, group in enumerate(groups):
         # No key has the prefix of a group's name, which is not empty behind it.
