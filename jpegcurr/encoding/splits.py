@@ -74,8 +74,8 @@ def draw_splits(
     targets = np.array([_apportion(int(count), draw) for count in images], np.int64).reshape(classes, len(SPLITS))
     units, order = _form_units(items, groups, draw.seed)
     if groups is not None and kept is not None:
-        for unit in units:
-            _follow_kept(items, splits, unit, groups)
+        for members in units:
+            _follow_kept(items, splits, members, groups)
     room = _room(targets, _count(splits, labels, classes), images)
     label_of, assigned = labels.tolist(), splits.tolist()
     for position in order.tolist():
