@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 def split(
     context: typer.Context,
     src: Annotated[list[str], typer.Argument(metavar="SRC", help="The images, as for encode. Several are one data set.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write.")] = Path("splits.csv"),
-    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label, or a list of paths, as for encode.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE", help="The table to write.")] = Path("splits.csv"),
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label, or a list of paths, as for encode.")
+    ] = None,
     label_from: LabelFromOption = None,
     flat_classes: FlatClassesOption = False,
     val: ValShareOption = None,
