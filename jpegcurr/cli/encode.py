@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.estimate import EncodeEstimate
     from jpegcurr.encoding.jpeg.codec import Filter, Resize
     from jpegcurr.encoding.sources.base import Source
+    from jpegcurr.encoding.windows import BoxFormat, BoxLabel, BoxOptions
     from jpegcurr.encoding.workers import Outcome
 
 MOST_FAILURES = 20  # that are printed one by one
@@ -62,6 +63,29 @@ def encode(
             "--flat-classes", help="Take every folder in SRC as a class, also one that is named like a split: bus, car, train."
         ),
     ] = False,
+    boxes: Annotated[
+        Literal["yolo", "coco", "voc"] | None,
+        typer.Option(help="Encode the annotated boxes of the images in SRC, not the images; this is their format."),
+    ] = None,
+    pad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE:SIZE",
+            help="Padding of boxes: pixel:100, bbox:0.1 or image:0.1 (shares), fix:224, or fix2:384, which is square.",
+        ),
+    ] = None,
+    keep_inside: Annotated[
+        bool,
+        typer.Option("--keep-inside", help="Move padded boxes that leave the image back inside; they are clipped if not given."),
+    ] = False,
+    box_class: Annotated[
+        list[str] | None,
+        typer.Option("--box-class", metavar="A,B", help="Keep only boxes of these classes, by name or number; repeatable."),
+    ] = None,
+    label: Annotated[
+        Literal["folder", "box"] | None,
+        typer.Option(help="The class of a box: of its image's folder, or its own. Needed where both are possible."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum images per split, chosen by --seed.")] = None,
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="Order in the file; auto shuffles train and no other split.")
@@ -136,6 +160,7 @@ def encode(
     specs = parse_specs(qualities or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     tolerated = parse_max_failures(max_failures)
     class_names = parse_classes(classes or ())
+    box_options = parse_boxes(boxes, pad, box_class or (), label, keep_inside=keep_inside)
     keep_freed_memory()
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
     with interruptible(stopped), open_executor(threads, dask) as (executor, workers):
@@ -147,6 +172,7 @@ def encode(
             limit=limit,
             seed=seed,
             flat_classes=flat_classes,
+            boxes=box_options,
         )
         outputs = plan_outputs(sources, specs, output, kinds)
         if dry_run:
@@ -186,6 +212,26 @@ def parse_resize(max_side: int | None, short_side: int | None, resize_filter: "F
             raise UsageError(f"--filter {resize_filter} does nothing without --max-side or --short-side. Give one of them too.")
         return None
     return Resize("max" if max_side else "short", pixels, resize_filter or "bicubic")
+
+
+def parse_boxes(
+    kind: "BoxFormat | None", pad: str | None, classes: Sequence[str], label: "BoxLabel | None", *, keep_inside: bool
+) -> "BoxOptions | None":
+    """Parse --boxes and the options that need it; raise UsageError for those without it, or that contradict each other."""
+    from jpegcurr.encoding.windows import BoxOptions, Pad
+
+    if kind is None:
+        given = {"--pad": pad, "--keep-inside": keep_inside, "--box-class": classes, "--label": label}
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option} is for annotated boxes. Give their format too: --boxes yolo, coco or voc.")
+        return None
+    names = tuple(dict.fromkeys(name.strip() for text in classes for name in text.split(",") if name.strip()))
+    if classes and not names:
+        raise UsageError(f"--box-class {classes[0]} names no class. Give A,B by name or number.")
+    options = BoxOptions(kind, str(Pad.parse(pad)) if pad is not None else None, keep_inside, names, label)
+    options.rule()
+    return options
 
 
 def parse_max_failures(text: str) -> int | Fraction:

@@ -100,6 +100,7 @@ def plan_output(
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES + OUTPUT_FORMATS[kind].libraries),
         flat_classes=source.flat_classes,
+        boxes=source.boxes,
         format=kind,
         shard_bytes=shard_bytes if OUTPUT_FORMATS[kind].sharded else None,
     )

@@ -253,6 +253,8 @@ def _describe_change(row: dict[str, Any], item: Item, source: Source, written_at
     if row["label"] != item.label:
         was = source.classes[row["label"]] if 0 <= row["label"] < len(source.classes) else row["label"]
         return f"is of the class {source.classes[item.label]!r} and was of {was!r}: its label changed"
+    if row.get("box") != (item.box.as_row if item.box else None):
+        return "has another box than it had"
     if failed:
         return ""
     if item.size not in (MISSING, row["source_bytes"]):
@@ -271,8 +273,9 @@ FAILED = b'"status": "failed"'  # with its quotes, these bytes are in no other r
 
 
 def is_repaired(row: dict[str, Any], item: Item) -> bool:
-    """Return whether the image of a ``failed`` row has another size now."""
-    return bool(row["key"] == item.key and row["source_bytes"] != item.size)
+    """Return whether the image of a ``failed`` row has another size now, or another box."""
+    changed = row["source_bytes"] != item.size or row.get("box") != (item.box.as_row if item.box else None)
+    return bool(row["key"] == item.key and changed)
 
 
 def read_rows(file: Path) -> Generator[bytes, None, None]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.sources.boxes import open_boxes
 from jpegcurr.encoding.sources.class_labels import describe_lone_images
 from jpegcurr.encoding.sources.csv_labels import open_table
 from jpegcurr.encoding.sources.huggingface import is_hub, open_hub
 from jpegcurr.encoding.sources.image_folder import is_image_folder, open_folders
 from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
 from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
+from jpegcurr.encoding.windows import BoxOptions
 from jpegcurr.errors import SourceError
 
 log = logging.getLogger("jpegcurr")
@@ -52,20 +54,22 @@ def open_sources(
     limit: int | None = None,
     seed: int = 0,
     flat_classes: bool = False,
+    boxes: BoxOptions | None = None,
 ) -> tuple[Source, ...]:
     """Open every split of a data set, or those named in ``splits``.
 
     ``where`` is an image folder, a flat folder with a table of ``labels``, ImageNet's own archives, WebDataset shards,
     or ``hf:NAME[:CONFIGURATION]``, a Hugging Face data set. ``classes`` keeps only the classes of these names; ``limit`` is
     the maximum number of images of each split, chosen by ``seed``. A data set without splits becomes one split, named by
-    ``splits`` if given. ``flat_classes`` says that every folder in an image folder is a class, whatever its name. A data set
-    in which nearly every image is a class of its own is warned of (``describe_lone_images``).
+    ``splits`` if given. ``flat_classes`` says that every folder in an image folder is a class, whatever its name. With ``boxes``,
+    the items are not the images of the folder ``where`` but the boxes that are annotated in them. A data set in which nearly
+    every image is a class of its own is warned of (``describe_lone_images``).
 
     Raises:
         SourceError: ``where`` is nothing that can be encoded, a split or class does not exist, or ``val`` has a class that
-            ``train`` lacks; or ``flat_classes`` is set for what is no image folder.
+            ``train`` lacks; or ``flat_classes`` is set for what is no image folder; or ``boxes`` cannot be read.
     """
-    opened = _open(str(where), None if labels is None else Path(labels), flat_classes)
+    opened = _open(str(where), None if labels is None else Path(labels), flat_classes, boxes)
     if warning := describe_lone_images(str(where), opened):
         log.warning("%s", warning)
     sources = _choose_splits(opened, splits, str(where))
@@ -76,7 +80,11 @@ def open_sources(
     return sources
 
 
-def _open(where: str, labels: Path | None, flat_classes: bool) -> tuple[Source, ...]:
+def _open(where: str, labels: Path | None, flat_classes: bool, boxes: BoxOptions | None) -> tuple[Source, ...]:
+    if boxes is not None:
+        if labels is not None:
+            raise SourceError(f"The labels of boxes are from annotations or folders, so --labels {labels} does nothing. Omit it.")
+        return open_boxes(where, boxes, flat_classes=flat_classes)
     for layout in LAYOUTS:
         if (labels is None and layout.labels == "required") or not layout.matches(where):
             continue

@@ -277,7 +277,7 @@ def _has_split(manifest: Manifest) -> bool:
 def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
     """Open the source of a beton as it was opened for it."""
     labels = Path(manifest.labels) if manifest.labels else None
-    return open_sources(manifest.source, labels=labels, flat_classes=manifest.flat_classes, **options)
+    return open_sources(manifest.source, labels=labels, flat_classes=manifest.flat_classes, boxes=manifest.boxes, **options)
 
 
 def _encode_like(template: _Template, path: Path) -> None:
