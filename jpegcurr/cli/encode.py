@@ -41,9 +41,7 @@ MOST_FAILURES = 20  # that are printed one by one
 def encode(
     src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
     qualities: QualitiesOption = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the .beton files.")] = Path(
-        "betons"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files.")] = Path("betons"),
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label; or ImageNet's validation labels.")
     ] = None,

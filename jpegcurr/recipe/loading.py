@@ -34,7 +34,7 @@ _MOST_EXPLAINED = 50  # wrong fields in one message
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def find_recipe(name: Path, beside: Path = Path()) -> Path:
+def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
     """Return the file of a recipe that is given by its path or, if it is a shipped one, by its bare name.
 
     The suffix ``.yaml`` may be omitted: ``small_data``. A file of one's own comes before a shipped recipe. ``beside`` is the
@@ -43,12 +43,12 @@ def find_recipe(name: Path, beside: Path = Path()) -> Path:
     Raises:
         RecipeError: there is no such file; the message names the nearest shipped recipes.
     """
-    return _find(name, shipped_recipes(), "recipe", beside)
+    return _find(Path(name), shipped_recipes(), "recipe", beside)
 
 
-def find_study(name: Path) -> Path:
+def find_study(name: str | Path) -> Path:
     """Return the file of a study by its path or, if it is a shipped one, by its bare name, as ``find_recipe`` does."""
-    return _find(name, shipped_studies(), "study", Path())
+    return _find(Path(name), shipped_studies(), "study", Path())
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -89,13 +89,18 @@ def _shipped_folders() -> list[Path]:
     return [folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()]
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply ``a.b=value`` overrides (values are YAML), and check it.
 
+    ``path`` is a file, or the name of a shipped recipe: see ``find_recipe``.
+
     Raises:
-        RecipeError: the file is not YAML, or a field is unknown, missing or wrong; the message names every such field.
+        RecipeError: there is no such file and no shipped recipe of that name, the file is not YAML, or a field is unknown,
+            missing or wrong; the message names every such field.
     """
-    return load_checked(path, Recipe, overrides)
+    if isinstance(overrides, str):  # whose characters would be taken for overrides
+        overrides = (overrides,)
+    return load_checked(find_recipe(path), Recipe, overrides)
 
 
 def load_resolved(path: Path) -> Recipe:

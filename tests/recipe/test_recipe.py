@@ -236,7 +236,15 @@ def test_the_mixture_shows_as_many_images_of_quality_50() -> None:
 
 def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:
     Path("demo.yaml").write_text("mine")
-    assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
+    assert find_recipe(Path("demo.yaml")) == find_recipe("demo") == Path("demo.yaml")
+
+
+def test_a_shipped_recipe_is_loaded_by_its_bare_name() -> None:
+    Path("small_data").mkdir()  # a folder is no recipe
+    for name in ("small_data", "small_data.yaml", Path("small_data.yaml")):
+        assert load_recipe(name, "seed=7") == load_recipe(name, ["seed=7"])
+    with pytest.raises(RecipeError, match=r"^runs/small_data does not exist"):
+        load_recipe("runs/small_data")
 
 
 def test_a_recipe_is_found_with_and_without_its_suffix() -> None:

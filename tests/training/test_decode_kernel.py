@@ -37,7 +37,7 @@ def write(path: Path, payloads: Sequence[bytes], side: int = SIDE) -> Beton:
 
 def epoch(kind: str, sampler: EpochSampler, cpu: Runtime, number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     batches = list(open_loader(kind, sampler, cpu).at(number))
-    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, _ in batches])
+    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, *_ in batches])
 
 
 def pictures(images: torch.Tensor) -> np.ndarray:
@@ -180,7 +180,7 @@ def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path
 def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runtime, kind: str, batch: int) -> None:
     sampler = EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
     counts = []
-    for images, labels, _ in open_loader(kind, sampler, cpu).at(0):
+    for images, labels, *_ in open_loader(kind, sampler, cpu).at(0):
         assert images.shape == (len(labels), 3, 40, 40)
         assert labels.shape == (len(labels),)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
@@ -290,7 +290,7 @@ def test_on_error_skip_both_loaders_take_the_same_replacement_and_count_it(tmp_p
         for number in (0, 1):
             batches = list(loader.at(number))
             assert loader.replaced == 2
-            labels = torch.cat([labels for _, labels, _ in batches])
+            labels = torch.cat([labels for _, labels, *_ in batches])
             assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label belongs to the picture"
             epochs.append((torch.cat([images for images, *_ in batches]), labels))
     for number in (0, 1):

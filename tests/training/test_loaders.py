@@ -59,9 +59,9 @@ def params(train: bool) -> list[object]:
 def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: Loader, sampler: EpochSampler) -> None:
     for epoch in (0, 3):
         batches = list(loader.at(epoch))
-        assert [len(labels) for _, labels, _ in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
+        assert [len(labels) for _, labels, *_ in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
         assert len(loader) == 5
-        for images, labels, numbers in batches:
+        for images, labels, numbers, *_ in batches:
             assert images.shape == (8, 3, 40, 40)
             assert (images.dtype, labels.dtype, numbers.dtype) == (torch.uint8, torch.int64, np.int64)
         labels = torch.cat([batch.labels for batch in batches]).numpy()
@@ -74,10 +74,10 @@ def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: 
 def test_a_validation_epoch_is_every_sample_once_as_pillow_sees_it(loader: Loader, betons: Path) -> None:
     beton = Beton(betons / "val-source.beton")
     batches = list(loader.at(0))
-    assert [len(labels) for _, labels, _ in batches] == [7, 7, 2]
+    assert [len(labels) for _, labels, *_ in batches] == [7, 7, 2]
     assert len(loader) == 3
     images = torch.cat([images for images, *_ in batches])
-    assert torch.cat([labels for _, labels, _ in batches]).tolist() == beton.labels.tolist()
+    assert torch.cat([labels for _, labels, *_ in batches]).tolist() == beton.labels.tolist()
     assert np.concatenate([batch.numbers for batch in batches]).tolist() == list(range(16))
     for index, image in enumerate(images):
         expected = centre_crop(read_pixels(beton, index), IMAGE)
@@ -97,7 +97,7 @@ def test_an_epoch_may_start_at_any_batch(loader: Loader) -> None:
 def test_kept_batches_do_not_change(loader: Loader) -> None:
     kept = []
     copies = []
-    for images, labels, _ in loader.at(1):
+    for images, labels, *_ in loader.at(1):
         kept.append((images, labels))
         copies.append((images.clone(), labels.clone()))
     for (images, labels), (images_then, labels_then) in zip(kept, copies, strict=True):
@@ -116,7 +116,7 @@ def test_an_epoch_left_early_leaves_no_thread_and_the_next_is_whole(loader: Load
     while threading.active_count() > before and time.monotonic() < patience:
         time.sleep(0.01)
     assert threading.active_count() <= before
-    assert sum(len(labels) for _, labels, _ in loader.at(0)) == 40
+    assert sum(len(labels) for _, labels, *_ in loader.at(0)) == 40
 
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
@@ -256,7 +256,7 @@ def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
         kind, _ = choose_kind(kind)
         sampler = EpochSampler.of(Variant(Beton(betons / "train-q50.beton")), IMAGE, batch=4, workers=2)
         first, second = (open_loader(kind, sampler, cpu).at(0) for _ in range(2))
-        for (images, labels, _), (images_too, labels_too, _) in zip(first, second, strict=True):
+        for (images, labels, *_), (images_too, labels_too, *_) in zip(first, second, strict=True):
             assert torch.equal(images, images_too)
             assert torch.equal(labels, labels_too)
 

@@ -21,7 +21,7 @@ from jpegcurr.errors import ImageError, RecipeError, Terminated, TrainingError, 
 from jpegcurr.files import _umask
 from jpegcurr.recipe.schema import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training import loop as step_module
+from jpegcurr.training.augment import augment as step_module
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.loop import StepInfo

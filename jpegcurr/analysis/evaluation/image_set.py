@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -105,7 +105,7 @@ class ImageLoader:
     def __len__(self) -> int:
         return -(-len(self._positions) // self._batch)
 
-    def at(self, _epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, _epoch: int, first: int = 0) -> Generator[Batch]:
         """Yield every image of this process once, from batch ``first`` on."""
         positions = self._positions[first * self._batch :]
         with (
@@ -141,4 +141,4 @@ class ImageLoader:
                 labels[row] = LEFT_OUT
                 self.unread.append((self._images.source.store.locate(self._images.source.items[position]), reason))
         images = torch.stack([crop for _, crop, _ in rows]).contiguous(memory_format=torch.channels_last)
-        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions)
+        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions, 0, 0)

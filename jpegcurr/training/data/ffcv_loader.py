@@ -7,7 +7,7 @@ to be compiled, opened or warmed up.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, suppress
 from queue import Empty
 from types import SimpleNamespace
@@ -56,18 +56,19 @@ class FfcvLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Generator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         self._sampler.check_files()
         thread = _Epoch(self._loader, self._sampler, epoch, first, self._runtime)
         try:
-            for numbers in thread.batches:
+            for number, numbers in enumerate(thread.batches, first):
                 with torch_threads_kept():  # FFCV's thread sets them when it starts
                     images, status = thread.take()
                 indices = self._repaired(epoch, numbers, images.numpy(), status)
-                labels = torch.from_numpy(self._sampler.labels[indices])
-                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(labels), numbers)
+                labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
+                position = self._sampler.position(epoch, number)
+                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), labels, numbers, epoch, position)
         finally:
             thread.end()
 

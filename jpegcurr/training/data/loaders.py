@@ -8,10 +8,11 @@ from importlib.util import find_spec
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.runtime import Runtime, torch_threads_kept
+from jpegcurr.runtime import Runtime, resolve_runtime, torch_threads_kept
 from jpegcurr.system import available_cpus, available_memory
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.data.datasets import Datasets
+from jpegcurr.training.data.datasets import Datasets, open_datasets
+from jpegcurr.training.data.iteration import TrainLoader, ValLoader
 from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
 
 MOST_WORKERS = 16  # unless a recipe asks for more
@@ -23,22 +24,29 @@ CACHE_SHARE = 0.8  # of the free memory: training files up to this size are left
 class Loaders:
     """Open loaders: ``train`` on all training sets of the curriculum, ``val`` by data set name.
 
-    ``kind`` is ``compiled``, ``ffcv`` or ``plain``. ``reasons`` are sentences for the log: why this loader, and how files are
-    read.
+    ``classes`` are the names of the labels in both. ``kind`` is ``compiled``, ``ffcv`` or ``plain``; ``reasons`` are sentences
+    for the log: why this loader, and how files are read.
     """
 
-    train: Loader
-    val: dict[str, Loader]
+    train: TrainLoader
+    val: dict[str, ValLoader]
+    classes: tuple[str, ...]
     kind: str
     reasons: tuple[str, ...]
 
 
-def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loaders:
+def open_loaders(recipe: Recipe, datasets: Datasets | None = None, runtime: Runtime | None = None) -> Loaders:
     """Open one loader on all training sets of ``recipe``, so that a swap opens nothing, and one on each validation set.
+
+    Without ``datasets`` the recipe's betons are opened here, and missing ones encoded: see ``open_datasets``. Without
+    ``runtime`` batches are put on a GPU if there is one.
 
     Raises:
         RecipeError: the requested loader is not available, or cannot read as requested.
+        BetonError: as ``open_datasets`` does.
     """
+    datasets = open_datasets(recipe) if datasets is None else datasets
+    runtime = resolve_runtime() if runtime is None else runtime
     world = runtime.world
     workers = loading_workers(world.local_ranks) if recipe.loader.workers == "auto" else recipe.loader.workers
     kind, reason = choose_kind(recipe.loader.kind)
@@ -62,10 +70,11 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     )
     sampler_of = partial(EpochSampler.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
     val = {
-        name: open_loader(kind, replace(sampler_of(dataset.variant), rank=world.rank, ranks=world.ranks), runtime)
+        name: ValLoader(open_loader(kind, replace(sampler_of(dataset.variant), rank=world.rank, ranks=world.ranks), runtime))
         for name, dataset in datasets.val.items()
     }
-    return Loaders(open_loader(kind, train, runtime), val, kind, (reason, *cache_reason))
+    loader = TrainLoader(open_loader(kind, train, runtime), train)
+    return Loaders(loader, val, datasets.classes.names, kind, (reason, *cache_reason))
 
 
 def open_loader(kind: str, sampler: EpochSampler, runtime: Runtime) -> Loader:

@@ -5,7 +5,7 @@ without shared memory, and the first batch of an epoch takes the time of one bat
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class ThreadLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Generator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         self._sampler.check_files()
@@ -73,29 +73,33 @@ class ThreadLoader:
         batches = self._sampler.batches(epoch)[first:]
         pending: deque[_PendingBatch] = deque()
         with closing(Readahead(self._sampler, epoch, batches)) as readahead:
-            for position, samples in enumerate(self._sampler.samples_of(epoch, batches)):
-                readahead.start(position, kept=AHEAD)
-                pending.append(self._started(epoch, batches[position], samples, start))
+            for number, samples in enumerate(self._sampler.samples_of(epoch, batches)):
+                readahead.start(number, kept=AHEAD)
+                place = epoch, self._sampler.position(epoch, first + number)
+                pending.append(self._started(place, batches[number], samples, start))
                 if len(pending) == AHEAD:
                     yield self._finished(pending.popleft())
             while pending:
                 yield self._finished(pending.popleft())
 
-    def _started(self, epoch: int, numbers: Indices, samples: np.ndarray, start: "Callable[[_Task], _Task]") -> "_PendingBatch":
+    def _started(
+        self, place: tuple[int, int], numbers: Indices, samples: np.ndarray, start: "Callable[[_Task], _Task]"
+    ) -> "_PendingBatch":
+        epoch, _ = place
         size = self._sampler.size(epoch)
         images = self._runtime.memory(len(samples), size, size, 3)
         out = images.numpy()
         pieces = [slice(first, first + self._piece) for first in range(0, len(samples), self._piece)]
         make = partial(self._make_samples, self._sampler, epoch)
         tasks = [start(partial(make, samples[piece], out[piece])) for piece in pieces]
-        return _PendingBatch(images, numbers, samples["index"], tasks)
+        return _PendingBatch(images, numbers, place, samples["index"], tasks)
 
     def _finished(self, pending: "_PendingBatch") -> Batch:
         indices = np.array([index for task in pending.tasks for index in task()], np.int64)
         self.replaced += int((indices != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
         labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
-        return Batch(images, labels, pending.numbers)
+        return Batch(images, labels, pending.numbers, *pending.place)
 
 
 _Task = Callable[[], list[int]]
@@ -103,9 +107,13 @@ _Task = Callable[[], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class _PendingBatch:
-    """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3], by ``tasks``, which wait when called."""
+    """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3], by ``tasks``, which wait when called.
+
+    ``place`` is its epoch, and its position in it.
+    """
 
     images: torch.Tensor
     numbers: Indices
+    place: tuple[int, int]
     indices: Indices
     tasks: list[_Task]
