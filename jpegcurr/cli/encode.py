@@ -1,6 +1,7 @@
 """The command ``encode``: its options, its dry run, its progress and its closing table."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.sources.base import Source
     from jpegcurr.encoding.windows import BoxFormat, BoxLabel, BoxOptions
     from jpegcurr.encoding.workers import Outcome
+
+log = logging.getLogger("jpegcurr")
 
 MOST_FAILURES = 20  # that are printed one by one
 
@@ -74,7 +77,9 @@ def encode(
     ] = None,
     keep_inside: Annotated[
         bool,
-        typer.Option("--keep-inside", help="Move padded boxes that leave the image back inside; they are clipped if not given."),
+        typer.Option(
+            "--keep-inside", help="Move padded boxes that leave the image back inside; they are clipped if not given."
+        ),
     ] = False,
     box_class: Annotated[
         list[str] | None,
@@ -134,6 +139,8 @@ def encode(
       ILSVRC2012_img_val.tar
     - WebDataset shards: a folder of them, or 'shards/train-{000..146}.tar'
     - a Hugging Face data set: hf:NAME or hf:NAME:CONFIGURATION; or x.parquet
+    - with --boxes, a folder of images and of their annotated boxes, each of
+      which becomes a sample: images/*.jpg and labels/*.txt, and the like
 
     Written are, each with its manifest and items beside it:
 
@@ -161,6 +168,8 @@ def encode(
     box_options = parse_boxes(boxes, pad, box_class or (), label, keep_inside=keep_inside)
     keep_freed_memory()
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
+    if box_options and any(spec.quality == "source" for spec in specs):
+        log.info("A part of an image has no original bytes: at the quality source, boxes are JPEGs of quality 95, 4:4:4.")
     with interruptible(stopped), open_executor(threads, dask) as (executor, workers):
         sources = open_sources(
             src,
@@ -266,8 +275,9 @@ def describe_classes(source: "Source") -> str:
     counts = count_classes(source)
     names = ", ".join(map(sanitize, counts.first)) + (", ..." if counts.classes > len(counts.first) else "")
     classes = "1 class" if counts.classes == 1 else f"{counts.classes:,} classes"
-    images = f"images per class: least {counts.least:,}, median {counts.median:,.10g}, most {counts.most:,}"
-    unlabelled = f"; {source.unlabelled:,} images without a label are left out" if source.unlabelled else ""
+    unit = "images" if source.boxes is None else "boxes"
+    images = f"{unit} per class: least {counts.least:,}, median {counts.median:,.10g}, most {counts.most:,}"
+    unlabelled = f"; {source.unlabelled:,} {unit} without a label are left out" if source.unlabelled else ""
     return f"{sanitize(source.split)}: {classes} ({names}); {images}{unlabelled}"
 
 
@@ -321,11 +331,15 @@ def print_manifests(manifests: "Mapping[Path, Manifest]", *, as_json: bool) -> N
     rows = []
     for path, manifest in manifests.items():
         ratio = manifest.bytes_out / manifest.bytes_in if manifest.bytes_in else 1.0
-        sizes = [megabytes(manifest.bytes_in), megabytes(manifest.beton_bytes), f"{ratio:.2f}"]
+        ratio_text = f"{ratio:.2f}" if manifest.boxes is None else "-"  # a box is only a part of its source
+        sizes = [megabytes(manifest.bytes_in), megabytes(manifest.beton_bytes), ratio_text]
         rows.append([str(path), f"{manifest.images:,}", *sizes, f"{manifest.failures:,}"])
     print_table(["output", "images", "source size", "output size", "JPEG ratio", "failures"], rows)
+    skipped = "files without the suffix of an image or without a label were skipped"
+    if any(manifest.boxes for manifest in manifests.values()):
+        skipped = "images without an annotation and boxes without a label were skipped"
     for split, ignored in {manifest.split: manifest.ignored for manifest in manifests.values() if manifest.ignored}.items():
-        out.print(f"{split}: {ignored:,} files without the suffix of an image or without a label were skipped", markup=False)
+        out.print(f"{split}: {ignored:,} {skipped}", markup=False)
 
 
 def _json_classes(source: "Source") -> dict[str, object]:

@@ -200,6 +200,8 @@ def check_plan(existing: dict[str, Any], plan: Plan, name: str) -> None:
 
 
 def _describe_difference(name: str, old: object, new: object) -> str:
+    if name == "boxes" and None in (old, new):
+        return "images for samples, this encode boxes" if old is None else "boxes for samples, this encode images"
     if isinstance(old, dict) and isinstance(new, dict):  # versions
         name = next(key for key in {**new, **old} if old.get(key) != new.get(key))
         old, new = old.get(name), new.get(name)

@@ -1,9 +1,9 @@
 """Windows: the part of an image that is encoded where a sample is an annotated box, in whole pixels, with padding.
 
 The rules are those of shihtzu-717/Classifier, a second-stage classifier behind a detector: a box is clipped to the image and
-truncated to pixels, padded, and then clipped to the image or moved back inside. Two of its faults are not repeated: a window that
-is larger than the image starts at 0, not at a negative row, and ``fix`` and ``fix2`` give exactly their size where half a pixel
-is missing on both sides (the odd pixel goes to the right or the bottom).
+truncated to pixels, padded, and then clipped to the image or moved back inside. Two of its faults are not repeated: a window
+that is larger than the image starts at 0, not at a negative row, and ``fix`` and ``fix2`` give exactly their size where half a
+pixel is missing on both sides (the odd pixel goes to the right or the bottom).
 """
 
 from dataclasses import dataclass

@@ -149,7 +149,7 @@ def _coco(file: Path, images: list[dict[str, Any]], annotations: list[dict[str, 
         image, number = listed.get(str(annotation["image_id"])), str(annotation["category_id"])
         if number not in names:
             raise SourceError(
-                f"{file}: an annotation has the category_id {number}, and the file has {len(names)} other categories. Repair it."
+                f"{file}: an annotation has the category_id {number}, which none of its {len(names)} categories has. Repair it."
             )
         box = annotation["bbox"]
         if annotation.get("iscrowd"):

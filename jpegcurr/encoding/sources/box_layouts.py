@@ -69,6 +69,10 @@ class BoxSplit:
         """Return an image's path below the split's folder."""
         return image.path.removeprefix(f"{self.base}/") if self.base else image.path
 
+    def holds(self, path: str) -> bool:
+        """Return whether a path from the root lies in the split's folder."""
+        return not self.base or path.startswith(f"{self.base}/")
+
     def class_folder(self, image: BoxImage) -> str:
         """Return the name of the folder that stands for the class of an image; "" if there is none."""
         above = self.base.count("/") + 1 if self.base else 0
@@ -341,8 +345,8 @@ def _folder_splits(root: Path, folders: Sequence[str]) -> dict[str, str]:
     others = [folder for folder, meaning in meanings.items() if meaning is None]
     if exact and others:
         raise SourceError(
-            f"{root}: {exact[0]} is called like a split, but {others[0] or 'the folder itself'} is not and holds annotated images "
-            "too. Give one split alone, and name it with --split; or, if these are classes, add --flat-classes."
+            f"{root}: {exact[0]} is named like a split, but {others[0] or 'the folder itself'} is not, and both have annotated "
+            "images. Give one split alone, and name it with --split; or, if these are classes, add --flat-classes."
         )
     if others:
         return {}

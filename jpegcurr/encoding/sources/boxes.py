@@ -95,7 +95,7 @@ def open_boxes(where: str | Path, options: BoxOptions, *, flat_classes: bool = F
             classes,
             listings[split.name],
             BoxStore(FolderStore(root / split.base)),
-            ignored=len(annotations.bare) + unlabelled[split.name],
+            ignored=sum(split.holds(path) for path in annotations.bare) + unlabelled[split.name],
             named=split.named,
             unlabelled=unlabelled[split.name],
             flat_classes=flat_classes,

@@ -61,9 +61,9 @@ def open_sources(
     ``where`` is an image folder, a flat folder with a table of ``labels``, ImageNet's own archives, WebDataset shards,
     or ``hf:NAME[:CONFIGURATION]``, a Hugging Face data set. ``classes`` keeps only the classes of these names; ``limit`` is
     the maximum number of images of each split, chosen by ``seed``. A data set without splits becomes one split, named by
-    ``splits`` if given. ``flat_classes`` says that every folder in an image folder is a class, whatever its name. With ``boxes``,
-    the items are not the images of the folder ``where`` but the boxes that are annotated in them. A data set in which nearly
-    every image is a class of its own is warned of (``describe_lone_images``).
+    ``splits`` if given. ``flat_classes`` says that every folder in an image folder is a class, whatever its name. With
+    ``boxes``, the items are not the images of the folder ``where`` but the boxes that are annotated in them. A data set in
+    which nearly every image is a class of its own is warned of (``describe_lone_images``).
 
     Raises:
         SourceError: ``where`` is nothing that can be encoded, a split or class does not exist, or ``val`` has a class that
@@ -83,7 +83,9 @@ def open_sources(
 def _open(where: str, labels: Path | None, flat_classes: bool, boxes: BoxOptions | None) -> tuple[Source, ...]:
     if boxes is not None:
         if labels is not None:
-            raise SourceError(f"The labels of boxes are from annotations or folders, so --labels {labels} does nothing. Omit it.")
+            raise SourceError(
+                f"The labels of boxes are from annotations or folders, so --labels {labels} does nothing. Omit it."
+            )
         return open_boxes(where, boxes, flat_classes=flat_classes)
     for layout in LAYOUTS:
         if (labels is None and layout.labels == "required") or not layout.matches(where):
