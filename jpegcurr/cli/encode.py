@@ -30,10 +30,10 @@ from jpegcurr.text import duration, megabytes, sanitize
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
+    from jpegcurr.encoding.box_windows import BoxFormat, BoxLabel, BoxOptions
     from jpegcurr.encoding.estimate import EncodeEstimate
     from jpegcurr.encoding.jpeg.codec import Filter, Resize
     from jpegcurr.encoding.sources.base import Source
-    from jpegcurr.encoding.windows import BoxFormat, BoxLabel, BoxOptions
     from jpegcurr.encoding.workers import Outcome
 
 log = logging.getLogger("jpegcurr")
@@ -225,7 +225,7 @@ def parse_boxes(
     kind: "BoxFormat | None", pad: str | None, classes: Sequence[str], label: "BoxLabel | None", *, keep_inside: bool
 ) -> "BoxOptions | None":
     """Parse --boxes and the options that need it; raise UsageError for those without it, or that contradict each other."""
-    from jpegcurr.encoding.windows import BoxOptions, Pad
+    from jpegcurr.encoding.box_windows import BoxOptions, Pad
 
     if kind is None:
         given = {"--pad": pad, "--keep-inside": keep_inside, "--box-class": classes, "--label": label}

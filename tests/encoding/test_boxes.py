@@ -13,10 +13,10 @@ from samples import jpeg, photograph
 
 from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.box_windows import Box, BoxOptions, Pad, WindowRule
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.encoding.windows import Box, BoxOptions, Pad, WindowRule
 from jpegcurr.errors import ImageError, SourceError, UsageError
 
 NAMES = ("person", "dog")

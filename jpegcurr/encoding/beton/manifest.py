@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, TypeAdapter
 
+from jpegcurr.encoding.box_windows import BoxOptions
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
 from jpegcurr.encoding.outputs.paths import Format, stem_of
 from jpegcurr.encoding.sources.base import MISSING, Order
-from jpegcurr.encoding.windows import BoxOptions
 from jpegcurr.errors import BetonError, UsageError
 from jpegcurr.json_files import parse_line, read_json, read_json_lines
 

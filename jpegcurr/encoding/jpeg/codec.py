@@ -22,6 +22,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from jpegcurr.encoding.box_windows import Window
 from jpegcurr.encoding.jpeg.header import JpegHeader, read_jpeg_header
 from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, PIXELS_PER_CPU, check_pixels
 from jpegcurr.encoding.jpeg.pillow import (
@@ -32,7 +33,6 @@ from jpegcurr.encoding.jpeg.pillow import (
     read_orientation,
     swap_red_blue,
 )
-from jpegcurr.encoding.windows import Window
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.system import return_freed_memory
 

@@ -11,8 +11,6 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jpegcurr.errors import SourceError
 from jpegcurr.json_files import describe, parse_fields, read_bounded
 
@@ -197,6 +195,8 @@ def _names_in(file: Path) -> tuple[str, ...]:
     data = _read(file)
     if file.suffix not in (".yaml", ".yml"):
         return tuple(line.strip() for line in data.decode("utf-8-sig", "replace").strip().splitlines())
+    import yaml  # in few data sets there is a file to read
+
     try:
         content = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.descriptors import open_to_read, read_at
-from jpegcurr.encoding.windows import Box, BoxOptions, BoxTable, WindowRule
+from jpegcurr.encoding.box_windows import Box, BoxOptions, BoxTable, WindowRule
 from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]

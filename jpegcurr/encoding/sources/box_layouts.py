@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from jpegcurr.encoding.box_windows import BoxFormat
 from jpegcurr.encoding.sources.annotations import AnnotatedBox, read_class_names, read_coco, read_voc, read_yolo
 from jpegcurr.encoding.sources.base import SPLITS
 from jpegcurr.encoding.sources.image_folder import image_files
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES, split_in_name
-from jpegcurr.encoding.windows import BoxFormat
 from jpegcurr.errors import SourceError
 from jpegcurr.text import join_words
 
@@ -117,11 +117,11 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _read_yolo(root: Path, sizes: Mapping[str, int]) -> Annotations:
-    found, bare = _pair(root, sizes, ".txt", "yolo", {"classes.txt"})
-    folders = dict.fromkeys((root / file).parent for file in found.values())
+    files_by_image, bare = _pair(root, sizes, ".txt", "yolo", {"classes.txt"})
+    folders = dict.fromkeys((root / file).parent for file in files_by_image.values())
     names = read_class_names(root, folders)
     images = []
-    for path, file in found.items():
+    for path, file in files_by_image.items():
         boxes = [_name_box(box, names, root / file) for box in read_yolo(root / file)]
         images.append(BoxImage(path, sizes[path], boxes))
     return Annotations(images, bare, {str(number): name for number, name in enumerate(names[0])} if names else {})
@@ -139,9 +139,9 @@ def _name_box(box: AnnotatedBox, names: tuple[tuple[str, ...], Path] | None, fil
 
 
 def _read_voc(root: Path, sizes: Mapping[str, int]) -> Annotations:
-    found, bare = _pair(root, sizes, ".xml", "voc", set())
+    files_by_image, bare = _pair(root, sizes, ".xml", "voc", set())
     images = []
-    for path, file in found.items():
+    for path, file in files_by_image.items():
         stated, boxes = read_voc(root / file)
         images.append(BoxImage(path, sizes[path], boxes, stated))
     return Annotations(_listed(root, images), bare)
@@ -176,7 +176,7 @@ def _pair(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the annotation of every image that has one, and the images that have none; ``others`` are no annotations."""
     files = {path for path, _ in image_files(root, lambda name: name.lower().endswith(suffix) and name not in others) if path}
-    found: dict[str, str] = {}
+    files_by_image: dict[str, str] = {}
     image_of: dict[str, str] = {}
     for path in sizes:
         file = next((place for place in _places(path, suffix) if place in files), None)
@@ -184,8 +184,8 @@ def _pair(
             continue
         if file in image_of:
             raise SourceError(f"{root}: {image_of[file]} and {path} would both have the annotation {file}. Keep one of them.")
-        found[path], image_of[file] = file, path
-    if not found:
+        files_by_image[path], image_of[file] = file, path
+    if not files_by_image:
         raise SourceError(
             f"{root} has no image with an annotation of {kind}, which would be {next(_places(next(iter(sizes)), suffix))} for "
             f"{next(iter(sizes))}.{_other_format(root, kind)}"
@@ -194,7 +194,7 @@ def _pair(
     lone = sorted(file for file in files - image_of.keys() if posixpath.dirname(file) in folders)
     if lone:
         log.warning("%s: %s no image, such as %s", root, _count(len(lone), "annotation has", "annotations have"), lone[0])
-    return found, [path for path in sizes if path not in found]
+    return files_by_image, [path for path in sizes if path not in files_by_image]
 
 
 def _places(path: str, suffix: str) -> Iterator[str]:

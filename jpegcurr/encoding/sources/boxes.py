@@ -1,7 +1,7 @@
 """Annotated boxes as samples: every box is one item, whose class is that of the box or of the folder that its image lies in.
 
 ``box_layouts.py`` finds the annotations and the splits, ``annotations.py`` reads the files. All boxes of an image are in one
-split, and a box that is no part of its image is an item that fails when it is encoded (``windows.Box.window``).
+split, and a box that is no part of its image is an item that fails when it is encoded (``box_windows.Box.window``).
 """
 
 import logging
@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jpegcurr.encoding.box_windows import BoxLabel, BoxOptions
 from jpegcurr.encoding.sources.annotations import AnnotatedBox
 from jpegcurr.encoding.sources.base import FolderStore, Item, ListingBuilder, Source
 from jpegcurr.encoding.sources.box_layouts import Annotations, BoxSplit, read_annotations, split_images
 from jpegcurr.encoding.sources.class_labels import ClassNumbers, resolve_labels, sort_class_names
 from jpegcurr.encoding.sources.image_folder import image_files
-from jpegcurr.encoding.windows import BoxLabel, BoxOptions
 from jpegcurr.errors import SourceError, did_you_mean
 
 log = logging.getLogger("jpegcurr")
@@ -87,7 +87,7 @@ def open_boxes(where: str | Path, options: BoxOptions, *, flat_classes: bool = F
         kept = f" of {', '.join(options.classes)}" if options.classes else ""
         raise SourceError(f"{where}: its annotations have no boxes{kept} with a class.")
     classes, listings = resolve_labels(str(where), listings, names.names, sort_class_names)
-    _describe(root, annotations, label, classes, sum(map(len, listings.values())))
+    _describe(root, annotations, label, () if options.classes else classes, sum(map(len, listings.values())))
     return tuple(
         Source(
             str(where),
@@ -144,9 +144,11 @@ def _class_filter(root: Path, annotations: Annotations, wanted: Sequence[str]) -
 
 
 def _describe(root: Path, annotations: Annotations, label: BoxLabel, classes: Sequence[str], boxes: int) -> None:
-    """Say in the log which boxes are encoded, how they are labelled, and which names of classes are unknown or unused."""
+    """Say in the log which boxes are encoded, how they are labelled, and which names are unknown or, of all classes, unused."""
     meaning = "the folders of their images" if label == "folder" else "their own classes"
-    log.info("%s: %d boxes of %d images are the samples, labelled by %s", root, boxes, len(annotations.images), meaning)
+    log.info(
+        "%s: %d boxes in %d annotated images are the samples, labelled by %s", root, boxes, len(annotations.images), meaning
+    )
     if label == "folder":
         return
     if not annotations.declared and any(box.name is None for image in annotations.images for box in image.boxes):
@@ -156,5 +158,5 @@ def _describe(root: Path, annotations: Annotations, label: BoxLabel, classes: Se
             root,
         )
     unused = [name for name in annotations.declared.values() if name not in classes]
-    if unused:
+    if unused and classes:
         log.info("%s: %d of the declared classes have no boxes and are left out, such as %s", root, len(unused), unused[0])

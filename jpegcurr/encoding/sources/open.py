@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from jpegcurr.encoding.box_windows import BoxOptions
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.boxes import open_boxes
 from jpegcurr.encoding.sources.class_labels import describe_lone_images
@@ -14,7 +15,6 @@ from jpegcurr.encoding.sources.huggingface import is_hub, open_hub
 from jpegcurr.encoding.sources.image_folder import is_image_folder, open_folders
 from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
 from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
-from jpegcurr.encoding.windows import BoxOptions
 from jpegcurr.errors import SourceError
 
 log = logging.getLogger("jpegcurr")
