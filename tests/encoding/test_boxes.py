@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from samples import jpeg, photograph
 
+from jpegcurr.cli.encode import parse_boxes
 from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.box_windows import Box, BoxOptions, Pad, WindowRule
@@ -151,6 +152,20 @@ def test_six_decimals_cost_no_pixel(x: int, y: int, width: int, height: int) -> 
 def test_paddings_that_are_none(pad: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Pad.parse(pad)
+
+
+def test_options() -> None:
+    assert parse_boxes(None, None, (), None, keep_inside=False) is None
+    options = parse_boxes("coco", "BBOX:.10", ("dog, 3", "dog"), "box", keep_inside=True)
+    assert options == BoxOptions("coco", "bbox:0.1", True, ("dog", "3"), "box")
+    for kind, pad, classes, keep_inside, reason in (
+        (None, "fix:2", (), False, "--pad is for annotated boxes"),
+        (None, None, ("dog",), False, "--box-class is for annotated boxes"),
+        ("yolo", None, (), True, "--keep-inside does nothing without --pad"),
+        ("yolo", None, (",",), False, "names no class"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            parse_boxes(kind, pad, classes, None, keep_inside=keep_inside)  # type: ignore[arg-type]
 
 
 def test_the_three_formats_give_the_same_betons_of_the_windows_pixels() -> None:
