@@ -333,6 +333,11 @@ def test_labels_of_folders_or_boxes() -> None:
     ]
     write("classes.txt", "person\ndog\n")
     assert opened(label="box", classes=("dog",)).classes == ("dog",)
+    write("car/annotations/classes.txt", "vehicle\n")
+    assert opened(label="folder").classes == ("bus", "car")
+    with pytest.raises(SourceError, match="name other classes"):
+        opened(label="box")
+    Path("set/car/annotations/classes.txt").unlink()
     with pytest.raises(SourceError, match=r"--box-class dgo: set has no such class.*Did you mean 'dog'"):
         opened(label="box", classes=("dgo",))
 

@@ -148,7 +148,7 @@ class Listing(Sequence[Item]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # slices are not needed
         numbers = {name: int(column[index]) for name, column in self._columns.items()}
-        return Item(os.fsdecode(self.key_bytes(index)), **numbers, box=self._boxes[index] if self._boxes else None)
+        return Item(os.fsdecode(self.key_bytes(index)), **numbers, box=None if self._boxes is None else self._boxes[index])
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
@@ -175,7 +175,7 @@ class Listing(Sequence[Item]):
             keys += self.key_bytes(int(index))
             ends[position] = len(keys)
         columns = {name: column[indices] for name, column in self._columns.items()}
-        return Listing(bytes(keys), ends, columns, self._boxes.take(indices) if self._boxes else None)
+        return Listing(bytes(keys), ends, columns, None if self._boxes is None else self._boxes.take(indices))
 
     def with_labels(self, labels: NDArray[np.int64]) -> "Listing":
         """Return the same items with other labels, int64 [n]."""

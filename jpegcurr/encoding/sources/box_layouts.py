@@ -93,15 +93,20 @@ def _lowest_image_folder(folders: Sequence[str]) -> int | None:
     return next((at for at in reversed(range(len(folders))) if folders[at].lower() in _IMAGE_FOLDERS), None)
 
 
-def read_annotations(root: Path, kind: BoxFormat, sizes: Mapping[str, int]) -> Annotations:
+def read_annotations(root: Path, kind: BoxFormat, sizes: Mapping[str, int], *, are_named: bool = True) -> Annotations:
     """Read all annotations below ``root``; ``sizes`` are the bytes of its images, by path.
+
+    Without ``are_named``, the names of YOLO's classes, which may differ from folder to folder, are not read.
 
     Images without annotations, annotations without an image and all else that gives no box are said in the log.
 
     Raises:
         SourceError: there are none of this format, or one cannot be read.
     """
-    annotations = {"yolo": _read_yolo, "coco": _read_coco, "voc": _read_voc}[kind](root, sizes)
+    if kind == "yolo":
+        annotations = _read_yolo(root, sizes, are_named=are_named)
+    else:
+        annotations = _read_coco(root, sizes) if kind == "coco" else _read_voc(root, sizes)
     if annotations.bare:
         log.warning(
             "%s: %s no annotation and gives no box, such as %s",
@@ -116,10 +121,10 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def _read_yolo(root: Path, sizes: Mapping[str, int]) -> Annotations:
+def _read_yolo(root: Path, sizes: Mapping[str, int], *, are_named: bool) -> Annotations:
     files_by_image, bare = _pair(root, sizes, ".txt", "yolo", {"classes.txt"})
     folders = dict.fromkeys((root / file).parent for file in files_by_image.values())
-    names = read_class_names(root, folders)
+    names = read_class_names(root, folders) if are_named else None
     images = []
     for path, file in files_by_image.items():
         boxes = [_name_box(box, names, root / file) for box in read_yolo(root / file)]

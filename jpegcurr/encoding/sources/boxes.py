@@ -64,7 +64,8 @@ def open_boxes(where: str | Path, options: BoxOptions, *, flat_classes: bool = F
     sizes = {path: size for path, size in image_files(root) if path}
     if not sizes:
         raise SourceError(f"{where} holds no images.")
-    annotations = read_annotations(root, options.format, sizes)
+    are_named = options.label != "folder" or bool(options.classes)
+    annotations = read_annotations(root, options.format, sizes, are_named=are_named)
     splits = split_images(root, annotations.images, flat_classes=flat_classes)
     label = _choose_label(root, splits, options.label)
     is_kept = _class_filter(root, annotations, options.classes)
