@@ -116,7 +116,8 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
             "failures": f"{manifest.failures:,}",
             "other files skipped": f"{manifest.ignored:,}",
             "original bytes kept": _describe_copies(manifest),
-            "split and source": f"{manifest.split} of {manifest.source}",
+            "split and source": f"{manifest.split} of {join_words([manifest.source, *manifest.more_sources])}",
+            "splits drawn": _describe_draw(manifest),
             "labels from": manifest.labels or "the source itself",
             "samples are": _describe_boxes(manifest.boxes) if manifest.boxes else "whole images",
             "limit": f"{manifest.limit:,} images" if manifest.limit else "none",
@@ -132,6 +133,11 @@ def _describe_boxes(boxes: "BoxOptions") -> str:
     padding = f"padded by {boxes.pad}{inside}" if boxes.pad else "not padded"
     classes = f", those of the classes {join_words(boxes.classes)}" if boxes.classes else ""
     return f"boxes annotated in the format of {boxes.format}, {padding}, labelled by {boxes.label}{classes}"
+
+
+def _describe_draw(manifest: "Manifest") -> str:
+    draw = manifest.draw
+    return f"val {draw.val:g}, test {draw.test:g} of every class, seed {draw.seed}" if draw else "no"
 
 
 def _describe_copies(manifest: "Manifest") -> str:

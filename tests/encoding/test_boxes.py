@@ -16,7 +16,7 @@ from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.box_windows import Box, BoxOptions, Pad, WindowRule
 from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.sources.base import Source
+from jpegcurr.encoding.sources.base import Source, SplitDraw
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.errors import ImageError, SourceError, UsageError
 
@@ -421,3 +421,16 @@ def test_huge_and_foreign_numbers_of_coco_are_rows() -> None:
     rows = {row["key"]: row.get("reason", row.get("window")) for row in read_items(Path("out/set-q50.beton"))}
     nothing = "its box is not four finite numbers"
     assert list(rows.values()) == [[0, 0, 100, 5], "its box lies outside the image", nothing, nothing, nothing]
+
+
+def test_drawn_splits_keep_the_boxes_of_an_image_together() -> None:
+    for number in range(40):
+        Path("set/images").mkdir(parents=True, exist_ok=True)
+        Path(f"set/images/{number}.jpg").write_bytes(b"x")
+        write(f"labels/{number}.txt", "0 .5 .5 .1 .1\n" * (1 + number % 3))
+    train, val = open_sources("set", boxes=BoxOptions("yolo"), draw=SplitDraw(0.25, 0.0, 0))
+    images = [{item.key.rpartition("#")[0] for item in source.items} for source in (train, val)]
+    assert len(val.items) == 20
+    assert not images[0] & images[1]
+    with pytest.raises(SourceError, match="--boxes reads one folder"):
+        open_sources(["set", "set/images"], boxes=BoxOptions("yolo"))
