@@ -56,6 +56,20 @@ def predict(
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="With --by-class, copy the images instead of linking.")] = False,
     confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page, with FILE.json: matrix, precision, recall and F1 by class, confidence, calibration.",
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="With --report, judge CLASS against all others: outcomes, precision-recall, ROC."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="T", help="Probability from which an image counts as --positive; 0.5 if not given.")
+    ] = None,
     labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
@@ -73,7 +87,8 @@ def predict(
     or the folder that holds it. With --labels it is read from a table. What has no class of the run is left out of accuracies.
     """
     named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
-    lock_outputs(context, named)
+    pages = {report: "--report", report.with_suffix(".json"): "--report"} if report and report.name else {}
+    lock_outputs(context, named | pages)
     from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
     from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime
@@ -81,7 +96,8 @@ def predict(
 
     keep_freed_memory()
     files = find_labelled(images, labels)
-    outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
+    shown = (report, positive, threshold)
+    outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion, *shown)
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
@@ -105,6 +121,8 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
     if summary.confusion is not None and summary.confusion.images:
         _print_confusion(summary.confusion)
+    for sentence in summary.report[1:]:  # the first is the accuracy, which the confusion states
+        out.print(sentence, markup=False)
     if summary.unknown:
         out.print(summary.unknown, markup=False)
     for path in written:
