@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -231,12 +231,14 @@ def path_part(name: str) -> str:
     return f"_{safe}" if safe.startswith(".") or not safe or (WINDOWS and _DEVICE.match(safe)) else safe
 
 
-def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or is a folder.
+def refuse_existing(
+    paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o", replaceable: Collection[Path] = ()
+) -> None:
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or is a folder that is not in ``replaceable``.
 
     The message suggests another path with ``option``, --force, and ``or_else`` if it is given.
     """
-    if folders := [path for path in paths if path.is_dir()]:
+    if folders := [path for path in paths if path.is_dir() and path not in replaceable]:
         raise UsageError(f"{folders[0]} is a folder. Choose another place with {option}.")
     existing = [path for path in paths if path.exists()]
     if existing and not force:

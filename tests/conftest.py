@@ -33,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for mark, there in {"ffcv": lambda: find_spec("ffcv") is not None, "gpu": _cuda}.items():
+    needs = {"compiled": _compiled, "ffcv": lambda: find_spec("ffcv") is not None, "gpu": _cuda}
+    for mark, there in needs.items():
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and not there():
             for item in marked:
@@ -48,6 +49,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()  # or libraries report their own modules as leaked at exit
+
+
+def _compiled() -> bool:
+    from jpegcurr.training.data.loaders import choose_kind
+
+    return choose_kind("auto")[0] == "compiled"
 
 
 def _cuda() -> bool:

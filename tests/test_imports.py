@@ -28,7 +28,20 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-COMMANDS = ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models", "export", "push")
+COMMANDS = (
+    "encode",
+    "inspect",
+    "train",
+    "study",
+    "evaluate",
+    "predict",
+    "cam",
+    "channels",
+    "models",
+    "export",
+    "push",
+    "recipe",
+)
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
@@ -82,6 +95,7 @@ def test_encoding_stands_alone() -> None:
     ("package", "owners"),
     [
         ("datasets", {"encoding/sources/huggingface.py"}),
+        ("pyarrow", {"encoding/outputs/parquet.py", "encoding/sources/huggingface.py"}),
         ("huggingface_hub", {"analysis/hub/push.py"}),
         ("distributed", {"encoding/workers.py"}),
         ("scipy.io", {"encoding/sources/imagenet_labels.py"}),
@@ -89,6 +103,7 @@ def test_encoding_stands_alone() -> None:
         (
             "numba",
             {
+                "training/data/decode_kernel.py",
                 "training/data/ffcv_kernel.py",
                 "training/data/ffcv_loader.py",
                 "training/data/loaders.py",
@@ -134,6 +149,8 @@ except SystemExit as left:
     [
         "--help",
         *(f"{name} --help" for name in COMMANDS),
+        "--versions",
+        "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
         "inspect betons/val-q50.beton",

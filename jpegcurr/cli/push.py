@@ -1,12 +1,13 @@
 """The command ``push``: a run as a model of the Hugging Face hub."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from jpegcurr.cli.options import ForceOption, WeightsOption, lock_outputs
+from jpegcurr.cli.options import ForceOption, JsonOption, WeightsOption, lock_outputs
 from jpegcurr.cli.terminal import out, print_table
 from jpegcurr.errors import UsageError
 from jpegcurr.system import keep_freed_memory
@@ -34,6 +35,7 @@ def push(
         bool, typer.Option("--allow-unfinished", help="Push a run whose epochs are not all trained.")
     ] = False,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Send a run to the Hugging Face hub, as a model that timm and transformers load, with a model card.
 
@@ -63,9 +65,16 @@ def push(
         with TemporaryDirectory() as temporary:
             write_folder(loaded, publication, Path(temporary))
             address = send_folder(Path(temporary), repository, private=private, revision=revision, force=force)
-        out.print(address, markup=False)
+        if as_json:
+            out.print_json(json.dumps({"address": address}))
+        else:
+            out.print(address, markup=False)
         return
     with staged_folder(folder) as partial:
         write_folder(loaded, publication, partial)
+    if as_json:
+        sizes = {str(folder / name): (folder / name).stat().st_size for name in FILES}
+        out.print_json(json.dumps({"files": sizes}))
+        return
     rows = [[str(folder / name), megabytes((folder / name).stat().st_size)] for name in FILES]
     print_table(["would be sent", "size"], rows, left=1)

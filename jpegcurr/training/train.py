@@ -17,12 +17,13 @@ from jpegcurr.files import write_json
 from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.checks import check_mixing, check_recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets
+from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
-from jpegcurr.training.data.sampling import Loader
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model
@@ -50,7 +51,7 @@ OnStep = Callable[[StepInfo], None]  # called after every optimiser step
 
 def train(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
     runtime: Runtime,
     resume: bool = False,
@@ -78,6 +79,7 @@ def train(
             previous one is intact.
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
+    out = Path(out)
     with locked_run(out) if runtime.world.is_main else nullcontext():
         return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, stop)
 
@@ -164,14 +166,14 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         images=len(next(iter(datasets.train.values())).beton),
         model=model,
         prepared=runtime.prepare(model),
-        normalise=normalise,
+        augment=Augment(recipe, classes, normalise),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
     )
 
 
-def _validate(state: TrainState, loaders: dict[str, Loader]) -> Row:
+def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:
     """Return the metrics of the raw and the averaged weights on every validation set, by column name."""
     row: Row = {}
     models, ranks = state.models, state.runtime.world.ranks

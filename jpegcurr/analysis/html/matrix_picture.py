@@ -17,7 +17,7 @@ def matrix_picture(shares: NDArray[np.floating], diagonal: NDArray[np.bool_]) ->
     ``diagonal``, [rows columns], have a colour of their own.
     """
     levels = np.ceil(255 * np.sqrt(shares)).astype(np.uint8)
-    colours = np.where(diagonal[..., None], np.uint8(RIGHT), np.uint8(WRONG))
+    colours = np.where(diagonal[..., None], np.array(RIGHT, np.uint8), np.array(WRONG, np.uint8))
     file = io.BytesIO()
     Image.fromarray(np.dstack([colours, levels])).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -78,9 +78,9 @@ class PredictionColumns:
 
     def columns(self) -> Predictions:
         """Return the images so far."""
-        labels = {name: np.array(column, np.int64) for name, column in self._labels.items()}
-        shares = {name: np.array(column, np.float64) for name, column in self._shares.items()}
-        return Predictions(**labels, **shares)
+        place, truth, predicted = (np.array(column, np.int64) for column in self._labels.values())
+        confidence, score = (np.array(column, np.float64) for column in self._shares.values())
+        return Predictions(place, truth, predicted, confidence, score)
 
 
 def evenly_spaced(count: int, most: int) -> Labels:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jpegcurr.analysis.prediction.columns import PredictionColumns
 from jpegcurr.analysis.prediction.confusion import Confusion
@@ -14,6 +14,7 @@ from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, cla
 from jpegcurr.analysis.prediction.report import PredictionReport, Subject, build_report
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
@@ -64,11 +65,8 @@ class Outputs:
     def options(self) -> list[tuple[str, Path]]:
         """The outputs that are files, with the options that name them."""
         files = {"--csv": self.csv, "--submission": self.submission, "--sheet": self.sheet, "--confusion": self.confusion}
-        pages = page_files(self.report) if self.report else []
-        return [
-            *((option, path) for option, path in files.items() if path is not None),
-            *(("--report", path) for path in pages),
-        ]
+        pages = [("--report", path) for path in page_files(self.report)] if self.report else []
+        return [*((option, path) for option, path in files.items() if path is not None), *pages]
 
     @property
     def files(self) -> list[Path]:
@@ -153,6 +151,27 @@ class Summary:
     unread: tuple[tuple[str, str], ...]
     confusion: Confusion | None
     unknown: str = ""
+    report: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name, for JSON; ``labelled`` and ``right`` count images, None if no class is known."""
+        counts = (self.confusion.images, self.confusion.right) if self.confusion is not None else (None, None)
+        return {
+            "files": self.files,
+            "unread": len(self.unread),
+            "labelled": counts[0],
+            "right": counts[1],
+            "unknown": self.unknown or None,
+            "report": list(self.report) or None,
+            "predictions": [
+                {
+                    "file": prediction.file,
+                    "classes": [{"class": name, "probability": share} for name, share in prediction.top],
+                    "error": prediction.error or None,
+                }
+                for prediction in self.first
+            ],
+        }
 
 
 def classify_files(
@@ -161,8 +180,13 @@ def classify_files(
     runtime: Runtime,
     outputs: Outputs,
     on_file: Callable[[int], None] = lambda _done: None,
+    *,
+    keep: int | None = PRINTED,
+    max_pixels: int = MAX_PIXELS,
 ) -> Summary:
     """Classify every file and write ``outputs``, whole or not at all; ``on_file`` is called with the number of files done.
+
+    The summary has the first ``keep`` predictions; all if it is None. An image of more than ``max_pixels`` is not read.
 
     Raises:
         UsageError: an output needs labels and no image has one.
@@ -175,10 +199,10 @@ def classify_files(
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
     with _open_sinks(run, files.files, outputs, confusion, columns) as sinks:
-        for done, prediction in enumerate(classify(run, files, runtime), start=1):
+        for done, prediction in enumerate(classify(run, files, runtime, max_pixels=max_pixels), start=1):
             for sink in sinks:
                 sink.add(prediction)
-            if len(first) < PRINTED:
+            if keep is None or len(first) < keep:
                 first.append(summarise(prediction, run.classes))
             if prediction.error:
                 unread.append((str(prediction.file), prediction.error))

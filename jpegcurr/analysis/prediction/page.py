@@ -16,9 +16,9 @@ from jpegcurr.analysis.html.line_chart import COLOURS, MARKERS, Series, page_cha
 from jpegcurr.analysis.html.matrix_picture import matrix_picture
 from jpegcurr.analysis.html.page import drawn, hash_script, source, template, to_script
 from jpegcurr.analysis.html.scatter_chart import scatter_chart
-from jpegcurr.analysis.prediction.class_metrics import Matrix
+from jpegcurr.analysis.prediction.class_metrics import Matrix, ReliabilityBin
 from jpegcurr.analysis.prediction.one_class import OUTCOMES, Curves, Decision, OneClass
-from jpegcurr.analysis.prediction.report import Confidence, PredictionReport, Scatter
+from jpegcurr.analysis.prediction.report import Confidence, Labelled, PredictionReport, Scatter
 from jpegcurr.files import write_json, write_text
 from jpegcurr.text import sanitize
 
@@ -46,11 +46,13 @@ def write_page(report: PredictionReport, path: Path) -> None:
 def render(report: PredictionReport) -> str:
     """Return the page: offline, without a picture of any image, and the same for the same report."""
     script = source("predictions.js")
-    picture = _picture(report) if report.labelled and len(report.labelled.matrix.columns) > TABLE_COLUMNS else None
+    names, matrix = _Names(report.subject.classes), report.labelled.matrix if report.labelled else None
+    is_large = matrix is not None and len(matrix.columns) > TABLE_COLUMNS
+    picture = _picture(matrix, names) if matrix is not None and is_large else None
     page: str = template("jpegcurr.analysis", "predictions.html.jinja").render(
         report=report,
-        names=_Names(report.subject.classes),
-        table=_table(report.labelled.matrix) if report.labelled and not picture else None,
+        names=names,
+        table=_table(matrix) if matrix is not None and not is_large else None,
         picture=picture,
         charts=_charts(report),
         markers=MARKERS,
@@ -115,9 +117,7 @@ def _table(matrix: Matrix) -> MatrixTable:
     return MatrixTable(columns, rows)
 
 
-def _picture(report: PredictionReport) -> MatrixPicture:
-    assert report.labelled is not None
-    matrix, names = report.labelled.matrix, _Names(report.subject.classes)
+def _picture(matrix: Matrix, names: "_Names") -> MatrixPicture:
     classes, columns = matrix.classes, matrix.columns
     width = -(-len(columns) // PICTURE_CELLS)  # classes a cell
     place = np.zeros(int(columns.max()) + 1, np.int64)
@@ -155,7 +155,7 @@ def _charts(report: PredictionReport) -> dict[str, Markup]:
     if report.labelled:
         rows = [_histogram(group, series) for series, group in enumerate(report.labelled.confidence, start=1)]
         charts["confidence"] = drawn(histogram_chart(rows, x_label="confidence"))
-        charts["reliability"] = _reliability_chart(report)
+        charts["reliability"] = _reliability_chart(report.labelled.bins)
     if report.unlabelled:
         rows = [_histogram(group, 1) for group in report.unlabelled]
         charts["unlabelled"] = drawn(histogram_chart(rows, x_label="confidence"))
@@ -179,9 +179,7 @@ def _scatter_chart(scatter: Scatter, files: int, label: str, mark: float | None 
     return drawn(scatter_chart(scatter.groups, x_high=files - 1, x_label=label_below, y_label=label, mark=mark))
 
 
-def _reliability_chart(report: PredictionReport) -> Markup:
-    assert report.labelled is not None
-    bins = report.labelled.bins
+def _reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
     series = [
         Series(
             "this model, with 95 % intervals",
@@ -240,7 +238,7 @@ def report_values(report: PredictionReport) -> dict[str, Any]:
         "unknown": subject.unknown or None,
         "summary": list(report.summary),
         "folder": report.folder,
-        **(_labelled_values(report) if labelled else {}),
+        **(_labelled_values(labelled, classes) if labelled else {}),
         "confidence_without_label": [_confidence_values(group) for group in report.unlabelled],
         "positive": _positive_values(report.positive, report.positive_confidence, classes) if report.positive else None,
         "unread_files": [{"file": file, "reason": reason} for file, reason in report.unread],
@@ -249,9 +247,7 @@ def report_values(report: PredictionReport) -> dict[str, Any]:
     return {name: _plain(value) for name, value in values.items()}
 
 
-def _labelled_values(report: PredictionReport) -> dict[str, Any]:
-    labelled, classes = report.labelled, report.subject.classes
-    assert labelled is not None
+def _labelled_values(labelled: Labelled, classes: Sequence[str]) -> dict[str, Any]:
     matrix = labelled.matrix
     pairs = zip(matrix.truth.tolist(), matrix.predicted.tolist(), matrix.images.tolist(), strict=True)
     return {

@@ -94,6 +94,7 @@ class Labelled:
         classes: metrics by class, of classes that have images.
         macro: their means.
         bins: accuracy by confidence; ``calibration_error`` is their mean distance, a share.
+        mean_confidence: of all these images.
         confidence: of the right and of the wrong predictions.
         mistakes: (file, truth, predicted, confidence) of the wrong predictions with the highest confidence.
     """
@@ -106,6 +107,7 @@ class Labelled:
     macro: MacroMeans
     bins: tuple[ReliabilityBin, ...]
     calibration_error: float
+    mean_confidence: float
     confidence: tuple[Confidence, Confidence]
     mistakes: tuple[tuple[str, int, int, float], ...]
 
@@ -189,6 +191,7 @@ def _judge(known: Predictions, names: Sequence[str]) -> Labelled:
         macro=average_classes(classes),
         bins=reliability(known.confidence, right),
         calibration_error=calibration_error(known.confidence, right) / 100,
+        mean_confidence=float(known.confidence.mean()),
         confidence=(_confidence("right", known.confidence[right]), _confidence("wrong", known.confidence[~right])),
         mistakes=tuple((names[place], truth, predicted, share) for place, truth, predicted, share in rows),
     )
@@ -277,23 +280,19 @@ def _summarise(subject: Subject, read: int, files: int, labelled: Labelled | Non
     sentences = [
         f"{labelled.right:,} of {labelled.images:,} labelled images are right: {_percent(accuracy)} "
         f"({_percent(low)} to {_percent(high)}, 95 % interval).",
-        f"Means over {macro.classes:,} class{'' if macro.classes == 1 else 'es'}: precision {_percent(macro.precision)}, recall "
-        f"{_percent(macro.recall)}, F1 {_percent(macro.f1)}.",
+        f"Means over {macro.classes:,} class{'' if macro.classes == 1 else 'es'}: precision {_percent(macro.precision)}, "
+        f"recall {_percent(macro.recall)}, F1 {_percent(macro.f1)}.",
         _describe_confidence(labelled, accuracy),
     ]
     return [*sentences, *(_describe_positive(subject, one) if one else [])]
 
 
 def _describe_confidence(labelled: Labelled, accuracy: float) -> str:
-    right, wrong = labelled.confidence
-    parts = [f"{_percent(group.mean)} where the model is {group.name}" for group in (right, wrong) if group.images]
-    mean = (
-        right.images * (right.mean if right.images else 0) + wrong.images * (wrong.mean if wrong.images else 0)
-    ) / labelled.images
-    gap = mean - accuracy
+    parts = [f"{_percent(group.mean)} where the model is {group.name}" for group in labelled.confidence if group.images]
+    gap, error = 100 * (labelled.mean_confidence - accuracy), 100 * labelled.calibration_error
     return (
-        f"Mean confidence is {' and '.join(parts)}; over all images it is {abs(100 * gap):.1f} points "
-        f"{'above' if gap > 0 else 'below'} the accuracy, with a calibration error of {100 * labelled.calibration_error:.1f} points."
+        f"Mean confidence is {' and '.join(parts)}; over all images it is {abs(gap):.1f} points "
+        f"{'above' if gap > 0 else 'below'} the accuracy. The calibration error is {error:.1f} points."
     )
 
 

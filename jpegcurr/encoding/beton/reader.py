@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.descriptors import advise, open_to_read, read_at, read_into
 from jpegcurr.encoding.beton.format import FIELD, FIELD_DTYPES, HEADER, INT, RGB, ROW, VERSION
+from jpegcurr.encoding.outputs.paths import format_of
 from jpegcurr.encoding.sources.class_labels import MOST_CLASSES
 from jpegcurr.errors import BetonError
 
@@ -45,9 +46,9 @@ class Beton:
             numbers of classes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = _open(path)
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.descriptor = _open(self.path)
         finalize(self, os.close, self.descriptor)
         self._opened = os.fstat(self.descriptor)
         self._replaced = False
@@ -233,6 +234,11 @@ class Beton:
 
 
 def _open(path: Path) -> int:
+    if path.is_dir() and (kind := format_of(path)) != "beton":
+        raise BetonError(
+            f"{path} is a folder of the format {kind}, and only a .beton is read here. If jpegcurr wrote it, convert it: "
+            f"jpegcurr convert {path} --to beton."
+        )
     if path.is_dir():
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():

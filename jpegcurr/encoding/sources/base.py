@@ -61,6 +61,9 @@ class Store(Protocol):
     def changed_at(self, item: Item) -> int | None:
         """Return when the image's file was last written, moved or replaced, in nanoseconds (``st_ctime``); None if unknown."""
 
+    def modified_at(self, item: Item) -> int | None:
+        """Return the time stamp that the image's file bears, in nanoseconds (``st_mtime``); None if it has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderStore:
@@ -79,6 +82,13 @@ class FolderStore:
     def changed_at(self, item: Item) -> int | None:
         """Return when the file last changed; see ``Store``."""
         return file_changed_at(os.path.join(self.root, item.key))  # noqa: PTH118
+
+    def modified_at(self, item: Item) -> int | None:
+        """Return the file's time stamp; see ``Store``."""
+        try:
+            return os.stat(os.path.join(self.root, item.key)).st_mtime_ns  # noqa: PTH116, PTH118
+        except OSError:
+            return None
 
 
 def file_changed_at(path: str) -> int | None:
