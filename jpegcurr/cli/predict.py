@@ -75,6 +75,10 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(metavar="T", help="Probability from which an image counts as --positive; 0.5 if not given.")
     ] = None,
+    view: Annotated[
+        Literal["crop", "whole"],
+        typer.Option(help="What the model sees: the centre crop, or the whole image at the same scale, one image at a time."),
+    ] = "crop",
     labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
@@ -120,6 +124,7 @@ def predict(
             lambda done: bar.update("predict", done, len(files)),
             keep=None if as_json else PRINTED,
             max_pixels=max_pixels,
+            view=view,
         )
     if as_json:
         out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))

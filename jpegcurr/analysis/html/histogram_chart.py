@@ -46,7 +46,12 @@ def histogram_chart(rows: Sequence[Histogram], *, x_label: str, mark: float | No
     for number, row in enumerate(rows):
         foot, most, bins = _ROW * number + _HEAD + _BAR, max(max(row.counts), 1), len(row.counts)
         bars = [
-            (axis.at(place / bins), axis.at((place + 1) / bins), count, _BAR * count / most)
+            (
+                *map(axis.at, ends := (place / bins, (place + 1) / bins)),
+                "{:.2f} to {:.2f}".format(*ends),
+                count,
+                _BAR * count / most,
+            )
             for place, count in enumerate(row.counts)
             if count
         ]

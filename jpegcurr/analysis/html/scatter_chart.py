@@ -7,7 +7,7 @@ from jpegcurr.analysis.html.axes import number_axis, printable
 from jpegcurr.analysis.html.line_chart import COLOURS, MARKERS
 from jpegcurr.analysis.html.page import template
 
-WIDTH, HEIGHT = 1000, 380
+WIDTH, HEIGHT = 800, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 16, 56  # room for text that predictions.css enlarges on a phone
 
 

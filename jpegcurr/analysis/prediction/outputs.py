@@ -10,7 +10,7 @@ from jpegcurr.analysis.prediction.columns import PredictionColumns
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
 from jpegcurr.analysis.prediction.page import page_files, write_page
-from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, summarise
+from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, View, classify, summarise
 from jpegcurr.analysis.prediction.report import PredictionReport, Subject, build_report
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
@@ -183,13 +183,15 @@ def classify_files(
     *,
     keep: int | None = PRINTED,
     max_pixels: int = MAX_PIXELS,
+    view: View = "crop",
 ) -> Summary:
     """Classify every file and write ``outputs``, whole or not at all; ``on_file`` is called with the number of files done.
 
-    The summary has the first ``keep`` predictions; all if it is None. An image of more than ``max_pixels`` is not read.
+    The summary has the first ``keep`` predictions; all if it is None. An image of more than ``max_pixels`` is not read;
+    the model sees its centre or all of it (``view``, see ``classify``).
 
     Raises:
-        UsageError: an output needs labels and no image has one.
+        UsageError: an output needs labels and no image has one; or the model lacks the positive class or takes no whole images.
     """
     labelled = any(number >= 0 for number in files.numbers(run.classes, known=run.names_known))
     outputs.check_labels(run, labelled)
@@ -199,7 +201,7 @@ def classify_files(
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
     with _open_sinks(run, files.files, outputs, confusion, columns) as sinks:
-        for done, prediction in enumerate(classify(run, files, runtime, max_pixels=max_pixels), start=1):
+        for done, prediction in enumerate(classify(run, files, runtime, max_pixels=max_pixels, view=view), start=1):
             for sink in sinks:
                 sink.add(prediction)
             if keep is None or len(first) < keep:
@@ -207,17 +209,17 @@ def classify_files(
             if prediction.error:
                 unread.append((str(prediction.file), prediction.error))
             on_file(done)
-        report = _build_report(run, files, outputs, columns, unknown) if columns is not None else None
+        report = _build_report(run, files, outputs, columns, unknown, view) if columns is not None else None
     if report is not None and outputs.report is not None:
         write_page(report, outputs.report)
     return Summary(len(files), tuple(first), tuple(unread), confusion, unknown, report.summary if report else ())
 
 
 def _build_report(
-    run: Classifier, files: LabelledFiles, outputs: Outputs, columns: PredictionColumns, unknown: str
+    run: Classifier, files: LabelledFiles, outputs: Outputs, columns: PredictionColumns, unknown: str, view: View
 ) -> PredictionReport:
     names = [str(file) for file in files.files]
-    subject = Subject(str(run.path), run.weights, describe_model(run), run.classes, names, unknown)
+    subject = Subject(str(run.path), run.weights, describe_model(run), run.classes, names, unknown, view)
     threshold = THRESHOLD if outputs.threshold is None else outputs.threshold
     return build_report(subject, columns, positive=outputs.positive_label(run), threshold=threshold)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from jpegcurr.files import write_json, write_text
 from jpegcurr.text import sanitize
 
 SCHEMA_VERSION = 1
-TABLE_COLUMNS = 30  # classes of a matrix that is a table; a larger one is a picture
+TABLE_COLUMNS = 30  # of a matrix that is a table; one of more true classes is a picture
 PICTURE_CELLS = 1000  # a side of the picture; beyond, a cell is several classes
 LISTED_CELLS = 20_000  # of the picture, which the script reads out
 LISTED_FILES = 50  # files that could not be read
@@ -47,12 +47,12 @@ def render(report: PredictionReport) -> str:
     """Return the page: offline, without a picture of any image, and the same for the same report."""
     script = source("predictions.js")
     names, matrix = _Names(report.subject.classes), report.labelled.matrix if report.labelled else None
-    is_large = matrix is not None and len(matrix.columns) > TABLE_COLUMNS
+    is_large = matrix is not None and len(matrix.classes) > TABLE_COLUMNS
     picture = _picture(matrix, names) if matrix is not None and is_large else None
     page: str = template("jpegcurr.analysis", "predictions.html.jinja").render(
         report=report,
         names=names,
-        table=_table(matrix) if matrix is not None and not is_large else None,
+        table=_table(matrix, names) if matrix is not None and not is_large else None,
         picture=picture,
         charts=_charts(report),
         markers=MARKERS,
@@ -81,10 +81,14 @@ class _Names:
 
 @dataclass(frozen=True, slots=True)
 class MatrixTable:
-    """A small matrix: labels of its columns, and rows of (label, images, cells), a cell being (images, strength, right)."""
+    """A small matrix: the heads of its columns, and rows of (class, images, cells), a cell being (images, strength, right).
 
-    columns: list[int]
-    rows: list[tuple[int, int, list[tuple[int, float, bool]]]]
+    ``folded`` classes that no image has are the last column; 0 if every class has a column.
+    """
+
+    columns: list[str]
+    rows: list[tuple[str, int, list[tuple[int, float, bool]]]]
+    folded: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +102,22 @@ class MatrixPicture:
     data: dict[str, Any]
 
 
-def _table(matrix: Matrix) -> MatrixTable:
-    columns = matrix.columns.tolist()
-    counts = {
-        (truth, predicted): images
-        for truth, predicted, images in zip(
-            matrix.truth.tolist(), matrix.predicted.tolist(), matrix.images.tolist(), strict=True
-        )
-    }
+def _table(matrix: Matrix, names: "_Names") -> MatrixTable:
+    """Return the matrix with a column for every class, or with one for all classes that no image has if they are too many."""
+    classes, columns = matrix.classes.tolist(), matrix.columns.tolist()
+    others = len(columns) - len(classes)
+    folded = others if others > 1 and len(columns) > TABLE_COLUMNS else 0
+    listed = classes if folded else columns
+    heads = [names[label] for label in listed] + ([f"{folded:,} other classes"] if folded else [])
+    places = dict.fromkeys(columns, len(listed)) | {label: place for place, label in enumerate(listed)}
+    counts: NDArray[np.int64] = np.zeros((len(classes), len(heads)), np.int64)
+    at = [[places[label] for label in labels.tolist()] for labels in (matrix.truth, matrix.predicted)]
+    np.add.at(counts, tuple(at), matrix.images)
     rows = []
-    for truth, images in zip(matrix.classes.tolist(), matrix.rows().tolist(), strict=True):
-        cells = [
-            (count, round(float(np.sqrt(count / images)), 3), truth == predicted)
-            for predicted in columns
-            for count in [counts.get((truth, predicted), 0)]
-        ]
-        rows.append((truth, images, cells))
-    return MatrixTable(columns, rows)
+    for number, (label, row) in enumerate(zip(classes, counts.tolist(), strict=True)):
+        cells = [(count, round(sqrt(count / sum(row)), 3), place == number) for place, count in enumerate(row)]
+        rows.append((names[label], sum(row), cells))
+    return MatrixTable(heads, rows, folded)
 
 
 def _picture(matrix: Matrix, names: "_Names") -> MatrixPicture:
@@ -231,6 +234,7 @@ def report_values(report: PredictionReport) -> dict[str, Any]:
         "model": subject.model,
         "weights": subject.weights,
         **subject.description.as_dict(),
+        "view": subject.view,
         "files": len(subject.files),
         "labelled": labelled.images if labelled else 0,
         "unlabelled": report.unlabelled_images,

@@ -23,8 +23,10 @@ from jpegcurr.analysis.prediction.class_metrics import (
 )
 from jpegcurr.analysis.prediction.columns import Flags, PredictionColumns, Predictions, Shares, common_folder, evenly_spaced
 from jpegcurr.analysis.prediction.one_class import OUTCOMES, OneClass, judge_one_class
+from jpegcurr.analysis.prediction.predict import View
 from jpegcurr.analysis.stats import accuracy_interval, calibration_error
 from jpegcurr.system import library_versions
+from jpegcurr.text import join_words
 from jpegcurr.training.models.description import ModelDescription
 
 MOST_POINTS = 2000  # of a scatter chart: about 0.4 MB of the page
@@ -45,6 +47,7 @@ class Subject:
         classes: the names of its outputs.
         files: the names of all files, in order.
         unknown: how many files have no class of the model, in a sentence; empty if all have one.
+        view: whether the model saw the centre crop or the whole image.
     """
 
     model: str
@@ -53,6 +56,7 @@ class Subject:
     classes: tuple[str, ...]
     files: Sequence[str]
     unknown: str = ""
+    view: View = "crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +316,7 @@ def _describe_positive(subject: Subject, one: OneClass) -> list[str]:
         f"gains {_count(trade.gained, 'true positive')}" if trade.gained else "",
         f"adds {_count(trade.alarmed, 'false positive')}" if trade.alarmed else "",
     ]
-    listed = ", ".join(filter(None, changes)) or "changes no image's side"
+    listed = join_words(list(filter(None, changes)) or ["changes no image's side"])
     return [*sentences, f"Against taking the most probable class, this threshold {listed}."]
 
 
@@ -328,6 +332,7 @@ def _provenance(subject: Subject, folder: str) -> dict[str, str]:
     return {
         "Model": f"{subject.model}, {subject.weights} weights",
         "Inputs": str(subject.description),
+        "View": {"crop": "the centre crop", "whole": "whole images, resized as before the crop, one at a time"}[subject.view],
         **({"Files": f"{len(subject.files):,}, below {folder}"} if folder else {"Files": f"{len(subject.files):,}"}),
         "Command": shlex.join(["jpegcurr", *sys.argv[1:]]),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
