@@ -150,13 +150,24 @@ class PredictionReport:
         return sum(group.images for group in self.unlabelled)
 
 
+@dataclass(frozen=True, slots=True)
+class _FileNames:
+    """The names of files as the page has them, without the first ``cut`` characters, which they share."""
+
+    files: Sequence[str]
+    cut: int
+
+    def __getitem__(self, place: int) -> str:
+        return self.files[place][self.cut :]
+
+
 def build_report(
     subject: Subject, received: PredictionColumns, *, positive: int | None = None, threshold: float = 0.5
 ) -> PredictionReport:
     """Compute everything from the columns of a pass; ``positive`` is the class that ``received`` has kept the scores of."""
     columns = received.columns()
     folder = common_folder(subject.files)
-    names = [name[len(folder) :] for name in subject.files]
+    names = _FileNames(subject.files, len(folder))
     known = columns.take(columns.labelled)
     labelled = _judge(known, names) if len(known) else None
     one = None
@@ -178,7 +189,7 @@ def build_report(
     )
 
 
-def _judge(known: Predictions, names: Sequence[str]) -> Labelled:
+def _judge(known: Predictions, names: "_FileNames") -> Labelled:
     right = known.right
     matrix = count_pairs(known.truth, known.predicted)
     classes = measure_classes(matrix)
@@ -234,7 +245,7 @@ def _outcomes(one: OneClass) -> dict[str, Flags]:
     return {name: one.outcome == OUTCOMES.index(name) for name in ("TN", "TP", "FP", "FN")}
 
 
-def _scatter(subject: Subject, names: Sequence[str], columns: Predictions, share: Shares, masks: dict[str, Flags]) -> Scatter:
+def _scatter(subject: Subject, names: "_FileNames", columns: Predictions, share: Shares, masks: dict[str, Flags]) -> Scatter:
     members = {name: np.flatnonzero(mask) for name, mask in masks.items() if mask.any()}
     quotas = share_out(MOST_POINTS, [len(places) for places in members.values()])
     groups = []
