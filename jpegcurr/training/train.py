@@ -16,7 +16,7 @@ from jpegcurr.errors import BetonError, NotFiniteError, Terminated, TrainingErro
 from jpegcurr.files import write_json
 from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.checks import check_mixing, check_recipe
@@ -53,7 +53,7 @@ def train(
     recipe: Recipe,
     out: str | Path,
     *,
-    runtime: Runtime,
+    runtime: Runtime | None = None,
     resume: bool = False,
     save_every: int | None = None,
     until: int | None = None,
@@ -69,7 +69,8 @@ def train(
     true. On a CPU a resumed run ends with the same weights, bit for bit, as one that never stopped. ``until`` ends the run
     before that epoch, at the learning rates of the whole recipe, so that the rest can be resumed.
 
-    Every process of ``runtime.world`` calls this function; the first one writes, and only its returned metrics are complete.
+    Without a ``runtime``, a GPU is used if there is one. Every process of ``runtime.world`` calls this function; the first one
+    writes, and only its returned metrics are complete.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ, or another
@@ -80,6 +81,7 @@ def train(
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
     out = Path(out)
+    runtime = resolve_runtime() if runtime is None else runtime
     with locked_run(out) if runtime.world.is_main else nullcontext():
         return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, stop)
 
