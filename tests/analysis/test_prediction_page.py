@@ -19,6 +19,7 @@ from prediction_samples import planted, planted_report
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from jpegcurr.analysis.class_names import find_class
 from jpegcurr.analysis.html.page import hash_script, source
 from jpegcurr.analysis.prediction.class_metrics import BINS
 from jpegcurr.analysis.prediction.columns import PredictionColumns, common_folder, evenly_spaced
@@ -299,6 +300,7 @@ def test_the_command_writes_a_page_of_the_same_predictions(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("--report .", "Give a name that ends in .html"),
         ("--report page.pdf", "Give a name that ends in .html"),
         ("--positive cat", "--positive cat is for --report FILE.html"),
         ("--report p.html --threshold 0.9", "--threshold 0.9 is for --positive CLASS"),
@@ -315,6 +317,15 @@ def test_a_wrong_use_of_the_page_is_one_sentence(
     assert call("predict", str(trained), str(photos / "val/cat"), *options.split()) == 2
     assert message in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+def test_a_class_is_found_by_its_own_name_or_by_a_readable_one() -> None:
+    classes = ["n01440764", "n02012849", "n03126707", "tench"]
+    assert find_class("n01440764", classes) == [0]
+    assert find_class("tench", classes) == [3], "its own name comes first"
+    assert find_class("tench, Tinca tinca", classes) == find_class("Tinca tinca", classes) == [0]
+    assert find_class("crane", classes) == [1, 2], "the bird and the machine"
+    assert find_class("ten", classes) == []
 
 
 def test_a_positive_class_needs_labels(photos: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jpegcurr.analysis.class_names import find_class
 from jpegcurr.analysis.prediction.columns import PredictionColumns
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
@@ -19,6 +20,7 @@ from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
 from jpegcurr.runtime import Runtime
+from jpegcurr.text import join_words
 from jpegcurr.training.models.description import describe_model
 from jpegcurr.training.models.load import Classifier
 
@@ -79,12 +81,12 @@ class Outputs:
 
     def check(self, files: Sequence[Path], *, force: bool) -> None:
         """Raise UsageError for an output that cannot be written, or that exists and ``force`` is not given."""
+        self._check_report()
         absolute = [path.absolute() for path in self.written()]
         if repeated := [path for path in absolute if absolute.count(path) > 1]:
             raise UsageError(f"{repeated[0].name} would be written twice. Give each output a name of its own.")
         if self.sheet is not None:
             check_sheet(self.sheet)
-        self._check_report()
         if self.copy and self.by_class is None:
             raise UsageError("--copy is for --by-class FOLDER, which sorts images into folders.")
         if self.raw_submission and self.submission is None:
@@ -116,10 +118,14 @@ class Outputs:
         """Return the label of the positive class, None if none is given; raise UsageError if the model has no such class."""
         if self.positive is None:
             return None
-        if self.positive not in run.classes:
+        labels = find_class(self.positive, run.classes)
+        if len(labels) > 1:
+            names = join_words([repr(run.classes[label]) for label in labels])
+            raise UsageError(f"--positive {self.positive}: {run.path} has several classes of this name, {names}. Choose one.")
+        if not labels:
             near = did_you_mean(self.positive, run.classes) or f" Its classes are {run.classes[0]!r} and others."
             raise UsageError(f"--positive {self.positive}: {run.path} has no class of this name.{near}")
-        return run.classes.index(self.positive)
+        return labels[0]
 
     def check_labels(self, run: Classifier, labelled: bool) -> None:
         """Raise UsageError if an output needs labels and no image has one, or the model lacks the positive class."""
