@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from jpegcurr.analysis.class_names import full_name
+from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.html.histogram_chart import Histogram, histogram_chart
 from jpegcurr.analysis.html.line_chart import COLOURS, MARKERS, Series, page_chart
 from jpegcurr.analysis.html.matrix_picture import matrix_picture
@@ -75,19 +75,23 @@ class _Names:
     def __getitem__(self, label: int) -> str:
         return full_name(self._classes[label])
 
+    def short(self, label: int) -> str:
+        """Return the name for a narrow column: the readable one, which other classes may share."""
+        return readable_name(self._classes[label])
+
 
 # ---- the confusion matrix
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixTable:
-    """A small matrix: the heads of its columns, and rows of (class, images, cells), a cell being (images, strength, right).
+    """A small matrix: rows of (name, images, cells), a cell being (images, strength, right); names are (short, whole).
 
     ``folded`` classes that no image has are the last column; 0 if every class has a column.
     """
 
-    columns: list[str]
-    rows: list[tuple[str, int, list[tuple[int, float, bool]]]]
+    columns: list[tuple[str, str]]
+    rows: list[tuple[tuple[str, str], int, list[tuple[int, float, bool]]]]
     folded: int
 
 
@@ -108,15 +112,16 @@ def _table(matrix: Matrix, names: "_Names") -> MatrixTable:
     others = len(columns) - len(classes)
     folded = others if others > 1 and len(columns) > TABLE_COLUMNS else 0
     listed = classes if folded else columns
-    heads = [names[label] for label in listed] + ([f"{folded:,} other classes"] if folded else [])
+    heads = [(names.short(label), names[label]) for label in listed]
+    heads += [(f"{folded:,} other classes",) * 2] if folded else []
     places = dict.fromkeys(columns, len(listed)) | {label: place for place, label in enumerate(listed)}
     counts: NDArray[np.int64] = np.zeros((len(classes), len(heads)), np.int64)
     at = [[places[label] for label in labels.tolist()] for labels in (matrix.truth, matrix.predicted)]
     np.add.at(counts, tuple(at), matrix.images)
     rows = []
-    for number, (label, row) in enumerate(zip(classes, counts.tolist(), strict=True)):
+    for number, row in enumerate(counts.tolist()):
         cells = [(count, round(sqrt(count / sum(row)), 3), place == number) for place, count in enumerate(row)]
-        rows.append((names[label], sum(row), cells))
+        rows.append((heads[number], sum(row), cells))
     return MatrixTable(heads, rows, folded)
 
 
