@@ -289,7 +289,7 @@ def share_out(most: int, sizes: Sequence[int]) -> list[int]:
 
 def _summarise(subject: Subject, read: int, files: int, labelled: Labelled | None, one: OneClass | None) -> list[str]:
     if labelled is None:
-        return [f"{read:,} of {files:,} files were classified. None has a class that the model has, so nothing is judged."]
+        return [f"{read:,} of {files:,} files were classified. None of these has a known class, so nothing is judged."]
     low, high = labelled.interval
     accuracy, macro = labelled.right / labelled.images, labelled.macro
     sentences = [
