@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -21,13 +22,15 @@ from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.checks import check_mixing, check_recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.data.datasets import Datasets, open_datasets
+from jpegcurr.training.data.datasets import Datasets, open_datasets, open_weights
 from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
+from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
+from jpegcurr.training.models.freeze import freeze
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import (
@@ -113,7 +116,7 @@ def _train_locked(
     progress = load_state(out / STATE, state) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
-    log_start(state, loaders, progress, before)
+    log_start(state, datasets, loaders, progress, before)
     metrics = Metrics(out, before=progress.epoch)
 
     def after_step(info: StepInfo) -> None:
@@ -133,6 +136,7 @@ def _train_locked(
             metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
+            state = _freeze(state, plan)
             if state.ema is not None and recipe.ema is not None:
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
             with _name_the_checkpoint(out, recipe):
@@ -161,18 +165,27 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         model.train()
     if not runtime.world.is_main:
         torch.manual_seed(recipe.seed + runtime.world.rank)  # stochastic depth drops other paths in every process
+    first = next(iter(datasets.train.values()))
     return TrainState(
         recipe,
         runtime,
         classes,
-        images=len(next(iter(datasets.train.values())).beton),
+        images=len(first.beton),
         model=model,
         prepared=runtime.prepare(model),
         augment=Augment(recipe, classes, normalise),
+        loss_of=recipe_loss(recipe, open_weights(recipe, first, datasets.classes)),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
     )
+
+
+def _freeze(state: TrainState, plan: EpochPlan) -> TrainState:
+    """Freeze or thaw the model as ``plan`` has it; processes that train together then agree anew on the gradients."""
+    if not state.recipe.model.freeze_until or not freeze(state.model, frozen=state.recipe.freezes(plan.epoch)):
+        return state
+    return replace(state, prepared=state.runtime.prepare(state.model))
 
 
 def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:
