@@ -193,7 +193,8 @@ def files_in_use() -> set[str]:
 
 def import_all() -> None:
     package = importlib.import_module("jpegcurr")
-    without = ("jpegcurr.__main__", "jpegcurr.training.data.ffcv_kernel", "jpegcurr.training.data.ffcv_loader")  # no ffcv there
+    compiled = ("decode_kernel", "ffcv_kernel", "ffcv_loader")  # there is neither pread nor FFCV; the plain loader takes over
+    without = ("jpegcurr.__main__", *(f"jpegcurr.training.data.{name}" for name in compiled))
     for module in walk_packages(package.__path__, "jpegcurr."):
         if module.name not in without:
             importlib.import_module(module.name)

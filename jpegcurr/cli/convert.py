@@ -15,7 +15,7 @@ def convert(
     src: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A .beton, or a folder that encode wrote in another format.")],
     to: ToOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the files; that of OUTPUT if not given.")
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files; that of OUTPUT if not given.")
     ] = None,
     shard_size: ShardSizeOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted conversion; keep finished ones.")] = False,

@@ -92,7 +92,7 @@ def here(betons: Path, trained: Path, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "keys"),
     [
-        ("encode images --quality 50 -q", "path images"),
+        ("encode images --quality 50 -q -o out", "path images"),
         ("encode images --quality 50 -q --dry-run", "splits free_bytes"),
         ("inspect betons/val-q50.beton --verify -q", "samples wrong"),
         (f"train --recipe two_phase --plan -q {SMALL}", "epoch lr_first"),

@@ -23,7 +23,7 @@ IMAGE = ImageSection(size=40)
 
 def epoch(kind: str, sampler: EpochSampler, cpu: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
     batches = list(open_loader(kind, sampler, cpu).at(0))
-    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, _ in batches])
+    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, *_ in batches])
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])

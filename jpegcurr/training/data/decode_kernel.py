@@ -110,6 +110,13 @@ def _external(library: ctypes.CDLL, name: str, result: types.Type, *arguments: t
     return function
 
 
+def _c_library() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(None)
+    except TypeError:
+        raise OSError("this system's C library has no pread, by which compiled code reads files") from None
+
+
 _library, _ = load_library()
 _int, _long, _pointer = types.int32, types.int64, types.intp
 _init_decompress = _external(_library, "tjInitDecompress", _pointer)
@@ -119,7 +126,7 @@ _read_header = _external(_library, "tjDecompressHeader3", _int, *[_pointer] * 2,
 _decompress = _external(_library, "tjDecompress2", _int, *[_pointer] * 2, _long, _pointer, *[_int] * 5)
 _compress = _external(_library, "tjCompress2", _int, *[_pointer] * 2, *[_int] * 4, *[_pointer] * 2, *[_int] * 3)
 _bound = _external(_library, "tjBufSize", _long, *[_int] * 3)
-_pread = _external(ctypes.CDLL(None), "pread", _long, _int, _pointer, *[_long] * 2)
+_pread = _external(_c_library(), "pread", _long, _int, _pointer, *[_long] * 2)
 
 
 def _compile(version: str) -> Callable[..., None]:
