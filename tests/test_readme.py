@@ -103,7 +103,7 @@ def test_dog_breeds_go_from_a_table_to_a_submission(capsys: pytest.CaptureFixtur
     assert header == f"id,{','.join(sorted(breeds.values()))}"
     assert [line.partition(",")[0] for line in lines] == sorted(file.stem for file in Path("dogs/test").iterdir())
     assert all(sum(map(float, line.split(",")[1:])) == pytest.approx(1, abs=1e-5) for line in lines)
-    assert len(read_items(Path("betons/val-source.beton"))) == 3 * 2, "of nine images a breed, a fifth is 1.8"
+    assert len(list(read_items(Path("betons/val-source.beton")))) == 3 * 2, "of nine images a breed, a fifth is 1.8"
 
 
 def test_the_blocks_of_the_map_run_in_order(photos: Path) -> None:
