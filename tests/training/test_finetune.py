@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from samples import FFCV, jpeg, photograph, tiny_recipe, write_beton
+from samples import FFCV, encode_all, jpeg, photograph, tiny_recipe, write_beton
 
 from jpegcurr.encoding.beton.pixels import read_pixels
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import RecipeError, Terminated
-from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.schema import DataSection, ImageSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.advice import initial_share, schedule_advice, validation_warning
 from jpegcurr.training.data.loaders import open_loader
@@ -23,6 +23,7 @@ from jpegcurr.training.models.freeze import freeze, set_mode
 from jpegcurr.training.schedule import plan_run
 from jpegcurr.training.train import train
 
+CLEAN = ("curriculum=[{data: clean, until_epoch: 4}]",)
 FROZEN = ("model.name=test_resnet", "model.drop_path=0", "model.freeze_until=2", "evaluate=[clean]")
 
 
@@ -183,7 +184,13 @@ def test_training_without_validation_is_said_with_the_way_out(
     assert "data.clean.val and data.q50.val is not there" in str(validation_warning(there, ["clean", "q50"]))
 
 
-def test_a_plan_knows_that_the_images_have_no_val_split(betons: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(betons, tmp_path, f"data.clean.val={tmp_path / 'none.beton'}", "evaluate=[clean]", "data.q50.val=null")
+def test_a_plan_knows_whether_the_images_have_a_val_split(photos: Path, betons: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(betons, tmp_path, f"data.clean.val={tmp_path / 'none.beton'}", "evaluate=[clean]", *CLEAN)
     _, remarks = plan_run(recipe)
     assert not any("no validation" in remark for remark in remarks), "the source has a val split, which a run encodes"
+    encode_all(photos / "train", tmp_path, ["source"])
+    (train_only,) = tmp_path.glob("*source.beton")
+    _, remarks = plan_run(
+        recipe.model_copy(update={"data": {"clean": DataSection(train=train_only, val=Path("no"), quality="source")}})
+    )
+    assert "no validation: data.clean.val is not there, and the images have no val split" in remarks[-1]
