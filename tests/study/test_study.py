@@ -163,7 +163,7 @@ def test_the_shipped_study_has_the_arms_of_a_controlled_experiment(betons: Path)
             "again: its recipe is the same as that of swap",
         ),
         ({"arms": arms(**{"../x": {}})}, "String should match pattern"),
-        ({"arms": {"clean": {}}}, "arms: Dictionary should have at least 2 items"),
+        ({"arms": {"clean": {}}}, "arms: a study compares two arms at least, and has 1"),
         ({"fork": None, "arms": arms(alone={"fork": False})}, "fork: false has no effect in a study without fork"),
         (
             {"arms": arms(late={"set": ["curriculum=" + PHASES.format("q50", "q50")]})},
