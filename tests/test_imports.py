@@ -28,7 +28,20 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-COMMANDS = ("encode", "inspect", "train", "study", "evaluate", "predict", "cam", "channels", "models", "export")
+COMMANDS = (
+    "encode",
+    "inspect",
+    "train",
+    "study",
+    "evaluate",
+    "predict",
+    "cam",
+    "channels",
+    "models",
+    "export",
+    "runs",
+    "board",
+)
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
@@ -95,6 +108,7 @@ def test_encoding_stands_alone() -> None:
             },
         ),
         ("submitit", {"slurm/task.py", "slurm/jobs.py"}),
+        ("tensorboard", {"analysis/runs/event_files.py"}),
         ("wandb", set()),
     ],
 )
@@ -138,11 +152,14 @@ except SystemExit as left:
         "inspect betons/val-q50.beton",
         "inspect betons/val-q50.beton --verify",
         f"train --recipe two_phase.yaml --plan {SMALL}",
+        "runs run",
     ],
 )
 def test_a_quick_command_imports_few_modules_and_no_torch(command: str, photos: Path, betons: Path) -> None:
     Path("images").symlink_to(photos)
     Path("betons").symlink_to(betons)
+    Path("run").mkdir()
+    Path("run/metrics.jsonl").write_text('{"epoch": 0, "train/loss": 1.0}\n')
     modules = imported_by(command)
     assert not {"torch", "torchvision", "timm", "ffcv", "numba", "wandb"} & modules
     assert len(modules) < (400 if command.endswith("--help") else 1200)

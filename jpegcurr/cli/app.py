@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
+from jpegcurr.cli.board import board
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.encode import encode
@@ -24,6 +25,7 @@ from jpegcurr.cli.export import export
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.runs import runs
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
 from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
@@ -106,6 +108,8 @@ for command, summary in (
     (inspect, "Describe or verify a .beton file."),
     (train, "Train a model while a curriculum swaps its data."),
     (study, "Train arms over several seeds and test their differences."),
+    (runs, "Compare runs: what differs, and what came of it."),
+    (board, "Draw the curves of one run or more as a page."),
     (evaluate, "Measure and compare runs at JPEG qualities."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),

@@ -1,6 +1,7 @@
 """The command ``train``: a run or its plan, and how to resume it."""
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -15,6 +16,8 @@ from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, Q
 from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
 from jpegcurr.system import keep_freed_memory, stop_on_signals
+
+log = logging.getLogger("jpegcurr")
 
 if TYPE_CHECKING:
     from jpegcurr.runtime import World
@@ -40,6 +43,9 @@ def train(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print every epoch's data, learning rates, image size and steps, and exit.")
     ] = False,
+    board: Annotated[
+        bool, typer.Option("--board", help="Keep a page of the run's curves, board.html, in its folder: new after each epoch.")
+    ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = False,
@@ -52,6 +58,8 @@ def train(
     """
     if as_json and not plan:
         raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
+    if board and plan:
+        raise UsageError("--board is of a run that trains; --plan trains nothing.")
     if plan:
         print_plan(*_plan(recipe, overrides or ()), as_json=as_json)
         return
@@ -68,7 +76,7 @@ def train(
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
     again = ["--recipe", str(recipe), *(part for text in overrides or () for part in ("--set", text)), "--out", str(folder)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
-    again += ["--compile"] if compile_model else []
+    again += [option for option, wanted in (("--compile", compile_model), ("--board", board)) if wanted]
     with (
         joined(collective_backend()) as world,
         _resume_command_in_errors(folder / STATE, world, again),
@@ -90,10 +98,22 @@ def train(
                 resume=resume,
                 save_every=save_every,
                 on_step=on_step,
+                on_epoch=(lambda: write_board_of(folder)) if board else (lambda: None),
                 stop=stop.requested,
             )
     if world.is_main:
         out.print(f"{folder}", markup=False)
+
+
+def write_board_of(folder: Path) -> None:
+    """Write ``board.html`` of the run in ``folder``; a failure is a warning, since the run itself is saved."""
+    from jpegcurr.analysis.runs.board import write_board
+    from jpegcurr.analysis.runs.records import read_record
+
+    try:
+        write_board([read_record(folder, folder.resolve().name)], folder / "board.html")
+    except OSError as error:
+        log.warning("%s could not be written (%s); training continues", folder / "board.html", error.strerror or error)
 
 
 def _plan(recipe: Path, overrides: Sequence[str]) -> "tuple[list[PlannedEpoch], list[str]]":

@@ -46,6 +46,7 @@ from jpegcurr.training.tracking import Metrics, Row
 log = logging.getLogger("jpegcurr")
 
 OnStep = Callable[[StepInfo], None]  # called after every optimiser step
+OnEpoch = Callable[[], None]  # called by the main process after every epoch, when its files are written
 
 
 def train(
@@ -57,6 +58,7 @@ def train(
     save_every: int | None = None,
     until: int | None = None,
     on_step: OnStep = lambda _info: None,
+    on_epoch: OnEpoch = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Metrics:
     """Train ``recipe`` into the folder ``out``, and return its metrics.
@@ -79,7 +81,7 @@ def train(
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
     with locked_run(out) if runtime.world.is_main else nullcontext():
-        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, stop)
+        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, on_epoch, stop)
 
 
 def _train_locked(
@@ -90,6 +92,7 @@ def _train_locked(
     save_every: int | None,
     until: int | None,
     on_step: OnStep,
+    on_epoch: OnEpoch,
     stop: Callable[[], bool],
 ) -> Metrics:
     world = runtime.world
@@ -137,6 +140,8 @@ def _train_locked(
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
+            if world.is_main:
+                on_epoch()
             seconds_left = (perf_counter() - started) / (plan.epoch + 1 - first) * (last - plan.epoch - 1)
             log.info(describe_row(row, len(plans), seconds_left))
             warn_of_loading(row, loaders)
