@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.runtime import visible_gpus
@@ -55,7 +55,10 @@ class Process(Protocol):
         ...
 
 
-class Launcher(Protocol):
+AnyStudy = TypeVar("AnyStudy", contravariant=True)  # of recipes, or of commands
+
+
+class Launcher(Protocol[AnyStudy]):
     """The place where processes are started."""
 
     @property
@@ -68,8 +71,12 @@ class Launcher(Protocol):
         """The seconds between two checks of the processes."""
         ...
 
-    def start(self, study: Study, task: Task, out: Path, slot: int) -> Process:
+    def start(self, study: AnyStudy, task: Task, out: Path, slot: int, /) -> Process:
         """Start one task in a free slot, 0 to ``jobs`` - 1. Raises LaunchRefusedError."""
+        ...
+
+    def progress(self, task: Task, out: Path) -> float:
+        """Return how many epochs a task has done."""
         ...
 
     def under_way(self, tasks: Sequence[Task], out: Path) -> Sequence[tuple[Task, Process]]:
@@ -120,6 +127,10 @@ class LocalLauncher:
         command += ["--device", self.device, "--precision", self.precision]
         return [*command, "--compile"] if self.compile else command
 
+    def progress(self, task: Task, out: Path) -> float:
+        """Return how many epochs a task has done."""
+        return epochs_recorded(out / task.folder)
+
     def start(self, study: Study, task: Task, out: Path, slot: int) -> Process:
         """Start a process on this machine. Raises UsageError if ``launch`` cannot be started."""
         log = log_path(out, task)
@@ -152,7 +163,12 @@ class _Running:
 
 
 def run_parallel(
-    study: Study, tasks: Sequence[Task], out: Path, launcher: Launcher, watcher: Watcher, on_seed: Callable[[], object]
+    study: AnyStudy,
+    tasks: Sequence[Task],
+    out: Path,
+    launcher: Launcher[AnyStudy],
+    watcher: Watcher,
+    on_seed: Callable[[], object],
 ) -> list[TaskResult]:
     """Do ``tasks``, each as soon as its trunk is done, and return those that failed; see ``run.run_all``.
 
@@ -174,7 +190,7 @@ def run_parallel(
             _fill_slots(study, waiting, running, out, launcher, watcher)
             time.sleep(launcher.pause)
             for run in running:
-                watcher.reached(run.task, epochs_recorded(out / run.task.folder))
+                watcher.reached(run.task, launcher.progress(run.task, out))
             for run in [run for run in running if run.process.poll() is not None]:
                 running.remove(run)
                 result = _result(run, out)
@@ -187,7 +203,7 @@ def run_parallel(
 
 
 def _fill_slots(
-    study: Study, waiting: list[Task], running: list[_Running], out: Path, launcher: Launcher, watcher: Watcher
+    study: AnyStudy, waiting: list[Task], running: list[_Running], out: Path, launcher: Launcher[AnyStudy], watcher: Watcher
 ) -> None:
     """Start the first tasks that need no unfinished task, as long as there are free slots."""
     while len(running) < launcher.jobs:

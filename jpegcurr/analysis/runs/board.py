@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from math import ceil
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def write_board(records: Sequence[RunRecord], path: Path) -> None:
         other_phases=len({record.phases for record in records if record.phases}) > 1,
         left_out=max(0, len(other_columns(records)) - MOST_OTHERS),
         thinned=max((ceil(record.epochs / MOST_POINTS) for record in records), default=1),
+        written=datetime.now().astimezone().isoformat(" ", timespec="minutes"),
         command=shlex.join(["jpegcurr", *sys.argv[1:]]),
     )
     write_text(path, page)

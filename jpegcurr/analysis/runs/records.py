@@ -145,7 +145,7 @@ def _state(folder: Path, epochs: int, recipe: Recipe | None) -> str:
     """Return how far a run is that has not ended; empty for one that has, or of which that is unknown."""
     holder = lock_holder(folder / LOCK)
     done = f"{epochs} of {recipe.epochs} epochs" if recipe else f"{epochs} epochs"
-    if holder:
+    if holder and not (recipe and epochs >= recipe.epochs):
         return f"under way, {done} (process {holder})"
     return f"not finished, {done}" if recipe and epochs < recipe.epochs else ""
 

@@ -1,0 +1,231 @@
+"""The runs of a command, as processes that ``parallel.run_parallel`` starts and follows, and the record of each."""
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, Field
+
+from jpegcurr.errors import Interrupted, UsageError
+from jpegcurr.files import write_json
+from jpegcurr.json_files import read_json
+from jpegcurr.study.command.config import CommandStudy
+from jpegcurr.study.command.metric import read_metric
+from jpegcurr.study.parallel import LaunchRefusedError, LocalLauncher, Process
+from jpegcurr.study.run import log_path
+from jpegcurr.study.tasks import Task
+
+_LAST_LINES, _LAST_BYTES, _LONGEST = 3, 4096, 400  # of a log in the message about a failure
+
+
+class RunRecord(BaseModel):
+    """The record of a finished run: its command, the value of its metric, and the seconds that it took."""
+
+    command: list[str]
+    file: str
+    column: str
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    seconds: Annotated[float, Field(ge=0)]
+
+
+def record_path(out: Path, task: Task) -> Path:
+    """Return the file of a run's record; a run is done when it is there."""
+    return out / "outcomes" / f"{task.name}.json"
+
+
+def read_record(out: Path, task: Task) -> RunRecord | None:
+    """Return the record of a run, or None if it is not done; raise UsageError if it cannot be read."""
+    path = record_path(out, task)
+    if not path.is_file():
+        return None
+    return read_json(path, RunRecord, complaint="cannot be read", remedy="Delete it, and the study does that run again.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """The state of a file, by which a change is noticed; all zeros if there is none."""
+
+    changed: int = 0
+    size: int = 0
+    inode: int = 0
+
+    @classmethod
+    def of(cls, path: Path) -> "_Stamp":
+        try:
+            status = path.stat()
+        except OSError:
+            return cls()
+        return cls(status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+class CommandProcess:
+    """A run under way; when its command has ended well, its metric is read and recorded."""
+
+    def __init__(self, study: CommandStudy, task: Task, out: Path, command: Sequence[str], environment: dict[str, str]) -> None:
+        self._study, self._task, self._out = study, task, out
+        self._metric = study.metric_file(task, out)
+        self._before = _Stamp.of(self._metric)
+        self._log = log_path(out, task)
+        self._stopped, self._reason = False, ""
+        self.returncode: int | None = None
+        folder = out / task.folder
+        for needed in (folder, self._log.parent):
+            needed.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            self._log_start = log.tell()
+            with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+                _hold(lock.fileno(), folder)
+                self._process = _start(command, log.fileno(), lock.fileno(), environment)
+        self._started = time.monotonic()
+
+    def poll(self) -> int | None:
+        """Return 0 once the run is recorded, another code once it has failed, or None while it runs."""
+        if self.returncode is None and (code := self._process.poll()) is not None:
+            self.returncode = self._end(code)
+        return self.returncode
+
+    def _end(self, code: int) -> int:
+        if self._stopped:
+            return Interrupted.exit_code
+        if code != 0:
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+            self._reason = f"its command {how}; {self._last_lines()}"
+            return 1
+        try:
+            self._record()
+        except UsageError as error:
+            self._reason = str(error)
+            return 1
+        return 0
+
+    def _record(self) -> None:
+        if not self._metric.is_file():
+            raise UsageError(f"its command ended well, but wrote no {self._metric}, which metric names; {self._last_lines()}")
+        if _Stamp.of(self._metric) == self._before:
+            raise UsageError(
+                f"its command ended well, but did not write {self._metric}, which is from before. Delete that file, and give "
+                "the same command again."
+            )
+        record = RunRecord(
+            command=self._study.command(self._task, self._out),
+            file=str(self._metric),
+            column=self._study.column,
+            value=read_metric(self._metric, self._study.column),
+            seconds=round(time.monotonic() - self._started, 3),
+        )
+        write_json(record_path(self._out, self._task), {"schema_version": 1, **record.model_dump()})
+
+    def _last_lines(self) -> str:
+        with self._log.open("rb") as file:
+            file.seek(max(self._log_start, self._log.stat().st_size - _LAST_BYTES))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+        lines = [line for line in lines if any(map(str.isalnum, line))]  # without the marks that Python puts under an error
+        return f"its last lines: {' / '.join(lines[-_LAST_LINES:])[-_LONGEST:]}" if lines else "it printed nothing"
+
+    def wait(self) -> int:
+        """Wait for its end and return the exit code."""
+        self._process.wait()
+        return self.poll() or 0
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the command and all that it has started."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End them at once."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        self._stopped = self._stopped or self._process.poll() is None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def explain(self) -> str:
+        """Return why it failed."""
+        return self._reason
+
+
+def _hold(lock: int, folder: Path) -> None:
+    """Lock a run for the process that is started next, which inherits the lock and holds it to its end, whatever becomes of us.
+
+    Raises:
+        LaunchRefusedError: a process that an earlier call started still holds it.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LaunchRefusedError(
+            f"{folder} is still being trained by a command that an earlier call started. Wait for it, or stop it."
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _start(command: Sequence[str], log: int, lock: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own: Ctrl-C reaches only this process, which stops the others in order."""
+    try:
+        return subprocess.Popen(  # noqa: S603  # the user's own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"command: {command[0]} cannot be started: {reason}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLauncher:
+    """Commands on this machine, as ``local`` says how many at a time, on which GPUs and after which launching command."""
+
+    local: LocalLauncher
+    pause: ClassVar[float] = 0.1
+
+    @property
+    def jobs(self) -> int:
+        """The number of commands at a time."""
+        return self.local.jobs
+
+    def start(self, study: CommandStudy, task: Task, out: Path, slot: int, /) -> Process:
+        """Start one run.
+
+        Raises:
+            LaunchRefusedError: a command that an earlier call started still trains it.
+            UsageError: the command cannot be started.
+        """
+        environment = self.local.environments()[slot] if self.jobs > 1 else {}
+        return CommandProcess(study, task, out, [*self.local.launch, *study.command(task, out)], environment)
+
+    def progress(self, _task: Task, _out: Path) -> float:
+        """Return 0: a command's own epochs are not known."""
+        return 0
+
+    def under_way(self, _tasks: Sequence[Task], _out: Path) -> Sequence[tuple[Task, Process]]:
+        """Return none: a command of an earlier call cannot be followed; ``start`` refuses to start it again."""
+        return ()
+
+
+def check_metric_files(study: CommandStudy, tasks: Sequence[Task], out: Path, jobs: int) -> None:
+    """Raise UsageError if runs at the same time would write their metric to one file."""
+    files: dict[Path, Task] = {}
+    for task in tasks:
+        other = files.setdefault(study.metric_file(task, out).absolute(), task)
+        if other is not task and jobs > 1:
+            raise UsageError(
+                f"--jobs {jobs}: {other.name} and {task.name} write the same file, {study.metric_file(task, out)}. Put {{out}} "
+                "into command and metric, or omit --jobs."
+            )
