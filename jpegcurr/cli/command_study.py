@@ -86,7 +86,7 @@ def run_commands(
     from jpegcurr.study.command.config import list_command_tasks
     from jpegcurr.study.command.page import write_page
     from jpegcurr.study.command.results import check_folder, read_results, write_design, write_results
-    from jpegcurr.study.command.run import CommandLauncher, check_metric_files, read_record
+    from jpegcurr.study.command.run import CommandLauncher, check_metric_files, read_outcome, record_ended
     from jpegcurr.study.folder import locked_study
     from jpegcurr.study.parallel import LocalLauncher, run_parallel
 
@@ -94,7 +94,7 @@ def run_commands(
     tasks = list_command_tasks(study, only)
     check_folder(study, folder)
     check_metric_files(study, tasks, folder, jobs)
-    left = [task for task in tasks if read_record(folder, task) is None]
+    left = [task for task in tasks if read_outcome(folder, task) is None and not record_ended(study, task, folder)]
     again = f"Finished work is kept. To resume: {shlex.join(['jpegcurr', *sys.argv[1:]])}"
 
     def report() -> "CommandResults":

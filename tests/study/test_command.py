@@ -23,7 +23,7 @@ import jpegcurr.study
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.study.command.config import list_command_tasks, load_command_study
 from jpegcurr.study.command.metric import read_metric
-from jpegcurr.study.command.results import compare_values
+from jpegcurr.study.command.results import compare_values, describe_design
 
 # A trainer of anybody's, in the shell, which starts in a millisecond. It appends to its log, as one that resumes does.
 TRAINER = """
@@ -117,6 +117,23 @@ def test_a_file_that_all_runs_share_has_to_be_written_by_each(capsys: pytest.Cap
     assert json.loads(Path("out/outcomes/clean/seed-2.json").read_text())["value"] == 72
 
 
+def test_a_wrong_column_costs_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    write(metric="{out}/log.csv:acc1")
+    assert command("study theirs.yaml --out out") == 1
+    assert "its last row has no column 'acc1'. Did you mean 'acc'? There are: epoch, acc." in capsys.readouterr().err
+    write()
+    assert command("study theirs.yaml --out out") == 0
+    assert "started" not in capsys.readouterr().err
+    assert Path("out/logs/q50/seed-0.log").read_text().count("$ sh") == 1
+    assert json.loads(Path("out/study.json").read_text())["finished"] == 6
+    write(metric="log.csv:acc1")  # in the working directory, where every run has written over it
+    Path("log.csv").write_text("acc\n1\n")
+    assert command("study theirs.yaml --out two") == 1
+    write(metric="log.csv:acc")
+    assert command("study theirs.yaml --out two") == 1
+    assert "did not write log.csv, which is from before" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_the_command_and_all_that_it_started() -> None:
     write(command="sh -c 'echo begun; sleep 60 & wait' {data} {seed} {out}")
     arguments = [PYTHON, "-m", "jpegcurr", "study", "theirs.yaml", "--out", "out"]
@@ -132,6 +149,20 @@ def test_ctrl_c_ends_the_command_and_all_that_it_started() -> None:
     assert list(Path("out").rglob("seed-*.json")) == []
     with Path("out/runs/clean/.seed-0.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # which every process of the run held
+
+
+def test_a_run_that_a_command_of_an_earlier_call_still_trains_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lock is that of the command itself, so that it is held even if jpegcurr was killed."""
+    write()
+    Path("out/runs/clean").mkdir(parents=True)
+    Path("out/study.json").write_text(json.dumps({"design": describe_design(load_command_study(Path("theirs.yaml")))}))
+    with Path("out/runs/clean/.seed-0.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command("study theirs.yaml --out out") == 1
+    reason = "out/runs/clean/seed-0 is still being trained by a command that an earlier call started. Wait for it, or stop it."
+    assert reason in capsys.readouterr().err
+    assert not Path("out/logs/clean/seed-0.log").read_text().startswith("training")
+    assert command("study theirs.yaml --out out -q") == 0
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def write_page(results: CommandResults, path: Path) -> None:
                 "name": arm,
                 "values": values,
                 "mean": results.mean(arm),
-                "runs": [results.records[arm].get(seed) for seed in study.seeds],
+                "runs": [results.outcomes[arm].get(seed) for seed in study.seeds],
             }
             for arm, values in study.arms.items()
         ],
@@ -41,7 +41,7 @@ def write_page(results: CommandResults, path: Path) -> None:
             "Study": str(study.path),
             "Command of a run": study.config.command,
             "Metric": study.config.metric,
-            "Seconds of all runs": f"{sum(run.seconds for runs in results.records.values() for run in runs.values()):,.0f}",
+            "Seconds of all runs": f"{sum(run.seconds for runs in results.outcomes.values() for run in runs.values()):,.0f}",
             "Command": shlex.join(["jpegcurr", *sys.argv[1:]]),
         },
     )

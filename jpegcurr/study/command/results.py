@@ -14,7 +14,7 @@ from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, json_values, write_json
 from jpegcurr.json_files import read_json, read_json_map
 from jpegcurr.study.command.config import CommandStudy, list_command_tasks
-from jpegcurr.study.command.run import RunRecord, read_record
+from jpegcurr.study.command.run import RunOutcome, read_outcome
 from jpegcurr.study.compare import paired_t_test
 from jpegcurr.study.folder import LOCK, STUDY
 from jpegcurr.study.power import corrected_level, smallest_detectable
@@ -107,21 +107,21 @@ def _test(differences: Sequence[float], level: float, least: float) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class CommandResults:
-    """The results so far: the record of every finished run by arm and seed, and the comparisons with the control."""
+    """The results so far: the outcome of every finished run by arm and seed, and the comparisons with the control."""
 
     study: CommandStudy
-    records: dict[str, dict[int, RunRecord]]
+    outcomes: dict[str, dict[int, RunOutcome]]
     comparisons: list[SeedComparison]
     planned: int
 
     @property
     def finished(self) -> int:
         """The number of finished runs."""
-        return sum(map(len, self.records.values()))
+        return sum(map(len, self.outcomes.values()))
 
     def values(self, arm: str) -> dict[int, float]:
         """Return the metric of an arm by seed."""
-        return {seed: record.value for seed, record in self.records[arm].items()}
+        return {seed: outcome.value for seed, outcome in self.outcomes[arm].items()}
 
     def mean(self, arm: str) -> tuple[float, float]:
         """Return the mean over the seeds and the standard deviation, which is nan for one seed; both are nan for none."""
@@ -175,25 +175,25 @@ def describe_comparison(comparison: SeedComparison, control: str) -> str:
 
 
 def read_results(study: CommandStudy, out: Path) -> CommandResults:
-    """Read the records of all finished runs, and compare the arms; raise UsageError if one cannot be read."""
-    records: dict[str, dict[int, RunRecord]] = {arm: {} for arm in study.arms}
+    """Read the outcomes of all finished runs, and compare the arms; raise UsageError if one cannot be read."""
+    outcomes: dict[str, dict[int, RunOutcome]] = {arm: {} for arm in study.arms}
     tasks = list_command_tasks(study)
     for task in tasks:
-        if record := read_record(out, task):
-            records[str(task.arm)][task.seed] = record
-    values = {arm: {seed: record.value for seed, record in by_seed.items()} for arm, by_seed in records.items()}
-    return CommandResults(study, records, compare_values(values, study.config.control), len(tasks))
+        if outcome := read_outcome(out, task):
+            outcomes[str(task.arm)][task.seed] = outcome
+    values = {arm: {seed: outcome.value for seed, outcome in by_seed.items()} for arm, by_seed in outcomes.items()}
+    return CommandResults(study, outcomes, compare_values(values, study.config.control), len(tasks))
 
 
 def write_results(results: CommandResults, out: Path) -> None:
     """Write ``study.json`` and ``runs.csv``."""
     study, placeholders = results.study, list(dict.fromkeys(name for values in results.study.arms.values() for name in values))
-    rows = [(arm, seed, record) for arm, by_seed in results.records.items() for seed, record in by_seed.items()]
+    rows = [(arm, seed, outcome) for arm, by_seed in results.outcomes.items() for seed, outcome in by_seed.items()]
     with csv_writer(out / "runs.csv") as writer:
         writer.writerow(["arm", "seed", *placeholders, study.column, "seconds"])
-        for arm, seed, record in rows:
+        for arm, seed, outcome in rows:
             values = [study.arms[arm].get(name, "") for name in placeholders]
-            writer.writerow([arm, seed, *values, record.value, record.seconds])
+            writer.writerow([arm, seed, *values, outcome.value, outcome.seconds])
     write_json(
         out / STUDY,
         {
@@ -204,7 +204,7 @@ def write_results(results: CommandResults, out: Path) -> None:
             "planned": results.planned,
             "verdict": results.verdict,
             "against_control": [comparison.as_dict() for comparison in results.comparisons],
-            "runs": [{"arm": arm, "seed": seed, **json_values(record.model_dump())} for arm, seed, record in rows],
+            "runs": [{"arm": arm, "seed": seed, **json_values(outcome.model_dump())} for arm, seed, outcome in rows],
         },
     )
 

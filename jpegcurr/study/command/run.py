@@ -1,4 +1,4 @@
-"""The runs of a command, as processes that ``parallel.run_parallel`` starts and follows, and the record of each."""
+"""The runs of a command, as processes that ``parallel.run_parallel`` starts and follows, and the outcome of each."""
 
 import fcntl
 import os
@@ -26,8 +26,8 @@ from jpegcurr.study.tasks import Task
 _LAST_LINES, _LAST_BYTES, _LONGEST = 3, 4096, 400  # of a log in the message about a failure
 
 
-class RunRecord(BaseModel):
-    """The record of a finished run: its command, the value of its metric, and the seconds that it took."""
+class RunOutcome(BaseModel):
+    """The outcome of a finished run: its command, the value of its metric, and the seconds that it took."""
 
     command: list[str]
     file: str
@@ -36,17 +36,56 @@ class RunRecord(BaseModel):
     seconds: Annotated[float, Field(ge=0)]
 
 
-def record_path(out: Path, task: Task) -> Path:
-    """Return the file of a run's record; a run is done when it is there."""
+def outcome_path(out: Path, task: Task) -> Path:
+    """Return the file of a run's outcome; a run is done when it is there."""
     return out / "outcomes" / f"{task.name}.json"
 
 
-def read_record(out: Path, task: Task) -> RunRecord | None:
-    """Return the record of a run, or None if it is not done; raise UsageError if it cannot be read."""
-    path = record_path(out, task)
+def read_outcome(out: Path, task: Task) -> RunOutcome | None:
+    """Return the outcome of a run, or None if it is not done; raise UsageError if it cannot be read."""
+    path = outcome_path(out, task)
     if not path.is_file():
         return None
-    return read_json(path, RunRecord, complaint="cannot be read", remedy="Delete it, and the study does that run again.")
+    return read_json(path, RunOutcome, complaint="cannot be read", remedy="Delete it, and the study does that run again.")
+
+
+class _Ended(BaseModel):
+    """The end of a command that ended well: when it started, by the clock of the disk, and the seconds that it took."""
+
+    command: list[str]
+    started_ns: int
+    seconds: Annotated[float, Field(ge=0)]
+
+
+def _ended_path(out: Path, task: Task) -> Path:
+    folder = out / task.folder
+    return folder.parent / f".{folder.name}.ended.json"
+
+
+def record_ended(study: CommandStudy, task: Task, out: Path) -> bool:
+    """Record a run whose command ended well in an earlier call that could not read its metric; return whether it is done.
+
+    So a wrong name in ``metric`` costs no training. Only a file in the run's own folder that was written since the command had
+    started counts: any other may be of another run.
+    """
+    try:
+        ended = read_json(_ended_path(out, task), _Ended, complaint="cannot be read", remedy="")
+        file = study.metric_file(task, out)
+        own = file.resolve().is_relative_to((out / task.folder).resolve()) and file.stat().st_mtime_ns >= ended.started_ns
+        if not own or ended.command != study.command(task, out):
+            return False
+        _write_outcome(study, task, out, ended.seconds)
+    except (UsageError, OSError):
+        return False
+    return True
+
+
+def _write_outcome(study: CommandStudy, task: Task, out: Path, seconds: float) -> None:
+    """Read the metric of a run and record it; raise UsageError if it cannot be read."""
+    file, command = study.metric_file(task, out), study.command(task, out)
+    value = read_metric(file, study.column)
+    outcome = RunOutcome(command=command, file=str(file), column=study.column, value=value, seconds=round(seconds, 3))
+    write_json(outcome_path(out, task), {"schema_version": 1, **outcome.model_dump()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +124,9 @@ class CommandProcess:
             self._log_start = log.tell()
             with (folder.parent / f".{folder.name}.lock").open("w") as lock:
                 _hold(lock.fileno(), folder)
+                _ended_path(out, task).unlink(missing_ok=True)
+                os.utime(lock.fileno())
+                self._started_ns = os.fstat(lock.fileno()).st_mtime_ns
                 self._process = _start(command, log.fileno(), lock.fileno(), environment)
         self._started = time.monotonic()
 
@@ -101,14 +143,17 @@ class CommandProcess:
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
             self._reason = f"its command {how}; {self._last_lines()}"
             return 1
+        command, seconds = self._study.command(self._task, self._out), time.monotonic() - self._started
+        ended = _Ended(command=command, started_ns=self._started_ns, seconds=seconds)
+        write_json(_ended_path(self._out, self._task), ended.model_dump())
         try:
-            self._record()
+            self._record(seconds)
         except UsageError as error:
             self._reason = str(error)
             return 1
         return 0
 
-    def _record(self) -> None:
+    def _record(self, seconds: float) -> None:
         if not self._metric.is_file():
             raise UsageError(f"its command ended well, but wrote no {self._metric}, which metric names; {self._last_lines()}")
         if _Stamp.of(self._metric) == self._before:
@@ -116,14 +161,7 @@ class CommandProcess:
                 f"its command ended well, but did not write {self._metric}, which is from before. Delete that file, and give "
                 "the same command again."
             )
-        record = RunRecord(
-            command=self._study.command(self._task, self._out),
-            file=str(self._metric),
-            column=self._study.column,
-            value=read_metric(self._metric, self._study.column),
-            seconds=round(time.monotonic() - self._started, 3),
-        )
-        write_json(record_path(self._out, self._task), {"schema_version": 1, **record.model_dump()})
+        _write_outcome(self._study, self._task, self._out, seconds)
 
     def _last_lines(self) -> str:
         with self._log.open("rb") as file:
