@@ -1,23 +1,21 @@
 """JPEG-quality curricula: encode a data set at several qualities, train through a swap, and measure its effect.
 
-    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
     import jpegcurr
 
-    sources = jpegcurr.open_sources("data/imagenet")
-    specs = [jpegcurr.EncodeSpec("source"), jpegcurr.EncodeSpec(50)]
-    with ThreadPoolExecutor(8) as executor:
-        outputs = jpegcurr.plan_outputs(sources, specs, Path("betons"))
-        jpegcurr.encode_dataset(sources, outputs, executor=executor, workers=8)
+    jpegcurr.encode_dataset("data/imagenet", ["source", 50], "betons")
+    recipe = jpegcurr.load_recipe(Path("recipes/two_phase.yaml"))
+    jpegcurr.train(recipe, Path("runs/two_phase"), runtime=jpegcurr.resolve_runtime())
 
-    runtime = jpegcurr.resolve_runtime("auto")
-    jpegcurr.train(jpegcurr.load_recipe(Path("recipes/two_phase.yaml")), Path("runs/two_phase"), runtime=runtime)
-
-    run = jpegcurr.load_run(Path("runs/two_phase"), runtime)
-    for result in jpegcurr.evaluate_run(run, {"q50": Path("betons/val-q50.beton")}, runtime):
+    for result in jpegcurr.evaluate("runs/two_phase", "betons/val-source.beton", qualities=["source", 50]):
         print(result.as_dict())
-    study = jpegcurr.compare_cams([run], Path("data/imagenet/val"), specs, runtime)
-    jpegcurr.write_report(study, Path("report.html"))
+    study = jpegcurr.compare_cams("runs/two_phase", "data/imagenet/val", ["source", 50])
+    jpegcurr.write_report(study, "report.html")
+
+    dataset = jpegcurr.BetonDataset("betons/train-source.beton", quality=50)  # for any loop with torch
+
+Paths are ``str`` or ``Path``, a model is a run, a name, or a network in memory, and the device is a GPU if there is one.
+Networks, data sets and loops of one's own are in ``jpegcurr/README.md``.
 
 Public names are imported on first use, so that ``import jpegcurr`` and ``jpegcurr encode`` never import torch.
 """
@@ -31,6 +29,9 @@ _HOMES = {
     "Beton": "jpegcurr.encoding.beton.reader",
     "EncodeSpec": "jpegcurr.encoding.jpeg.codec",
     "reencode": "jpegcurr.encoding.jpeg.codec",
+    "open_executor": "jpegcurr.encoding.workers",
+    "decode_rgb": "jpegcurr.encoding.jpeg.codec",
+    "encode_rgb": "jpegcurr.encoding.jpeg.codec",
     "encode_dataset": "jpegcurr.encoding.encode",
     "plan_outputs": "jpegcurr.encoding.plan",
     "Manifest": "jpegcurr.encoding.beton.manifest",
@@ -41,11 +42,29 @@ _HOMES = {
     "load_recipe": "jpegcurr.recipe.loading",
     "resolve_runtime": "jpegcurr.runtime",
     "plan_epochs": "jpegcurr.training.curriculum",
+    "open_datasets": "jpegcurr.training.data.datasets",
+    "BetonDataset": "jpegcurr.training.data.beton_dataset",
+    "JPEG": "jpegcurr.training.augment.jpeg",
     "open_loaders": "jpegcurr.training.data.loaders",
+    "Loaders": "jpegcurr.training.data.loaders",
+    "TrainLoader": "jpegcurr.training.data.iteration",
+    "ValLoader": "jpegcurr.training.data.iteration",
+    "SwapLoader": "jpegcurr.training.data.swap_loader",
+    "Batch": "jpegcurr.training.data.sampling",
+    "Augment": "jpegcurr.training.augment.augment",
+    "recipe_loss": "jpegcurr.training.loss",
+    "create_model": "jpegcurr.training.models.create",
+    "create_optimizer": "jpegcurr.training.optim",
+    "learning_rate": "jpegcurr.training.schedule",
+    "create_schedule": "jpegcurr.training.optim",
     "train": "jpegcurr.training.train",
+    "load_model": "jpegcurr.training.models.load",
     "load_run": "jpegcurr.training.models.load",
+    "evaluate": "jpegcurr.analysis.evaluation.evaluate",
     "evaluate_run": "jpegcurr.analysis.evaluation.evaluate",
     "predict_images": "jpegcurr.analysis.prediction.predict",
+    "compare_evaluations": "jpegcurr.analysis.evaluation.evaluate",
+    "grad_cam": "jpegcurr.analysis.cam.grad_cam",
     "compare_cams": "jpegcurr.analysis.cam.compare",
     "write_report": "jpegcurr.analysis.report.html",
 }

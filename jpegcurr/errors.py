@@ -85,10 +85,13 @@ class RecipeError(UsageError):
     """A recipe with a mistake."""
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a space and a sentence that suggests the nearest of ``names``; an empty string if none is near."""
-    close = get_close_matches(name, list(names), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:
+    """Return a space and a sentence that suggests the nearest of ``names``, at most ``most``; an empty string without any."""
+    close = [repr(near) for near in get_close_matches(name, list(names), n=most)]
+    if not close:
+        return ""
+    *others, last = close
+    return f" Did you mean {', '.join(others) + ' or ' if others else ''}{last}?"
 
 
 @cache

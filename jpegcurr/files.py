@@ -7,17 +7,19 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any, Self
 
 from filelock import FileLock, Timeout
 
 from jpegcurr.errors import UsageError
+from jpegcurr.system import WINDOWS
 from jpegcurr.text import UNSAFE, escape_json
 
 log = logging.getLogger("jpegcurr")
@@ -35,6 +37,8 @@ _UNSAFE = f"[{UNSAFE}\ud800-\udc9f\udd00-\udfff]"
 _CODE = r"x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4}"
 _TO_ESCAPE = re.compile(rf"(\\*)(?:({_UNSAFE})|((?<=\\)(?:{_CODE})))")
 _TO_UNESCAPE = re.compile(rf"(\\+)({_CODE})")
+_SEPARATORS = {False: "/", True: r'[/\\:*?"<>|]|[. ]+$'}  # by whether the system is Windows, with all that it forbids
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _LONGEST_NAME = 200  # bytes: a file system allows 255, and a number may be appended
 
 _LOCK_TIMEOUT = 0.2  # seconds: longer than another process takes to remove a lock that it releases
@@ -60,6 +64,20 @@ def staged(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path``, or replaces it, when the block ends: whole or not at all."""
+    target = path.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
+        partial = Path(aside, "new")
+        partial.mkdir()
+        yield partial
+        if target.exists():
+            target.rename(Path(aside, "old"))
+        partial.rename(target)
+
+
 def move_into_place(partial: Path, path: Path) -> None:
     """Sync the finished file ``partial`` and rename it to ``path``, replacing a file of that name."""
     with partial.open("rb+") as file:
@@ -70,7 +88,9 @@ def move_into_place(partial: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk."""
+    """Wait until the names in ``folder`` are on the disk. Windows opens no folders: there the file system's journal must do."""
+    if WINDOWS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems refuse because they sync names themselves
@@ -89,7 +109,7 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` to ``path`` atomically."""
     with staged(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -203,19 +223,22 @@ def read_csv(path: Path) -> Iterator[list[str]]:
 def path_part(name: str) -> str:
     """Return a name from a data set as a safe name of a file or folder: it may hold any characters, and any number of them.
 
-    Separators and characters that could do harm become ``_``; a name that would be hidden or empty gets a ``_`` in front.
+    Separators and characters that could do harm become ``_``; a name that would be hidden or empty gets a ``_`` in front. On
+    Windows so does one of a device, such as ``con``, and what it forbids in names becomes ``_`` too.
     """
-    safe = re.sub(f"/|{_UNSAFE}", "_", name)
+    safe = re.sub(f"{_SEPARATORS[WINDOWS]}|{_UNSAFE}", "_", name)
     safe = os.fsencode(safe)[:_LONGEST_NAME].decode("utf-8", "surrogateescape")
-    return f"_{safe}" if safe.startswith(".") or not safe else safe
+    return f"_{safe}" if safe.startswith(".") or not safe or (WINDOWS and _DEVICE.match(safe)) else safe
 
 
-def refuse_existing(paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o") -> None:
-    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or is a folder.
+def refuse_existing(
+    paths: list[Path], *, force: bool, or_else: str = "", option: str = "-o", replaceable: Collection[Path] = ()
+) -> None:
+    """Raise UsageError if any of ``paths`` exists and ``force`` is not set, or is a folder that is not in ``replaceable``.
 
     The message suggests another path with ``option``, --force, and ``or_else`` if it is given.
     """
-    if folders := [path for path in paths if path.is_dir()]:
+    if folders := [path for path in paths if path.is_dir() and path not in replaceable]:
         raise UsageError(f"{folders[0]} is a folder. Choose another place with {option}.")
     existing = [path for path in paths if path.exists()]
     if existing and not force:
@@ -319,9 +342,14 @@ def locked(lock: Path, target: Path, *, doing: str = "encoded", option: str = "-
         yield
     finally:
         if file_lock.is_locked:
-            # Removed while it is held, so that a process that has it open notices that the file has no name any more.
-            lock.unlink(missing_ok=True)
+            # Removed while it is held, so that a process that has it open notices that the file has no name any more. Windows
+            # removes no open file, and therefore never one that the next process holds.
+            with suppress(PermissionError):
+                lock.unlink(missing_ok=True)
             file_lock.release()
+            if WINDOWS:
+                with suppress(OSError):
+                    lock.unlink()
         for folder in created:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
@@ -336,12 +364,12 @@ def lock_holder(lock: Path) -> str | None:
     holder = _Holder.read(lock)
     if holder is None:
         return None
-    if holder.host == _Holder.current().host:
+    if holder.host == _Holder.current().host and not WINDOWS:  # where this signal would end the process
         try:
             os.kill(holder.pid, 0)
         except ProcessLookupError:
             return None
-        except PermissionError:
+        except OSError:
             pass  # it runs, and is somebody else's
     return str(holder)
 

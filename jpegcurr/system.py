@@ -5,15 +5,22 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from math import ceil
 from pathlib import Path
 from types import FrameType
 
 from jpegcurr.errors import Interrupted, Terminated
 
+WINDOWS = os.name == "nt"
+# The signals by which another program asks this one to end. Windows ends a process by SIGTERM without asking it; there programs
+# send a Ctrl-Break instead.
+TERMINATION: tuple[int, ...] = (signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else []))
+
 Handler = Callable[[int, FrameType | None], object]
 
 _CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 62  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -24,12 +31,17 @@ def available_cpus() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes available without swapping, by the system's count and within the cgroup's limit."""
+    """Return the bytes available without swapping, by the system's count and within the cgroup's limit.
+
+    macOS states only how much there is; on Windows nothing is asked, and the result is larger than any memory.
+    """
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
         return min(1024 * kilobytes, _memory_left())
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if hasattr(os, "sysconf"):  # all memory, where the system does not say how much of it is available
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return _UNLIMITED
 
 
 def keep_freed_memory() -> None:
@@ -38,7 +50,7 @@ def keep_freed_memory() -> None:
     Getting it back page by page costs 50 microseconds per image, a thirtieth of encoding and up to a fifth of loading. The
     setting is for the whole process, so programs call this and libraries do not. Without glibc it does nothing.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, 1 << 28)
         mallopt(_M_MMAP_THRESHOLD, 1 << 26)
@@ -46,7 +58,7 @@ def keep_freed_memory() -> None:
 
 def return_freed_memory() -> None:
     """Return all freed memory to the system, which threads otherwise keep for themselves. Without glibc it does nothing."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -72,12 +84,28 @@ def _memory_left() -> int:
             limit_bytes, used_bytes = (int((_CGROUP / name).read_text(encoding="ascii")) for name in (limit, used))
             counts = dict(line.split() for line in (_CGROUP / stat).read_text(encoding="ascii").splitlines())
             return limit_bytes - used_bytes + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
-    return 1 << 62
+    return _UNLIMITED
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed versions by distribution name; ``absent`` if a distribution is not installed."""
     return {name: _version(name) for name in names}
+
+
+@cache
+def source_commit() -> str | None:
+    """Return the git commit of jpegcurr's checkout, with ``-dirty`` if files in it were changed; None without a checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # an installed package may lie in a checkout of something else
+        return None
+    import subprocess  # every command imports this module
+
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def install_command(package: str) -> str:

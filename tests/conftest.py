@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from forked import python_at
-from samples import encode_all, tiny_recipe, write_photos
+from samples import digests, encode_all, tiny_recipe, write_photos
 
 if TYPE_CHECKING:  # imports of torch take seconds, and neither pytest-xdist's controller nor many a file of tests needs it
     from jpegcurr.runtime import Runtime
@@ -33,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for mark, there in {"ffcv": lambda: find_spec("ffcv") is not None, "gpu": _cuda}.items():
+    needs = {"compiled": _compiled, "ffcv": lambda: find_spec("ffcv") is not None, "gpu": _cuda}
+    for mark, there in needs.items():
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and not there():
             for item in marked:
@@ -48,6 +49,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()  # or libraries report their own modules as leaked at exit
+
+
+def _compiled() -> bool:
+    from jpegcurr.training.data.loaders import choose_kind
+
+    return choose_kind("auto")[0] == "compiled"
 
 
 def _cuda() -> bool:
@@ -76,11 +83,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Encode both splits of the photographs at source and quality 50."""
+def betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Encode both splits of the photographs at source and quality 50; a test that changes them would change others."""
     folder = tmp_path_factory.mktemp("betons")
     encode_all(photos, folder, ["source", 50])
-    return folder
+    before = digests(folder)
+    yield folder
+    assert digests(folder) == before, "a test has written into the folder that all tests share"
 
 
 @pytest.fixture(scope="session")

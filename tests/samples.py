@@ -87,9 +87,10 @@ class LabelFirst(Photographs):
         return label, image
 
 
-# Both loaders; FFCV and numba emit warnings about their own code.
+# All loaders; FFCV, and numba's parallel loops, emit warnings about their own code.
 FFCV = (pytest.mark.ffcv, pytest.mark.filterwarnings("ignore"))
-LOADERS = ("plain", pytest.param("ffcv", marks=FFCV))
+COMPILED = pytest.param("compiled", marks=pytest.mark.compiled)
+LOADERS = (COMPILED, "plain", pytest.param("ffcv", marks=FFCV))
 
 
 def write_beton(

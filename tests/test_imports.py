@@ -18,7 +18,7 @@ LAYERS = (
     ("__init__",),
     ("errors",),
     ("text", "system"),
-    ("files", "json_files"),
+    ("descriptors", "files", "json_files"),
     ("recipe", "slurm", "runtime"),
     ("encoding",),
     ("training",),
@@ -41,6 +41,8 @@ COMMANDS = (
     "export",
     "runs",
     "board",
+    "push",
+    "recipe",
 )
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
@@ -95,12 +97,15 @@ def test_encoding_stands_alone() -> None:
     ("package", "owners"),
     [
         ("datasets", {"encoding/sources/huggingface.py"}),
+        ("pyarrow", {"encoding/outputs/parquet.py", "encoding/sources/huggingface.py"}),
+        ("huggingface_hub", {"analysis/hub/push.py"}),
         ("distributed", {"encoding/workers.py"}),
         ("scipy.io", {"encoding/sources/imagenet_labels.py"}),
         ("ffcv", {"training/data/ffcv_kernel.py", "training/data/ffcv_loader.py", "training/data/loaders.py"}),
         (
             "numba",
             {
+                "training/data/decode_kernel.py",
                 "training/data/ffcv_kernel.py",
                 "training/data/ffcv_loader.py",
                 "training/data/loaders.py",
@@ -147,6 +152,8 @@ except SystemExit as left:
     [
         "--help",
         *(f"{name} --help" for name in COMMANDS),
+        "--versions",
+        "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
         "inspect betons/val-q50.beton",

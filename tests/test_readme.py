@@ -25,7 +25,10 @@ from jpegcurr.training.models.key_maps import KEY_MAPS
 from jpegcurr.training.train import train
 
 ROOT = Path(__file__).parent.parent
-FILES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("jpegcurr/*/README.md"))]
+FILES = [
+    ROOT / "README.md",
+    *(file for parts in ("*", "jpegcurr/*", "recipes/*") for file in sorted(ROOT.glob(f"{parts}/README.md"))),
+]
 TEXTS = {str(file.relative_to(ROOT)): file.read_text() for file in FILES}
 README = TEXTS["README.md"]
 # Added to the commands, so that they take seconds: a study is planned, not run.
@@ -62,6 +65,15 @@ def test_every_command_of_the_readmes_runs_in_order_as_written(photos: Path, cap
     assert len(block.splitlines()) <= 12
     exec(compile(block, "README.md", "exec"), {})  # noqa: S102
     assert Path("again.html").is_file()
+
+
+def test_the_blocks_of_the_map_run_in_order(photos: Path) -> None:
+    Path("data").mkdir()
+    Path("data/imagenet").symlink_to(photos)
+    before, _, _ = TEXTS["jpegcurr/README.md"].partition("### A training loop")  # which test_own_loop.py runs
+    for block in blocks(before, "python"):
+        exec(compile(block, "jpegcurr/README.md", "exec"), {})  # noqa: S102
+    assert Path("mine.html").is_file()
 
 
 @pytest.mark.parametrize("name", TEXTS)

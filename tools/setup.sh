@@ -1,6 +1,6 @@
 # Sourced by tools/demo and tools/test: creates .venv with the locked packages and puts it on PATH. It is quick if nothing has
-# changed. It installs uv with pip if it is missing and, as root or with sudo, missing packages of Debian or Ubuntu: the headers
-# that FFCV's build needs and, if need_browser is called, Chromium for the tests of HTML pages.
+# changed. It installs uv with pip if it is missing and, as root or with sudo, missing packages of Debian or Ubuntu: libturbojpeg for
+# the compiled loader, the headers that FFCV's build needs and, if need_browser is called, Chromium for the tests of HTML pages.
 
 # Images of containers often set this. Without bytecode every process would compile torch, timm and the tests again, for 4 s.
 unset PYTHONDONTWRITEBYTECODE
@@ -40,6 +40,12 @@ need_uv() {
 python_headers() { python3 -c 'import os, sysconfig; os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null; }
 can_build_ffcv() { command -v g++ >/dev/null && pkg-config --exists opencv4 libturbojpeg 2>/dev/null && python_headers; }
 
+need_turbojpeg() {
+    has_turbojpeg || install_packages libturbojpeg0 || true
+    has_turbojpeg || say "libturbojpeg is missing, so the plain loader is used, which is slower: apt install libturbojpeg0, or uv pip install turbojpeg."
+}
+has_turbojpeg() { .venv/bin/python -c 'from jpegcurr.training.data.turbojpeg import load_library; load_library()' 2>/dev/null; }
+
 need_headers() {
     can_build_ffcv || install_packages g++ pkg-config libopencv-dev libturbojpeg0-dev python3-dev || true
     can_build_ffcv
@@ -58,13 +64,14 @@ need_environment() {
     say "Installing the locked packages into .venv (some gigabytes: torch brings CUDA)"
     uv venv -q --allow-existing --python "$(command -v python3)" .venv
     if ! need_headers || ! sync tools/requirements.lock; then
-        say "FFCV is not installed, so the plain loader is used: FFCV needs g++, pkg-config, and the headers of OpenCV 4, libturbojpeg and Python."
+        say "FFCV is not installed, so its tests are skipped and loader.kind: ffcv cannot be used; nothing else needs it. Its build needs g++, pkg-config, and the headers of OpenCV 4, libturbojpeg and Python."
         reduced=$(mktemp --suffix .txt)
         without_ffcv >"$reduced"
         sync "$reduced"
         rm "$reduced"
     fi
     VIRTUAL_ENV="$PWD/.venv" uv pip install -q --no-deps -e .
+    need_turbojpeg
     echo "complete${reduced:+, without ffcv}" >.venv/.complete
 }
 

@@ -35,12 +35,6 @@ class Layout:
         return tensor
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model that ``torch.compile`` was given, or ``model`` itself."""
-    inner: nn.Module = getattr(model, "_orig_mod", model)
-    return inner
-
-
 def stages(model: nn.Module) -> list[str]:
     """Return the names of the feature stages from timm's ``feature_info``; the last is the default to explain."""
     return [str(stage["module"]) for stage in _feature_info(model)]

@@ -19,21 +19,26 @@ from jpegcurr.cli import terminal
 from jpegcurr.cli.board import board
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
+from jpegcurr.cli.convert import convert
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
 from jpegcurr.cli.export import export
+from jpegcurr.cli.help import WIDEST, Command
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.push import push
+from jpegcurr.cli.recipe import recipe
 from jpegcurr.cli.runs import runs
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
-from jpegcurr.errors import Interrupted, JpegcurrError, PeerError
-from jpegcurr.system import handle_signals
+from jpegcurr.cli.versions import print_versions
+from jpegcurr.errors import Interrupted, JpegcurrError, PeerError, UsageError
+from jpegcurr.system import TERMINATION, handle_signals
 
 app = typer.Typer(
     add_completion=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="JPEG-quality curricula: encode a data set at several qualities, train through a swap, and measure its effect.",
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated after a save."""
     if arguments is not None:
         sys.exit(_run(arguments))
-    with handle_signals({signal.SIGTERM: signal.default_int_handler}):  # schedulers send it before they kill; like Ctrl-C
+    with handle_signals(dict.fromkeys(TERMINATION, signal.default_int_handler)):  # schedulers send it before they kill
         # By now everything is closed and flushed. Python's own shutdown would free torch's objects one by one for seconds, and
         # join the threads of every native library that was loaded; one that does not end would keep the process for ever.
         os._exit(_run(None))
@@ -62,7 +67,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         if not _is_reported_elsewhere(error):
-            terminal.print_error(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+            terminal.print_error(_describe(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output needs no more of it
         return 1
@@ -75,6 +80,20 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == Interrupted.exit_code:
         terminal.print_error("interrupted. Unfinished files were removed; finished files were kept.")
     return code if isinstance(code, int) else 0
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error; that of an unknown option of ``train`` says where a recipe has it, if it is known."""
+    if not isinstance(error, typer.TyperException):
+        return str(error)
+    message, option, context = error.format_message(), getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if option and context is not None and context.command.name == "train":
+        from jpegcurr.recipe.fields import explain_word
+
+        if clause := explain_word([option.lstrip("-")]):
+            how = "" if "--" in clause else " Change it with --set FIELD=VALUE, or in the YAML file."
+            return f"{message.rstrip('.')}: {clause}.{how}"
+    return message
 
 
 def _is_reported_elsewhere(error: Exception) -> bool:
@@ -92,7 +111,14 @@ def _is_reported_elsewhere(error: Exception) -> bool:
 def _handle_top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    versions: Annotated[bool, typer.Option("--versions", help="Print the versions of all libraries too, and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --versions: print them as JSON.")] = False,
 ) -> None:
+    if versions:
+        print_versions(as_json=as_json)
+        raise typer.Exit
+    if as_json:
+        raise UsageError("--json before a command is for --versions. Give it after the command: jpegcurr inspect FILE --json.")
     if version:
         terminal.out.print(f"jpegcurr {jpegcurr.__version__}")
         raise typer.Exit
@@ -105,7 +131,8 @@ def _handle_top(
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
-    (inspect, "Describe or verify a .beton file."),
+    (convert, "Convert what encode wrote into other formats."),
+    (inspect, "Describe or verify what encode wrote."),
     (train, "Train a model while a curriculum swaps its data."),
     (study, "Train arms over several seeds and test their differences."),
     (runs, "Compare runs: what differs, and what came of it."),
@@ -114,7 +141,9 @@ for command, summary in (
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (channels, "Compare channel activations between JPEG qualities."),
+    (recipe, "List the fields of recipes, or print a shipped one."),
     (models, "List pretrained classifiers, their accuracy and cost."),
     (export, "Write a model's weights for other programs."),
+    (push, "Send a run to the Hugging Face hub, with a model card."),
 ):
-    app.command(short_help=summary)(command)
+    app.command(short_help=summary, cls=Command)(command)

@@ -1,11 +1,14 @@
 """The command ``cam``: Grad-CAM maps compared between JPEG qualities and runs, as a page."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from jpegcurr.cli.completion import complete_model
 from jpegcurr.cli.options import (
+    MAX_PIXELS,
     MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
@@ -13,7 +16,11 @@ from jpegcurr.cli.options import (
     FactoryOption,
     ForceOption,
     ImageLabelsOption,
+    JsonOption,
+    MaxPixelsOption,
     MeanOption,
+    QualitiesOption,
+    QuietOption,
     SizeOption,
     StdOption,
     WeightsOption,
@@ -25,13 +32,18 @@ from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
 
+COMPARED = ["source", "50"]  # qualities, if none are given
+
 
 def cam(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(metavar="MODEL... IMAGES", help=f"{MODEL_HELP} Last, a folder of images.")],
-    qualities: Annotated[
-        str, typer.Option(metavar="Q,Q,...", help="Qualities; the others are compared with the first.")
-    ] = "source,50",
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL... IMAGES", help=f"{MODEL_HELP} Last, a folder of images.", autocompletion=complete_model
+        ),
+    ],
+    qualities: QualitiesOption = COMPARED,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page; its data is written beside it as .json.")
     ] = Path("report.html"),
@@ -77,13 +89,20 @@ def cam(
     class_names: ClassNamesOption = None,
     factory: FactoryOption = None,
     device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare Grad-CAM maps between JPEG qualities and models over all images, in one offline HTML page."""
+    """Compare Grad-CAM maps between JPEG qualities and models over all images, in one offline HTML page.
+
+    The other qualities are compared with the first. Each image is encoded in memory, as `jpegcurr encode` would store it.
+    """
     lock_outputs(context, {output: "-o"})
     from jpegcurr.analysis.cam.compare import compare_cams
     from jpegcurr.analysis.cam.faithfulness import find_metrics
     from jpegcurr.analysis.cam.methods import find_method
+    from jpegcurr.analysis.report.export import report_values
     from jpegcurr.analysis.report.html import report_files, write_report
     from jpegcurr.analysis.report.text import describe_converted
     from jpegcurr.files import refuse_existing
@@ -100,9 +119,7 @@ def cam(
     for run in run_folders:
         if known.setdefault(run.resolve(), run) is not run:
             raise UsageError(f"{run} is given twice, and a model cannot be compared with itself. Give each once.")
-    if output.suffix != ".html":
-        raise UsageError(f"-o {output}: the report is a page; give it a name that ends in .html.")
-    specs = parse_specs(qualities.split(","))
+    specs = parse_specs(qualities or COMPARED)
     lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
     refuse_existing(report_files(output), force=force)
     find_method(method)
@@ -111,7 +128,7 @@ def cam(
     keep_freed_memory()
     runtime = resolve_runtime(device)
     runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names, factory))
-    with progress_bar("img") as bar:
+    with progress_bar("img", quiet=quiet) as bar:
         study = compare_cams(
             runs,
             images,
@@ -125,11 +142,15 @@ def cam(
             pictures=pictures,
             seed=seed,
             metrics=measured,
+            max_pixels=max_pixels,
             on_images=lambda done, total: bar.update("cam", done, total),
         )
     report = write_report(study, output)
     for name, reason in study.skipped:
         err.print(f"skipped: {name}: {reason}", markup=False)
+    if as_json:
+        out.print_json(json.dumps({"report": str(output), **report_values(report)}))
+        return
     for sentence in report.summary:
         out.print(sentence, markup=False)
     for sentence in filter(None, (study.unknown, describe_converted(study))):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jpegcurr.cli.options import (
-    MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
     DataOption,
@@ -18,8 +17,10 @@ from jpegcurr.cli.options import (
     JsonOption,
     LoaderOption,
     MeanOption,
+    ModelArgument,
     OnTheFlyOption,
     QualitiesOption,
+    QuietOption,
     SizeOption,
     StdOption,
     WeightsOption,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def channels(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    run: ModelArgument,
     data: DataOption = None,
     qualities: QualitiesOption = None,
     on_the_fly: OnTheFlyOption = False,
@@ -70,11 +71,13 @@ def channels(
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every channel of a network's stages between JPEG qualities, over the same images, in one pass.
 
-    The other qualities are compared with the first. --prune-study also measures the accuracy that is lost when the channels
+    The other qualities are compared with the first: the source .beton is encoded again while it is loaded, or, without
+    --qualities, files are compared as they are. --prune-study also measures the accuracy that is lost when the channels
     that move most are set to zero, beside those that move least and random ones.
     """
     lock_outputs(context, {csv: "--csv"})
@@ -104,7 +107,7 @@ def channels(
         check_prunable(loaded, arms, runtime, pruned_layers, sizes)
     chosen = split_images(arms[0].beton.labels, seed or 0) if sizes else None
     total = len(arms) * len(arms[0].beton)
-    with progress_bar("img") as bar:
+    with progress_bar("img", quiet=quiet) as bar:
         on_images = bar.counter("channels", total)
         study = study_channels(loaded, arms, runtime, layers=layers, loader=loader, chosen=chosen, on_images=on_images)
         pruned = []

@@ -12,7 +12,7 @@ import typer
 
 from jpegcurr.cli.terminal import describe_failures, err, out, print_table
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.system import stop_on_signals
+from jpegcurr.system import TERMINATION, stop_on_signals
 from jpegcurr.text import duration
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ def run_commands(
     launch: tuple[str, ...],
     *,
     quiet: bool,
+    as_json: bool,
 ) -> None:
     """Do the runs that are not done, and print the verdict."""
     from jpegcurr.study.command.config import list_command_tasks
     from jpegcurr.study.command.page import write_page
-    from jpegcurr.study.command.results import check_folder, read_results, write_design, write_results
+    from jpegcurr.study.command.results import as_dict, check_folder, read_results, write_design, write_results
     from jpegcurr.study.command.run import CommandLauncher, check_metric_files, read_outcome, record_ended
     from jpegcurr.study.folder import locked_study
     from jpegcurr.study.parallel import LocalLauncher, run_parallel
@@ -104,7 +105,7 @@ def run_commands(
         return results
 
     try:
-        with stop_on_signals(signal.SIGINT, signal.SIGTERM):
+        with stop_on_signals(signal.SIGINT, *TERMINATION):
             write_design(study, folder)
             lines = _Lines(len(tasks), len(tasks) - len(left), quiet=quiet)
             failed = run_parallel(study, left, folder, CommandLauncher(LocalLauncher(jobs, launch=launch)), lines, report)
@@ -113,7 +114,10 @@ def run_commands(
         raise type(error)(f"{error} {again}") from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped. {again}") from None
-    print_command_results(results, folder)
+    if as_json:
+        out.print_json(json.dumps(as_dict(results)))
+    else:
+        print_command_results(results, folder)
     if failed:
         raise JpegcurrError(describe_failures(failed))
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jpegcurr.cli.options import JsonOption, QuietOption, parse_specs
+from jpegcurr.cli.options import (
+    MAX_PIXELS,
+    JsonOption,
+    MaxPixelsOption,
+    QualitiesOption,
+    QuietOption,
+    ShardSizeOption,
+    ToOption,
+    parse_shard_size,
+    parse_specs,
+)
 from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
@@ -29,12 +39,13 @@ MOST_FAILURES = 20  # that are printed one by one
 
 def encode(
     src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
-    quality: Annotated[
-        list[str] | None,
-        typer.Option("--quality", metavar="Q", help="1 to 100, or source for the original bytes; repeatable."),
+    qualities: QualitiesOption = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files.")] = Path("betons"),
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label; or ImageNet's validation labels.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .beton files.")] = Path("betons"),
-    labels: Annotated[Path | None, typer.Option(help="CSV or TSV of path,label; or ImageNet's validation labels.")] = None,
+    to: ToOption = None,
+    shard_size: ShardSizeOption = None,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", metavar="NAME", help="Encode only this split, or name the split of SRC; repeatable."),
@@ -77,9 +88,7 @@ def encode(
     max_failures: Annotated[
         str, typer.Option(metavar="N|N%", help="Unreadable images to tolerate per split, as a number or a share.")
     ] = "0",
-    max_pixels: Annotated[
-        int, typer.Option(min=1, max=178_956_970, metavar="N", help="Images with more pixels fail.")
-    ] = 128_000_000,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate files, sizes and time; write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted encode; keep finished files.")] = False,
     force: Annotated[
@@ -89,15 +98,30 @@ def encode(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode labelled images at one or more JPEG qualities into FFCV .beton files.
+    """Encode labelled images at one or more JPEG qualities into FFCV .beton files, or into other formats.
 
-    SRC is a folder with train/<class>/* and val/<class>/*, or <class>/*; a folder of images with --labels labels.csv (or with
-    ImageNet's LOC_val_solution.csv, val.txt or devkit);
-    a folder with ImageNet's own ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; WebDataset shards (a folder of them, or
-    'shards/train-{000..146}.tar'); or a Hugging Face data set, hf:NAME[:CONFIGURATION].
+    SRC is one of these:
+
+    \b
+    - a folder with train/<class>/* and val/<class>/*, or with <class>/*
+    - a folder of images, with --labels labels.csv, or with ImageNet's
+      LOC_val_solution.csv, val.txt or devkit
+    - a folder with ImageNet's own archives, ILSVRC2012_img_train.tar and
+      ILSVRC2012_img_val.tar
+    - WebDataset shards: a folder of them, or 'shards/train-{000..146}.tar'
+    - a Hugging Face data set: hf:NAME or hf:NAME:CONFIGURATION; or x.parquet
+
+    Written are, each with its manifest and items beside it:
+
+    \b
+    - train-q50.beton
+    - --to folder: train_50/<class>/<name>, for torchvision's ImageFolder
+    - --to webdataset: train-q50.wds/train-q50-000000.tar and on
+    - --to parquet: train-q50.parquet/train-q50-00000.parquet and on
     """
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
+    from jpegcurr.encoding.outputs.paths import parse_formats
     from jpegcurr.encoding.plan import plan_outputs, refusal
     from jpegcurr.encoding.sources.open import open_sources
     from jpegcurr.encoding.workers import open_executor
@@ -105,12 +129,14 @@ def encode(
     if dry_run and resume:
         raise UsageError("--dry-run estimates a whole encode, not what --resume would still have to do. Omit one of them.")
     show_log(quiet=quiet)
-    specs = parse_specs(quality or (), subsampling, parse_resize(max_side, short_side, resize_filter))
+    kinds = parse_formats(to or ["beton"])
+    shard_bytes = parse_shard_size(shard_size, kinds)
+    specs = parse_specs(qualities or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     tolerated = parse_max_failures(max_failures)
     class_names = parse_classes(classes or ())
     keep_freed_memory()
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
-    with _interruptible(stopped), open_executor(threads, dask) as (executor, workers):
+    with interruptible(stopped), open_executor(threads, dask) as (executor, workers):
         sources = open_sources(
             src,
             labels=labels,
@@ -120,7 +146,7 @@ def encode(
             seed=seed,
             flat_classes=flat_classes,
         )
-        outputs = plan_outputs(sources, specs, output)
+        outputs = plan_outputs(sources, specs, output, kinds)
         if dry_run:
             estimates = estimate_splits(sources, outputs, executor, seed=seed, max_pixels=max_pixels)
             print_estimates(sources, estimates, output, refusal(outputs, replacing=force), as_json=as_json)
@@ -140,6 +166,7 @@ def encode(
                 max_pixels=max_pixels,
                 resume=resume,
                 force=force,
+                shard_bytes=shard_bytes,
                 watcher=watcher,
             )
     print_manifests(manifests, as_json=as_json)
@@ -199,7 +226,7 @@ def describe_classes(source: "Source") -> str:
 
 
 @contextmanager
-def _interruptible(message: str) -> Iterator[None]:
+def interruptible(message: str) -> Iterator[None]:
     """Turn Ctrl-C into ``message`` and exit code 130."""
     try:
         yield
@@ -250,7 +277,7 @@ def print_manifests(manifests: "Mapping[Path, Manifest]", *, as_json: bool) -> N
         ratio = manifest.bytes_out / manifest.bytes_in if manifest.bytes_in else 1.0
         sizes = [megabytes(manifest.bytes_in), megabytes(manifest.beton_bytes), f"{ratio:.2f}"]
         rows.append([str(path), f"{manifest.images:,}", *sizes, f"{manifest.failures:,}"])
-    print_table(["beton", "images", "source size", "beton size", "JPEG ratio", "failures"], rows)
+    print_table(["output", "images", "source size", "output size", "JPEG ratio", "failures"], rows)
     for split, ignored in {manifest.split: manifest.ignored for manifest in manifests.values() if manifest.ignored}.items():
         out.print(f"{split}: {ignored:,} files without the suffix of an image or without a label were skipped", markup=False)
 
@@ -297,7 +324,7 @@ def print_estimates(
     ]
     for source in sources:
         out.print(describe_classes(source), markup=False)
-    print_table(["file to write", "images", "source size", "beton size"], rows)
+    print_table(["file to write", "images", "source size", "output size"], rows)
     seconds = sum(estimate.seconds for estimate in estimates)
     needed = sum(sum(estimate.bytes_out.values()) for estimate in estimates)
     sampled = sum(estimate.sampled for estimate in estimates)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jpegcurr.cli.completion import complete_model
 from jpegcurr.cli.options import (
+    MAX_PIXELS,
     MODEL_HELP,
     CheckpointOption,
     ClassNamesOption,
@@ -17,9 +19,11 @@ from jpegcurr.cli.options import (
     ImageLabelsOption,
     JsonOption,
     LoaderOption,
+    MaxPixelsOption,
     MeanOption,
     OnTheFlyOption,
     QualitiesOption,
+    QuietOption,
     SizeOption,
     StdOption,
     ValidationOption,
@@ -40,7 +44,10 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     runs: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} The others are compared with the first.")
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help=f"{MODEL_HELP} The others are compared with the first.", autocompletion=complete_model
+        ),
     ],
     data: ValidationOption = None,
     qualities: QualitiesOption = None,
@@ -63,12 +70,18 @@ def evaluate(
     factory: FactoryOption = None,
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure models on validation sets and at JPEG qualities, and compare each with the first on the same images."""
+    """Measure models on validation sets and at JPEG qualities, and compare each with the first on the same images.
+
+    With --qualities the source images are encoded again while they are loaded; without, files are evaluated as they are.
+    """
     lock_outputs(context, {csv: "--csv", classes: "--classes", plot: "--plot"})
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, compare_evaluations, evaluate_runs, open_sets
+    from jpegcurr.analysis.evaluation.evaluate import compare_evaluations
+    from jpegcurr.analysis.evaluation.evaluate import evaluate as evaluate_models
     from jpegcurr.analysis.evaluation.outputs import EvaluationFiles
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.models.load import load_classifiers
@@ -84,10 +97,18 @@ def evaluate(
         runtime = resolve_runtime(device, world=world)
         loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
         stage: Stage = "after_resize" if on_the_fly else "before_crop"
-        arms = open_sets(loaded, choose_sets(loaded[0], data or (), chosen, stage), labels)
-        with progress_bar("img", quiet=not world.is_main) as bar:
-            on_images = bar.counter("evaluate", len(loaded) * sum(len(arm) for arm in arms) // world.ranks)
-            results = list(evaluate_runs(loaded, arms, runtime, loader=loader, on_images=on_images))
+        with progress_bar("img", quiet=quiet or not world.is_main) as bar:
+            results = evaluate_models(
+                loaded,
+                data,
+                chosen,
+                runtime=runtime,
+                labels=labels,
+                stage=stage,
+                loader=loader,
+                max_pixels=max_pixels,
+                progress=lambda done, total: bar.update("evaluate", done, total),
+            )
         if world.is_main:
             pairs = compare_evaluations(results)
             files.write(results, pairs)

@@ -1,4 +1,4 @@
-"""The command ``inspect``: the contents of a .beton file, and whether every byte of it is right."""
+"""The command ``inspect``: the contents of a .beton or of another output, and whether every byte of it is right."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from jpegcurr.cli.options import JsonOption
+from jpegcurr.cli.options import JsonOption, QuietOption
 from jpegcurr.cli.terminal import out, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.text import megabytes, sanitize
@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .beton file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .beton, or a folder that encode wrote in another format.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every byte and decode every sample; exit with code 1 if any is wrong.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a .beton file: samples, classes, quality, chroma, sizes, failures, versions."""
+    """Describe a .beton or another output of encode: samples, classes, quality, chroma, sizes, failures, versions."""
     from jpegcurr.encoding.beton.verify import inspect_beton, verify_beton
+    from jpegcurr.encoding.outputs.verify import inspect_output, is_other_output, verify_output
 
-    inspection = inspect_beton(file)
+    other = is_other_output(file)
+    inspection = inspect_output(file) if other else inspect_beton(file)
     complaints = None
     if verify:
-        with progress_bar("img") as bar:
-            complaints = list(verify_beton(file, lambda done, total: bar.update("verify", done, total)))
+        with progress_bar("img", quiet=quiet) as bar:
+            verified = verify_output if other else verify_beton
+            complaints = list(verified(file, lambda done, total: bar.update("verify", done, total)))
     print_inspection(inspection, complaints, as_json=as_json)
     if complaints:
         first = "\n".join(f"  {complaint}" for complaint in complaints[:5])
@@ -102,6 +106,9 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
         "bytes per sample": spread(*inspection.sample_bytes),
         "page size": megabytes(inspection.page_size),
     }
+    if manifest and manifest.format != "beton":
+        facts["format"] = manifest.format
+        del facts["page size"]
     if manifest:
         order = f"shuffle, seed {manifest.seed}" if manifest.order == "shuffle" else "folder"
         facts |= {

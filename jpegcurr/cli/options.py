@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from jpegcurr.cli.completion import complete_model
 from jpegcurr.errors import UsageError
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
+    from jpegcurr.encoding.outputs.paths import Format
     from jpegcurr.training.models.load import ModelSettings
 
 Weights = Literal["raw", "ema", "best"]
@@ -45,8 +47,16 @@ PrecisionOption = Annotated[
 ]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ToOption = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="FORMAT", help="beton (if not given), folder, webdataset or parquet; repeatable."),
+]
+ShardSizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="MB", help="Maximum of JPEGs in a shard of webdataset or parquet; 256 if not given."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; print only results and errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 DataOption = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="BETON", help="Validation .beton file; repeatable. The first run's own if not given."),
@@ -60,17 +70,28 @@ ValidationOption = Annotated[
     ),
 ]
 QualitiesOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
+        "--qualities",
+        "--quality",
         metavar="Q,Q,...",
-        help="Re-encode the source .beton while loading: source,90,50. If not given, files are used as stored.",
+        help="JPEG qualities, 1 to 100, or source for the original: source,90,50; or one at a time, repeatable.",
     ),
 ]
+MaxPixelsOption = Annotated[
+    int, typer.Option(min=1, max=178_956_970, metavar="N", help="Images with more pixels are not read, and count as failures.")
+]
+MAX_PIXELS = 128_000_000  # that of encoding/jpeg/limits.py, which takes Pillow to import
 OnTheFlyOption = Annotated[
     bool,
     typer.Option("--on-the-fly", help="Re-encode after the resize, at the size the model receives: a stronger degradation."),
 ]
-LoaderOption = Annotated[Literal["auto", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")]
+LoaderOption = Annotated[
+    Literal["auto", "compiled", "ffcv", "plain"], typer.Option(help="Decoder of the images; auto: as in training.")
+]
+
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)]
 
 
 def lock_outputs(context: typer.Context, outputs: "Mapping[Path | None, str]") -> None:
@@ -101,21 +122,22 @@ def _parse_channels(option: str, text: str | None) -> tuple[float, float, float]
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} {text}: give three numbers on the scale 0 to 1, such as 0.485,0.456,0.406.") from None
-    lowest = 0 if option == "--mean" else 1e-6
-    if not all(lowest <= value <= 1 for value in (red, green, blue)):
-        raise UsageError(f"{option} {text}: the three numbers are on the scale 0 to 1, such as 0.229,0.224,0.225.")
     return red, green, blue
 
 
 def parse_specs(
     qualities: Sequence[str], subsampling: "Subsampling | None" = None, resize: "Resize | None" = None
 ) -> "list[EncodeSpec]":
-    """Parse qualities as typed, without duplicates, in order; raise UsageError if ``subsampling`` would have no effect."""
+    """Parse qualities as typed, one or more at a time (``source,90``), without duplicates, in order.
+
+    Raises:
+        UsageError: there is none, one is no quality, or ``subsampling`` would have no effect.
+    """
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, parse_quality
 
     if not qualities:
         raise UsageError("Which quality? Give --quality 50, or --quality source for the original bytes, or both.")
-    parsed = list(dict.fromkeys(parse_quality(text.strip()) for text in qualities))
+    parsed = list(dict.fromkeys(parse_quality(text.strip()) for given in qualities for text in given.split(",")))
     if subsampling is not None and parsed == ["source"]:
         raise UsageError(
             f"--subsampling {subsampling} does nothing at --quality source, which keeps the chroma. Omit it, or give a quality "
@@ -124,10 +146,22 @@ def parse_specs(
     return [EncodeSpec(quality, subsampling or "420", resize) for quality in parsed]
 
 
-def parse_qualities(qualities: str | None, *, on_the_fly: bool) -> "list[Quality] | None":
+def parse_shard_size(megabytes: int | None, kinds: "Sequence[Format]") -> int:
+    """Return --shard-size in bytes; raise UsageError if none of the formats has shards."""
+    from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
+    from jpegcurr.encoding.outputs.shards import SHARD_BYTES
+
+    if megabytes is None:
+        return SHARD_BYTES
+    if not any(OUTPUT_FORMATS[kind].sharded for kind in kinds):
+        raise UsageError(f"--shard-size {megabytes} does nothing without --to webdataset or --to parquet. Omit it.")
+    return megabytes * 1_000_000
+
+
+def parse_qualities(qualities: Sequence[str] | None, *, on_the_fly: bool) -> "list[Quality] | None":
     """Parse ``--qualities``; None if it is not given. Raise UsageError for a wrong quality, or --on-the-fly without any."""
-    if qualities is not None:
-        return [spec.quality for spec in parse_specs(qualities.split(","))]
+    if qualities:
+        return [spec.quality for spec in parse_specs(qualities)]
     if on_the_fly:
         raise UsageError("--on-the-fly says when --qualities are encoded. Give them too: --qualities source,50.")
     return None

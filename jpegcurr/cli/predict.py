@@ -1,5 +1,6 @@
 """The command ``predict``: the likeliest classes of image files."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jpegcurr.cli.options import (
-    MODEL_HELP,
+    MAX_PIXELS,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
     FactoryOption,
     ForceOption,
     ImageLabelsOption,
+    JsonOption,
+    MaxPixelsOption,
     MeanOption,
+    ModelArgument,
+    QuietOption,
     SizeOption,
     StdOption,
     WeightsOption,
@@ -34,7 +39,7 @@ MOST_UNREAD = 20  # files that are printed one by one
 
 def predict(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    run: ModelArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, and folders of images.")],
     csv: Annotated[Path, typer.Option("--csv", "-o", metavar="FILE.csv", help="File for the table.")] = Path("predictions.csv"),
     submission: Annotated[
@@ -65,7 +70,10 @@ def predict(
     class_names: ClassNamesOption = None,
     factory: FactoryOption = None,
     device: DeviceOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Classify image files: the five likeliest classes of each, as a table, a CSV file and further outputs.
 
@@ -74,7 +82,7 @@ def predict(
     """
     named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
     lock_outputs(context, named)
-    from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
+    from jpegcurr.analysis.prediction.outputs import PRINTED, Outputs, classify_files
     from jpegcurr.encoding.sources.labelled_files import find_labelled
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifier
@@ -85,15 +93,27 @@ def predict(
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
-    with progress_bar("img") as bar:
-        summary = classify_files(loaded, files, runtime, outputs, lambda done: bar.update("predict", done, len(files)))
-    print_predictions(summary, outputs.written())
+    with progress_bar("img", quiet=quiet) as bar:
+        summary = classify_files(
+            loaded,
+            files,
+            runtime,
+            outputs,
+            lambda done: bar.update("predict", done, len(files)),
+            keep=None if as_json else PRINTED,
+            max_pixels=max_pixels,
+        )
+    if as_json:
+        out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
+    else:
+        print_predictions(summary, outputs.written())
+    print_unread(summary)
     if len(summary.unread) == len(files):
         raise JpegcurrError(f"None of the {len(files)} files is a readable image.")
 
 
 def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
-    """Print the first files' likeliest classes, the most confused classes, the files written and those that failed."""
+    """Print the first files' likeliest classes, the most confused classes, and the files written."""
     from jpegcurr.analysis.class_names import full_name
 
     rows = []
@@ -109,6 +129,10 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(summary.unknown, markup=False)
     for path in written:
         out.print(f"{path}", markup=False)
+
+
+def print_unread(summary: "Summary") -> None:
+    """Print which files could not be read, on stderr."""
     if summary.unread:
         err.print(f"{len(summary.unread)} of {summary.files} files could not be read; the table has the reasons.", markup=False)
     for name, reason in summary.unread[:MOST_UNREAD]:

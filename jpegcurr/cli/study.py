@@ -15,10 +15,11 @@ from rich.live import Live
 from rich.table import Table
 
 from jpegcurr.cli.command_study import plan_commands, refuse_own_options, run_commands
-from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, QuietOption
+from jpegcurr.cli.completion import complete_study
+from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import describe_failures, err, out, print_table, show_log
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.system import keep_freed_memory, stop_on_signals
+from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 from jpegcurr.text import duration
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 
 def study(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file, or the name of a shipped study.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY", help="A YAML file, or a shipped study: two_phase_study.", autocompletion=complete_study
+        ),
+    ],
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="The study's folder; studies/<name of the file> if not given."),
@@ -80,26 +86,25 @@ def study(
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = False,
     quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train arms that differ in one thing with several seeds, and test whether their difference is real.
 
     Writes study.json, runs.csv and study.html. The same command continues after any stop, and after seeds were added to the
     file: finished runs are kept and interrupted ones are resumed.
     """
+    from jpegcurr.recipe.loading import find_study
     from jpegcurr.study.command.config import is_command_study, load_command_study
     from jpegcurr.study.config import load_study
     from jpegcurr.study.folder import locked_study, validates_by
 
-    if as_json and not plan:
-        raise UsageError("--json is for --plan; a study writes study.json.")
     for option, value in (("--images-per-second", images_per_second), ("--seed-spread", seed_spread)):
         if value is not None and not plan:
             raise UsageError(f"{option} is for --plan; a study that runs measures it.")
     if slurm and launch:
         raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
     show_log(quiet=quiet)
-    folder = out_folder or Path("studies") / file.stem
+    folder = out_folder or Path("studies") / find_study(file).stem
     if is_command_study(file, command, metric):
         refuse_own_options(
             {
@@ -114,7 +119,9 @@ def study(
         if plan:
             plan_commands(commands, folder, only or (), seed_spread, as_json=as_json)
         else:
-            run_commands(context, commands, folder, only or (), jobs, tuple(shlex.split(launch or "")), quiet=quiet)
+            run_commands(
+                context, commands, folder, only or (), jobs, tuple(shlex.split(launch or "")), quiet=quiet, as_json=as_json
+            )
         return
     resolved = load_study(file, validates_by(folder))
     if not plan:
@@ -128,7 +135,7 @@ def study(
     from jpegcurr.study.page import write_page
     from jpegcurr.study.parallel import LocalLauncher, run_parallel
     from jpegcurr.study.power import SEED_SPREAD, SPREAD_SOURCE
-    from jpegcurr.study.results import read_results, write_results
+    from jpegcurr.study.results import as_dict, read_results, write_results
     from jpegcurr.study.run import run_all
     from jpegcurr.study.slurm import SlurmLauncher
     from jpegcurr.study.tasks import list_tasks, list_unfinished
@@ -164,7 +171,7 @@ def study(
 
     try:
         with (
-            stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop,
+            stop_on_signals(signal.SIGINT, *TERMINATION) as stop,
             show_board(resolved, tasks, folder, quiet=quiet) as board,
         ):
             left = list_unfinished(resolved, tasks, folder)
@@ -179,7 +186,10 @@ def study(
         raise type(error)(f"{error} {again}") from None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped. {again}") from None
-    print_results(results, folder)
+    if as_json:
+        out.print_json(json.dumps(as_dict(results)))
+    else:
+        print_results(results, folder)
     if failed:
         raise JpegcurrError(describe_failures(failed))
 

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,25 +11,51 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jpegcurr.cli.options import CompileOption, DeviceOption, PrecisionOption, QuietOption
+from jpegcurr.cli.completion import complete_override, complete_recipe, complete_tracker
+from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
-from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError
-from jpegcurr.system import keep_freed_memory, stop_on_signals
+from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError, did_you_mean
+from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 
 log = logging.getLogger("jpegcurr")
 
 if TYPE_CHECKING:
+    from jpegcurr.recipe.schema import Tracker
     from jpegcurr.runtime import World
     from jpegcurr.training.loop import StepInfo
     from jpegcurr.training.schedule import PlannedEpoch
+    from jpegcurr.training.tracking import Row
 
 
 def train(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Option("--recipe", "-r", help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        Path,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="NAME|FILE",
+            help="A shipped recipe (see jpegcurr recipe --list), or a YAML file.",
+            autocompletion=complete_recipe,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field: --set batch.size=64; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field (see jpegcurr recipe): --set batch.size=64; repeatable.",
+            autocompletion=complete_override,
+        ),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track",
+            metavar="tensorboard|wandb",
+            help="Send metrics to this tracker too, besides those of the recipe; repeatable.",
+            autocompletion=complete_tracker,
+        ),
     ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="The run's folder; runs/<name of the recipe> if not given.")
@@ -50,48 +75,49 @@ def train(
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = False,
     quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a model while a curriculum swaps the data at epoch boundaries.
 
     On several GPUs: torchrun --nproc-per-node 8 -m jpegcurr train --recipe ...
     """
-    if as_json and not plan:
-        raise UsageError("--json is for --plan; a run writes metrics.jsonl.")
+    given, trackers = list(overrides or ()), parse_trackers(track or ())
     if board and plan:
         raise UsageError("--board is of a run that trains; --plan trains nothing.")
     if plan:
-        print_plan(*_plan(recipe, overrides or ()), as_json=as_json)
+        print_plan(*_plan(recipe, given, trackers), as_json=as_json)
         return
     from jpegcurr.training.run_folder import STATE, locked_run
 
     keep_freed_memory()
-    folder = out_folder or Path("runs") / recipe.stem
+    from jpegcurr.recipe.loading import find_recipe, load_recipe
+
+    folder = out_folder or Path("runs") / find_recipe(recipe).stem
     if os.environ.get("WORLD_SIZE", "1") == "1":  # before torch is imported
         context.with_resource(locked_run(folder))  # several processes leave it to ``train``, where all of them notice a refusal
-    from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.runtime import collective_backend, joined, resolve_runtime
     from jpegcurr.training.train import train as train_recipe
 
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
-    again = ["--recipe", str(recipe), *(part for text in overrides or () for part in ("--set", text)), "--out", str(folder)]
+    again = ["--recipe", str(recipe), *(part for text in given for part in ("--set", text)), "--out", str(folder)]
+    again += [part for name in trackers for part in ("--track", name)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
     again += [option for option, wanted in (("--compile", compile_model), ("--board", board)) if wanted]
     with (
         joined(collective_backend()) as world,
         _resume_command_in_errors(folder / STATE, world, again),
-        stop_on_signals(signal.SIGTERM) as stop,
+        stop_on_signals(*TERMINATION) as stop,
     ):
         show_log(quiet=quiet, mute=not world.is_main)
         with world.main_process_first():
-            resolved = load_recipe(find_recipe(recipe), overrides or ())
-        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, overrides or ()):
+            resolved = load_recipe(find_recipe(recipe), given).tracked_by(trackers)
+        with step_bar(quiet=quiet or not world.is_main) as bar, _line_in_errors(recipe, given):
 
             def on_step(info: "StepInfo") -> None:
                 stop.defer()
                 bar.update(info)
 
-            train_recipe(
+            metrics = train_recipe(
                 resolved,
                 folder,
                 runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world),
@@ -102,6 +128,28 @@ def train(
                 stop=stop.requested,
             )
     if world.is_main:
+        print_run(folder, metrics.rows, as_json=as_json)
+
+
+def parse_trackers(values: Sequence[str]) -> "list[Tracker]":
+    """Parse the trackers of ``--track``, one or more at a time; raise UsageError for an unknown one."""
+    known: dict[str, Tracker] = {"tensorboard": "tensorboard", "wandb": "wandb"}
+    trackers = []
+    for name in (name.strip() for value in values for name in value.split(",")):
+        if name not in known:
+            raise UsageError(f"--track {name!r}: no such tracker.{did_you_mean(name, known)} Give {' or '.join(known)}.")
+        trackers.append(known[name])
+    return trackers
+
+
+def print_run(folder: Path, rows: "Sequence[Row]", *, as_json: bool) -> None:
+    """Print the folder of a run that has ended; as JSON with the metrics of its last epoch."""
+    from jpegcurr.files import json_values
+
+    if as_json:
+        last = json_values(rows[-1]) if rows else None
+        out.print_json(json.dumps({"run": str(folder), "epochs": len(rows), "last": last}))
+    else:
         out.print(f"{folder}", markup=False)
 
 
@@ -116,11 +164,11 @@ def write_board_of(folder: Path) -> None:
         log.warning("%s could not be written (%s); training continues", folder / "board.html", error.strerror or error)
 
 
-def _plan(recipe: Path, overrides: Sequence[str]) -> "tuple[list[PlannedEpoch], list[str]]":
+def _plan(recipe: Path, overrides: Sequence[str], track: "Sequence[Tracker]") -> "tuple[list[PlannedEpoch], list[str]]":
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.training.schedule import plan_run
 
-    resolved = load_recipe(find_recipe(recipe), overrides)
+    resolved = load_recipe(find_recipe(recipe), overrides).tracked_by(track)
     with _line_in_errors(recipe, overrides):
         return plan_run(resolved)
 

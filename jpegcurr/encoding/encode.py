@@ -1,13 +1,13 @@
-"""Encoding of a labelled data set: one pass over the images writes a ``.beton`` for every requested quality.
+"""Encoding of a labelled data set: one pass over the images writes every requested quality, in every requested format.
 
 Workers read and encode chunks of images; one writer takes the chunks in order. The look-ahead is bounded, so memory does
 not grow with the data set, and the files have the same bytes for any number of workers and of interruptions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise, takewhile
@@ -20,14 +20,18 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.manifest import Manifest, describe_other_samples
 from jpegcurr.encoding.estimate import refuse_too_large
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.output import Output, make_item_row
-from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_split, prepare_outputs, refusal
-from jpegcurr.encoding.resume import lock_file
+from jpegcurr.encoding.outputs.shards import SHARD_BYTES
+from jpegcurr.encoding.plan import Outputs, SplitPlan, plan_outputs, plan_split, prepare_outputs, refusal, refuse_impossible
+from jpegcurr.encoding.resume import FAILED, is_repaired, lock_file
 from jpegcurr.encoding.sources.base import Item, Order, Source
-from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, split_into_chunks
-from jpegcurr.errors import EncodeError
+from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.workers import Outcome, encode_chunk, map_in_order, open_executor, split_into_chunks
+from jpegcurr.errors import EncodeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable
+from jpegcurr.system import available_cpus
 
 AHEAD = 4  # chunks submitted for each worker
 NAMED_FAILURES = 5
@@ -45,28 +49,38 @@ class Watcher(Protocol):
 
 
 def encode_dataset(
-    sources: Sequence[Source],
-    outputs: Outputs,
+    sources: str | Path | Source | Sequence[Source],
+    qualities: Outputs | Quality | EncodeSpec | Sequence[Quality | EncodeSpec],
+    folder: str | Path | None = None,
     *,
-    executor: Executor,
-    workers: int,
+    executor: Executor | None = None,
+    workers: int | None = None,
     order: Order | None = None,
     seed: int = 0,
     max_failures: int | Fraction = 0,
     max_pixels: int = MAX_PIXELS,
     resume: bool = False,
     force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
     watcher: Watcher | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[Path, Manifest]:
-    """Encode every split once for all of its ``outputs`` (``{split: {path of the beton: spec}}``); return their manifests.
+    """Encode every split of a data set once for all qualities, into ``folder/split-q50.beton`` and the like.
 
     Sample i is the same image in every output of a split: an image that fails at one quality is left out of all.
 
+        jpegcurr.encode_dataset("data/imagenet", [50, "source"], "betons")
+
     Args:
-        sources: the splits, as ``open_sources`` returns them.
-        outputs: the betons to write, as ``plan_outputs`` names them; a manifest appears beside each.
-        executor: runs ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as threads.
-        workers: how many chunks the executor works on at once.
+        sources: the data set, or its splits, as ``open_sources`` returns them.
+        qualities: 1 to 100, ``source`` for the original bytes, or ``EncodeSpec``, one or more. Or outputs of other names, as
+            ``plan_outputs`` returns them: ``{split: {path: spec}}``, which may be of other
+            formats than betons.
+        folder: where the betons and a manifest beside each are written.
+        executor: runs ``encode_chunk``, which is pure and picklable, so a Dask client's executor serves as well as threads. By
+            default threads on all processors, which end with the call.
+        workers: how many chunks the executor works on at once, or the number of threads without one; by default one for each
+            processor.
         order: ``shuffle`` or ``folder``; by default ``shuffle`` for the split called train and ``folder`` for others.
         seed: of the shuffle.
         max_failures: how many images of a split may fail, or which share of them if it is a ``Fraction``.
@@ -74,20 +88,101 @@ def encode_dataset(
         resume: continue an interrupted encode and keep finished outputs. Encoded images survive any stop, in hidden files
             beside the outputs.
         force: replace existing outputs; with ``resume``, only those that were written with other options.
-        watcher: receives the progress.
+        shard_bytes: JPEGs of at most so many bytes make a shard, in the formats that have shards.
+        watcher: receives the progress by split, with every outcome.
+        progress: called in this thread with the number of images done and in all, of all splits.
+
+    Returns:
+        The manifest of every output by its path, which states ``images``, ``failures``, ``bytes_out`` and much else.
 
     Raises:
-        UsageError: another process is writing one of the outputs; or one exists, finished or interrupted, and neither
-            ``force`` nor ``resume`` is set; or it was written with other options; or the outputs surely do not fit on the
-            disk. Nothing was changed.
-        SourceError: a class or the source has a name that is not UTF-8.
+        UsageError: a quality is none, or given twice, or there is no folder; another process is writing one of the outputs; or
+            one exists, finished or interrupted, and neither ``force`` nor ``resume`` is set; or it was written with other
+            options; or the outputs surely do not fit on the disk. Nothing was changed.
+        SourceError: a class or the source has a name that is not UTF-8, or two images would have one name in an output.
         EncodeError: more than ``max_failures`` images failed, an output could not be written, or the source fails.
     """
-    splits = [plan_split(source, outputs[source.split], order, seed) for source in sources]
-    paths = [path for split in splits for path in split.plans]
+    opened = _open(sources)
+    outputs = _plan(opened, qualities, folder)
+    watchers = [one for one in (watcher, _Counter(progress, opened) if progress else None) if one]
+    with ExitStack() as stack:
+        if executor is None:
+            executor, workers = stack.enter_context(open_executor(workers))
+        options = _Options(executor, workers or available_cpus(), order, seed, max_failures, max_pixels, shard_bytes)
+        return _encode_all(opened, outputs, options, watchers, resume=resume, force=force)
+
+
+def _open(sources: str | Path | Source | Sequence[Source]) -> Sequence[Source]:
+    if isinstance(sources, str | Path):
+        return open_sources(sources)
+    return [sources] if isinstance(sources, Source) else sources
+
+
+def _plan(
+    sources: Sequence[Source],
+    qualities: Outputs | Quality | EncodeSpec | Sequence[Quality | EncodeSpec],
+    folder: str | Path | None,
+) -> Outputs:
+    """Return the outputs of every split; raise UsageError if it is unclear which these are."""
+    if isinstance(qualities, dict):
+        if folder is not None:
+            raise UsageError(f"The outputs have paths already, so the folder {folder} does nothing. Omit it.")
+        return qualities
+    if folder is None:
+        raise UsageError('Which folder? encode_dataset("data/imagenet", [50, "source"], "betons") writes to betons.')
+    listed = [qualities] if isinstance(qualities, int | str | EncodeSpec) else qualities
+    return plan_outputs(sources, listed, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The arguments of ``encode_dataset`` of these names."""
+
+    executor: Executor
+    workers: int
+    order: Order | None
+    seed: int
+    max_failures: int | Fraction
+    max_pixels: int
+    shard_bytes: int
+
+
+class _Counter:
+    """A watcher that counts the images of all splits."""
+
+    def __init__(self, progress: Callable[[int, int], None], sources: Sequence[Source]) -> None:
+        self._progress, self._done = progress, 0
+        self._total = sum(len(source.items) for source in sources)
+
+    def begin(self, _source: Source, done: int) -> None:
+        """Count the images that an earlier run has encoded."""
+        self._add(done)
+
+    def done(self, _source: Source, outcomes: Sequence[Outcome]) -> None:
+        """Count more images of the split."""
+        self._add(len(outcomes))
+
+    def _add(self, more: int) -> None:
+        if more:
+            self._done += more
+            self._progress(self._done, self._total)
+
+
+def _encode_all(
+    sources: Sequence[Source],
+    outputs: Outputs,
+    options: _Options,
+    watchers: Sequence[Watcher],
+    *,
+    resume: bool,
+    force: bool,
+) -> dict[Path, Manifest]:
+    paths = [path for source in sources for path in outputs[source.split]]
     refuse_unwritable(path.parent for path in paths)
+    refuse_impossible(paths)
+    splits = [plan_split(source, outputs[source.split], options.order, options.seed, options.shard_bytes) for source in sources]
     if not refusal(outputs, replacing=resume or force):  # which is more to the point, and prepare_outputs raises it
-        refuse_too_large(sources, outputs, executor, resume=resume, max_pixels=max_pixels)
+        refuse_too_large(sources, outputs, options.executor, resume=resume, max_pixels=options.max_pixels)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(lock_file(path), path))
@@ -96,36 +191,38 @@ def encode_dataset(
             unfinished = {path: plan for path, plan in split.plans.items() if path not in manifests}
             if unfinished:
                 rest = replace(split, plans=unfinished)
-                manifests |= _encode_split(rest, executor, workers, max_failures, max_pixels, watcher)
-            elif watcher:
-                watcher.begin(split.source, len(split.source.items))
+                manifests |= _encode_split(rest, options, watchers)
+            else:
+                for watcher in watchers:
+                    watcher.begin(split.source, len(split.source.items))
             _check_paired({path: manifests[path] for path in split.plans})
     return {path: manifests[path] for path in paths}
 
 
-def _encode_split(
-    split: SplitPlan,
-    executor: Executor,
-    workers: int,
-    max_failures: int | Fraction,
-    max_pixels: int,
-    watcher: Watcher | None,
-) -> dict[Path, Manifest]:
+def _encode_split(split: SplitPlan, options: _Options, watchers: Sequence[Watcher]) -> dict[Path, Manifest]:
     """Encode the outputs of one split, all of which are unfinished."""
     source, plans = split.source, split.plans
-    specs = [plan.spec for plan in plans.values()]
+    specs = list(dict.fromkeys(plan.spec for plan in plans.values()))
     images = len(source.items)
-    allowed = floor(max_failures * images) if isinstance(max_failures, Fraction) else max_failures
-    with _explain_resume(), ExitStack() as stack:
+    allowed = options.max_failures
+    if isinstance(allowed, Fraction):
+        allowed = floor(allowed * images)
+    with explain_resume(), ExitStack() as stack:
         outputs = [stack.enter_context(Output.open(path, plan)) for path, plan in plans.items()]
-        writer = _SplitWriter(source, split.order, outputs, allowed)
-        if watcher:
+        writer = _SplitWriter(source, split.order, outputs, specs, allowed)
+        for watcher in watchers:
             watcher.begin(source, writer.start)
-        encode = partial(encode_chunk, source.store, specs=specs, max_pixels=max_pixels)
-        with closing(map_in_order(encode, writer.remaining_chunks(), executor, AHEAD * workers)) as chunks:
+        encode = partial(
+            encode_chunk,
+            source.store,
+            specs=specs,
+            max_pixels=options.max_pixels,
+            time_stamps=any(output.time_stamps for output in outputs),
+        )
+        with closing(map_in_order(encode, writer.remaining_chunks(), options.executor, AHEAD * options.workers)) as chunks:
             for outcomes in chunks:
                 writer.write(outcomes)
-                if watcher:
+                for watcher in watchers:
                     watcher.done(source, outcomes)
         return dict(zip(plans, writer.finish(), strict=True))
 
@@ -142,18 +239,30 @@ def _check_paired(manifests: Mapping[Path, Manifest]) -> None:
 class _SplitWriter:
     """The ordered writer of one split's outputs; ``start`` items were recovered, the others follow in order."""
 
-    def __init__(self, source: Source, order: NDArray[np.int64], outputs: Sequence[Output], max_failures: int) -> None:
-        self._source, self._order, self._outputs, self._max_failures = source, order, outputs, max_failures
+    def __init__(
+        self,
+        source: Source,
+        order: NDArray[np.int64],
+        outputs: Sequence[Output],
+        specs: Sequence[EncodeSpec],
+        max_failures: int,
+    ) -> None:
+        self._source, self._order, self._max_failures = source, order, max_failures
+        self._outputs = [(output, specs.index(output.plan.spec)) for output in outputs]  # several formats share an encoding
         self._examples: list[str] = []
         self._late_failures = 0  # failures from the one at which the run stopped
-        self.start = min(output.count_recovered(source, order) for output in outputs)
+        self.start = min(output.count_recovered(partial(self._is_outdated, output)) for output in outputs)
         for output in outputs:
             output.rewind(self.start)
         self._stopped = self._failures > max_failures
 
     @property
     def _failures(self) -> int:
-        return self._outputs[0].failures + self._late_failures
+        return self._outputs[0][0].failures + self._late_failures
+
+    def _is_outdated(self, output: Output, number: int, line: bytes) -> bool:
+        """Return whether a row is of a failed image that was repaired since."""
+        return FAILED in line and is_repaired(output.parse(line), self._source.items[int(self._order[number])])
 
     def remaining_chunks(self) -> Iterator[list[Item]]:
         """Yield the items still to encode, in chunks, until too many have failed."""
@@ -167,10 +276,11 @@ class _SplitWriter:
                 self._stopped |= self._failures >= self._max_failures
                 self._late_failures += self._stopped
             if not self._stopped:
-                for position, output in enumerate(self._outputs):
+                for output, position in self._outputs:
                     encoded = outcome.encoded[position] if outcome.encoded else None
-                    output.add(make_item_row(outcome, encoded), encoded)
-        for output in self._outputs:
+                    row = make_item_row(outcome, encoded, time_stamp=output.time_stamps)
+                    output.add(row, encoded.data if encoded else None)
+        for output, _ in self._outputs:
             output.flush()
 
     def finish(self) -> list[Manifest]:
@@ -181,13 +291,14 @@ class _SplitWriter:
             raise EncodeError(
                 f"None of the {len(self._source.items)} files in {self._source.root} is an image that can be read."
             )
-        for output in self._outputs:
+        for output, _ in self._outputs:
             output.sync()  # before any gets its name: the outputs of a split belong together
-        return [output.finish(self._source) for output in self._outputs]
+        return [output.finish(self._source.ignored) for output, _ in self._outputs]
 
     def _check_page(self, outcome: Outcome) -> Outcome:
         """Turn an image that is too large for a page of one output into a failure, for all outputs alike."""
-        for output, encoded in zip(self._outputs, outcome.encoded, strict=False):
+        for output, position in self._outputs if outcome.encoded else ():
+            encoded = outcome.encoded[position]
             if len(encoded.data) > output.plan.page_size:
                 reason = f"{len(encoded.data)} bytes do not fit into a page of the beton"
                 return Outcome(outcome.item, outcome.item.size, (), reason)
@@ -209,7 +320,7 @@ class _SplitWriter:
 
 
 @contextmanager
-def _explain_resume() -> Iterator[None]:
+def explain_resume() -> Iterator[None]:
     """Add to every EncodeError and OSError how to continue: encoded images are on the disk whatever went wrong."""
     try:
         yield

@@ -16,6 +16,8 @@ import numpy as np
 from jpegcurr.encoding.beton.manifest import items_path
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
+from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
+from jpegcurr.encoding.outputs.paths import format_of
 from jpegcurr.encoding.plan import Outputs
 from jpegcurr.encoding.resume import partial_files
 from jpegcurr.encoding.sources.base import Item, Source, Store
@@ -25,7 +27,6 @@ from jpegcurr.files import nearest_folder
 from jpegcurr.text import megabytes
 
 SAMPLE = 512  # images
-OVERHEAD = 48  # bytes of a sample in a beton beside its JPEG
 ROW = 120  # bytes of an image's row in the items, at least
 GROWTH = 2  # no data set grows more than this when it is encoded again
 CERTAIN = 3  # standard errors
@@ -54,7 +55,7 @@ class EncodeEstimate:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """One image of the sample: ``sizes`` by output, in bytes, or the description of its ``failure``."""
+    """One image of the sample: ``sizes`` of its JPEGs by encoding, in bytes, or the description of its ``failure``."""
 
     bytes_in: int
     sizes: tuple[int, ...]
@@ -71,7 +72,7 @@ def estimate_splits(
 def _estimate(
     source: Source, outputs: Mapping[Path, EncodeSpec], executor: Executor, seed: int, max_pixels: int
 ) -> EncodeEstimate:
-    specs = list(outputs.values())
+    specs = list(dict.fromkeys(outputs.values()))  # several formats share an encoding
     chunks = list(split_into_chunks(source.items, source.items.shuffled(seed)[:SAMPLE]))
     encode = partial(_encode, source.store, specs=specs, max_pixels=max_pixels)
     encode(chunks[0][:4])  # first calls are slow
@@ -79,7 +80,10 @@ def _estimate(
     samples = [sample for chunk in map_in_order(encode, chunks, executor, ahead=len(chunks)) for sample in chunk]
     scale = len(source.items) / len(samples)
     seconds = (time.perf_counter() - start) * scale
-    sizes = np.array([sample.sizes or (0,) * len(specs) for sample in samples], np.float64)  # a failure takes no space
+    encoded = np.array([sample.sizes or (0,) * len(specs) for sample in samples], np.float64)  # a failure takes no space
+    overheads = np.array([OUTPUT_FORMATS[format_of(path)].overhead for path in outputs], np.float64)
+    sizes = encoded[:, [specs.index(spec) for spec in outputs.values()]]
+    sizes += overheads * (sizes > 0)
     totals = sizes.sum(axis=0) * scale
     errors = sizes.std(axis=0) * len(source.items) / sqrt(len(samples)) * sqrt(1 - len(samples) / len(source.items))
     sizes_known = bool((source.items.sizes >= 0).all())
@@ -95,7 +99,7 @@ def _encode(store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec], ma
     samples = []
     for item in items:
         (outcome,) = encode_chunk(store, [item], specs, max_pixels)
-        sizes = tuple(len(encoded.data) + OVERHEAD for encoded in outcome.encoded)
+        sizes = tuple(len(encoded.data) for encoded in outcome.encoded)
         failure = f"{store.locate(item)}: {outcome.reason}" if outcome.reason else ""
         samples.append(_Sample(outcome.bytes_in, sizes, failure))
     return samples
@@ -153,4 +157,10 @@ def refuse_too_large(
 def _present(path: Path) -> int:
     """Return the bytes on the disk of an output and its items, finished or not, which --resume keeps."""
     versions = (partial_files(path)[1:], [path, items_path(path)])
-    return max(sum(512 * file.stat().st_blocks for file in files if file.is_file()) for files in versions)
+    return max(sum(map(_allocated, files)) for files in versions)
+
+
+def _allocated(path: Path) -> int:
+    """Return the bytes that a file, or all files of a folder, take on the disk; their size where the system does not say."""
+    sizes = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return sum(512 * int(getattr(status, "st_blocks", -(-status.st_size // 512))) for status in sizes)

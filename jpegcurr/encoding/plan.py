@@ -1,6 +1,6 @@
 """Plans of the outputs of an encode: their paths, everything that decides their bytes, and checks before the first byte."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,21 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.format import page_size_for
 from jpegcurr.encoding.beton.manifest import Manifest, Plan
-from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec
-from jpegcurr.encoding.resume import create_partial_files, output_files, refuse_interrupted, resolve_output
+from jpegcurr.encoding.jpeg.codec import LIBRARIES, EncodeSpec, Quality, as_specs
+from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
+from jpegcurr.encoding.outputs.paths import Format, format_of, output_path
+from jpegcurr.encoding.outputs.sample_names import refuse_same_names
+from jpegcurr.encoding.outputs.shards import SHARD_BYTES
+from jpegcurr.encoding.resume import (
+    create_partial_files,
+    refuse_finished,
+    refuse_foreign,
+    refuse_interrupted,
+    resolve_output,
+)
 from jpegcurr.encoding.sources.base import Order, Source
 from jpegcurr.errors import SourceError, UsageError
-from jpegcurr.files import path_part, refuse_existing, refuse_unwritable
+from jpegcurr.files import refuse_unwritable
 from jpegcurr.system import library_versions
 
 Outputs = dict[str, dict[Path, EncodeSpec]]
@@ -28,21 +38,43 @@ class SplitPlan:
     order: NDArray[np.int64]
 
 
-def plan_split(source: Source, outputs: Mapping[Path, EncodeSpec], order: Order | None, seed: int) -> SplitPlan:
-    """Plan all outputs of one split, which share their order; raises as ``plan_output``."""
-    plans = {path: plan_output(source, spec, order, seed) for path, spec in outputs.items()}
+def plan_split(
+    source: Source, outputs: Mapping[Path, EncodeSpec], order: Order | None, seed: int, shard_bytes: int = SHARD_BYTES
+) -> SplitPlan:
+    """Plan all outputs of one split, which share their order; raises as ``plan_output``, or for two images of one name."""
+    where = f"{source.root}, split {source.split}"
+    refuse_same_names(where, source.classes, source.items, {format_of(path) for path in outputs})
+    plans = {path: plan_output(source, spec, order, seed, format_of(path), shard_bytes) for path, spec in outputs.items()}
     first = next(iter(plans.values()))
     return SplitPlan(source, plans, source.ordered(first.order, first.seed))
 
 
-def plan_outputs(sources: Sequence[Source], specs: Sequence[EncodeSpec], folder: Path) -> Outputs:
-    """Name the betons of every split: ``{split: {folder/split-q50.beton: spec}}``."""
+def plan_outputs(
+    sources: Sequence[Source],
+    qualities: Sequence[EncodeSpec | Quality],
+    folder: str | Path,
+    kinds: Sequence[Format] = ("beton",),
+) -> Outputs:
+    """Name the outputs of every split: ``{split: {folder/split-q50.beton: spec}}``; see ``output_path`` for other formats.
+
+    Raises:
+        UsageError: a quality is none.
+    """
+    folder, specs = Path(folder), as_specs(qualities)
     return {
-        source.split: {folder / f"{path_part(source.split)}-{spec.name}.beton": spec for spec in specs} for source in sources
+        source.split: {output_path(folder, source.split, spec, kind): spec for kind in kinds for spec in specs}
+        for source in sources
     }
 
 
-def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int) -> Plan:
+def plan_output(
+    source: Source,
+    spec: EncodeSpec,
+    order: Order | None,
+    seed: int,
+    kind: Format = "beton",
+    shard_bytes: int = SHARD_BYTES,
+) -> Plan:
     """Return everything that decides the bytes of one output; an ``order`` of None means the split's default.
 
     Raises:
@@ -66,8 +98,10 @@ def plan_output(source: Source, spec: EncodeSpec, order: Order | None, seed: int
         classes=source.classes,
         items=len(source.items),
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
-        versions=library_versions(LIBRARIES),
+        versions=library_versions(LIBRARIES + OUTPUT_FORMATS[kind].libraries),
         flat_classes=source.flat_classes,
+        format=kind,
+        shard_bytes=shard_bytes if OUTPUT_FORMATS[kind].sharded else None,
     )
 
 
@@ -92,17 +126,25 @@ def refusal(outputs: Outputs, *, replacing: bool = False) -> str:
     paths = [path for specs in outputs.values() for path in specs]
     try:
         refuse_unwritable(path.parent for path in paths)
-        _refuse([] if replacing else paths)
+        refuse_impossible(paths)
+        refuse_existing_outputs([] if replacing else paths)
     except UsageError as error:
         return str(error)
     return ""
 
 
-def _refuse(paths: Sequence[Path]) -> None:
+def refuse_impossible(paths: Iterable[Path]) -> None:
+    """Raise UsageError for outputs that no option lets be written: a package is missing, or another's folder is in the way."""
+    for path in paths:
+        refuse_foreign(path)
+        OUTPUT_FORMATS[format_of(path)].check(path.parent)
+
+
+def refuse_existing_outputs(paths: Sequence[Path]) -> None:
     """Raise UsageError if an output exists, finished or interrupted."""
     for path in paths:
         refuse_interrupted(path)
-    refuse_existing([file for path in paths for file in output_files(path)], force=False, or_else="keep it with --resume")
+    refuse_finished(paths, or_else="keep it with --resume")
 
 
 def prepare_outputs(splits: Sequence[SplitPlan], *, resume: bool, force: bool) -> dict[Path, Manifest]:
@@ -120,7 +162,7 @@ def prepare_outputs(splits: Sequence[SplitPlan], *, resume: bool, force: bool) -
         return {path: manifest for path, manifest in resolved.items() if manifest}
     plan_by_path = {path: plan for split in splits for path, plan in split.plans.items()}
     if not force:
-        _refuse(list(plan_by_path))
+        refuse_existing_outputs(list(plan_by_path))
     for path, plan in plan_by_path.items():
         create_partial_files(path, plan)  # of all splits now, so that --resume continues all of them after any stop
     return {}

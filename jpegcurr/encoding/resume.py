@@ -9,8 +9,9 @@ others of the same size, and files that were changed while they were being encod
 import json
 import logging
 import os
+import shutil
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from jpegcurr.encoding.beton.manifest import Manifest, Plan, items_path, manifest_path, read_manifest
+from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
+from jpegcurr.encoding.outputs.paths import format_of, stem_of
 from jpegcurr.encoding.sources.base import MISSING, Item, Source
 from jpegcurr.errors import BetonError, ImageError, UsageError
 from jpegcurr.files import refuse_existing, write_text
@@ -31,23 +34,37 @@ log = logging.getLogger("jpegcurr")
 _BOOT = 36  # characters of a boot id; as many spaces mean that the records must be read back
 
 
-def output_files(beton: Path) -> list[Path]:
-    """Return every file that a finished encode leaves for one ``.beton``."""
-    return [beton, manifest_path(beton), items_path(beton)]
+def output_files(output: Path) -> list[Path]:
+    """Return every file that a finished encode leaves for one output, the first of which may be a folder."""
+    return [output, manifest_path(output), items_path(output)]
 
 
-def partial_files(beton: Path) -> list[Path]:
-    """Return every file that an interrupted encode leaves for one ``.beton``: plan, records, rows."""
-    return [_hidden(beton, suffix) for suffix in (".plan", ".beton.partial", ".items.jsonl.partial")]
+def partial_files(output: Path) -> list[Path]:
+    """Return every file that an interrupted encode leaves for one output: plan, samples (which may be a folder), rows."""
+    samples = output.with_name(f".{output.name}.partial")
+    return [_hidden(output, ".plan"), samples, _hidden(output, ".items.jsonl.partial")]
 
 
-def lock_file(beton: Path) -> Path:
-    """Return the file that the process writing ``beton`` locks."""
-    return _hidden(beton, ".lock")
+def replaced_place(output: Path) -> Path:
+    """Return the place of a folder that an output is about to replace."""
+    return output.with_name(f".{output.name}.replaced")
 
 
-def _hidden(beton: Path, suffix: str) -> Path:
-    return beton.with_name(f".{beton.stem}{suffix}")
+def lock_file(output: Path) -> Path:
+    """Return the file that the process writing ``output`` locks."""
+    return _hidden(output, ".lock")
+
+
+def _hidden(output: Path, suffix: str) -> Path:
+    return output.with_name(f".{stem_of(output)}{suffix}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with everything in it, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class _PlanFile(BaseModel):
@@ -78,6 +95,22 @@ class InterruptedEncode:
         complaint = "is of an interrupted encode, and cannot be read"
         content = read_json(file, _PlanFile, complaint=complaint, remedy="Start over with --force.")
         return cls(content.plan, content.boot != read_boot_id() or not content.boot.strip())
+
+
+def refuse_finished(outputs: Iterable[Path], or_else: str = "") -> None:
+    """Raise UsageError if an output, or a file beside it, exists; ``or_else`` is suggested beside -o and --force."""
+    files = [file for output in outputs for file in output_files(output)]
+    folders = [file for file in files if file.is_dir() and OUTPUT_FORMATS[format_of(file)].is_folder]
+    refuse_existing(files, force=False, or_else=or_else, replaceable=folders)
+
+
+def refuse_foreign(output: Path) -> None:
+    """Raise UsageError if the place of an output holds what jpegcurr did not write and would not be replaced by one file.
+
+    A folder is jpegcurr's if its manifest is beside it: --force must not delete a data set that only has the same name.
+    """
+    if OUTPUT_FORMATS[format_of(output)].is_folder and output.exists() and not manifest_path(output).is_file():
+        raise UsageError(f"{output} exists and is not of jpegcurr, so nothing replaces it. Choose another place with -o.")
 
 
 def refuse_interrupted(beton: Path) -> None:
@@ -115,14 +148,14 @@ def _check_existing(beton: Path, plan: Plan) -> Manifest | None:
     partial_files(beton)[0].unlink(missing_ok=True)  # left by a finish that was killed just before its end
     manifest = _manifest_or_none(beton)
     if manifest is None:
-        refuse_existing(output_files(beton), force=False)
+        refuse_finished([beton])
         return None
     finished = manifest.model_dump() | {"versions": plan.versions}  # a finished output may be of older libraries
     check_plan(finished, plan, str(beton))
-    if not beton.is_file():
+    if not beton.exists():
         return None
     for file in partial_files(beton):  # left by a replacement that was stopped before its first image
-        file.unlink(missing_ok=True)
+        remove(file)
     return manifest
 
 
@@ -133,8 +166,12 @@ def create_partial_files(beton: Path, plan: Plan) -> None:
         undo_renaming(beton)  # or items would keep their final name without a beton
     plan_file.unlink(missing_ok=True)  # first: without a plan nothing can be resumed
     partial.parent.mkdir(parents=True, exist_ok=True)
-    for file in (partial, items):
-        file.write_bytes(b"")
+    remove(partial)
+    if OUTPUT_FORMATS[format_of(beton)].is_folder:
+        partial.mkdir()
+    else:
+        partial.write_bytes(b"")
+    items.write_bytes(b"")
     write_text(plan_file, json.dumps({"boot": read_boot_id(), "plan": plan.model_dump()}))
 
 
@@ -142,7 +179,7 @@ def _manifest_or_none(beton: Path) -> Manifest | None:
     try:
         return read_manifest(beton)
     except BetonError:
-        if beton.is_file():
+        if beton.exists():
             raise
         return None
 
@@ -228,6 +265,9 @@ def _describe_change(row: dict[str, Any], item: Item, source: Source, written_at
     except ImageError as error:
         return f"can no longer be read ({error}): it has changed"
     return "" if same else "has other content of the same size: it has changed"
+
+
+FAILED = b'"status": "failed"'  # with its quotes, these bytes are in no other row
 
 
 def is_repaired(row: dict[str, Any], item: Item) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.jpeg.codec import LIBRARIES, Encoded, EncodeSpec, reencode
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Item, Store
-from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, OversizeError, UsageError
+from jpegcurr.errors import EncodeError, ImageError, JpegcurrError, UsageError
 from jpegcurr.system import available_cpus, install_command, library_versions
 
 CHUNK = 16  # images
@@ -29,7 +29,8 @@ Result = TypeVar("Result")
 class Outcome:
     """The result of one image: ``encoded`` in the order of the specs, or empty with the ``reason`` of the failure.
 
-    ``bytes_in`` and ``crc32`` are the size and the checksum of the image's file; the checksum of a failed image is None.
+    ``bytes_in`` and ``crc32`` are the size and the checksum of the image's file; the checksum of a failed image is None, as is
+    ``modified``, the file's time stamp (``Store.modified_at``), where no output needs it.
     """
 
     item: Item
@@ -37,6 +38,7 @@ class Outcome:
     encoded: tuple[Encoded, ...]
     reason: str = ""
     crc32: int | None = None
+    modified: int | None = None
 
 
 def split_into_chunks(items: Sequence[Item], positions: NDArray[np.int64]) -> Iterator[list[Item]]:
@@ -54,20 +56,25 @@ def split_into_chunks(items: Sequence[Item], positions: NDArray[np.int64]) -> It
 
 
 def encode_chunk(
-    store: Store, items: Sequence[Item], specs: Sequence[EncodeSpec], max_pixels: int = MAX_PIXELS
+    store: Store,
+    items: Sequence[Item],
+    specs: Sequence[EncodeSpec],
+    max_pixels: int = MAX_PIXELS,
+    *,
+    time_stamps: bool = False,
 ) -> list[Outcome]:
     """Read and encode a few images; a bad image becomes an outcome with a reason, a failing source raises EncodeError."""
-    return [_encode_item(store, item, specs, max_pixels) for item in items]
+    return [_encode_item(store, item, specs, max_pixels, time_stamps) for item in items]
 
 
-def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec], max_pixels: int) -> Outcome:
+def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec], max_pixels: int, time_stamps: bool) -> Outcome:
     try:
         if item.size > LARGEST_FILE:
             raise ImageError(f"{item.size} bytes are more than an image file may have ({LARGEST_FILE})")
         data = store.read(item)
-        return Outcome(item, len(data), tuple(reencode(data, specs, max_pixels)), crc32=zlib.crc32(data))
-    except OversizeError as error:
-        return Outcome(item, item.size, (), f"{error}; --max-pixels allows larger ones")
+        encoded = tuple(reencode(data, specs, max_pixels))
+        modified = store.modified_at(item) if time_stamps else None
+        return Outcome(item, len(data), encoded, crc32=zlib.crc32(data), modified=modified)
     except ImageError as error:
         return Outcome(item, item.size, (), str(error))
     except EncodeError:

@@ -3,7 +3,9 @@
 An error lists all wrong fields at once, each with its line and dotted path, and for an unknown key the nearest right name.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -14,7 +16,9 @@ from pydantic_core import ErrorDetails
 
 from jpegcurr.errors import RecipeError, did_you_mean
 from jpegcurr.json_files import read_bounded
+from jpegcurr.recipe.fields import explain_word, is_field
 from jpegcurr.recipe.former import fill_former
+from jpegcurr.recipe.other_words import OF_SECTION
 from jpegcurr.recipe.schema import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,23 +34,53 @@ _MOST_EXPLAINED = 50  # wrong fields in one message
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def find_recipe(name: Path) -> Path:
-    """Return ``name`` if it is a file, else the path of the shipped recipe of that name; raise RecipeError if there is none."""
-    return _find(name, "*.yaml", "recipes")
+def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
+    """Return the file of a recipe that is given by its path or, if it is a shipped one, by its bare name.
+
+    The suffix ``.yaml`` may be omitted: ``small_data``. A file of one's own comes before a shipped recipe. ``beside`` is the
+    folder that a relative path is tried in before the current one.
+
+    Raises:
+        RecipeError: there is no such file; the message names the nearest shipped recipes.
+    """
+    return _find(Path(name), shipped_recipes(), "recipe", beside)
 
 
-def find_study(name: Path) -> Path:
-    """Return ``name`` if it is a file, else the path of the shipped study of that name; raise RecipeError if there is none."""
-    return _find(name, "studies/*.yaml", "studies")
+def find_study(name: str | Path) -> Path:
+    """Return the file of a study by its path or, if it is a shipped one, by its bare name, as ``find_recipe`` does."""
+    return _find(Path(name), shipped_studies(), "study", Path())
 
 
-def _find(name: Path, pattern: str, kind: str) -> Path:
-    if name.is_file():
-        return name
-    shipped = {path.name: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
-    if name.parent == Path() and name.name in shipped:
-        return shipped[name.name]
-    raise RecipeError(f"{name} does not exist.{did_you_mean(name.name, list(shipped))} Shipped {kind}: {', '.join(shipped)}.")
+def shipped_recipes() -> dict[str, Path]:
+    """Return the files of the shipped recipes by name, such as ``small_data``, in alphabetical order."""
+    return _shipped("*.yaml")
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return the files of the shipped studies by name, in alphabetical order."""
+    return _shipped("studies/*.yaml")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
+    return {path.stem: path for folder in _shipped_folders() for path in sorted(folder.glob(pattern))}
+
+
+def _find(name: Path, shipped: Mapping[str, Path], kind: str, beside: Path) -> Path:
+    for path in (folder / f"{name}{suffix}" for folder in (beside, Path()) for suffix in ("", ".yaml", ".yml")):
+        if _is_file(path):
+            return path
+    bare = name.name.removesuffix(".yaml")
+    if name.parent == Path() and bare in shipped:
+        return shipped[bare]
+    if _is_file(name / "recipe.yaml"):
+        raise RecipeError(f"{name} is the folder of a run. Give the file of its recipe: {name / 'recipe.yaml'}.")
+    every = "`jpegcurr recipe --list` lists those." if kind == "recipe" else f"Shipped: {', '.join(shipped)}."
+    hint = did_you_mean(bare, shipped, most=3) or f" {every}"
+    raise RecipeError(f"{name} does not exist, neither as a file nor as a shipped {kind}.{hint}")
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # a Path would raise for a name that no file can have
 
 
 def _shipped_folders() -> list[Path]:
@@ -55,13 +89,18 @@ def _shipped_folders() -> list[Path]:
     return [folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()]
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply ``a.b=value`` overrides (values are YAML), and check it.
 
+    ``path`` is a file, or the name of a shipped recipe: see ``find_recipe``.
+
     Raises:
-        RecipeError: the file is not YAML, or a field is unknown, missing or wrong; the message names every such field.
+        RecipeError: there is no such file and no shipped recipe of that name, the file is not YAML, or a field is unknown,
+            missing or wrong; the message names every such field.
     """
-    return load_checked(path, Recipe, overrides)
+    if isinstance(overrides, str):  # whose characters would be taken for overrides
+        overrides = (overrides,)
+    return load_checked(find_recipe(path), Recipe, overrides)
 
 
 def load_resolved(path: Path) -> Recipe:
@@ -248,6 +287,8 @@ def _field_prefix(item: ErrorDetails, tree: Any) -> str:
 
 
 def _describe(item: ErrorDetails, model: type[BaseModel]) -> str:
+    if model is Recipe and (clause := _explain_place(item)):
+        return clause
     if item["type"] == "extra_forbidden":
         return f"unknown key.{did_you_mean(str(item['loc'][-1]), _sibling_keys(item['loc'], model))}"
     if item["type"] == "value_error":
@@ -256,6 +297,22 @@ def _describe(item: ErrorDetails, model: type[BaseModel]) -> str:
         kinds = item["ctx"]["expected_tags"].replace("'", "").replace(", ", " or ")
         return f"is {item['ctx']['tag']} and should be {kinds}"
     return item["msg"]
+
+
+def _explain_place(item: ErrorDetails) -> str:
+    """Return where a recipe has what an unknown key names, or a value that is given for a whole section; empty if unknown."""
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        inner = [str(key) for key in item["input"]] if isinstance(item["input"], dict) else []
+        near = get_close_matches(location[-1], Recipe.model_fields, n=1)
+        if any(is_field(f"{section}.{key}") for section in near for key in inner):  # a section whose name is misspelt
+            return ""
+        places = [*([*location, key] for key in inner), location]
+        clause = next(filter(None, map(explain_word, places)), "")
+        return f"unknown key: {clause}" if clause else ""
+    if item["type"] in ("model_type", "dict_type", "tuple_type") and len(location) == 1 and location[0] in OF_SECTION:
+        return f"is a {'list' if item['type'] == 'tuple_type' else 'map of fields'}: {OF_SECTION[location[0]]}"
+    return ""
 
 
 def _join_alternatives(messages: Sequence[str]) -> str:

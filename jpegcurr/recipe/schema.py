@@ -4,10 +4,11 @@
 values that several sections share. ``loading`` reads a recipe from a YAML file.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from jpegcurr.errors import did_you_mean, warn_renamed
 
@@ -49,6 +50,14 @@ def is_factory(name: str) -> bool:
     """Return whether a model's name has the form ``module:function`` or ``file.py:function``; hubs' have another prefix."""
     where, _, attribute = name.rpartition(":")
     return bool(where) and attribute.isidentifier() and not name.startswith(HUBS)
+
+
+def _split_words(value: object) -> object:
+    return tuple(filter(None, (word.strip() for word in value.split(",")))) if isinstance(value, str) else value
+
+
+Tracker = Literal["tensorboard", "wandb"]
+Trackers = Annotated[tuple[Tracker, ...], BeforeValidator(_split_words)]  # one may be given without a list
 
 
 class Section(BaseModel):
@@ -374,7 +383,12 @@ class BatchSection(Section):
 
 
 class StepDecay(Section):
-    """Multiply the learning rate by ``factor`` every ``every`` epochs, counted from epoch 0."""
+    """Steps of the learning rate.
+
+    Attributes:
+        every: number of epochs between two steps, counted from epoch 0.
+        factor: what a step multiplies the learning rate by.
+    """
 
     every: Positive
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -492,16 +506,17 @@ class LoaderSection(Section):
     """How samples are read. Nothing here changes what a run learns, unless samples are broken.
 
     Attributes:
-        kind: ``ffcv``, ``plain`` (threads, without a compiler), or ``auto``: FFCV if it can be imported.
-        workers: threads. ``auto`` divides the available processors among the processes on this machine. With 0, ``plain``
-            decodes in the calling thread, and ``ffcv`` uses one; ``ffcv`` never uses more than there are processors.
+        kind: ``compiled`` (threads that run compiled code: numba and libturbojpeg), ``plain`` (threads without a compiler),
+            ``ffcv`` (the same compiled code in FFCV's loader), or ``auto``: ``compiled`` where it can be had, else ``plain``.
+        workers: threads. ``auto`` divides the available processors among the processes on this machine. With 0, the calling
+            thread decodes, except for ``ffcv``, which uses one; ``ffcv`` never uses more than there are processors.
         os_cache: ``true`` leaves caching to the system. ``false`` reads pages ahead and releases them after use, for files
             larger than memory (with ``batch.order: quasi_random``). ``auto`` decides by the free memory.
         on_error: ``raise`` ends the run at a training sample that does not decode. ``skip`` replaces it by another and counts
             it.
     """
 
-    kind: Literal["auto", "ffcv", "plain"] = "auto"
+    kind: Literal["auto", "compiled", "ffcv", "plain"] = "auto"
     workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"] = "auto"
     os_cache: bool | Literal["auto"] = "auto"
     on_error: Literal["raise", "skip"] = "raise"
@@ -526,8 +541,9 @@ class Recipe(Section):
     Attributes:
         data: data sets by name.
         curriculum: phases, in order; the last ``until_epoch`` is the length of the run.
+        ema: speed of the average of the weights. None keeps no average.
         evaluate: names of the data sets whose ``val`` is evaluated after every epoch.
-        tracking: where metrics are sent besides ``metrics.jsonl``.
+        tracking: trackers that metrics are sent to, besides ``metrics.jsonl``: ``tensorboard``, ``wandb``, or both in a list.
         seed: of the initial weights and of everything that is drawn at random.
     """
 
@@ -543,7 +559,7 @@ class Recipe(Section):
     optim: OptimSection = OptimSection()
     ema: EmaSection | None = EmaSection()
     loader: LoaderSection = LoaderSection()
-    tracking: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    tracking: Trackers = ()
     save: SaveSection = SaveSection()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -574,6 +590,10 @@ class Recipe(Section):
         if "val_resize" in self.image.model_fields_set:
             return self
         return self.model_copy(update={"image": self.image.model_copy(update={"val_resize": way})})
+
+    def tracked_by(self, names: Iterable[Tracker]) -> "Recipe":
+        """Return the recipe with more trackers; the same one if it has them all."""
+        return self.model_copy(update={"tracking": tuple(dict.fromkeys([*self.tracking, *names]))})
 
     def micro(self, ranks: int = 1) -> int:
         """Return the images per forward pass on each of ``ranks`` devices.

@@ -204,8 +204,7 @@ def load_study(name: Path, val_resize: ValResize | None = None) -> Study:
     """
     path = find_study(name)
     config = load_checked(path, StudyConfig)
-    beside = path.parent / config.recipe
-    base = beside if beside.is_file() else find_recipe(config.recipe)
+    base = find_recipe(config.recipe, beside=path.parent)
     try:
         recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.all_arms}
         _check_different(config, recipes)

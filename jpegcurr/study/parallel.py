@@ -4,20 +4,22 @@ A ``Launcher`` starts the processes: ``LocalLauncher`` on this machine, ``slurm.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.runtime import visible_gpus
 from jpegcurr.study.config import Study
 from jpegcurr.study.run import TaskResult, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
-from jpegcurr.system import available_cpus
+from jpegcurr.system import WINDOWS, available_cpus
 
 _STOPPED_CODES = (Interrupted.exit_code, 143)
 
@@ -84,9 +86,29 @@ class Launcher(Protocol[AnyStudy]):
         ...
 
 
+# The options of a process of its own session, or Windows' group: Ctrl-C reaches only this one, which stops the others in order.
+_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", None)
+APART: dict[str, Any] = {"start_new_session": True} if _GROUP is None else {"creationflags": _GROUP}
+
+
 class _LocalProcess(subprocess.Popen[bytes]):
+    def terminate(self) -> None:
+        """Send SIGTERM, or on Windows, where that kills, a Ctrl-Break; see ``system.TERMINATION``."""
+        self.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
     def explain(self) -> str:
         return f"its process ended with exit code {self.returncode}"
+
+
+def end_group(process: subprocess.Popen[bytes], *, at_once: bool = False) -> None:
+    """Ask a process that was started with ``APART``, and all that it has started, to end; or end them ``at_once``."""
+    with suppress(ProcessLookupError):
+        if not WINDOWS:
+            os.killpg(process.pid, signal.SIGKILL if at_once else signal.SIGTERM)
+        elif at_once:
+            process.kill()
+        else:
+            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +157,7 @@ class LocalLauncher:
         """Start a process on this machine. Raises UsageError if ``launch`` cannot be started."""
         log = log_path(out, task)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:  # a session of its own: Ctrl-C reaches only this process, which stops the others in order
+        with log.open("ab") as file:
             try:
                 return _LocalProcess(
                     self.command(study, task, out),
@@ -143,7 +165,7 @@ class LocalLauncher:
                     stdout=file,
                     stderr=file,
                     env={**os.environ, **self.environments()[slot]},
-                    start_new_session=True,
+                    **APART,
                 )
             except OSError as error:
                 raise UsageError(f"--launch: {self.launch[0]} cannot be started: {error.strerror}.") from None

@@ -21,7 +21,7 @@ from jpegcurr.study.config import Study
 from jpegcurr.study.parallel import LaunchRefusedError, LocalLauncher
 from jpegcurr.study.run import log_path
 from jpegcurr.study.tasks import Task
-from jpegcurr.system import handle_signals
+from jpegcurr.system import TERMINATION, handle_signals
 
 log = logging.getLogger("jpegcurr")
 
@@ -167,7 +167,7 @@ def _undisturbed() -> Iterator[None]:
     """Defer Ctrl-C and SIGTERM until the number of a job is known: without it, the job could not be stopped."""
     came: list[int] = []
     try:
-        with handle_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), lambda number, _frame: came.append(number))):
+        with handle_signals(dict.fromkeys((signal.SIGINT, *TERMINATION), lambda number, _frame: came.append(number))):
             yield
     finally:
         for number in came:

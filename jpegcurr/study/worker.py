@@ -13,7 +13,7 @@ from jpegcurr.study.config import load_study
 from jpegcurr.study.folder import validates_by
 from jpegcurr.study.run import run_task
 from jpegcurr.study.tasks import list_tasks
-from jpegcurr.system import keep_freed_memory, stop_on_signals
+from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 from jpegcurr.text import sanitize, sanitize_lines
 
 
@@ -33,7 +33,7 @@ def main() -> int:
     logging.getLogger("jpegcurr").setLevel(logging.INFO)
     keep_freed_memory()
     try:
-        with stop_on_signals(signal.SIGINT, signal.SIGTERM) as stop:
+        with stop_on_signals(signal.SIGINT, *TERMINATION) as stop:
             study = load_study(options.study, validates_by(options.out))
             task = next(task for task in list_tasks(study) if task.name == options.task)
             runtime = resolve_runtime(options.device, precision=options.precision, compile=options.compile)

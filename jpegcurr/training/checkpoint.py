@@ -189,3 +189,5 @@ def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Ten
         for name, tensor in moments.items():
             if tensor.shape == parameter.shape:
                 moments[name] = torch.empty_like(parameter).copy_(tensor)
+            else:  # a copy too, or the file would stay mapped, and Windows would refuse to replace it
+                moments[name] = tensor.clone()

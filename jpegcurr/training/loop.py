@@ -9,15 +9,11 @@ from time import perf_counter
 import torch
 
 from jpegcurr.errors import NotFiniteError
-from jpegcurr.training.augment.erasing import erase
-from jpegcurr.training.augment.mixup import mix
-from jpegcurr.training.augment.policies import TrivialAugment, augment, color_jitter, parse_section_policy
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
-from jpegcurr.training.loss import LOSSES, binary_targets, soft_targets
+from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.optim import set_learning_rate
-from jpegcurr.training.sample_rng import SampleRng
 from jpegcurr.training.schedule import learning_rate
 from jpegcurr.training.state import EpochProgress, TrainState
 from jpegcurr.training.tracking import Row
@@ -53,14 +49,13 @@ def train_epoch(
     seconds, waited, replaced = progress.seconds, progress.waited, progress.replaced
     started = perf_counter()
     state.model.train()
-    transform = input_transform(state, plan)
     loss, buffers = torch.zeros_like(progress.loss), list[torch.Tensor]()
     first = progress.step * micro_batches
     batches = _TimedBatches(loader.at(plan.epoch, first))
     for number, batch in enumerate(batches, start=first):
         if number % micro_batches == 0:
             buffers = _copy_buffers(state)
-        loss += backward(state, plan, number, transform(batch), batch.labels)
+        loss += backward(state, plan, number, batch)
         if (number + 1) % micro_batches == 0:
             update(state, plan, progress, world.sum(loss) / world.ranks, buffers)
             loss = torch.zeros_like(loss)
@@ -80,42 +75,13 @@ def train_epoch(
     return _metrics_row(state, plan, progress)
 
 
-def input_transform(state: TrainState, plan: EpochPlan) -> Callable[[Batch], torch.Tensor]:
-    """Return a function that makes a batch's uint8 images augmented, normalised float images [b 3 h w].
-
-    What a sample gets depends on (seed, epoch, sample number) alone.
-    """
-    recipe, section, normalise = state.recipe, plan.augment, state.normalise
-    policy = parse_section_policy(section, recipe.image.interpolation)
-    mean = [min(255, round(level)) for level in normalise.mean.flatten().tolist()]
-    fill = [0, 0, 0] if isinstance(policy, TrivialAugment) else mean  # as torchvision fills, and as timm does
-
-    def transform(batch: Batch) -> torch.Tensor:
-        images, rng = batch.images, SampleRng(recipe.seed, plan.epoch, batch.numbers)
-        if policy is not None:
-            images = augment(images, policy, rng, fill)
-        elif section.color_jitter:
-            images = color_jitter(images, section.color_jitter, rng)
-        inputs: torch.Tensor = normalise(images)
-        return erase(inputs, section.erase, rng, fill=section.erase_fill) if section.erase else inputs
-
-    return transform
-
-
-def backward(state: TrainState, plan: EpochPlan, number: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Add the gradients of this process's micro-batch ``number`` of the epoch.
-
-    ``inputs`` are the transformed images, float [b 3 h w], not mixed yet. Returns the micro-batch's share of the step's loss.
-    """
-    recipe, micro_batches = state.recipe, state.micro_batches(plan)
-    targets = soft_targets(labels, state.classes, recipe.optim.label_smoothing)
-    first_chunk = _first_chunk(state, micro_batches, number)
-    inputs, targets = mix(inputs, targets, recipe.mix, recipe.seed, plan.epoch, first_chunk)
-    if recipe.optim.bce_threshold is not None:
-        targets = binary_targets(targets, recipe.optim.bce_threshold)
+def backward(state: TrainState, plan: EpochPlan, number: int, batch: Batch) -> torch.Tensor:
+    """Add the gradients of this process's micro-batch ``number`` of the epoch; return its share of the step's loss."""
+    micro_batches, loss_of = state.micro_batches(plan), recipe_loss(state.recipe)
+    inputs, targets = state.augment(batch)
     with _gradient_exchange(state, last=(number + 1) % micro_batches == 0):
         with state.runtime.autocast():
-            loss = LOSSES[recipe.optim.loss](state.prepared(inputs), targets) / micro_batches
+            loss = loss_of(state.prepared(inputs), targets) / micro_batches
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
@@ -164,14 +130,6 @@ def _check_number(value: float, name: str, plan: EpochPlan) -> None:
             f"The {name} of epoch {plan.epoch} is {value}. "
             "A smaller schedule.lr, or optim.clip_grad, usually helps, in a new run; optim.on_nan=skip skips such steps."
         )
-
-
-def _first_chunk(state: TrainState, micro_batches: int, number: int) -> int:
-    """Return the epoch's number of a micro-batch's first chunk to mix; any number of processes mixes the same images."""
-    world = state.runtime.world
-    step, within = divmod(number, micro_batches)
-    before = (step * world.ranks + world.rank) * micro_batches + within
-    return before * math.ceil(state.micro / state.recipe.mix.chunk)
 
 
 def _gradient_exchange(state: TrainState, *, last: bool) -> AbstractContextManager[object]:

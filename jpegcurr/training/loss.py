@@ -1,15 +1,24 @@
-"""Losses on soft targets, and the targets themselves."""
+"""Losses on soft targets, the one of a recipe, and the targets themselves."""
 
 from collections.abc import Callable
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from jpegcurr.recipe.schema import Recipe
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 # (logits [b classes], targets [b classes]) -> the mean over the images; of BCE, over images and classes.
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "bce": binary_cross_entropy_with_logits,
 }
+
+
+def recipe_loss(recipe: Recipe) -> Loss:
+    """Return the loss of ``recipe``: (logits, the targets of ``Augment``), both float [b classes] -> a scalar, their mean."""
+    return LOSSES[recipe.optim.loss]
 
 
 def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:

@@ -67,7 +67,7 @@ def evaluate_batches(
     try:
         for model, _ in models:
             model.eval()
-        for images, labels, _ in batches:
+        for images, labels, *_ in batches:
             logits, shared = [], None
             for model, normalise in models:
                 if normalise is not shared:

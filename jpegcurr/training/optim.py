@@ -1,16 +1,21 @@
-"""The optimiser, from timm, and its parameter groups: weight decay, and a learning-rate scale by layer."""
+"""The optimiser, from timm: its parameter groups, with weight decay and a scale of the rate by layer, and its scheduler."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from math import ceil
 from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
+from torch.optim.lr_scheduler import LambdaLR
 
 from jpegcurr.errors import RecipeError
-from jpegcurr.recipe.schema import OptimSection
+from jpegcurr.recipe.schema import OptimSection, Recipe
+from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.schedule import learning_rate
 
 Numbering = Literal["authors", "contiguous"]
 
@@ -36,6 +41,31 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group to ``rate`` times its layer's scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> LambdaLR:
+    """Return the learning rates of ``recipe`` on ``images`` training images as a scheduler of torch's, called at every step.
+
+    ``optimizer`` is that of ``create_optimizer``. After the last step of the recipe the rate stays.
+
+    Raises:
+        RecipeError: an epoch would have no step.
+    """
+    plans = plan_epochs(recipe)
+    if any(plan.batch > images for plan in plans):
+        raise RecipeError(
+            f"batch.size: steps of {max(plan.batch for plan in plans)} images cannot be taken from {images} images."
+        )
+    ends = list(accumulate(images // plan.batch for plan in plans))
+
+    def rate(step: int) -> float:
+        step = min(step, ends[-1] - 1)
+        plan = plans[bisect_right(ends, step)]
+        steps = images // plan.batch
+        return learning_rate(recipe.schedule, plan, step - (ends[plan.epoch] - steps), steps)
+
+    set_learning_rate(optimizer, 1.0)  # what the scheduler multiplies
+    return LambdaLR(optimizer, rate)
 
 
 def parameter_groups(model: torch.nn.Module, optim: OptimSection) -> list[dict[str, Any]]:

@@ -19,11 +19,10 @@ from jpegcurr.files import locked, refuse_unwritable, write_json, write_text
 from jpegcurr.recipe.former import keep_former
 from jpegcurr.recipe.loading import dump_recipe, load_resolved, read_tree
 from jpegcurr.recipe.schema import Ramp, Recipe, ScheduleSection, split_on_the_fly
-from jpegcurr.system import library_versions
+from jpegcurr.system import library_versions, source_commit
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.data.identity import describe_differences, identify
-from jpegcurr.training.models.factory import source_sha256
 from jpegcurr.training.run_head import HEAD as _HEAD
 from jpegcurr.training.run_head import LOCK, read_class_names, read_head
 from jpegcurr.training.schedule import learning_rate
@@ -256,9 +255,10 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": sys.version.split()[0],
         "versions": library_versions(_PACKAGES),
+        "commit": source_commit(),
         "runtime": runtime.reason,
         "loader": loaders.kind,
-        "factory_sha256": source_sha256(recipe.model.factory) if recipe.model.factory else None,
+        "factory_sha256": _factory_sha256(recipe),
         "normalisation": {"mean": normalise.levels, "std": normalise.deviations},
         "classes": len(datasets.classes),
         "class_names": list(datasets.classes.names) if datasets.classes.known else None,
@@ -267,6 +267,15 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
     }
     write_json(out / _HEAD, head)
     return run_id
+
+
+def _factory_sha256(recipe: Recipe) -> str | None:
+    """Return the checksum of the user's own code of the network, if the recipe names any."""
+    if recipe.model.factory is None:
+        return None
+    from jpegcurr.training.models.factory import source_sha256  # which imports torch, and plans need none
+
+    return source_sha256(recipe.model.factory)
 
 
 def _read_head(out: Path) -> dict[str, Any]:

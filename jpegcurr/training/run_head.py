@@ -31,7 +31,7 @@ class RunHead(BaseModel):
         id: of the run, for trackers.
         data: by role and name, such as ``train/clean``.
         runtime: the device and the precision, in words.
-        loader: ``ffcv`` or ``plain``.
+        loader: ``compiled``, ``ffcv`` or ``plain``.
         factory_sha256: checksum of the file that defines the network, if it is the user's own.
         class_names: by number; None if they are not known. Version 0.1 did not record them here.
         class_names_known: see ``names_known``; None in runs of version 0.1.

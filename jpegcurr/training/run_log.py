@@ -100,7 +100,8 @@ def warn_of_loading(row: Row, loaders: Loaders) -> None:
     if waited > _WAITING and float(row["seconds"]) > _MIN_SECONDS:
         log.warning(
             "epoch %s: %.0f %% of the time was spent waiting for images: the loader is the limit, not the model. More "
-            "processors (loader.workers), smaller files (encode --short-side) or FFCV (this is the %s loader) help.",
+            "processors (loader.workers) or smaller files (encode --short-side) help; so does the compiled loader (this is the "
+            "%s one).",
             row["epoch"],
             100 * waited,
             loaders.kind,

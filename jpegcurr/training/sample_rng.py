@@ -5,11 +5,33 @@ samples at once. NumPy's counter-based generator, Philox, would need a new objec
 images a second takes a whole processor.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+_NAMED: ContextVar[NDArray[np.int64] | None] = ContextVar("samples", default=None)
+
+
+@contextmanager
+def samples_named(samples: int | Sequence[int] | NDArray[np.int64] | None) -> Iterator[None]:
+    """Name, for the block and this thread, the sample or the batch of samples that a transform gets; None changes nothing."""
+    token = _NAMED.set(_NAMED.get() if samples is None else np.atleast_1d(np.asarray(samples, np.int64)))
+    try:
+        yield
+    finally:
+        _NAMED.reset(token)
+
+
+def named_samples() -> NDArray[np.int64] | None:
+    """Return the samples that the innermost ``samples_named`` of this thread names, int64 [n]; None outside of any."""
+    return _NAMED.get()
 
 
 class SampleRng:

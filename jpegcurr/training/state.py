@@ -9,6 +9,7 @@ import torch
 
 from jpegcurr.recipe.schema import Recipe, TrainedWeights
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.metrics import Normaliser
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # so that reading a checkpoint's header needs no timm
 class TrainState:
     """Everything that a training step reads or changes; ``images`` is the number of images in the training set.
 
-    ``model`` holds the weights; ``prepared`` is the same model as training calls it, compiled or wrapped for several processes.
+    ``augment`` makes a batch the model's inputs and the loss's targets. ``model`` holds the weights; ``prepared`` is the same
+    model as training calls it, compiled or wrapped for several processes.
     ``ema`` is the average of the weights, None if the recipe keeps none.
     """
 
@@ -30,10 +32,15 @@ class TrainState:
     images: int
     model: torch.nn.Module
     prepared: torch.nn.Module
-    normalise: Normaliser
+    augment: Augment
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+
+    @property
+    def normalise(self) -> Normaliser:
+        """The normalisation of inputs."""
+        return self.augment.normalise
 
     @property
     def models(self) -> dict[TrainedWeights, torch.nn.Module]:

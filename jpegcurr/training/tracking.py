@@ -175,7 +175,8 @@ class _Wandb:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(
                 f"tracking: W&B does not start: {reason}. Log in with `wandb login`, write its files without a server by "
-                "setting WANDB_MODE=offline, or omit it with --set tracking=[]; then give the same command again."
+                "setting WANDB_MODE=offline, or omit it with --set tracking=[] and without --track; then give the same command "
+                "again."
             ) from None
 
     def log(self, row: Mapping[str, float | int | str]) -> None:
@@ -211,4 +212,6 @@ def _import_tracker(name: str) -> Any:
 
 
 def _missing(name: str) -> UsageError:
-    return UsageError(f"tracking: {name} is not installed. Run {install_command(name)}, or --set tracking=[].")
+    return UsageError(
+        f"tracking: {name} is not installed. Run {install_command(name)}, or omit it: --set tracking=[], and no --track."
+    )

@@ -16,13 +16,14 @@ from jpegcurr.errors import BetonError, NotFiniteError, Terminated, TrainingErro
 from jpegcurr.files import write_json
 from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
+from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.checks import check_mixing, check_recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets
+from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
-from jpegcurr.training.data.sampling import Loader
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model
@@ -51,9 +52,9 @@ OnEpoch = Callable[[], None]  # called by the main process after every epoch, wh
 
 def train(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
-    runtime: Runtime,
+    runtime: Runtime | None = None,
     resume: bool = False,
     save_every: int | None = None,
     until: int | None = None,
@@ -70,7 +71,8 @@ def train(
     true. On a CPU a resumed run ends with the same weights, bit for bit, as one that never stopped. ``until`` ends the run
     before that epoch, at the learning rates of the whole recipe, so that the rest can be resumed.
 
-    Every process of ``runtime.world`` calls this function; the first one writes, and only its returned metrics are complete.
+    Without a ``runtime``, a GPU is used if there is one. Every process of ``runtime.world`` calls this function; the first one
+    writes, and only its returned metrics are complete.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ, or another
@@ -80,6 +82,8 @@ def train(
             previous one is intact.
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
+    out = Path(out)
+    runtime = resolve_runtime() if runtime is None else runtime
     with locked_run(out) if runtime.world.is_main else nullcontext():
         return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, on_epoch, stop)
 
@@ -169,14 +173,14 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         images=len(next(iter(datasets.train.values())).beton),
         model=model,
         prepared=runtime.prepare(model),
-        normalise=normalise,
+        augment=Augment(recipe, classes, normalise),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
     )
 
 
-def _validate(state: TrainState, loaders: dict[str, Loader]) -> Row:
+def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:
     """Return the metrics of the raw and the averaged weights on every validation set, by column name."""
     row: Row = {}
     models, ranks = state.models, state.runtime.world.ranks

@@ -184,7 +184,9 @@ def test_runs_share_one_decode_and_one_crop_where_they_see_alike(
     decodes: list[int] = []
     real = pipeline.centre_crop
     monkeypatch.setattr(pipeline, "centre_crop", lambda pixels, image: crops.append(image.size) or real(pixels, image))
-    monkeypatch.setattr(pipeline, "reencode", lambda data, specs: decodes.append(len(specs)) or reencode(data, specs))
+    monkeypatch.setattr(
+        pipeline, "reencode", lambda data, *options: decodes.append(len(options[0])) or reencode(data, *options)
+    )
     run = load_run(trained, cpu)
     runs = [run, with_view(load_run(trained, cpu, "ema"), size=size)]
 

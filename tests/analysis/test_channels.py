@@ -398,7 +398,7 @@ def test_tables_can_be_read_in_80_columns(run, monkeypatch: pytest.MonkeyPatch) 
         ("channels nowhere", "nowhere does not exist"),
         ("channels run --on-the-fly", "--on-the-fly says when --qualities are encoded"),
         ("channels run --seed 3", "--seed is for the prune study"),
-        ("channels run --qualities source,200", "quality '200'"),
+        ("channels run --qualities source,200", "quality 200 is not a JPEG quality"),
         ("channels run --layer stages.9", r"'stages\.9': the model has no such layer"),
         ("channels run --layer head.fc --qualities source,50", r"head\.fc returns .*channel axis is not known"),
         ("channels run --prune-study 4,x", "--prune-study '4,x': give how many"),

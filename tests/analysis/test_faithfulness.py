@@ -8,7 +8,7 @@ import torch
 from networks import network, pictures
 
 from jpegcurr.analysis.cam.faithfulness import FAITHFULNESS, PERCENTILES, find_metrics
-from jpegcurr.analysis.cam.grad_cam import grad_cam
+from jpegcurr.analysis.cam.grad_cam import maps_and_logits
 from jpegcurr.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -24,7 +24,7 @@ def test_values_are_those_of_the_package_for_its_own_maps() -> None:
     targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes]
     with GradCAM(model, [model.get_submodule("layer3")]) as theirs:
         scaled = theirs(images, targets=[lambda logits, label=label: logits[label] for label in classes])
-    maps, _ = grad_cam(model, "layer3", images, classes)
+    maps, _ = maps_and_logits(model, "layer3", images, classes)
     assert (maps.amax(dim=(1, 2)) > 0).all()
     metrics = find_metrics(["road", "confidence"])
     assert list(metrics) == ["road", "confidence_change"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from networks import network, pictures
 
-from jpegcurr.analysis.cam.grad_cam import capture, grad_cam
+from jpegcurr.analysis.cam.grad_cam import capture, maps_and_logits
 from jpegcurr.analysis.layers import read_layout, stages
 from jpegcurr.errors import UsageError
 
@@ -71,7 +71,7 @@ def test_maps_are_those_of_pytorch_grad_cam_before_its_normalisation(
 ) -> None:
     model, images = network(name), pictures(3, side)
     for targets in (torch.tensor([1, 5, 2]), None):
-        maps, logits = grad_cam(model, layer, images, targets)
+        maps, logits = maps_and_logits(model, layer, images, targets)
         expected = reference(model, layer, images, logits.argmax(1) if targets is None else targets, reshape)
         assert maps.shape == expected.shape
         assert float(maps.max()) > 0
@@ -99,7 +99,7 @@ def test_every_stage_of_other_families_has_maps_of_its_grid(name: str, side: int
     model, images = network(name), pictures(1, side)
     reductions = {stage["module"]: stage["reduction"] for stage in model.feature_info}  # type: ignore[union-attr]
     for layer in stages(model):
-        maps, _ = grad_cam(model, layer, images)
+        maps, _ = maps_and_logits(model, layer, images)
         assert maps.shape == (1, side // reductions[layer], side // reductions[layer])
         assert torch.isfinite(maps).all()
 
@@ -149,12 +149,12 @@ def test_the_model_is_restored_when_a_layer_raises(place: str) -> None:
     frozen.requires_grad_(False)
     training = [part.training for part in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    grad_cam(model, "stages.2", pictures())
+    maps_and_logits(model, "stages.2", pictures())
     owner, _, name = place.rpartition(".")
     whole = getattr(model.get_submodule(owner), name)
     setattr(model.get_submodule(owner), name, Broken())
     with pytest.raises(RuntimeError, match="broken"):
-        grad_cam(model, "stages.2", pictures())
+        maps_and_logits(model, "stages.2", pictures())
     setattr(model.get_submodule(owner), name, whole)
     assert [part.training for part in model.modules()] == training
     assert [parameter.requires_grad for parameter in model.parameters()] == [False] + [True] * (
@@ -170,13 +170,15 @@ def test_the_model_is_restored_when_a_layer_raises(place: str) -> None:
 def test_it_makes_no_difference_who_calls(caller: Callable[[], AbstractContextManager[None]]) -> None:
     """Images created in inference mode, too, and weights that are frozen or not."""
     model = network()
-    expected = grad_cam(model, "stages.2", pictures())[0]
+    expected = maps_and_logits(model, "stages.2", pictures())[0]
     for learns in (True, False):
         for parameter in model.parameters():
             parameter.requires_grad_(learns)
         with caller():
             images = pictures() * 1
-            maps, logits = grad_cam(model, "stages.2", images.requires_grad_() if caller is torch.enable_grad else images)
+            maps, logits = maps_and_logits(
+                model, "stages.2", images.requires_grad_() if caller is torch.enable_grad else images
+            )
             assert torch.is_grad_enabled() == (caller in (nullcontext, torch.enable_grad))
         assert torch.equal(maps, expected)
         assert not maps.requires_grad
@@ -184,19 +186,19 @@ def test_it_makes_no_difference_who_calls(caller: Callable[[], AbstractContextMa
 
 
 def test_weights_made_in_inference_mode_are_copied_for_the_call() -> None:
-    expected = grad_cam(network(), "stages.2", pictures())[0]
+    expected = maps_and_logits(network(), "stages.2", pictures())[0]
     with torch.inference_mode():
         model = network()
         images = pictures()
     assert next(model.parameters()).is_inference()
-    assert torch.equal(grad_cam(model, "stages.2", images)[0], expected)
+    assert torch.equal(maps_and_logits(model, "stages.2", images)[0], expected)
     assert next(model.parameters()).is_inference()
 
 
 def test_nothing_before_the_layer_is_kept_for_a_backward_pass() -> None:
     kept: list[torch.Size] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
-        grad_cam(network(), "stages.2", pictures(2, 96))
+        maps_and_logits(network(), "stages.2", pictures(2, 96))
     grids = {shape[2] for shape in kept if len(shape) == 4 and shape[0] == 2}
     assert grids
     assert max(grids) <= 6, "the grid of stages.2"
@@ -204,14 +206,14 @@ def test_nothing_before_the_layer_is_kept_for_a_backward_pass() -> None:
 
 def test_half_precision_is_close() -> None:
     model = network()
-    exact, logits = grad_cam(model, "stages.2", pictures())
+    exact, logits = maps_and_logits(model, "stages.2", pictures())
     targets = logits.argmax(1)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = grad_cam(model, "stages.2", pictures(), targets)[0]
+        cast = maps_and_logits(model, "stages.2", pictures(), targets)[0]
         with torch.inference_mode():
             model(pictures())  # fills autocast's cache with tensors of inference mode
-        again = grad_cam(model, "stages.2", pictures(), targets)[0]
-    half = grad_cam(model.bfloat16(), "stages.2", pictures(), targets)[0]
+        again = maps_and_logits(model, "stages.2", pictures(), targets)[0]
+    half = maps_and_logits(model.bfloat16(), "stages.2", pictures(), targets)[0]
     for maps in (cast, again, half):
         assert maps.dtype == torch.float32
         assert float((maps - exact).abs().max()) < 0.1 * float(exact.max())
@@ -221,25 +223,25 @@ def test_a_compiled_model_is_explained_uncompiled() -> None:
     def refuse(*_arguments: object) -> None:
         raise AssertionError("compiled")
 
-    expected = grad_cam(network(), "stages.2", pictures())[0]
+    expected = maps_and_logits(network(), "stages.2", pictures())[0]
     wrapped, in_place, in_part = torch.compile(network(), backend=refuse), network(), network()
     in_place.compile(backend=refuse)
     in_part.stages[3].compile(backend=refuse)  # type: ignore[index]
     for model in (wrapped, in_place, in_part):
-        assert torch.equal(grad_cam(model, "stages.2", pictures())[0], expected)
+        assert torch.equal(maps_and_logits(model, "stages.2", pictures())[0], expected)
 
 
 def test_a_layer_without_a_map_is_an_error() -> None:
     model = network()
     assert stages(model) == ["stages.0", "stages.1", "stages.2", "stages.3"]
     with pytest.raises(UsageError, match=r"'stages\.7'.*Did you mean 'stages\.\d'.*stages\.0, stages\.1"):
-        grad_cam(model, "stages.7", pictures())
+        maps_and_logits(model, "stages.7", pictures())
     with pytest.raises(UsageError, match=r"head\.fc returns \[2, 7\].*Grad-CAM needs \[batch channels h w\]"):
-        grad_cam(model, "head.fc", pictures())
+        maps_and_logits(model, "head.fc", pictures())
     vit = network("test_vit")
     with pytest.raises(UsageError, match=r"reads the class token alone.*blocks\.5\.norm1"):
-        grad_cam(vit, "blocks.5", pictures(2, 160))
+        maps_and_logits(vit, "blocks.5", pictures(2, 160))
     with pytest.raises(UsageError, match=r"returns \[2, 2, 101, 32\]"):
-        grad_cam(vit, "blocks.4.attn.q_norm", pictures(2, 160))
+        maps_and_logits(vit, "blocks.4.attn.q_norm", pictures(2, 160))
     with pytest.raises(UsageError, match="is called 0 times"):
-        grad_cam(vit, "blocks.4.attn.attn_drop", pictures(2, 160))
+        maps_and_logits(vit, "blocks.4.attn.attn_drop", pictures(2, 160))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import network, pictures
 
-from jpegcurr.analysis.cam.grad_cam import grad_cam
+from jpegcurr.analysis.cam.grad_cam import maps_and_logits
 from jpegcurr.analysis.cam.methods import METHODS, OURS, PACKAGED, WITHOUT_CLASS, _turned, find_method
 from jpegcurr.errors import UsageError
 
@@ -71,7 +71,7 @@ def test_score_cam_works_in_half_precision_without_a_word(capfd: pytest.CaptureF
 
 
 def test_a_wrong_name_or_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_method(OURS) is grad_cam
+    assert find_method(OURS) is maps_and_logits
     with pytest.raises(
         UsageError, match=r"'hirecam' is not known\. Did you mean 'hirescam'\? Known methods: gradcam, gradcam\+\+"
     ):

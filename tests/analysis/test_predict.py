@@ -331,8 +331,8 @@ def test_no_more_than_two_batches_of_pixels_are_held(
     alive: weakref.WeakSet[object] = weakref.WeakSet()
     most = 0
 
-    def tracked(*arguments: object) -> Iterator[FilePrediction]:
-        for prediction in classify(*arguments):
+    def tracked(*arguments: object, **options: object) -> Iterator[FilePrediction]:
+        for prediction in classify(*arguments, **options):
             alive.add(prediction.view.base)
             yield prediction
 

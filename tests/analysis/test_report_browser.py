@@ -576,7 +576,8 @@ def test_the_page_is_never_wider_than_the_screen(tab: Any, file: Path, width: in
 
 def test_on_a_phone_no_accuracy_and_no_point_of_a_chart_is_cut_off(opened: Callable[..., Any]) -> None:
     qualities = ("source", *(f"q{quality}" for quality in (95, 90, 75, 60, 50, 30, 20, 10)))
-    page = opened(cam_study(24, 1, qualities=qualities, size=16), viewport={"width": 390, "height": 844})
+    page = opened(cam_study(24, 1, qualities=qualities, size=16))
+    page.set_viewport_size({"width": 390, "height": 844})
     cells = page.locator("[aria-label='accuracy by run and quality'] td")
     points = page.locator(".chart svg:visible path:has(title)")
     assert (cells.count(), points.count()) == (18, 18 + 17 + 2 * 9), "one line each for the ceiling and the baseline"

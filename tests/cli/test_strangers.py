@@ -256,6 +256,15 @@ def arms() -> dict[str, Any]:
     }
 
 
+def test_a_study_that_is_done_prints_its_results_as_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(study)
+        main_ends(shlex.split("study small --out out --device cpu --json --quiet"))
+        output = capsys.readouterr()
+        assert json.loads(output.out) == json.loads(Path("out/study.json").read_text())
+        assert output.err == ""
+
+
 def npz(path: Path, **columns: Any) -> None:
     with np.load(path) as file:
         kept = {name: file[name] for name in file.files}

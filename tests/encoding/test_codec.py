@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from samples import PHOTOGRAPHS, jpeg, photograph, scan
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, Resize, decode_rgb, parse_quality, reencode
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Resize, decode_rgb, encode_rgb, parse_quality, reencode, round_trip
 from jpegcurr.errors import ImageError, UsageError
 
 
@@ -82,3 +83,39 @@ MAGIC = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF    WEBP",
 def test_noise_raises_nothing_but_an_image_error(start: bytes, noise: bytes) -> None:
     with suppress(ImageError):
         reencode(start + noise, [EncodeSpec(50)])
+
+
+def test_one_image_is_a_file_or_its_bytes_and_pillows_bytes_come_out() -> None:
+    picture = photograph("cat").crop((0, 0, 91, 53))
+    Path("cat.jpg").write_bytes(jpeg(picture, quality=92))
+    pixels = decode_rgb("cat.jpg")
+    assert np.array_equal(pixels, decode_rgb(Path("cat.jpg").read_bytes()))
+    for quality, subsampling in ((1, "420"), (50, "444"), (100, "422")):
+        data = encode_rgb(pixels, quality, subsampling)  # type: ignore[arg-type]
+        layout = ":".join(subsampling)
+        assert data == jpeg(Image.fromarray(pixels), quality=quality, subsampling=layout)
+        assert np.array_equal(round_trip(pixels, quality, subsampling), decode_rgb(data))  # type: ignore[arg-type]
+    assert encode_rgb(pixels[:, ::-1], 50) == jpeg(Image.fromarray(pixels[:, ::-1]), quality=50)
+    assert (
+        encode_rgb(pixels[..., 0], 50) == encode_rgb(pixels[..., :1], 50) == jpeg(Image.fromarray(pixels[..., 0]), quality=50)
+    )
+    assert reencode("cat.jpg", [50])[0].data == encode_rgb(pixels, 50)
+
+
+def test_what_is_no_image_or_quality_is_a_sentence() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    Path("text.jpg").write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.jpg: not an image"):
+        decode_rgb(Path("text.jpg"))
+    with pytest.raises(ImageError, match=r"nowhere\.jpg: No such file"):
+        reencode("nowhere.jpg", [50])
+    for quality in (0, 101, 50.5, True, "50"):
+        with pytest.raises(UsageError, match="is not a JPEG quality"):
+            encode_rgb(pixels, quality)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="Pixels have no source"):
+        encode_rgb(pixels, "source")  # type: ignore[arg-type]
+    for array in (pixels.astype(np.float32), pixels[..., :2], pixels[:0]):
+        with pytest.raises(UsageError, match="is no image"):
+            encode_rgb(array, 50)
+    with pytest.raises(UsageError, match="subsampling '411' is not known"):
+        EncodeSpec(50, "411")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -273,3 +274,37 @@ def test_shards_and_a_hub_data_set_are_encoded() -> None:
         assert {beton.payload(index) for index in range(5)} == {picture}
         assert list(verify_beton(path)) == []
     assert set(Beton(Path("shards/train-q50.beton")).labels) == {3}
+
+
+def test_one_call_encodes_a_data_set_and_counts_its_images(photos: Path, betons: Path) -> None:
+    counted: list[tuple[int, int]] = []
+    threads = threading.active_count()
+    outputs = encode_dataset(str(photos), [50, "source"], "api", progress=lambda done, total: counted.append((done, total)))
+    assert threading.active_count() == threads
+    names = [f"{split}-{quality}.beton" for split in ("train", "val") for quality in ("q50", "source")]
+    assert [(path.name, manifest.images, manifest.failures) for path, manifest in outputs.items()] == [
+        (name, 48 if name.startswith("train") else 16, 0) for name in names
+    ]
+    assert all((Path("api") / name).read_bytes() == (betons / name).read_bytes() for name in names)
+    assert counted == sorted(counted)
+    assert counted[-1] == (64, 64)
+    again = encode_dataset(photos, [50, 20], "api", resume=True, progress=lambda done, total: counted.append((done, total)))
+    assert [manifest.quality for manifest in again.values()] == [50, 20] * 2
+    assert counted[-1] == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, "api"), r"quality 0 is not a JPEG quality\. Give a whole number from 1 to 100"),
+        ((["50"], "api"), "quality '50' is not a JPEG quality"),
+        (([], "api"), "No quality is given"),
+        (([50, 50], "api"), "The quality q50 is given twice"),
+        ((50,), "Which folder"),
+        (({}, "api"), "have paths already, so the folder api does nothing"),
+    ],
+)
+def test_an_unclear_call_is_a_sentence(arguments: tuple[Any, ...], message: str, photos: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        encode_dataset(photos, *arguments)
+    assert not Path("api").exists()

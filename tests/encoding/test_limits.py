@@ -1,5 +1,6 @@
 """Limits on the pixels of one image, before it is decoded, and of all images that are decoded at the same time."""
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,10 @@ from samples import encode_all, jpeg, photograph
 
 from jpegcurr.analysis.prediction.predict import read_image
 from jpegcurr.cli import main
+from jpegcurr.cli.cam import cam
 from jpegcurr.cli.encode import encode
+from jpegcurr.cli.evaluate import evaluate
+from jpegcurr.cli.predict import predict
 from jpegcurr.encoding.beton.manifest import read_items, read_manifest
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg import codec
@@ -23,6 +27,7 @@ from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS, MOST_PIXELS, PixelBudget
 from jpegcurr.errors import EncodeError, ImageError, OversizeError
 
+CLASSES = ("astronaut", "cat", "coffee", "grass")
 SIZE = (81, 67)
 PIXELS = 81 * 67
 
@@ -77,9 +82,10 @@ def test_a_container_whose_size_says_nothing_is_refused(kind: str) -> None:
 
 
 def test_the_limit_that_is_not_given_is_the_one_in_the_help() -> None:
-    option = signature(encode).parameters["max_pixels"]
-    assert option.default == MAX_PIXELS
-    assert option.annotation.__metadata__[0].max == MOST_PIXELS == 2 * 89_478_485
+    for command in (encode, predict, cam, evaluate):
+        option = signature(command).parameters["max_pixels"]
+        assert option.default == MAX_PIXELS
+        assert option.annotation.__metadata__[0].max == MOST_PIXELS == 2 * 89_478_485
 
 
 def webp(width: int, height: int) -> bytes:
@@ -108,12 +114,40 @@ def test_predict_and_cam_leave_such_an_image_out_and_say_why(
 ) -> None:
     shutil.copytree(photos / "val/cat", "cat")
     Path("cat/bomb.webp").write_bytes(webp(16383, 10900))
-    reason = "cat/bomb.webp: 16383x10900 pixels are more than the 128000000 that an image may have"
+    reason = "cat/bomb.webp: 16383x10900 pixels are more than the 128000000 that an image may have; --max-pixels allows larger"
     for command in ("predict", "cam"):
         with pytest.raises(SystemExit) as left:
             main([command, str(trained), "cat", "--device", "cpu"])
         assert left.value.code == 0
-        assert f"{reason}\n" in capsys.readouterr().err
+        assert f"{reason} ones\n" in capsys.readouterr().err
+
+
+def test_predict_cam_and_evaluate_take_a_limit_of_their_own(
+    trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in CLASSES:
+        Path("d", name).mkdir(parents=True)
+        shutil.copy(photos / f"val/{name}/00.jpg", f"d/{name}/0.jpg")
+    picture().save("d/cat/small.png")
+    limit = ["--max-pixels", str(PIXELS), "--device", "cpu", "--json", "--quiet"]
+    counts = {}
+    for command, images in (("predict", ["d"]), ("cam", ["d"]), ("evaluate", ["--data", "d"])):
+        with pytest.raises(SystemExit) as left:
+            main([command, str(trained), *images, *limit])
+        assert left.value.code == 0
+        shown = capsys.readouterr()
+        assert f"pixels are more than the {PIXELS} that an image may have" in shown.err
+        counts[command] = json.loads(shown.out)
+    larger = [name for name in CLASSES if larger_than(Path(f"d/{name}/0.jpg"), PIXELS)]
+    assert 0 < len(larger) <= len(CLASSES)
+    read = len(CLASSES) + 1 - len(larger)
+    assert counts["predict"]["unread"] == len(larger)
+    assert counts["cam"]["images"] == counts["evaluate"][0]["images"] == read
+
+
+def larger_than(path: Path, pixels: int) -> bool:
+    with Image.open(path) as image:
+        return image.width * image.height > pixels
 
 
 def test_what_the_reason_advises_works_after_a_stop_too() -> None:

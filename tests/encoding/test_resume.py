@@ -170,7 +170,7 @@ def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_b
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.beton.writer._SYNC_EVERY", 1)
-        patch.setattr("jpegcurr.encoding.beton.writer._sync", failing_sync)
+        patch.setattr("jpegcurr.encoding.beton.writer.sync_data", failing_sync)
         with pytest.raises(EncodeError, match=r"\.train-source\.beton\.partial: Input/output error.*and --resume"):
             encode_all(photos, Path("betons"), ["source", 50])
     assert not list(Path("betons").glob("[!.]*"))
@@ -181,7 +181,7 @@ def test_a_disk_that_fails_behind_the_writer_is_heard_and_its_records_are_read_b
 def test_a_sync_that_failed_before_ctrl_c_is_not_forgotten(photos: Path, betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("jpegcurr.encoding.beton.writer._SYNC_EVERY", 50_000)
-        patch.setattr("jpegcurr.encoding.beton.writer._sync", failing_sync)
+        patch.setattr("jpegcurr.encoding.beton.writer.sync_data", failing_sync)
         stop(photos, after=16, qualities=("source",))
     assert json.loads(Path("betons/.train-source.plan").read_text())["boot"].strip() == ""
     finish(photos, betons)

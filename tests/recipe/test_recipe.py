@@ -236,12 +236,44 @@ def test_the_mixture_shows_as_many_images_of_quality_50() -> None:
 
 def test_a_file_in_the_current_folder_comes_before_a_shipped_recipe() -> None:
     Path("demo.yaml").write_text("mine")
-    assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
+    assert find_recipe(Path("demo.yaml")) == find_recipe("demo") == Path("demo.yaml")
 
 
-def test_a_missing_recipe_is_an_error_that_names_the_nearest_and_all() -> None:
-    with pytest.raises(RecipeError, match=r"'two_phase\.yaml'.*Shipped recipes: .*clean_only\.yaml"):
-        find_recipe(Path("two_fase.yaml"))
+def test_a_shipped_recipe_is_loaded_by_its_bare_name() -> None:
+    Path("small_data").mkdir()  # a folder is no recipe
+    for name in ("small_data", "small_data.yaml", Path("small_data.yaml")):
+        assert load_recipe(name, "seed=7") == load_recipe(name, ["seed=7"])
+    with pytest.raises(RecipeError, match=r"^runs/small_data does not exist"):
+        load_recipe("runs/small_data")
+
+
+def test_a_recipe_is_found_with_and_without_its_suffix() -> None:
+    shipped_file = find_recipe(Path("small_data"))
+    assert (shipped_file.name, shipped_file) == ("small_data.yaml", find_recipe(Path("small_data.yaml")))
+    Path("small_data").mkdir()
+    assert find_recipe(Path("small_data")) == shipped_file, "a folder is no recipe"
+    Path("small_data/mine.yml").write_text("mine")
+    assert find_recipe(Path("small_data/mine")) == Path("small_data/mine.yml")
+    assert find_recipe(Path("mine"), beside=Path("small_data")) == Path("small_data/mine.yml")
+    Path("small_data.yaml").write_text("mine")
+    assert find_recipe(Path("small_data")) == Path("small_data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("two_fase.yaml", "Did you mean 'two_phase' or 'two_phase_whole'?"),
+        ("smalldata", "Did you mean 'small_data'"),
+        ("qqq", "`jpegcurr recipe --list` lists those."),
+        ("x" * 300, "neither as a file nor as a shipped recipe"),
+        ("run", "run is the folder of a run. Give the file of its recipe: run/recipe.yaml."),
+    ],
+)
+def test_a_missing_recipe_is_an_error_that_names_the_nearest(name: str, message: str) -> None:
+    Path("run").mkdir()
+    Path("run/recipe.yaml").touch()
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        find_recipe(Path(name))
 
 
 def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
@@ -262,7 +294,7 @@ def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("modle.name=x", r"modle: unknown key\. Did you mean 'model'\?"),
-        ("schedule.warmup=3", r"schedule\.warmup: unknown key\. Did you mean 'warmup_epochs'\?"),
+        ("schedule.warmup_epoch=3", r"schedule\.warmup_epoch: unknown key\. Did you mean 'warmup_epochs'\?"),
         ("data.clean.trian=x", r"data\.clean\.trian: unknown key\. Did you mean 'train'\?"),
         ("curriculum.0.untill_epoch=3", r"curriculum\.0\.untill_epoch: unknown key\. Did you mean 'until_epoch'\?"),
         ("schedule.lr=fast", r"schedule\.lr: Input should be a valid number"),

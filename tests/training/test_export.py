@@ -87,6 +87,8 @@ def test_the_line_that_is_printed_loads_torchvisions_file_with_equal_logits(run:
     assert command("export run --to torchvision -o 'my weights.pth'") == 0
     path, line = capsys.readouterr().out.splitlines()
     assert path == "my weights.pth"
+    assert command("export run --to torchvision -o 'my weights.pth' --force --json") == 0
+    assert json.loads(capsys.readouterr().out) == {"path": path, "load": line}
     names: dict[str, Any] = {"torch": torch, "torchvision": torchvision}
     exec(line, names)  # noqa: S102
     expected = load_run(run, cpu).model(images())

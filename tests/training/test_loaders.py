@@ -1,5 +1,7 @@
-"""The contract of both loaders, and properties of one of them."""
+"""The contract of all loaders, and the choice of one."""
 
+import _ctypes
+import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -13,10 +15,10 @@ from samples import FFCV, jpeg, photograph, tiny_recipe, write_beton
 
 from jpegcurr.encoding.beton.pixels import read_pixels
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.errors import ImageError, RecipeError, TrainingError
+from jpegcurr.errors import ImageError, RecipeError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.data import loaders
+from jpegcurr.training.data import loaders, turbojpeg
 from jpegcurr.training.data.datasets import open_datasets
 from jpegcurr.training.data.loaders import choose_cache, choose_kind, open_loader, open_loaders
 from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
@@ -37,7 +39,7 @@ def training(beton: Beton, workers: int = 1) -> EpochSampler:
 
 @pytest.fixture
 def loader(request: pytest.FixtureRequest, betons: Path, cpu: Runtime) -> Loader:
-    """Return a training or validation loader of either kind, compiled once per session."""
+    """Return a training or validation loader of any kind, compiled once per session."""
     kind, train = request.param
     if (kind, train) not in _open:
         if train:
@@ -49,16 +51,17 @@ def loader(request: pytest.FixtureRequest, betons: Path, cpu: Runtime) -> Loader
 
 
 def params(train: bool) -> list[object]:
-    return [pytest.param(("plain", train), id="plain"), pytest.param(("ffcv", train), id="ffcv", marks=FFCV)]
+    kinds = {"compiled": pytest.mark.compiled, "plain": (), "ffcv": FFCV}
+    return [pytest.param((kind, train), id=kind, marks=marks) for kind, marks in kinds.items()]
 
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
 def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: Loader, sampler: EpochSampler) -> None:
     for epoch in (0, 3):
         batches = list(loader.at(epoch))
-        assert [len(labels) for _, labels, _ in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
+        assert [len(labels) for _, labels, *_ in batches] == [8, 8, 8, 8, 8], "48 images, 40 in whole steps of 20"
         assert len(loader) == 5
-        for images, labels, numbers in batches:
+        for images, labels, numbers, *_ in batches:
             assert images.shape == (8, 3, 40, 40)
             assert (images.dtype, labels.dtype, numbers.dtype) == (torch.uint8, torch.int64, np.int64)
         labels = torch.cat([batch.labels for batch in batches]).numpy()
@@ -71,10 +74,10 @@ def test_a_training_epoch_is_whole_steps_in_the_order_of_seed_and_epoch(loader: 
 def test_a_validation_epoch_is_every_sample_once_as_pillow_sees_it(loader: Loader, betons: Path) -> None:
     beton = Beton(betons / "val-source.beton")
     batches = list(loader.at(0))
-    assert [len(labels) for _, labels, _ in batches] == [7, 7, 2]
+    assert [len(labels) for _, labels, *_ in batches] == [7, 7, 2]
     assert len(loader) == 3
     images = torch.cat([images for images, *_ in batches])
-    assert torch.cat([labels for _, labels, _ in batches]).tolist() == beton.labels.tolist()
+    assert torch.cat([labels for _, labels, *_ in batches]).tolist() == beton.labels.tolist()
     assert np.concatenate([batch.numbers for batch in batches]).tolist() == list(range(16))
     for index, image in enumerate(images):
         expected = centre_crop(read_pixels(beton, index), IMAGE)
@@ -94,7 +97,7 @@ def test_an_epoch_may_start_at_any_batch(loader: Loader) -> None:
 def test_kept_batches_do_not_change(loader: Loader) -> None:
     kept = []
     copies = []
-    for images, labels, _ in loader.at(1):
+    for images, labels, *_ in loader.at(1):
         kept.append((images, labels))
         copies.append((images.clone(), labels.clone()))
     for (images, labels), (images_then, labels_then) in zip(kept, copies, strict=True):
@@ -113,7 +116,7 @@ def test_an_epoch_left_early_leaves_no_thread_and_the_next_is_whole(loader: Load
     while threading.active_count() > before and time.monotonic() < patience:
         time.sleep(0.01)
     assert threading.active_count() <= before
-    assert sum(len(labels) for _, labels, _ in loader.at(0)) == 40
+    assert sum(len(labels) for _, labels, *_ in loader.at(0)) == 40
 
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
@@ -172,17 +175,64 @@ def test_interpolations_give_the_size_asked_for_and_differ(interpolation: str) -
     assert sum(torch.equal(sampler, other) for other in others) == 1
 
 
-@pytest.mark.ffcv
-@pytest.mark.filterwarnings("ignore")
-def test_auto_takes_ffcv_where_it_is_and_says_so() -> None:
-    assert choose_kind("auto") == ("ffcv", "loader: ffcv (installed)")
+@pytest.mark.compiled
+def test_auto_takes_compiled_code_where_it_can_and_says_so() -> None:
+    assert choose_kind("auto") == ("compiled", "loader: compiled (numba and libturbojpeg are here)")
+    assert choose_kind("compiled") == ("compiled", "loader: compiled (asked for)")
 
 
-def test_auto_takes_plain_where_ffcv_is_not_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jpegcurr.training.data.loaders.find_spec", lambda _name: None)
-    assert choose_kind("auto") == ("plain", "loader: plain (ffcv is not installed)")
-    with pytest.raises(RecipeError, match="ffcv is not installed"):
-        choose_kind("ffcv")
+def test_auto_takes_plain_without_numba_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jpegcurr.training.data.loaders.find_spec", lambda name: None if name == "numba" else find_spec(name))
+    assert choose_kind("auto") == ("plain", "loader: plain, which is slower (numba is not installed)")
+    with pytest.raises(RecipeError, match=r"^loader\.kind: compiled cannot be used: numba is not installed\. Set loader"):
+        choose_kind("compiled")
+
+
+def test_auto_takes_plain_without_libturbojpeg_and_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(turbojpeg, "_candidates", lambda: iter(()))
+    monkeypatch.delitem(sys.modules, "jpegcurr.training.data.decode_kernel", raising=False)
+    turbojpeg.load_library.cache_clear()
+    try:
+        kind, reason = choose_kind("auto")
+    finally:
+        turbojpeg.load_library.cache_clear()
+    assert kind == "plain"
+    assert reason.startswith("loader: plain, which is slower (libturbojpeg is not installed (Debian and Ubuntu: apt install")
+
+
+def test_auto_takes_plain_where_numba_has_no_folder_for_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    caching = pytest.importorskip("numba.core.caching")
+    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
+    for name in ("decode_kernel", "resample_kernel"):
+        monkeypatch.delitem(sys.modules, f"jpegcurr.training.data.{name}", raising=False)
+    kind, reason = choose_kind("auto")
+    assert kind == "plain"
+    assert "NUMBA_CACHE_DIR" in reason
+
+
+def test_libturbojpeg_of_a_wheel_is_used_and_what_is_none_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        _, system = turbojpeg.load_library()
+    except OSError:
+        pytest.skip("no libturbojpeg here")
+    libraries = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if Path(system).name in line]
+    folder = tmp_path / "turbojpeg.libs"
+    folder.mkdir()
+    (folder / "libturbojpeg-0.so.0").write_bytes(b"not a library")
+    (folder / "libturbojpeg-1.so.0").symlink_to(_ctypes.__file__)  # a library without the functions
+    (folder / "libturbojpeg-2.so.0").symlink_to(libraries[0])
+    monkeypatch.setattr(turbojpeg, "_system_names", lambda: iter(()))
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setattr("sys.base_prefix", str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda _scheme: str(tmp_path))
+    turbojpeg.load_library.cache_clear()
+    try:
+        assert turbojpeg.load_library()[1] == str(folder / "libturbojpeg-2.so.0")
+    finally:
+        turbojpeg.load_library.cache_clear()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -201,59 +251,12 @@ def test_a_recipe_opens_every_data_set_before_the_first_epoch(betons: Path, tmp_
     assert len(opened.train) == 6
 
 
-@pytest.mark.ffcv
-@pytest.mark.filterwarnings("ignore")
-def test_ffcv_stops_loading_when_an_epoch_is_left(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ffcv.loader.epoch_iterator import EpochIterator
-
-    loaded = []
-    run_pipeline = EpochIterator.run_pipeline
-    monkeypatch.setattr(EpochIterator, "run_pipeline", lambda *args: loaded.append(1) or run_pipeline(*args))
-    sampler = EpochSampler({"": Variant(Beton(betons / "train-q50.beton"))}, IMAGE, train=True, batch=1, workers=1)
-    loader = open_loader("ffcv", sampler, cpu)
-    assert len(loader) == 48
-    batches = loader.at(0)
-    next(batches)
-    batches.close()  # type: ignore[attr-defined]
-    assert len(loaded) < 12
-
-
-@pytest.mark.ffcv
-@pytest.mark.filterwarnings("ignore")
-def test_an_error_in_ffcvs_thread_ends_the_epoch(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ffcv.loader.epoch_iterator import EpochIterator
-
-    def fail(*_args: object) -> None:
-        raise ValueError("a broken pipeline")
-
-    loader = open_loader("ffcv", EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), IMAGE, batch=4, workers=1), cpu)
-    monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
-    with pytest.raises(TrainingError, match=r"loading thread failed \(ValueError: a broken pipeline\)"):
-        list(loader.at(0))
-
-
-@pytest.mark.ffcv
-@pytest.mark.filterwarnings("ignore")
-def test_ffcv_is_left_where_numbas_threads_are_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use PlainLoader if numba has only its own threading layer, which aborts the process when a second loader starts."""
-    import numba
-
-    monkeypatch.setattr(numba.config, "THREADING_LAYER", "workqueue")
-    kind, reason = choose_kind("auto")
-    assert kind == "plain"
-    assert "numba has neither TBB nor OpenMP here" in reason
-    with pytest.raises(RecipeError, match="neither TBB nor OpenMP"):
-        choose_kind("ffcv")
-    monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
-    monkeypatch.setattr(loaders, "_imports", lambda module: not module.endswith("pool"))
-    assert choose_kind("auto")[0] == "plain"
-
-
 def test_two_loaders_may_be_at_work_at_once(betons: Path, cpu: Runtime) -> None:
-    for kind in ("plain", "ffcv") if find_spec("ffcv") else ("plain",):
+    for kind in ("auto", "plain", "ffcv") if find_spec("ffcv") else ("auto", "plain"):
+        kind, _ = choose_kind(kind)
         sampler = EpochSampler.of(Variant(Beton(betons / "train-q50.beton")), IMAGE, batch=4, workers=2)
         first, second = (open_loader(kind, sampler, cpu).at(0) for _ in range(2))
-        for (images, labels, _), (images_too, labels_too, _) in zip(first, second, strict=True):
+        for (images, labels, *_), (images_too, labels_too, *_) in zip(first, second, strict=True):
             assert torch.equal(images, images_too)
             assert torch.equal(labels, labels_too)
 

@@ -85,7 +85,7 @@ def test_a_step_that_overflows_float16_is_skipped_and_counted(
 def test_a_loss_that_is_not_a_number_ends_a_float16_run_too(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jpegcurr.training.loop.mix", lambda images, targets, *_key: (images * math.nan, targets))
+    monkeypatch.setattr("jpegcurr.training.augment.augment.mix", lambda images, targets, *_key: (images * math.nan, targets))
     with pytest.raises(NotFiniteError, match="The loss of epoch 0 is nan"):
         losses("run", betons, tmp_path, precision="float16")
 

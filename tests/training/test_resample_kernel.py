@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from samples import photograph
@@ -12,7 +12,7 @@ from samples import photograph
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.training.data.transforms import resize_centre
 
-pytestmark = pytest.mark.ffcv
+pytestmark = pytest.mark.compiled
 Box = tuple[int, int, int, int]  # top, left, height, width
 Size = tuple[int, int]  # height, width
 
@@ -98,6 +98,27 @@ def test_area_is_that_of_opencv_to_a_level_where_no_side_grows(
     part = source[top : top + height, left : left + width]
     expected = cv2.resize(part, out.shape[1::-1], interpolation=cv2.INTER_AREA)
     assert abs(out.astype(int) - expected).max() <= 1
+
+
+@given(where=boxes(), size=st.tuples(LENGTHS, LENGTHS), saturated=st.booleans(), seed=st.integers(0, 2**32 - 1))
+@example(where=((1, 1), (0, 0, 1, 1)), size=(1, 2), saturated=True, seed=0)
+@example(where=((300, 5), (0, 0, 300, 5)), size=(9, 6), saturated=False, seed=0)  # one side grows, the other shrinks
+@settings(max_examples=300, deadline=None)
+def test_area_is_that_of_opencv_to_the_bit_where_a_side_grows(
+    where: tuple[Size, Box], size: Size, saturated: bool, seed: int
+) -> None:
+    from jpegcurr.training.data.resample_kernel import AREA, resample
+
+    whole, (top, left, height, width) = where
+    assume(size[0] > height or size[1] > width)
+    source = noise(*whole, seed, saturated)
+    around = np.full(3 * size[0] * size[1] + 64, 119, np.uint8)
+    out = around[32:-32].reshape(*size, 3)
+    resample(source, top, left, height, width, out, AREA)
+    part = source[top : top + height, left : left + width]
+    assert np.array_equal(out, cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA))
+    assert (around[:32] == 119).all()
+    assert (around[-32:] == 119).all()
 
 
 @BOTH_FILTERS

@@ -14,8 +14,8 @@ from jpegcurr.errors import NotFiniteError, RecipeError, TrainingError, UsageErr
 from jpegcurr.files import locked
 from jpegcurr.recipe.loading import dump_recipe, load_recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training import loop
 from jpegcurr.training import train as train_module
+from jpegcurr.training.augment import augment
 from jpegcurr.training.models.load import load_run
 from jpegcurr.training.run_folder import LOCK, _check_trained_epochs, locked_run, remove_leftovers
 from jpegcurr.training.tracking import read_metrics
@@ -165,14 +165,14 @@ def test_a_run_is_trained_for_longer_twice(betons: Path, cpu: Runtime, tmp_path:
 def test_a_run_whose_loss_is_not_finite_goes_on_as_its_message_says(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, spoilt = loop.mix, []
+    plain, spoilt = augment.mix, []
 
     def spoil(images: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
         mixed, targets = plain(images, *rest)  # type: ignore[arg-type]
         now = rest[-2:] in ((epoch, 2) for epoch in spoilt)  # one micro-batch of these epochs
         return (mixed * float("nan") if now else mixed), targets
 
-    monkeypatch.setattr(loop, "mix", spoil)
+    monkeypatch.setattr(augment, "mix", spoil)
     spoilt[:] = [0]
     with pytest.raises(NotFiniteError, match=r"There is no checkpoint yet: start again in the same folder\."):
         train(tiny_recipe(betons, tmp_path, "evaluate=[]"), Path("run"), runtime=cpu)

@@ -76,6 +76,16 @@ def test_training_ranks_are_disjoint_and_make_the_same_steps_together(sampler: E
         assert (together == whole[step * sampler.step : (step + 1) * sampler.step]).all()
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_position_names_the_same_images_for_any_number_of_ranks(sampler: EpochSampler, ranks: int) -> None:
+    alone = {sampler.position(1, number): batch for number, batch in enumerate(sampler.batches(1))}
+    assert list(alone) == list(range(12))
+    together = [replace(sampler, rank=rank, ranks=ranks) for rank in range(ranks)]
+    batches = {one.position(1, number): batch for one in together for number, batch in enumerate(one.batches(1))}
+    assert batches.keys() == alone.keys()
+    assert all((batches[position] == alone[position]).all() for position in alone)
+
+
 @pytest.mark.parametrize(("ranks", "times"), [(1, 3), (2, 3), (1, 4), (4, 2)])
 def test_repeated_samples_are_other_crops_of_fewer_images(sampler: EpochSampler, ranks: int, times: int) -> None:
     """Keep the number of images in an epoch; a sample occurs repeatedly within one step, with a new crop every time."""

@@ -21,7 +21,7 @@ from jpegcurr.errors import ImageError, RecipeError, Terminated, TrainingError, 
 from jpegcurr.files import _umask
 from jpegcurr.recipe.schema import EmaSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training import loop as step_module
+from jpegcurr.training.augment import augment as step_module
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.loop import StepInfo
@@ -128,7 +128,7 @@ def test_a_resumed_run_ends_in_the_same_weights_whatever_the_recipe(
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("at", [(0, 1), (1, 2), (2, 1)], ids=["at first", "before the swap", "after the swap"])
+@pytest.mark.parametrize("at", [(1, 2), (2, 1)], ids=["before the swap", "after the swap"])
 def test_a_run_stopped_within_an_epoch_ends_in_the_same_weights_bit_for_bit(
     betons: Path, cpu: Runtime, tmp_path: Path, kind: str, at: tuple[int, int]
 ) -> None:
@@ -549,7 +549,7 @@ def test_a_tracker_that_is_not_installed_is_named(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jpegcurr.training.tracking.find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match=r"wandb is not installed\. Run (uv )?pip install -U wandb, or --set tracking="):
+    with pytest.raises(UsageError, match=r"wandb is not installed\. Run (uv )?pip install -U wandb, or omit it: --set tr"):
         train(tiny_recipe(betons, tmp_path, "tracking=[wandb]"), Path("run"), runtime=cpu)
     assert not Path("run").exists()
 

@@ -8,7 +8,7 @@ import PIL
 import pytest
 import torch
 from PIL import Image
-from samples import FFCV, jpeg, photograph, write_beton
+from samples import COMPILED, jpeg, photograph, write_beton
 from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -105,7 +105,7 @@ def test_they_are_those_of_timm_and_torchvision_to_the_bit(view: str) -> None:
     assert compared == len(SIZES) or not ORDER_OF_13
 
 
-@pytest.mark.parametrize("kind", ["plain", pytest.param("ffcv", marks=FFCV)])
+@pytest.mark.parametrize("kind", [COMPILED, "plain"])
 @pytest.mark.parametrize("view", ["ImageNet's", "small", "squashed", "squashed and cut"])
 def test_both_loaders_show_them(tmp_path: Path, cpu: Runtime, kind: str, view: str) -> None:
     images = [picture(*size) for size in SIZES]

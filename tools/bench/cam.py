@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from common import bench_parser, circumstances, positive, record
 
-from jpegcurr.analysis.cam.grad_cam import grad_cam
+from jpegcurr.analysis.cam.grad_cam import maps_and_logits
 from jpegcurr.analysis.layers import find_layer, stages
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.recipe.schema import ModelSection
@@ -59,7 +59,7 @@ def open_contenders(options: Options, runtime: Runtime) -> tuple[dict[str, Expla
     classes = torch.arange(options.batch, device=runtime.device) % CLASSES
 
     def ours() -> np.ndarray:
-        maps: np.ndarray = grad_cam(model, layer, images, classes)[0].cpu().numpy()
+        maps: np.ndarray = maps_and_logits(model, layer, images, classes)[0].cpu().numpy()
         return maps
 
     def forward() -> np.ndarray:

@@ -4,7 +4,9 @@
 All contenders encode the same files with the same number of workers, in chunks of 16 and in turns: A B C D, A B C D, after
 one warm-up round, which also fills the page cache. Give a folder that fits into memory, since one contender holds all of it,
 and run nothing else: other load changes the ratios too. Every run writes into a fresh temporary folder (below TMPDIR), which
-is created and removed outside of the measured time.
+is created and removed outside of the measured time. ``--outputs`` compares the formats of ``encode --to`` instead, with Pillow
+and with an img2dataset-like loop, which re-encodes with the same C calls and packs a tar (its own reader, an HTTP client, would
+measure the network).
 
 The measured times differ in what they include. jpegcurr lists the folder, reads the files and flushes to disk (fsync). The
 floor has everything in memory and drops its results; the bare loop is the floor with files: it reads, writes and flushes, but
@@ -33,8 +35,10 @@ import simplejpeg
 from common import bench_parser, circumstances, record
 from PIL import Image
 
+from jpegcurr.encoding.convert import convert_output
 from jpegcurr.encoding.encode import encode_dataset
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.outputs.paths import FORMATS, Format
 from jpegcurr.encoding.plan import plan_outputs
 from jpegcurr.encoding.sources.base import Item, Store
 from jpegcurr.encoding.sources.open import open_sources
@@ -50,6 +54,9 @@ FLOOR, FLOOR_ALONE = "floor: same C calls, in memory", "floor, one thread"
 BARE = "bare loop: the floor, file to file"
 WRITER = "jpegcurr's writer alone, q50"
 PILLOW, FFCV = "Pillow open + save, q50", "FFCV DatasetWriter, q50"
+FOLDER, WDS, PARQUET = "jpegcurr, q50, to a folder", "jpegcurr, q50, to webdataset", "jpegcurr, q50, to parquet"
+ALL_FORMATS, CONVERT = "jpegcurr, q50, all four in one pass", "jpegcurr convert, beton to folder"
+TAR_LOOP = "img2dataset-like loop to a tar, q50"
 OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
 # Requirements of an encoder for a million images: (one, other, minimum of the ratio of their medians of images/s).
 TARGETS = {
@@ -63,6 +70,13 @@ TARGETS = {
     "against the Pillow loop": (OURS, PILLOW, 1.15),
     "source against q50": (COPY, OURS, 5.0),
     "threads that the one writer keeps up with": (WRITER, ALONE, None),
+    "a folder against a beton": (FOLDER, OURS, 0.8),
+    "webdataset against a beton": (WDS, OURS, 0.8),
+    "parquet against a beton": (PARQUET, OURS, 0.8),
+    "four formats in one pass against a beton": (ALL_FORMATS, OURS, None),
+    "a folder against the Pillow loop": (FOLDER, PILLOW, 1.15),
+    "webdataset against the tar loop": (WDS, TAR_LOOP, 0.8),
+    "converting to a folder against encoding": (CONVERT, FOLDER, None),
 }
 # Spawn the other libraries' processes: a fork of this one would inherit the locks that its threads hold.
 spawn = get_context("spawn")
@@ -77,14 +91,21 @@ class Contender:
     run: Callable[[Path], object]
 
 
-def jpegcurr(name: str, folder: Path, images: int, workers: int, *passes: Sequence[EncodeSpec]) -> Contender:
-    """Return the contender that writes betons and manifests, one per split and quality, in one or more passes."""
+def jpegcurr(
+    name: str,
+    folder: Path,
+    images: int,
+    workers: int,
+    *passes: Sequence[EncodeSpec],
+    kinds: Sequence[Format] = ("beton",),
+) -> Contender:
+    """Return the contender that writes outputs and manifests, one per split, quality and format, in one or more passes."""
 
     def run(out: Path) -> None:
         for specs in passes:
             with open_executor(workers) as (executor, _):
                 sources = open_sources(folder)
-                encode_dataset(sources, plan_outputs(sources, specs, out), executor=executor, workers=workers)
+                encode_dataset(sources, plan_outputs(sources, specs, out, kinds), executor=executor, workers=workers)
 
     return Contender(name, images, run)
 
@@ -193,6 +214,50 @@ def pillow(paths: Sequence[Path], workers: int, stack: ExitStack) -> Contender:
 def save_with_pillow(source: Path, target: Path) -> None:
     """Re-encode one file."""
     Image.open(source).convert("RGB").save(target, quality=QUALITY)
+
+
+def tar_loop(paths: Sequence[Path], largest: int, workers: int, stack: ExitStack) -> Contender:
+    """Return the loop of img2dataset for files: threads re-encode, and each has a tar of its own, by the package webdataset."""
+    import webdataset
+
+    threads, scratch = scratch_threads(largest, workers, stack)
+
+    def write(part: int, out: Path) -> None:
+        with webdataset.TarWriter(str(out / f"{part:05}.tar")) as tar:
+            for number, path in enumerate(paths[part::workers]):
+                with suppress(ValueError):
+                    pixels = simplejpeg.decode_jpeg(path.read_bytes(), "BGR", buffer=scratch.buffer)
+                    jpeg = cv2.imencode(".jpg", pixels, OPTIONS)[1].tobytes()
+                    tar.write({"__key__": f"{number:09}", "jpg": jpeg, "cls": 0, "json": {"key": str(path)}})
+
+    return Contender(TAR_LOOP, len(paths), lambda out: list(threads.map(partial(write, out=out), range(workers))))
+
+
+def converting(folder: Path, images: int, workers: int, stack: ExitStack) -> Contender:
+    """Return the contender that copies betons, which are written before the measurement, into folders."""
+    betons = Path(stack.enter_context(TemporaryDirectory(prefix="bench-convert-")))
+    jpegcurr("", folder, images, workers, [EncodeSpec(QUALITY)]).run(betons)
+
+    def run(out: Path) -> None:
+        for beton in betons.glob("*.beton"):
+            convert_output(beton, ["folder"], out)
+
+    return Contender(CONVERT, images, run)
+
+
+def open_output_contenders(folder: Path, workers: int, stack: ExitStack) -> list[Contender]:
+    """Return the formats of ``encode --to``, and what writes folders and tars without jpegcurr."""
+    paths = [Path(source.store.locate(item)) for source in open_sources(folder) for item in source.items]
+    _, largest = load_jpegs(paths)
+    half = [EncodeSpec(QUALITY)]
+    kinds: dict[str, Sequence[Format]] = {OURS: ["beton"], FOLDER: ["folder"], WDS: ["webdataset"], PARQUET: ["parquet"]}
+    kinds[ALL_FORMATS] = FORMATS
+    return [
+        *(jpegcurr(name, folder, len(paths), workers, half, kinds=formats) for name, formats in kinds.items()),
+        converting(folder, len(paths), workers, stack),
+        pillow(paths, workers, stack),
+        tar_loop(paths, largest, workers, stack),
+    ]
 
 
 def ffcv(files: Sequence[tuple[Path, int]], workers: int, stack: ExitStack) -> list[Contender]:
@@ -324,11 +389,13 @@ def ratios(rates: dict[str, list[float]]) -> list[tuple[str, float, str]]:
 def main() -> None:
     """Measure all contenders and print their rates and ratios."""
     parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
+    parser.add_argument("--outputs", action="store_true", help="compare the formats of encode --to")
     arguments = parser.parse_args()
     keep_freed_memory()
     try:
         with ExitStack() as stack:
-            contenders = open_contenders(arguments.folder, arguments.workers, stack)
+            opener = open_output_contenders if arguments.outputs else open_contenders
+            contenders = opener(arguments.folder, arguments.workers, stack)
             rates = measure(contenders, arguments.runs)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
@@ -336,7 +403,11 @@ def main() -> None:
     print("\n".join([*table(rates), counts, *(f"{name}: {value}" for name, value in circumstances().items())]))
     medians = {name: round(statistics.median(values)) for name, values in rates.items()}
     ratio_by_name = {name: round(ratio, 3) for name, ratio, _ in ratios(rates)}
-    record(arguments.json, "encode", {"counts": counts, "images_per_second": medians, "ratios": ratio_by_name})
+    record(
+        arguments.json,
+        "encode --outputs" if arguments.outputs else "encode",
+        {"counts": counts, "images_per_second": medians, "ratios": ratio_by_name},
+    )
 
 
 if __name__ == "__main__":

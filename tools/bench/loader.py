@@ -6,6 +6,9 @@ and resizes them by torchvision's random-resized rule, mirrors about half, and r
 The contenders take turns, A B C, A B C, after a warm-up round, which fills the page cache, compiles code and starts the
 DataLoaders' worker processes, which stay alive. Give betons of 2000 images or more that fit into memory, and run nothing else.
 
+Processor time is that of all threads of an epoch, for the contenders that have no processes of their own. It holds on a machine
+where other work runs, but leaves out the time in which a worker waits for another.
+
 The clock measures a whole epoch, from the request to its end. The first batch, for which nothing has been prepared, and the
 last, for which not all workers are busy, therefore count for more on a small file. The contenders do different work. ``area``
 is OpenCV's filter, the only one in FFCV; ``bilinear`` is antialiased, torchvision's default. FFCV decodes with libjpeg's fast
@@ -48,27 +51,32 @@ from torchvision.transforms import v2
 
 from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.errors import JpegcurrError
+from jpegcurr.errors import JpegcurrError, RecipeError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.system import available_cpus, keep_freed_memory, library_versions
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.data.loaders import open_loader
+from jpegcurr.training.data.loaders import choose_kind, open_loader
 from jpegcurr.training.data.sampling import Batch, EpochSampler, Loader, Variant
+from jpegcurr.training.data.turbojpeg import load_library
 
 SOURCE, HALF = "source", "q50"
-OURS = {"FfcvLoader": "ffcv", "PlainLoader": "plain"}
+OURS = {"CompiledLoader": "compiled", "FfcvLoader": "ffcv", "PlainLoader": "plain"}
 STOCK = "stock FFCV"
 PILLOW, DECODE_JPEG = "DataLoader + Pillow", "DataLoader + decode_jpeg"
 BOUND = "the bound: decoding alone"
 # Requirements of our loaders: (one, other, minimum of the ratio of their medians of images/s).
 TARGETS = {
+    "CompiledLoader against FfcvLoader, area": ("CompiledLoader, area", "FfcvLoader, area", 0.97),
+    "CompiledLoader against FfcvLoader, bilinear": ("CompiledLoader, bilinear", "FfcvLoader, bilinear", 0.97),
+    "CompiledLoader against stock FFCV": ("CompiledLoader, area", STOCK, 1.2),
     "FfcvLoader against stock FFCV": ("FfcvLoader, area", STOCK, 1.2),
     "PlainLoader against stock FFCV": ("PlainLoader, area", STOCK, None),
     "PlainLoader against DataLoader + decode_jpeg": ("PlainLoader, bilinear", DECODE_JPEG, 1.0),
     "PlainLoader against DataLoader + Pillow": ("PlainLoader, bilinear", PILLOW, None),
     "FfcvLoader against PlainLoader, area": ("FfcvLoader, area", "PlainLoader, area", None),
     "FfcvLoader against PlainLoader, bilinear": ("FfcvLoader, bilinear", "PlainLoader, bilinear", None),
+    "CompiledLoader of the bound": ("CompiledLoader, area", BOUND, None),
     "FfcvLoader of the bound": ("FfcvLoader, area", BOUND, None),
     "PlainLoader of the bound": ("PlainLoader, area", BOUND, None),
 }
@@ -94,12 +102,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to load one beton: ``run`` loads the epoch of the given number and returns the number of its images."""
+    """One way to load one beton: ``run`` loads the epoch of the given number and returns the number of its images.
+
+    ``alone`` says that all of its threads are this process's, so that their processor time can be measured.
+    """
 
     name: str
     data: str
     images: int
     run: Callable[[int], int]
+    alone: bool = False
 
     @property
     def title(self) -> str:
@@ -223,9 +235,7 @@ def ignore_deprecation(_worker: int) -> None:
 
 def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Contender:
     """Return the bound for every loader that decodes whole images with libturbojpeg's accurate transform."""
-    import ffcv._libffcv  # it is linked to libturbojpeg
-
-    library = ctypes.CDLL(ffcv._libffcv.__file__)  # its calls release the interpreter lock
+    library, _ = load_library()  # its calls release the interpreter lock
     library.tjInitDecompress.restype = ctypes.c_void_p
     pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong
     library.tjDecompress2.argtypes = [pointer, pointer, long, pointer, *[number] * 5]
@@ -245,12 +255,12 @@ def bare_loop(beton: Beton, data: str, workers: int, stack: ExitStack) -> Conten
         return len(chunk)
 
     chunks = [range(start, min(start + CHUNK, len(beton))) for start in range(0, len(beton), CHUNK)]
-    return Contender(BOUND, data, len(beton), lambda _: sum(threads.map(decode, chunks)))
+    return Contender(BOUND, data, len(beton), lambda _: sum(threads.map(decode, chunks)), alone=True)
 
 
-def loader_contender(name: str, data: str, beton: Beton, begin: Begin) -> Contender:
+def loader_contender(name: str, data: str, beton: Beton, begin: Begin, alone: bool = False) -> Contender:
     """Return the contender that loads the epochs which ``begin`` starts."""
-    return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, *_ in begin(epoch)))
+    return Contender(name, data, len(beton), lambda epoch: sum(len(images) for images, *_ in begin(epoch)), alone)
 
 
 def open_contenders(
@@ -259,13 +269,14 @@ def open_contenders(
     """Return all contenders that can run here on one beton; ``process`` runs FFCV (None: skipped), ``stack`` ends threads."""
     samplers = {interpolation: create_sampler({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
     contenders = [
-        loader_contender(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at)
+        loader_contender(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at, alone=True)
         for name in available_loaders()
         for interpolation, sampler in samplers.items()
     ]
     if process is not None:
         stock = partial(process.submit, stock_epoch, beton.path, options)
         contenders.append(Contender(STOCK, data, len(beton), lambda _: stock().result()))
+    if can_open("compiled"):
         contenders.append(bare_loop(beton, data, options.workers, stack))
     for name, decode in ((PILLOW, with_pillow), (DECODE_JPEG, with_torchvision)):
         loader = open_dataloader(beton, decode, options)
@@ -281,35 +292,49 @@ def dataloader_epoch(loader: DataLoader, _epoch: int) -> Iterator[Batch]:
 def open_process(stack: ExitStack) -> ProcessPoolExecutor | None:
     """Return the process that runs stock FFCV; None if ffcv is not installed."""
     if not find_spec("ffcv"):
-        print(f"{STOCK}, FfcvLoader and the bound are skipped: ffcv is not installed.")
+        print(f"{STOCK} and FfcvLoader are skipped: ffcv is not installed.")
         return None
     return stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_freed_memory))
 
 
 def available_loaders() -> list[str]:
-    """Return the names of our loaders, without FfcvLoader if ffcv is not installed."""
-    return [name for name, kind in OURS.items() if kind != "ffcv" or find_spec("ffcv")]
+    """Return the names of our loaders, without those that this machine cannot open."""
+    return [name for name, kind in OURS.items() if can_open(kind)]
 
 
-def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
-    """Return images/s of ``runs`` rounds by contender."""
+@cache
+def can_open(kind: str) -> bool:
+    """Return whether a loader of this kind can be opened here; print why not."""
+    try:
+        choose_kind(kind)
+    except RecipeError as error:
+        print(error)
+        return False
+    return True
+
+
+def measure(contenders: Sequence[Contender], runs: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return images per second, and per second of processor time where that can be measured, of ``runs`` rounds."""
     rates: dict[str, list[float]] = {contender.title: [] for contender in contenders}
+    costs: dict[str, list[float]] = {contender.title: [] for contender in contenders if contender.alone}
     for turn in range(runs + 1):
         print_turn(turn, runs)
         for contender in contenders:
-            rate = images_per_second(contender, turn)
-            rates[contender.title] += [rate] if turn else []
-    return rates
+            seconds, processor_seconds = time_epoch(contender, turn)
+            rates[contender.title] += [contender.images / seconds] if turn else []
+            if contender.alone and turn:
+                costs[contender.title].append(contender.images / processor_seconds)
+    return rates, costs
 
 
-def images_per_second(contender: Contender, epoch: int) -> float:
-    """Run one epoch; return images per second of wall-clock time."""
-    start = time.perf_counter()
+def time_epoch(contender: Contender, epoch: int) -> tuple[float, float]:
+    """Run one epoch; return its seconds of wall-clock time and of this process's processor time."""
+    start, processor_start = time.perf_counter(), time.process_time()
     images = contender.run(epoch)
-    seconds = time.perf_counter() - start
+    times = time.perf_counter() - start, time.process_time() - processor_start
     if images != contender.images:
         raise SystemExit(f"{contender.title} loaded {images} images of {contender.images}.")
-    return images / seconds
+    return times
 
 
 def measure_swaps(sampler: EpochSampler, count: int) -> dict[str, Swaps]:
@@ -386,9 +411,9 @@ def print_turn(turn: int, runs: int) -> None:
     print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
 
 
-def rate_table(rates: Mapping[str, Sequence[float]]) -> list[str]:
-    """Format images/s, and the ratio of medians to the bound on the same beton."""
-    lines = [f"{'images/s':<46}{'median':>8}{'min':>8}{'max':>8}{'of the bound':>14}"]
+def rate_table(rates: Mapping[str, Sequence[float]], unit: str) -> list[str]:
+    """Format rates, and the ratio of medians to the bound on the same beton."""
+    lines = [f"{unit:<46}{'median':>8}{'min':>8}{'max':>8}{'of the bound':>14}"]
     for title, values in rates.items():
         median, bound = statistics.median(values), rates.get(f"{BOUND}, {title.rpartition(', ')[2]}")
         share = f"{median / statistics.median(bound):>14.2f}" if bound else ""
@@ -446,6 +471,9 @@ def main() -> None:
     parser.add_argument("half", type=Path, help="beton of the same images at quality 50")
     parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
     parser.add_argument("--batch", type=positive, default=64, help="images a batch (64)")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="a contender, CompiledLoader for one; no swaps, no waits"
+    )
     filters = get_args(Interpolation)
     parser.add_argument("--interpolation", choices=filters, default="area", help="filter of our loaders in swaps (area)")
     arguments = parser.parse_args()
@@ -465,30 +493,35 @@ def main() -> None:
                 contender
                 for data, beton in betons.items()
                 for contender in open_contenders(data, beton, options, process, stack)
+                if not arguments.only or contender.name.partition(",")[0] in arguments.only
             ]
-            rates, count = measure(contenders, arguments.runs), 2 * arguments.runs
+            if not contenders:
+                raise SystemExit(f"No contender has one of these names: {', '.join(arguments.only)}.")
+            (rates, costs), count = measure(contenders, arguments.runs), 2 * arguments.runs
             sampler = create_sampler(betons, options, arguments.interpolation, count + 1)
-            swaps = measure_swaps(sampler, count)
-            if process is not None:
+            swaps = {} if arguments.only else measure_swaps(sampler, count)
+            if process is not None and not arguments.only:
                 paths = [beton.path for beton in betons.values()]
                 swaps |= process.submit(stock_swaps, paths, options, count).result()
-        waits = measure_waits(betons, options, arguments.runs)
+        waits = {} if arguments.only else measure_waits(betons, options, arguments.runs)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
     counts = describe(betons, options, arguments.runs)
     versions = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
-    ratio_rows = ratios(rates)
+    ratio_rows = [*ratios(rates), *((f"{name}, processor time", ratio, wanted) for name, ratio, wanted in ratios(costs))]
     tables = [
-        *(*rate_table(rates), ""),
-        *(*(f"{name:<54}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratio_rows), ""),
-        *(*swap_table(swaps), ""),
-        *(*wait_table(waits), ""),
+        *(*rate_table(rates, "images/s"), ""),
+        *(*rate_table(costs, "images per second of processor time"), ""),
+        *(*(f"{name:<64}{ratio:>8.2f}{wanted}" for name, ratio, wanted in ratio_rows), ""),
+        *([*swap_table(swaps), ""] if swaps else []),
+        *([*wait_table(waits), ""] if waits else []),
     ]
     print("\n".join([*tables, counts, *(f"{name}: {value}" for name, value in circumstances().items()), versions]))
     metrics = {
         "counts": counts,
         "loading_versions": versions,
         "images_per_second": {title: round(statistics.median(values)) for title, values in rates.items()},
+        "images_per_processor_second": {title: round(statistics.median(values)) for title, values in costs.items()},
         "ratios": {name: round(ratio, 3) for name, ratio, _ in ratio_rows},
         "first_batch_after_swap": {name: round(statistics.median(times.first), 2) for name, times in swaps.items()},
         "last_batch_to_first": {name: round(statistics.median(times.between), 2) for name, times in swaps.items()},

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time and memory of opening a beton as long as ImageNet for training, up to the first batch: our two loaders and FFCV's own.
+"""Time and memory of opening a beton as long as ImageNet for training, up to the first batch: our loaders and FFCV's own.
 
 The file holds copies of one tiny JPEG, in a temporary folder (below TMPDIR; half a gigabyte). The benchmark therefore measures
 the parts that grow with the number of samples: the index, what a loader keeps of it, and the order of an epoch.
@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common import bench_parser, circumstances, record
-from loader import SOURCE, STOCK, Options, create_sampler, open_ours, open_stock
+from loader import OURS, SOURCE, STOCK, Options, can_open, create_sampler, open_ours, open_stock
 from PIL import Image
 
 from jpegcurr.encoding.beton.reader import Beton
@@ -33,8 +33,9 @@ from jpegcurr.encoding.beton.writer import BetonWriter
 IMAGENET, CLASSES = 1_281_167, 1000
 SIDE = 32  # pixels of the JPEG
 OPTIONS = Options(size=224, batch=64, workers=2)
-FFCV, PLAIN = "FfcvLoader", "PlainLoader"
+COMPILED, FFCV, PLAIN = "CompiledLoader", "FfcvLoader", "PlainLoader"
 IMPORTS = {
+    COMPILED: ("jpegcurr.training.data.decode_kernel", "jpegcurr.training.data.thread_loader"),
     PLAIN: ("jpegcurr.training.data.thread_loader",),
     FFCV: ("jpegcurr.training.data.ffcv_loader",),
     STOCK: ("ffcv.loader", "ffcv.transforms", "ffcv.fields.rgb_image"),
@@ -107,7 +108,7 @@ def open_once(name: str, path: Path) -> Marks:
 
 def measure(path: Path, runs: int) -> dict[str, list[Marks]]:
     """Return the marks of ``runs`` rounds by loader, after a warm-up round that fills numba's cache on disk."""
-    names = [name for name in IMPORTS if name == PLAIN or find_spec("ffcv")]
+    names = [name for name in IMPORTS if (can_open(OURS[name]) if name in OURS else find_spec("ffcv"))]
     results: dict[str, list[Marks]] = {name: [] for name in names}
     for turn in range(runs + 1):
         print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)

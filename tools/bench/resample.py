@@ -23,7 +23,7 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, random_boxes
-from jpegcurr.training.data.ffcv_kernel import FILTERS
+from jpegcurr.training.data.decode_kernel import FILTERS
 from jpegcurr.training.data.resample_kernel import resample
 from jpegcurr.training.data.transforms import resize
 from jpegcurr.training.sample_rng import SampleRng

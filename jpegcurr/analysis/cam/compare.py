@@ -22,13 +22,14 @@ from jpegcurr.analysis.cam.methods import OURS, find_method
 from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
 from jpegcurr.analysis.layers import stages
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_specs
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import sanitize
 from jpegcurr.training.models.description import describe_model, hash_weights
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.load import Classifier, Models, load_models
 
 NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
 PICTURES = 60
@@ -36,23 +37,24 @@ TOP = 3  # likeliest classes of an example
 
 
 def compare_cams(
-    runs: Sequence[Classifier],
-    folder: Path,
-    specs: Sequence[EncodeSpec],
-    runtime: Runtime,
+    models: Models,
+    images: str | Path,
+    qualities: Sequence[EncodeSpec | Quality],
+    runtime: Runtime | None = None,
     *,
     layer: str | None = None,
     method: str = OURS,
-    labels: Path | None = None,
+    labels: str | Path | None = None,
     target_rule: TargetRule = "reference",
     limit: int | None = None,
     pictures: int = PICTURES,
     seed: int = 0,
     metrics: Sequence[str] = (),
     threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
-    """Compute the maps of every image in ``folder`` in every run at every quality, and compare them.
+    """Compute the maps of every image of a folder in every model at every quality, and compare them.
 
     Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. An image and
     view takes about 100 bytes. Where fewer than half of the images have another one of their class (because these are not
@@ -60,12 +62,13 @@ def compare_cams(
     half the list apart.
 
     Args:
-        runs: runs with the same classes, in any order; the first run at the first quality is the reference.
-        folder: images, in folders named after their classes or not.
+        models: whatever ``load_model`` takes, one or more with the same classes, in any order; the first at the first quality
+            is the reference. A mapping gives networks their names.
+        images: a folder of them, in folders named after their classes or not.
         labels: a table of the images' classes, as for ``jpegcurr encode``, instead of their folders' names.
-        specs: the qualities.
-        runtime: the device to compute on.
-        layer: the layer explained; the last stage if None.
+        qualities: numbers, ``source``, or ``EncodeSpec``.
+        runtime: the device to compute on; by default a GPU if there is one.
+        layer: the name of the layer explained; timm's last stage if None.
         method: one of ``methods.METHODS``.
         target_rule: the class explained.
         limit: the maximum number of images, evenly spaced over the folder; None for all.
@@ -74,13 +77,16 @@ def compare_cams(
         metrics: names in ``faithfulness.FAITHFULNESS``, computed for every view's own map; each costs up to tens of forward
             passes an image.
         threads: threads for reading and encoding; the number of processors if None.
+        max_pixels: how many pixels an image may have; a larger one is skipped.
         on_images: called with the number of images done and in all; an image that is shown counts twice.
 
     Raises:
-        UsageError: no image can be read or explained, the runs have different classes or grids, or there is no such layer,
-            method, metric or target rule.
+        UsageError: no image can be read or explained, the models have different classes or grids or cannot be loaded, or there
+            is no such layer, method, metric or target rule, or a quality is given twice.
         EncodeError: the disk or the network folder with the images fails.
     """
+    folder, specs, runtime = Path(images), as_specs(qualities), runtime or resolve_runtime()
+    runs = load_models(models, runtime)
     first = runs[0]
     for run in runs[1:]:
         _check_classes(first, run)
@@ -91,11 +97,11 @@ def compare_cams(
     layer = layer or _last_stage(first)
     hashes = [(run, hash_weights(run)) for run in runs]
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in hashes for spec in specs)
-    available = find_labelled([folder], labels)
+    available = find_labelled([folder], None if labels is None else Path(labels))
     labelled = available.take(_evenly_spaced(len(available), limit))
     files = list(labelled.files)
     truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
-    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed)
+    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels)
     total = len(files) + min(pictures, len(files))
     results = _collect(runner, files, threads, lambda done: on_images(done, total))
     files = results.files()
@@ -134,7 +140,9 @@ def compare_cams(
 def _last_stage(run: Classifier) -> str:
     names = stages(run.model)
     if not names:
-        raise UsageError(f"{run.path}: timm names no stages of it. Give the layer to explain as --layer.")
+        raise UsageError(
+            f"{run.path}: timm names no stages of it. Give the layer to explain as --layer (in Python, layer='...')."
+        )
     return names[-1]
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from jpegcurr.analysis.cam.grad_cam import held_still, run
 from jpegcurr.analysis.cam.results import Column, Map
-from jpegcurr.analysis.layers import unwrapped
 from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.system import install_command
+from jpegcurr.training.models.factory import unwrapped
 
 # (model, images, maps, targets, seed) -> the metric of each image
 Measure = Callable[[nn.Module, torch.Tensor, Map, torch.Tensor, int], Column]

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from jpegcurr.analysis.layers import Layout, find_layer, read_layout, stages, stages_sentence, unwrapped
+from jpegcurr.analysis.layers import Layout, find_layer, read_layout, stages, stages_sentence
 from jpegcurr.errors import UsageError
+from jpegcurr.training.models.factory import unwrapped
+from jpegcurr.training.models.load import Classifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,35 @@ class Captured:
 
 
 def grad_cam(
+    model: nn.Module | Classifier, layer: str, images: torch.Tensor, targets: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute raw Grad-CAM maps (Selvaraju et al. 2017) of a batch in any network, which is left as it was.
+
+    Args:
+        model: the network, or one that ``load_model`` has loaded.
+        layer: a name in its ``named_modules()``, called once in a pass.
+        images: float [n 3 s s], square and normalised, on the model's device; for a loaded model also uint8, which it
+            normalises.
+        targets: the class of each image to explain, int64 [n]; the likeliest if None.
+
+    Returns:
+        The maps, float32 [n h w], not below 0, on the layer's own grid and not scaled by image.
+
+    Raises:
+        UsageError: ``images`` is no such batch, there is no such layer, or its output gives no map.
+    """
+    if images.ndim != 4 or images.shape[2] != images.shape[3]:
+        raise UsageError(f"Images of shape {list(images.shape)} are no batch of square ones. Give float [n 3 s s].")
+    if not isinstance(model, nn.Module):
+        if not images.is_floating_point():
+            images = model.normalise(images)
+        model = model.model
+    elif not images.is_floating_point():
+        raise UsageError(f"Images of {images.dtype} are not normalised. Give float [n 3 s s], as the network takes it.")
+    return maps_and_logits(model, layer, images, targets)[0]
+
+
+def maps_and_logits(
     model: nn.Module, layer: str, images: torch.Tensor, targets: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute raw Grad-CAM (Selvaraju et al. 2017): ReLU of the activations weighted by their mean gradients.

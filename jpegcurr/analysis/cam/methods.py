@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from jpegcurr.analysis.cam.grad_cam import Captured, capture, grad_cam, held_still, run
-from jpegcurr.analysis.layers import find_layer, unwrapped
+from jpegcurr.analysis.cam.grad_cam import Captured, capture, held_still, maps_and_logits, run
+from jpegcurr.analysis.layers import find_layer
 from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.system import install_command
+from jpegcurr.training.models.factory import unwrapped
 
-# (model, layer, images, targets) -> (maps, logits), as ``grad_cam``
+# (model, layer, images, targets) -> (maps, logits), as ``maps_and_logits``
 Method = Callable[[nn.Module, str, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
 
 OURS = "gradcam"
@@ -57,7 +58,7 @@ def find_method(name: str) -> Method:
         UsageError: there is no such method, or its package is not installed or too old.
     """
     if name == OURS:
-        return grad_cam
+        return maps_and_logits
     if name not in PACKAGED:
         raise UsageError(f"--method {name!r} is not known.{did_you_mean(name, METHODS)} Known methods: {', '.join(METHODS)}.")
     return partial(_packaged, name, _find_class(name))

@@ -19,6 +19,7 @@ from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, Targe
 from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
@@ -88,6 +89,7 @@ class ViewRunner:
     near: EncodeSpec | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
 
     @cached_property
     def sections(self) -> list[ImageSection]:
@@ -129,9 +131,10 @@ class ViewRunner:
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
             converted = False
-            for name, encoded in zip(specs, reencode(read_file(file), list(specs.values())), strict=True):
-                converted |= encoded.converted
-                pixels = decode_rgb(encoded.data, scratch=True)
+            encoded = reencode(read_file(file), list(specs.values()), self.max_pixels)
+            for name, jpeg in zip(specs, encoded, strict=True):
+                converted |= jpeg.converted
+                pixels = decode_rgb(jpeg.data, scratch=True, max_pixels=self.max_pixels)
                 crops |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
             return PreparedImage(file, {}, str(error))

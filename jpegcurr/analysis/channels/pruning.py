@@ -203,12 +203,12 @@ def study_pruning(
 def _tested_part(batches: Iterable[Batch], chosen: Flags, on_images: Callable[[int], None] | None) -> Iterator[Batch]:
     """Yield of every batch the images that are not ``chosen``, where there are any, and report the whole batch as done."""
     start = 0
-    for images, labels, numbers in batches:
+    for images, labels, numbers, *place in batches:
         tested = ~chosen[start : start + len(images)]
         start += len(images)
         if tested.any():
             rows = torch.from_numpy(tested).to(images.device)
-            yield Batch(images[rows], labels[rows], numbers[tested])
+            yield Batch(images[rows], labels[rows], numbers[tested], *place)
         if on_images:
             on_images(len(images))
 

@@ -12,12 +12,13 @@ import torch
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
-from jpegcurr.encoding.beton.manifest import read_manifest
-from jpegcurr.encoding.jpeg.codec import Quality
+from jpegcurr.encoding.beton.manifest import read_manifest, refuse_second_encode
+from jpegcurr.encoding.jpeg.codec import Quality, check_quality
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.classes import Classes, describe_match, have_same_labels
 from jpegcurr.training.data.datasets import Dataset, open_dataset
 from jpegcurr.training.data.identity import describe_differences, identify
@@ -26,7 +27,7 @@ from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.description import ModelDescription, describe_model
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier, Run
+from jpegcurr.training.models.load import Classifier, Models, Run, load_models
 from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")
@@ -44,7 +45,7 @@ class Evaluation:
         data, quality: the beton and its quality, None if the manifest is missing.
         tested: the quality that the model saw, None if it is unknown or not one number.
         at_load: a description of the encoding on the fly, None if there is none.
-        loader: the decode path, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
+        loader: the decode path, ``compiled``, ``ffcv`` or ``plain``; ``images`` where these were not in a beton.
         classes, names_known: the run's class names; the numbers of its outputs if the names are not known.
         description: the hash of the model's weights, and its preprocessing.
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
@@ -100,6 +101,57 @@ class Evaluation:
             "class_accuracy": self.class_accuracy(),
         }
         return {name: json_values(value) for name, value in values.items()}
+
+
+def evaluate(
+    models: Models,
+    data: str | Path | Sequence[str | Path] | None = None,
+    qualities: Sequence[Quality] | None = None,
+    *,
+    runtime: Runtime | None = None,
+    labels: str | Path | None = None,
+    stage: Stage = "before_crop",
+    loader: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Evaluation]:
+    """Evaluate one or more models on the same images, as ``jpegcurr evaluate`` does; every image counts once.
+
+    Args:
+        models: whatever ``load_model`` takes, one or more; a mapping gives networks their names.
+        data: betons, or labelled images in whatever form ``encode`` takes; by default the first run's own validation sets.
+        qualities: encode the images, which must be the source images, again at each of these while they are loaded; as they
+            are stored by default.
+        runtime: where to compute; by default a GPU if there is one.
+        labels: a table of the images' classes, as for ``encode``.
+        stage: encode the whole image, or, as ``after_resize``, what the model gets of it, which degrades it much more.
+        loader: see ``evaluate_runs``.
+        max_pixels: larger images that are in no beton are not read.
+        progress: called with the number of images done and in all, counted once for each model.
+
+    Returns:
+        The evaluations, model by model; ``compare_evaluations`` compares them with the first.
+
+    Raises:
+        UsageError, BetonError, SourceError: as ``load_models``, ``choose_sets`` and ``open_sets`` do.
+        JpegcurrError: the outputs of a model are not finite numbers.
+    """
+    runtime = runtime or resolve_runtime()
+    loaded = load_models(models, runtime)
+    paths = [data] if isinstance(data, str | Path) else data or ()
+    wanted = None if qualities is None else [check_quality(quality) for quality in qualities]
+    sets = choose_sets(loaded[0], [Path(path) for path in paths], wanted, stage)
+    opened = open_sets(loaded, sets, None if labels is None else Path(labels), max_pixels=max_pixels)
+    total = len(loaded) * sum(len(one) for one in opened) // runtime.world.ranks
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return list(evaluate_runs(loaded, opened, runtime, loader=loader, on_images=count))
 
 
 def find_validation_sets(run: Classifier) -> dict[str, Path | OnTheFlyJpeg]:
@@ -161,11 +213,8 @@ def expand_qualities(
     sets: dict[str, Path | OnTheFlyJpeg] = {}
     for path in betons:
         manifest = read_manifest(path)
-        if manifest is not None and manifest.quality != "source":
-            raise UsageError(
-                f"{path} has quality {manifest.quality}: --qualities would encode it a second time, which gives other images. "
-                "Give the beton of the source images, or omit --qualities to evaluate the file as it is."
-            )
+        if manifest is not None:
+            refuse_second_encode(path, manifest, "--qualities")
         for quality in qualities:
             encoded = None if quality == "source" else OnTheFlyJpeg(beton=path, quality=quality, stage=stage)
             sets[f"{path}, {quality}"] = encoded or path
@@ -173,10 +222,15 @@ def expand_qualities(
 
 
 def open_sets(
-    runs: Sequence[Classifier], sets: Mapping[str, Path | OnTheFlyJpeg], labels: Path | None = None
+    runs: Sequence[Classifier],
+    sets: Mapping[str, Path | OnTheFlyJpeg],
+    labels: Path | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[EvaluationSet]:
     """Open every set, each file once: a ``.beton``, or images as ``encode`` takes them, with a table of ``labels`` if need be.
 
+    Images of more than ``max_pixels`` are not read; those of a ``.beton`` were allowed when they were encoded.
     It is logged where the classes of a set and of a run are not the same, and if a file that the run was trained or evaluated
     on while it trained has other images or labels now.
 
@@ -188,7 +242,7 @@ def open_sets(
     paths = dict.fromkeys(split_on_the_fly(val)[0] for val in sets.values())
     if labels is not None and all(path.suffix == BETON for path in paths):
         raise UsageError(f"--labels {labels} is for images; a {BETON} has its labels in it. Omit it.")
-    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels) for path in paths}
+    opened = {path: open_dataset(path) if path.suffix == BETON else open_images(path, labels, max_pixels) for path in paths}
     for dataset in opened.values():
         for run in runs:
             dataset.match(run.class_list)
@@ -221,10 +275,15 @@ def open_betons(run: Classifier, sets: Mapping[str, Path | OnTheFlyJpeg]) -> lis
 
 
 def evaluate_run(
-    run: Classifier, betons: Mapping[str, Path | OnTheFlyJpeg], runtime: Runtime, *, loader: str = "auto"
+    run: Classifier,
+    betons: Mapping[str, str | Path | OnTheFlyJpeg],
+    runtime: Runtime | None = None,
+    *,
+    loader: str = "auto",
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of ``run`` on each beton; see ``open_sets`` and ``evaluate_runs``."""
-    return evaluate_runs([run], open_sets([run], betons), runtime, loader=loader)
+    sets = {name: Path(val) if isinstance(val, str) else val for name, val in betons.items()}
+    return evaluate_runs([run], open_sets([run], sets), runtime or resolve_runtime(), loader=loader)
 
 
 def evaluate_runs(
@@ -243,14 +302,15 @@ def evaluate_runs(
         runs: models in evaluation mode.
         datasets: as ``open_sets`` opens them.
         runtime: where to compute, and in which precision.
-        loader: the decode path for all runs: ``ffcv``, ``plain``, or ``auto``, which is plain if any run was trained with it.
+        loader: the decode path for all runs: a kind of loader, or ``auto``, which is plain if any run was trained with it.
         on_images: called with the number of further images that are done, counted once for each run.
 
     Raises:
         RecipeError: the loader asked for is not available.
         JpegcurrError: the outputs of a run for an image are not finite numbers.
     """
-    kind, _ = choose_kind("plain" if loader == "auto" and any(run.loader == "plain" for run in runs) else loader)
+    without_ffcv = any(run.loader == "plain" for run in runs) or all(isinstance(dataset, ImageSet) for dataset in datasets)
+    kind, _ = choose_kind("plain" if loader == "auto" and without_ffcv else loader)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
     reported: set[Path] = set()
     for row, run in enumerate(runs):

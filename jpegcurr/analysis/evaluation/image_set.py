@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, encode_rgb, reencode
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round_trip
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import map_in_order, open_executor
@@ -34,7 +35,8 @@ AHEAD = 4  # batches whose images are read while the model works
 class ImageSet:
     """One split of a data set, and how its images are encoded again when they are loaded; None if they are not.
 
-    ``matched`` are the labels as numbers of a model's classes, int64 [n]; None where they are those of the source.
+    ``matched`` are the labels as numbers of a model's classes, int64 [n]; None where they are those of the source. An image of
+    more than ``max_pixels`` is not read.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class ImageSet:
     on_the_fly: OnTheFlyJpeg | None = None
     matched: Labels | None = None
     quality: Literal["source"] = "source"
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.source.items)
@@ -69,7 +72,7 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def open_images(path: Path, labels: Path | None = None) -> ImageSet:
+def open_images(path: Path, labels: Path | None = None, max_pixels: int = MAX_PIXELS) -> ImageSet:
     """Open a folder, archive, or whatever else ``encode`` takes: its split ``val``, or its only one.
 
     Raises:
@@ -82,7 +85,7 @@ def open_images(path: Path, labels: Path | None = None) -> ImageSet:
     source = sources.get("val") or next(iter(sources.values()))
     if len(sources) > 1:
         log.info("%s: its split val is evaluated", path)
-    return ImageSet(path, source)
+    return ImageSet(path, source, max_pixels=max_pixels)
 
 
 class ImageLoader:
@@ -102,7 +105,7 @@ class ImageLoader:
     def __len__(self) -> int:
         return -(-len(self._positions) // self._batch)
 
-    def at(self, _epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, _epoch: int, first: int = 0) -> Generator[Batch]:
         """Yield every image of this process once, from batch ``first`` on."""
         positions = self._positions[first * self._batch :]
         with (
@@ -117,14 +120,14 @@ class ImageLoader:
         item, on_the_fly = self._images.source.items[position], self._images.on_the_fly
         quality = on_the_fly.quality if on_the_fly is not None and isinstance(on_the_fly.quality, int) else None
         stage = on_the_fly.stage if on_the_fly is not None else None
+        max_pixels = self._images.max_pixels
         try:
             data = self._images.source.store.read(item)
             if quality is not None and stage == "before_crop":
-                data = reencode(data, [EncodeSpec(quality)])[0].data
-            crop = centre_crop(decode_rgb(data, scratch=True), self._section)
+                data = reencode(data, [EncodeSpec(quality)], max_pixels)[0].data
+            crop = centre_crop(decode_rgb(data, scratch=True, max_pixels=max_pixels), self._section)
             if quality is not None and stage == "after_resize":
-                pixels = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
-                crop = torch.from_numpy(decode_rgb(encode_rgb(pixels, quality))).permute(2, 0, 1)
+                crop = torch.from_numpy(round_trip(crop.permute(1, 2, 0).numpy(), quality)).permute(2, 0, 1)
         except ImageError as error:
             size = self._section.size
             return position, torch.zeros(3, size, size, dtype=torch.uint8), str(error)
@@ -138,4 +141,4 @@ class ImageLoader:
                 labels[row] = LEFT_OUT
                 self.unread.append((self._images.source.store.locate(self._images.source.items[position]), reason))
         images = torch.stack([crop for _, crop, _ in rows]).contiguous(memory_format=torch.channels_last)
-        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions)
+        return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions, 0, 0)

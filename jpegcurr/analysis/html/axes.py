@@ -32,7 +32,7 @@ def number_axis(values: Sequence[float], *, start: float, end: float, about: int
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     whole = bool(values) and not ends_on_ticks and all(value == round(value) for value in values)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # 0 too: a wide axis is better than one without ticks
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-300):  # 0 too: a wide axis is better than one without ticks
         middle, margin = low, 1.0 if whole and abs(low) < 1e6 else max(0.05 * abs(low), 1e-6)
         low, high = middle - margin, middle + margin
     step = _round_step((high - low) / about, whole=whole)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
 from jpegcurr.analysis.prediction.predict import FilePrediction, Prediction, classify, summarise
 from jpegcurr.analysis.prediction.sort_by_class import refuse_folder, sorted_folder
 from jpegcurr.analysis.prediction.tables import Identity, PredictionTable, Submission, refuse_same_identities
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
@@ -115,6 +116,25 @@ class Summary:
     confusion: Confusion | None
     unknown: str = ""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name, for JSON; ``labelled`` and ``right`` count images, None if no class is known."""
+        counts = (self.confusion.images, self.confusion.right) if self.confusion is not None else (None, None)
+        return {
+            "files": self.files,
+            "unread": len(self.unread),
+            "labelled": counts[0],
+            "right": counts[1],
+            "unknown": self.unknown or None,
+            "predictions": [
+                {
+                    "file": prediction.file,
+                    "classes": [{"class": name, "probability": share} for name, share in prediction.top],
+                    "error": prediction.error or None,
+                }
+                for prediction in self.first
+            ],
+        }
+
 
 def classify_files(
     run: Classifier,
@@ -122,8 +142,13 @@ def classify_files(
     runtime: Runtime,
     outputs: Outputs,
     on_file: Callable[[int], None] = lambda _done: None,
+    *,
+    keep: int | None = PRINTED,
+    max_pixels: int = MAX_PIXELS,
 ) -> Summary:
     """Classify every file and write ``outputs``, whole or not at all; ``on_file`` is called with the number of files done.
+
+    The summary has the first ``keep`` predictions; all if it is None. An image of more than ``max_pixels`` is not read.
 
     Raises:
         UsageError: an output needs labels and no image has one.
@@ -134,10 +159,10 @@ def classify_files(
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
     with _open_sinks(run, files.files, outputs, confusion) as sinks:
-        for done, prediction in enumerate(classify(run, files, runtime), start=1):
+        for done, prediction in enumerate(classify(run, files, runtime, max_pixels=max_pixels), start=1):
             for sink in sinks:
                 sink.add(prediction)
-            if len(first) < PRINTED:
+            if keep is None or len(first) < keep:
                 first.append(summarise(prediction, run.classes))
             if prediction.error:
                 unread.append((str(prediction.file), prediction.error))

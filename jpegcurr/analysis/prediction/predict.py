@@ -9,15 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.jpeg.codec import decode_rgb
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.errors import ImageError
-from jpegcurr.runtime import Runtime
+from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.load import Classifier, Model, load_model
 
 BATCH = 64
 TOP = 5
@@ -65,29 +66,37 @@ def read_file(path: Path) -> bytes:
     return read_bytes(str(path), 0, MISSING, listed=False)
 
 
-def read_image(path: Path) -> Pixels:
-    """Read one file as upright RGB, uint8 [h w 3]; raises as ``read_file``, and ImageError for an image that is damaged."""
-    return decode_rgb(read_file(path))
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read one file as upright RGB, uint8 [h w 3].
+
+    Raises:
+        ImageError, EncodeError: as ``read_file``; or the image is damaged, or has more than ``max_pixels``.
+    """
+    return decode_rgb(read_file(path), max_pixels=max_pixels)
 
 
-def classify(run: Classifier, files: LabelledFiles, runtime: Runtime) -> Iterator[FilePrediction]:
-    """Yield the prediction of ``run`` for every file, in order."""
+def classify(
+    run: Classifier, files: LabelledFiles, runtime: Runtime, *, max_pixels: int = MAX_PIXELS
+) -> Iterator[FilePrediction]:
+    """Yield the prediction of ``run`` for every file, in order; one of more than ``max_pixels`` is not read."""
     truths = [None if number < 0 else number for number in files.numbers(run.classes, known=run.names_known)]
     labelled = list(zip(files.files, truths, strict=True))
     batch = images_at_once(run.image.size, BATCH)
     for start in range(0, len(labelled), batch):
-        yield from _classify_batch(run, labelled[start : start + batch], runtime)
+        yield from _classify_batch(run, labelled[start : start + batch], runtime, max_pixels)
 
 
 @torch.inference_mode()
-def _classify_batch(run: Classifier, labelled: Sequence[tuple[Path, int | None]], runtime: Runtime) -> list[FilePrediction]:
+def _classify_batch(
+    run: Classifier, labelled: Sequence[tuple[Path, int | None]], runtime: Runtime, max_pixels: int
+) -> list[FilePrediction]:
     """Return the predictions for files, given with their labels."""
     views: dict[Path, torch.Tensor] = {}
     predictions: dict[Path, FilePrediction] = {}
     truths = dict(labelled)
     for file, truth in truths.items():
         try:
-            views[file] = centre_crop(read_image(file), run.image)
+            views[file] = centre_crop(read_image(file, max_pixels), run.image)
         except ImageError as error:
             predictions[file] = FilePrediction(file, truth, None, None, str(error))
     if views:
@@ -108,6 +117,11 @@ def summarise(prediction: FilePrediction, classes: Sequence[str], top: int = TOP
     return Prediction(str(prediction.file), pairs)
 
 
-def predict_images(run: Classifier, files: Sequence[Path], runtime: Runtime, top: int = TOP) -> Iterator[Prediction]:
-    """Yield the ``top`` most probable classes of every file, in order."""
-    return (summarise(prediction, run.classes, top) for prediction in classify(run, LabelledFiles.of(files), runtime))
+def predict_images(
+    model: Model, files: Sequence[str | Path], runtime: Runtime | None = None, top: int = TOP
+) -> Iterator[Prediction]:
+    """Yield the ``top`` most probable classes of every file, in order; ``model`` is whatever ``load_model`` takes."""
+    runtime = runtime or resolve_runtime()
+    run = load_model(model, runtime)
+    listed = LabelledFiles.of([Path(file) for file in files])
+    return (summarise(prediction, run.classes, top) for prediction in classify(run, listed, runtime))

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from jpegcurr.analysis.prediction.predict import FilePrediction
 from jpegcurr.errors import UsageError
-from jpegcurr.files import path_part
+from jpegcurr.files import path_part, staged_folder
 
 MARK = ".sorted-by-jpegcurr"  # only a folder with this mark is ever replaced
 
@@ -32,10 +31,8 @@ class SortedFolder:
         truth, predicted = (self._names[label] for label in labels)
         place = self._free(self._folder / truth / predicted / path_part(prediction.file.name))
         place.parent.mkdir(parents=True, exist_ok=True)
-        if self._copy:
+        if self._copy or not _link(place, prediction.file.resolve()):
             shutil.copy2(prediction.file, place)
-        else:
-            place.symlink_to(prediction.file.resolve())
 
     def _free(self, place: Path) -> Path:
         """Return ``place``, or the first of ``name-2.jpg``, ``name-3.jpg``, ... that does not exist."""
@@ -47,6 +44,15 @@ class SortedFolder:
         self._taken[place] += 1
         number = self._taken[place]
         return place if number == 1 else place.with_stem(f"{place.stem}-{number}")
+
+
+def _link(place: Path, file: Path) -> bool:
+    """Create a symbolic link; return False where there are none: on FAT disks, and on Windows without the privilege."""
+    try:
+        place.symlink_to(file)
+    except OSError:
+        return False
+    return True
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:
@@ -76,13 +82,6 @@ def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
 @contextmanager
 def sorted_folder(folder: Path, classes: Sequence[str], *, copy: bool) -> Iterator[SortedFolder]:
     """Yield a ``SortedFolder`` that becomes ``folder``, or replaces it, when the block ends: whole or not at all."""
-    target = folder.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
-        partial = Path(aside, "new")
-        partial.mkdir()
+    with staged_folder(folder) as partial:
         (partial / MARK).touch()
         yield SortedFolder(partial, classes, copy=copy)
-        if target.exists():
-            target.rename(Path(aside, "old"))
-        partial.rename(target)

@@ -25,7 +25,7 @@ def write_json_report(report: Report, path: Path) -> None:
         "classes": [_class(row) for row in report.classes],
         "examples": [_example(row) for row in report.examples],
     }
-    whole = escape_json(json.dumps(json_values(_head(report)), indent=2, ensure_ascii=False, allow_nan=False))
+    whole = escape_json(json.dumps(report_values(report), indent=2, ensure_ascii=False, allow_nan=False))
     with staged(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(whole.removesuffix("\n}"))
         for name, values in lists.items():
@@ -37,10 +37,10 @@ def write_json_report(report: Report, path: Path) -> None:
         file.write("\n}\n")
 
 
-def _head(report: Report) -> dict[str, Any]:
-    """Return all but the classes and examples; a number that is undefined becomes null."""
+def report_values(report: Report) -> dict[str, Any]:
+    """Return plain values of all but the classes and examples, for JSON; a number that is undefined becomes None."""
     study = report.study
-    return {
+    values = {
         "schema_version": SCHEMA_VERSION,
         "layer": study.layer,
         "grid": list(study.grid),
@@ -62,6 +62,7 @@ def _head(report: Report) -> dict[str, Any]:
         "runs": [_run(row) for row in report.rows],
         "provenance": report.provenance,
     }
+    return {name: json_values(value) for name, value in values.items()}
 
 
 def _view(row: ViewRow) -> dict[str, Any]:

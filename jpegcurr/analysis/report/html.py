@@ -22,6 +22,7 @@ from jpegcurr.analysis.report.images import Picture, Pictures, distances, embed_
 from jpegcurr.analysis.report.model import ExampleRow, Report, build_report
 from jpegcurr.analysis.report.text import CONVERTED
 from jpegcurr.analysis.stats import precise_p
+from jpegcurr.errors import UsageError
 from jpegcurr.files import write_text
 from jpegcurr.text import sanitize
 
@@ -34,17 +35,25 @@ _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 
 
 def report_files(path: Path) -> list[Path]:
-    """Return the files that ``write_report`` writes: the page, its JSON, and tables of the views, classes and images."""
+    """Return the files that ``write_report`` writes: the page, its JSON, and tables of the views, classes and images.
+
+    Raises UsageError for a ``path`` that does not end in ``.html``.
+    """
+    if path.suffix != ".html":
+        raise UsageError(f"{path}: the report is a page; give it a name that ends in .html.")
     return [path, *(path.with_suffix(suffix) for suffix in (".json", ".views.csv", ".classes.csv", ".images.csv"))]
 
 
-def write_report(study: CamStudy, path: Path) -> Report:
+def write_report(study: CamStudy, path: str | Path) -> Report:
     """Write the page to ``path`` and the other ``report_files`` beside it, each whole or not at all, the page last.
 
-    The same study gives the same bytes. Returns the report that the files render.
+    Files of these names are replaced. The same study gives the same bytes. Returns the report that the files render.
+
+    Raises:
+        UsageError: ``path`` does not end in ``.html``.
     """
+    page, as_json, views, classes, images = report_files(Path(path))
     report = build_report(study)
-    page, as_json, views, classes, images = report_files(path)
     text = render(report)
     write_json_report(report, as_json)
     write_views(report, views)

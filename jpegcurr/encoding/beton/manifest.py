@@ -1,4 +1,7 @@
-"""The manifest of a ``.beton``, ``<stem>.json``, and a row for every image of its source, in ``<stem>.items.jsonl``."""
+"""The manifest of an output, ``<stem>.json``, and a row for every image of its source, in ``<stem>.items.jsonl``.
+
+The stem is a beton's name without suffix, and the whole name of an output in another format (``outputs/paths.py``).
+"""
 
 import hashlib
 import os
@@ -9,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, TypeAdapter
 
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
+from jpegcurr.encoding.outputs.paths import Format, stem_of
 from jpegcurr.encoding.sources.base import MISSING, Order
-from jpegcurr.errors import BetonError
+from jpegcurr.errors import BetonError, UsageError
 from jpegcurr.json_files import parse_line, read_json, read_json_lines
 
 
@@ -29,9 +33,11 @@ class Plan(BaseModel):
         seed: of the shuffle and of the limit; 0 where there is neither.
         classes: names by label.
         items: number of images that the source lists for this split.
-        page_size: of the beton, bytes.
+        page_size: of the beton, bytes. It bounds a sample of the other formats too: one pass may write all of them.
         versions: of the libraries that decide the bytes.
         flat_classes: whether every folder was read as a class, whatever its name (``--flat-classes``).
+        format: of the output.
+        shard_bytes: of JPEGs in a shard, at most; None in a format without shards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +59,8 @@ class Plan(BaseModel):
     page_size: int
     versions: dict[str, str]
     flat_classes: bool = False
+    format: Format = "beton"
+    shard_bytes: int | None = None
 
     @property
     def spec(self) -> EncodeSpec:
@@ -67,7 +75,7 @@ class Manifest(Plan):
     """The manifest of one finished output.
 
     Attributes:
-        images: samples in the beton.
+        images: samples in the output.
         failures: images of the source that could not be encoded.
         ignored: files of the source without the suffix of an image, and images that nothing gives a class.
         copied: samples whose original bytes were kept. At the quality ``source`` all others have quality 95, 4:4:4.
@@ -77,8 +85,9 @@ class Manifest(Plan):
         keys_sha256: of the keys in file order, each followed by a newline; equal for betons of the same images.
         content_sha256: of the CRC-32 of every stored image's file, as it was before it was encoded, in file order; equal for
             betons that were encoded from the same files. None in betons of version 0.1, which did not record it.
-        index_sha256: of the header, metadata and allocation table. The items have a checksum for every sample.
-        beton_bytes: the size of the whole ``.beton`` file.
+        index_sha256: of the header, metadata and allocation table of a beton; None for other formats. The items have a checksum
+            for every sample.
+        beton_bytes: the size of the whole ``.beton`` file, or of all files of another format.
     """
 
     images: int
@@ -90,7 +99,7 @@ class Manifest(Plan):
     bytes_out: int
     keys_sha256: str
     content_sha256: str | None = None
-    index_sha256: str
+    index_sha256: str | None = None
     beton_bytes: int
 
 
@@ -116,19 +125,20 @@ class _StoredRow(_FailedRow):
     crc32: _Crc32
     source_crc32: _Crc32 = 0
     scaled: bool = False
+    modified: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
 
 
 _ROW: TypeAdapter[Any] = TypeAdapter(Annotated[_StoredRow | _FailedRow, Discriminator("status")])
 
 
-def manifest_path(beton: Path) -> Path:
-    """Return the path of the manifest: ``betons/train-q50.beton`` -> ``betons/train-q50.json``."""
-    return beton.with_suffix(".json")
+def manifest_path(output: Path) -> Path:
+    """Return the path of the manifest: ``train-q50.beton`` -> ``train-q50.json``, ``train_50`` -> ``train_50.json``."""
+    return output.with_name(f"{stem_of(output)}.json")
 
 
-def items_path(beton: Path) -> Path:
-    """Return the path of the items: ``betons/train-q50.beton`` -> ``betons/train-q50.items.jsonl``."""
-    return beton.with_suffix(".items.jsonl")
+def items_path(output: Path) -> Path:
+    """Return the path of the items: ``train-q50.beton`` -> ``train-q50.items.jsonl``."""
+    return output.with_name(f"{stem_of(output)}.items.jsonl")
 
 
 def read_manifest(beton: Path) -> Manifest | None:
@@ -151,6 +161,15 @@ def read_manifest(beton: Path) -> Manifest | None:
     return manifest
 
 
+def refuse_second_encode(beton: Path, manifest: Manifest, option: str) -> None:
+    """Raise UsageError if the images of ``beton``, which ``option`` would encode again, have a quality already."""
+    if manifest.quality != "source":
+        raise UsageError(
+            f"{beton} has quality {manifest.quality}: {option} would encode it a second time, which gives other images. "
+            f"Give the beton of the source images, or omit {option.partition('=')[0]} to take the file as it is."
+        )
+
+
 def refuse_unnamed_labels(beton: Path, highest: int, manifest: Manifest) -> None:
     """Raise BetonError if ``highest``, the largest label in ``beton``, has no name in its manifest."""
     if highest >= len(manifest.classes):
@@ -166,7 +185,8 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     Every row has key, label, source_bytes (-1 if unknown) and status. A stored image (``copied`` or ``encoded``) also has
     width, height, bytes and crc32 as stored, and the source_crc32 of its file; a ``failed`` one has the reason. An image whose
     original bytes could not be kept at the quality ``source`` has the quality and subsampling that it got instead; one that was
-    decoded at a smaller scale has ``scaled``.
+    decoded at a smaller scale has ``scaled``. In a folder's items, ``modified`` is the time stamp of the image's file, in
+    nanoseconds, if it has one.
 
     Raises:
         BetonError: the file is missing, or a line of it is no such row.

@@ -8,14 +8,17 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jpegcurr.descriptors import advise, open_to_read, read_at, read_into
 from jpegcurr.encoding.beton.format import FIELD, FIELD_DTYPES, HEADER, INT, RGB, ROW, VERSION
+from jpegcurr.encoding.outputs.paths import format_of
 from jpegcurr.encoding.sources.class_labels import MOST_CLASSES
 from jpegcurr.errors import BetonError
 
@@ -43,9 +46,9 @@ class Beton:
             numbers of classes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = _open(path)
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.descriptor = _open(self.path)
         finalize(self, os.close, self.descriptor)
         self._opened = os.fstat(self.descriptor)
         self._replaced = False
@@ -67,7 +70,7 @@ class Beton:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[type["Beton"], tuple[Path]]:
-        return Beton, (self.path,)  # a worker process maps the file itself
+        return Beton, (self.path,)  # a worker process opens the file itself
 
     def payload(self, index: int) -> bytes:
         """Return the stored bytes of one sample: a JPEG in mode 0, RGB rows [h w 3] in mode 1.
@@ -77,7 +80,7 @@ class Beton:
         """
         start, size = int(self.pointers[index]), int(self.sizes[index])
         with self._disk_in_errors():
-            data = os.pread(self.descriptor, size, start)
+            data = read_at(self.descriptor, size, start)
         return data if len(data) == size else self._read(start, size).tobytes()  # the system reads at most 2 GiB at a time
 
     def check_unchanged(self) -> None:
@@ -126,7 +129,7 @@ class Beton:
         data, done = np.empty(size, np.uint8), 0
         while done < size:
             with self._disk_in_errors():
-                count = os.preadv(self.descriptor, [data[done:].data], start + done)
+                count = read_into(self.descriptor, data[done:].data, start + done)
             if count == 0:
                 raise self._changed(os.fstat(self.descriptor).st_size)
             done += count
@@ -157,13 +160,12 @@ class Beton:
         columns = ("labels", "widths", "heights", "modes", "pointers", "sizes")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
 
-    def _advise(self, page: int, advice: str) -> None:
-        """Advise the system about a page. Do nothing on systems without the call."""
+    def _advise(self, page: int, advice: Literal["WILLNEED", "DONTNEED"]) -> None:
+        """Advise the system about a page."""
         start = page * self.page_size
         size = min(self.page_size, self.file_size - start)
-        if size > 0 and hasattr(os, "posix_fadvise"):
-            with suppress(OSError):
-                os.posix_fadvise(self.descriptor, start, size, getattr(os, f"POSIX_FADV_{advice}"))
+        if size > 0:
+            advise(self.descriptor, start, size, advice)
 
     def _header(self) -> np.void:
         if self.file_size < HEADER.itemsize:
@@ -232,6 +234,11 @@ class Beton:
 
 
 def _open(path: Path) -> int:
+    if path.is_dir() and (kind := format_of(path)) != "beton":
+        raise BetonError(
+            f"{path} is a folder of the format {kind}, and only a .beton is read here. If jpegcurr wrote it, convert it: "
+            f"jpegcurr convert {path} --to beton."
+        )
     if path.is_dir():
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():
@@ -242,4 +249,4 @@ def _open(path: Path) -> int:
         raise BetonError(f"{path} cannot be read: no permission. Change its permissions.")
     if path.stat().st_size == 0:
         raise BetonError(f"{path} is not a .beton: it is empty.")
-    return os.open(path, os.O_RDONLY)
+    return open_to_read(path)

@@ -58,9 +58,9 @@ def inspect_beton(path: Path) -> Inspection:
         len(np.unique(beton.labels)),
         highest,
         dict(layouts.most_common()),
-        _spread(beton.widths),
-        _spread(beton.heights),
-        _spread(beton.sizes),
+        spread(beton.widths),
+        spread(beton.heights),
+        spread(beton.sizes),
         beton.page_size,
     )
 
@@ -72,7 +72,8 @@ def _layout(beton: Beton, index: int) -> str:
     return header.layout if header else "unreadable"
 
 
-def _spread(values: np.ndarray) -> tuple[int, int, int]:
+def spread(values: np.ndarray) -> tuple[int, int, int]:
+    """Return the smallest, the median and the largest of some sizes; zeros for none."""
     if len(values) == 0:
         return 0, 0, 0
     return int(values.min()), int(np.median(values)), int(values.max())

@@ -2,16 +2,15 @@
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from jpegcurr.descriptors import drop_cache, open_to_write, read_at, sync_data, write_at
 from jpegcurr.encoding.beton.format import DEFAULT_PAGE_SIZE, HEADER, ROW, BetonIndex
 
 _BUFFERED = 1 << 22  # maximum bytes that a writer holds back
 _SYNC_EVERY = 1 << 24  # bytes
-_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _VECTORS = 512  # buffers in one system call; Linux takes 1024
 
 
@@ -25,19 +24,26 @@ class BetonWriter:
     def __init__(self, path: Path, capacity: int, page_size: int = DEFAULT_PAGE_SIZE) -> None:
         self.path = path
         self.index = BetonIndex(capacity, page_size)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = open_to_write(path)
         self._pending: list[bytes] = []
         self._pending_at = self._pending_bytes = 0
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._syncing: Future[None] | None = None
         self._unsynced = 0
+        self._open = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, once; the context manager does so too."""
         self._syncer.shutdown()
-        os.close(self._file)
+        if self._open:
+            self._open = False
+            os.close(self._file)
 
     def append(self, jpeg: bytes, width: int, height: int, label: int) -> None:
         """Store one sample, not larger than a page."""
@@ -62,7 +68,7 @@ class BetonWriter:
 
     def read_stored(self, pointer: int, size: int) -> bytes:
         """Return flushed bytes; fewer than ``size`` where the file ends before."""
-        return os.pread(self._file, size, pointer)
+        return read_at(self._file, size, pointer)
 
     def drop_cache(self) -> None:
         """Make ``read_stored`` read the disk, not the system's copy of a failed write."""
@@ -82,7 +88,7 @@ class BetonWriter:
         self.index = index
         os.ftruncate(self._file, index.end)
         places = [index.hole]
-        if any(os.pread(self._file, HEADER.itemsize, 0)):  # a finish was interrupted
+        if any(read_at(self._file, HEADER.itemsize, 0)):  # a finish was interrupted
             places.append((0, index.start))
         for start, stop in places:
             if stop > start:
@@ -113,24 +119,11 @@ class BetonWriter:
         if self._syncing and self._syncing.exception():
             self.sync()
         self._unsynced = 0
-        self._syncing = self._syncer.submit(_sync, self._file)
+        self._syncing = self._syncer.submit(sync_data, self._file)
 
     def _write(self, parts: list[bytes], position: int) -> None:
-        """Write ``parts`` one after the other; the system may accept fewer bytes per call."""
-        total = sum(map(len, parts))
+        """Write ``parts`` one after the other."""
         try:
-            written = os.pwritev(self._file, parts, position)
-            if written < total:
-                rest = memoryview(b"".join(parts))
-                while written < total:
-                    written += os.pwrite(self._file, rest[written:], position + written)
+            write_at(self._file, parts, position)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
-
-
-def drop_cache(file: int) -> None:
-    """Write out and drop the system's cached pages of an open file."""
-    with suppress(OSError):
-        os.fsync(file)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)

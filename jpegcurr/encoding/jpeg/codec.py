@@ -3,16 +3,19 @@
 Decoding is simplejpeg's into a reused buffer, encoding is OpenCV's: together the fastest pair whose entropy-coded data
 equals ``PIL.Image.save(quality=..)`` bit for bit (both use libjpeg's accurate DCT; simplejpeg's own encoder uses the
 fast DCT below quality 96 and differs). Everything that is not a plain JPEG is read by Pillow (``pillow.py``). Another JPEG
-library for ``encode`` would replace the calls in this file; FFCV's loader encodes on the fly with libturbojpeg
-(``training/data/ffcv_kernel.py``).
+library for ``encode`` would replace the calls in this file; compiled loaders encode on the fly with libturbojpeg
+(``training/data/decode_kernel.py``).
 """
 
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from operator import index
+from pathlib import Path
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -21,7 +24,14 @@ from PIL import Image
 
 from jpegcurr.encoding.jpeg.header import JpegHeader, read_jpeg_header
 from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, PIXELS_PER_CPU, check_pixels
-from jpegcurr.encoding.jpeg.pillow import PillowImage, Pixels, load_upright, read_header, read_orientation
+from jpegcurr.encoding.jpeg.pillow import (
+    PillowImage,
+    Pixels,
+    load_upright,
+    read_header,
+    read_orientation,
+    swap_red_blue,
+)
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.system import return_freed_memory
 
@@ -36,6 +46,7 @@ Filter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
 CONVERTED_QUALITY = 95
 CONVERTED_SUBSAMPLING: Subsampling = "444"
 LONGEST_SIDE = 65500  # libjpeg's JPEG_MAX_DIMENSION
+_NO_QUALITY = "quality {!r} is not a JPEG quality. Give a whole number from 1 to 100, or source."
 _SAMPLING = {
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -83,6 +94,12 @@ class EncodeSpec:
     subsampling: Subsampling = "420"
     resize: Resize | None = None
 
+    def __post_init__(self) -> None:
+        """Raise UsageError for a quality that is none: libjpeg would take the nearest for it, in silence."""
+        object.__setattr__(self, "quality", check_quality(self.quality))
+        if self.subsampling not in get_args(Subsampling):
+            raise UsageError(f"subsampling {self.subsampling!r} is not known. Give {', '.join(get_args(Subsampling))}.")
+
     @property
     def name(self) -> str:
         """The name in file names: ``q50`` or ``source``."""
@@ -108,19 +125,27 @@ class Encoded:
 
 def parse_quality(text: str) -> Quality:
     """Return 50 for ``"50"`` and ``"source"`` for ``"source"``; raise UsageError for anything else."""
-    if text == "source":
+    try:
+        return check_quality(text if text == "source" else int(text))
+    except ValueError:
+        raise UsageError(_NO_QUALITY.format(text)) from None
+
+
+def check_quality(quality: object) -> Quality:
+    """Return a JPEG quality, 1 to 100 or ``source``, as it is; raise UsageError for anything else."""
+    if quality == "source":
         return "source"
     try:
-        quality = int(text)
-    except ValueError:
-        quality = 0
-    if not 1 <= quality <= 100:
-        raise UsageError(f"quality {text!r} is not a JPEG quality. Give a whole number from 1 to 100, or source.")
-    return quality
+        number = 0 if isinstance(quality, bool) else index(quality)  # type: ignore[arg-type]  # which is what is tried here
+    except TypeError:
+        number = 0
+    if not 1 <= number <= 100:
+        raise UsageError(_NO_QUALITY.format(quality))
+    return number
 
 
-def reencode(data: bytes, specs: Sequence[EncodeSpec], max_pixels: int = MAX_PIXELS) -> list[Encoded]:
-    """Encode one image at every quality of ``specs``, decoding it at most once.
+def reencode(data: bytes | str | Path, specs: Sequence[EncodeSpec | Quality], max_pixels: int = MAX_PIXELS) -> list[Encoded]:
+    """Encode one image, a file or its bytes, at every quality of ``specs``, decoding it at most once.
 
     Pixels are upright (EXIF orientation applied) and RGB at every quality, including ``source``: it keeps the original bytes
     only if any plain JPEG decoder reads upright RGB or grey from them. Others become quality 95, 4:4:4 (CMYK, another
@@ -132,10 +157,17 @@ def reencode(data: bytes, specs: Sequence[EncodeSpec], max_pixels: int = MAX_PIX
     Raises:
         OversizeError: the image has more than ``max_pixels``, by its header; nothing was decoded.
         ImageError: the bytes are no image that Pillow can read, it has more pixels than Pillow allows
-            (``2 * PIL.Image.MAX_IMAGE_PIXELS``), its values have no fixed range, or it does not fit into a JPEG.
+            (``2 * PIL.Image.MAX_IMAGE_PIXELS``), its values have no fixed range, or it does not fit into a JPEG; or the file
+            cannot be read.
+        UsageError: a quality is none.
     """
-    with _open(data, max_pixels) as opened:
-        return _encode_all(opened, specs)
+    with _name_file(data), _open(_read(data), max_pixels) as opened:
+        return _encode_all(opened, [as_spec(spec) for spec in specs])
+
+
+def as_spec(spec: EncodeSpec | Quality) -> EncodeSpec:
+    """Return the specification itself, or that of a quality alone, as a number or ``source``; raise UsageError for others."""
+    return spec if isinstance(spec, EncodeSpec) else EncodeSpec(check_quality(spec))
 
 
 def _encode_all(opened: "_Opened", specs: Sequence[EncodeSpec]) -> list[Encoded]:
@@ -156,28 +188,89 @@ def _encode_all(opened: "_Opened", specs: Sequence[EncodeSpec]) -> list[Encoded]
     return outputs
 
 
-def decode_rgb(data: bytes, *, scratch: bool = False, size: tuple[int, int] | None = None) -> Pixels:
-    """Decode any image to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError.
+def as_specs(specs: Sequence[EncodeSpec | Quality]) -> list[EncodeSpec]:
+    """Return specifications as ``as_spec`` does; raise UsageError for none at all, or for two of one name."""
+    named = [as_spec(spec) for spec in specs]
+    if not named:
+        raise UsageError('No quality is given. Give some, such as ["source", 50].')
+    if twice := next((name for name, count in Counter(spec.name for spec in named).items() if count > 1), None):
+        raise UsageError(f"The quality {twice} is given twice, so two outputs would have one name. Give it once.")
+    return named
+
+
+def decode_rgb(
+    data: bytes | str | Path,
+    *,
+    scratch: bool = False,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Pixels:
+    """Decode any image, a file or its bytes, to upright RGB, uint8 [h w 3], with libjpeg's accurate DCT; raises ImageError.
 
     With ``scratch`` the array may be this thread's scratch memory: use it before the next call. An image that should have a
-    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has too many pixels.
+    ``size`` (width, height) is refused before it is decoded if it has another; any other image if it has more than
+    ``max_pixels``.
     """
-    with _open(data, MOST_PIXELS if size else MAX_PIXELS) as opened:
+    with _name_file(data), _open(_read(data), MOST_PIXELS if size else max_pixels) as opened:
         if size and size != (opened.width, opened.height):
             actual = f"{opened.width}x{opened.height}"
             raise ImageError(f"decodes to {actual} pixels, but its metadata say {size[0]}x{size[1]}")
         if opened.plain:
             buffer = _scratch.reserve(opened.width * opened.height * 3) if scratch else None
             with suppress(ValueError):  # libjpeg warned, but Pillow may still read the image
-                rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+                rgb: Pixels = simplejpeg.decode_jpeg(opened.data, "RGB", buffer=buffer)
                 return rgb
-        return np.ascontiguousarray(opened.decode_with_pillow()[:, :, ::-1])
+        return swap_red_blue(opened.decode_with_pillow())
 
 
-def encode_rgb(pixels: Pixels, quality: int) -> bytes:
-    """Encode RGB, uint8 [h w 3], to a JPEG of ``quality``, 4:2:0, with the same bytes as ``reencode``."""
-    bgr = np.ascontiguousarray(pixels[:, :, ::-1])
-    return _encode(bgr, False, EncodeSpec(quality), "4:4:4").data
+def encode_rgb(pixels: Pixels, quality: int, subsampling: Subsampling = "420") -> bytes:
+    """Encode RGB, uint8 [h w 3], or grey, [h w] or [h w 1], to a JPEG: the bytes of ``reencode`` and of Pillow's ``save``.
+
+    Raises:
+        UsageError: the pixels are no such array, or ``quality`` is no number from 1 to 100.
+        ImageError: the image does not fit into a JPEG.
+    """
+    if check_quality(quality) == "source":
+        raise UsageError("Pixels have no source whose bytes could be kept. Give a quality from 1 to 100.")
+    if (
+        pixels.dtype != np.uint8
+        or not pixels.size
+        or pixels.ndim not in (2, 3)
+        or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3))
+    ):
+        raise UsageError(
+            f"An array of {pixels.dtype} {list(pixels.shape)} is no image. Give RGB, uint8 [h w 3], or grey, uint8 [h w]."
+        )
+    bgr = swap_red_blue(pixels) if pixels.shape[2:] == (3,) else pixels
+    return _encode(bgr, False, EncodeSpec(quality, subsampling), "4:4:4").data
+
+
+def round_trip(pixels: Pixels, quality: int, subsampling: Subsampling = "420") -> Pixels:
+    """Return what a JPEG shows of RGB, uint8 [h w 3], or grey, [h w] or [h w 1]: Pillow's pixels. Raises as ``encode_rgb``."""
+    data = encode_rgb(pixels, quality, subsampling)
+    shown: Pixels = simplejpeg.decode_jpeg(data, "RGB" if pixels.shape[2:] == (3,) else "GRAY")
+    return shown.reshape(pixels.shape)
+
+
+def _read(data: bytes | str | Path) -> bytes:
+    """Return the bytes of an image, which may be given as a file; raises ImageError."""
+    if not isinstance(data, str | Path):
+        return data
+    try:
+        return Path(data).read_bytes()
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from None
+
+
+@contextmanager
+def _name_file(data: bytes | str | Path) -> Iterator[None]:
+    """Add the name of an image that is given as a file to every ImageError."""
+    try:
+        yield
+    except ImageError as error:
+        if isinstance(data, str | Path):
+            raise type(error)(f"{data}: {error}") from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)

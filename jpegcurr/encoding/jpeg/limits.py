@@ -23,7 +23,8 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
     if pillows is not None and pixels > pillows:
         raise ImageError(f"{width}x{height} pixels are more than the {pillows} that Pillow allows an image")
     if pixels > max_pixels:
-        raise OversizeError(f"{width}x{height} pixels are more than the {max_pixels} that an image may have")
+        limit = f"the {max_pixels} that an image may have; --max-pixels allows larger ones"
+        raise OversizeError(f"{width}x{height} pixels are more than {limit}")
 
 
 class PixelBudget:

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from jpegcurr.descriptors import open_to_read, read_at
 from jpegcurr.errors import EncodeError, ImageError, SourceError
 
 Order = Literal["shuffle", "folder"]
@@ -60,6 +61,9 @@ class Store(Protocol):
     def changed_at(self, item: Item) -> int | None:
         """Return when the image's file was last written, moved or replaced, in nanoseconds (``st_ctime``); None if unknown."""
 
+    def modified_at(self, item: Item) -> int | None:
+        """Return the time stamp that the image's file bears, in nanoseconds (``st_mtime``); None if it has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderStore:
@@ -79,6 +83,13 @@ class FolderStore:
         """Return when the file last changed; see ``Store``."""
         return file_changed_at(os.path.join(self.root, item.key))  # noqa: PTH118
 
+    def modified_at(self, item: Item) -> int | None:
+        """Return the file's time stamp; see ``Store``."""
+        try:
+            return os.stat(os.path.join(self.root, item.key)).st_mtime_ns  # noqa: PTH116, PTH118
+        except OSError:
+            return None
+
 
 def file_changed_at(path: str) -> int | None:
     """Return a file's ``st_ctime`` in nanoseconds; None if there is no such file. Copying an older file over it changes it."""
@@ -94,7 +105,7 @@ def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> byt
     ``listed`` says that the file existed when the source was listed, so that its absence means a vanished source.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # so that a pipe cannot hang the run
+        descriptor = open_to_read(path)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -111,13 +122,13 @@ def read_bytes(path: str, offset: int, size: int, *, listed: bool = True) -> byt
 
 
 def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
-    """Call ``os.pread`` until all is read: it returns at most 2 GiB at once, and less near a file's end."""
-    data = os.pread(descriptor, size, offset)
+    """Call ``read_at`` until all is read: it returns at most 2 GiB at once, and less near a file's end."""
+    data = read_at(descriptor, size, offset)
     if len(data) == size:
         return data
     parts = [data]
     while parts[-1] and (left := size - sum(map(len, parts))):
-        parts.append(os.pread(descriptor, left, offset + size - left))
+        parts.append(read_at(descriptor, left, offset + size - left))
     return b"".join(parts)
 
 

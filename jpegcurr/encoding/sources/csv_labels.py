@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from stat import S_ISDIR
+from types import ModuleType
 
 import numpy as np
 
@@ -339,7 +340,7 @@ class _Finder:
 
     def __init__(self, root: Path, labels: Path) -> None:
         self._root, self._labels = root, labels
-        self._bases = tuple(f"{path}{os.sep}" for path in dict.fromkeys((str(root.absolute()), os.path.realpath(root))))
+        self._bases = tuple(dict.fromkeys((str(root.absolute()), os.path.realpath(root))))
         self._suffixes: dict[str, dict[str, list[str]]] = {}  # of every name without suffix, by folder
         self._numbers: dict[str, dict[str, str]] = {}  # names that are numbers, by the number without zeros in front
         self._guesses: list[str] = []
@@ -425,10 +426,7 @@ class _Finder:
 
     def _below(self, path: str) -> str | None:
         """Return the path from the root, with ``/``; None if it is outside of the root."""
-        path = next((path.removeprefix(base) for base in self._bases if path.startswith(base)), path)
-        key = os.path.normpath(path)
-        outside = os.path.isabs(key) or key in (".", "..") or key.startswith("../")  # noqa: PTH117  # a Path per row would be slow
-        return None if outside or "\0" in key else key
+        return key_below(self._bases, path)
 
     def _size(self, key: str) -> int:
         try:
@@ -436,6 +434,18 @@ class _Finder:
         except OSError:
             return MISSING
         return MISSING if S_ISDIR(status.st_mode) else status.st_size
+
+
+def key_below(bases: Sequence[str], path: str, system: ModuleType = os.path) -> str | None:
+    """Return the key of a table's ``path``: from the root, whose absolute paths are ``bases``; None if outside of it.
+
+    ``system`` is the module of the operating system's paths. Windows takes both separators, and capitals for small letters.
+    """
+    key: str = system.normpath(path)
+    inside = next((base for base in bases if system.normcase(key).startswith(system.normcase(base + system.sep))), None)
+    key = (key[len(inside) + 1 :] if inside else key).replace(system.sep, "/")
+    outside = system.isabs(key) or system.splitdrive(key)[0] or key in (".", "..") or key.startswith("../")
+    return None if outside or "\0" in key else key
 
 
 def _value(number: str) -> str:

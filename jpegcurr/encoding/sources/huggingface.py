@@ -24,6 +24,7 @@ from jpegcurr.errors import ImageError, SourceError, UsageError
 from jpegcurr.system import install_command
 
 PREFIX = "hf:"
+PARQUET = ".parquet"
 # Names of label columns, where there are several candidates.
 LABELS = ("label", "labels", "class", "fine_label", "category", "target")
 
@@ -60,14 +61,20 @@ class HubStore:
         """Return None: the file that a row lies in is not known."""
         return None
 
+    def modified_at(self, item: Item) -> int | None:  # noqa: ARG002
+        """Return None: rows have no time stamps."""
+        return None
+
 
 def is_hub(where: str) -> bool:
-    """Return whether ``where`` names a data set of the package ``datasets``."""
-    return where.startswith(PREFIX)
+    """Return whether ``where`` names a data set of the package ``datasets``, or is a Parquet file or a folder of them."""
+    return where.startswith(PREFIX) or (where.rstrip("/").endswith(PARQUET) and Path(where).exists())
 
 
 def open_hub(where: str) -> tuple[Source, ...]:
     """List every split of ``hf:NAME``, ``hf:NAME:CONFIGURATION`` or ``hf:FOLDER``; ``validation`` is called ``val``.
+
+    A Parquet file, or a folder ``x.parquet`` of them, is one split, which its name may tell (``val-q50.parquet``).
 
     There must be one column of images. The labels are the one ``ClassLabel`` column, or the one of several that ``LABELS``
     names: numbers and names are then the data set's own, in its order, but names that are whole numbers are sorted as these.
@@ -131,6 +138,10 @@ def _load(where: str) -> Any:
     try:
         if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             return load_from_disk(str(Path(name).resolve()))  # so that the store can be read from another folder
+        if Path(name).suffix == PARQUET and Path(name).exists():
+            files = sorted(map(str, Path(name).glob(f"*{PARQUET}"))) if Path(name).is_dir() else [name]
+            meaning = split_in_name(Path(name).stem)
+            return load_dataset("parquet", data_files={meaning[0] if meaning else "train": files})
         return load_dataset(name, configuration)
     except Exception as error:  # datasets, the hub's client, Arrow and the network raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

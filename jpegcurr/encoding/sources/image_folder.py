@@ -221,7 +221,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         if is_image_name(entry.name):
             yield name, _size(entry)
         elif is_folder(entry):
-            here = _identity(entry.stat())
+            here = _identity(os.stat(entry.path))  # noqa: PTH116  # on Windows an entry's own stat has no inode
             if here not in above:
                 yield from _walk(folder, name + "/", above | {here})
         else:

@@ -46,7 +46,7 @@ LAYOUTS = (
 def open_sources(
     where: str | Path,
     *,
-    labels: Path | None = None,
+    labels: str | Path | None = None,
     splits: Sequence[str] = (),
     classes: Sequence[str] = (),
     limit: int | None = None,
@@ -65,7 +65,7 @@ def open_sources(
         SourceError: ``where`` is nothing that can be encoded, a split or class does not exist, or ``val`` has a class that
             ``train`` lacks; or ``flat_classes`` is set for what is no image folder.
     """
-    opened = _open(str(where), labels, flat_classes)
+    opened = _open(str(where), None if labels is None else Path(labels), flat_classes)
     if warning := describe_lone_images(str(where), opened):
         log.warning("%s", warning)
     sources = _choose_splits(opened, splits, str(where))

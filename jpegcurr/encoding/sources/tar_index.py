@@ -52,6 +52,14 @@ class TarStore:
         """Return when the archive last changed; see ``Store``."""
         return file_changed_at(self.paths[item.container])
 
+    def modified_at(self, item: Item) -> int | None:
+        """Return the time stamp in the image's header, the block before its bytes; see ``Store``."""
+        header = read_bytes(self.paths[item.container], item.offset - BLOCK, BLOCK)
+        try:
+            return int(tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").mtime) * 10**9
+        except (tarfile.HeaderError, ValueError):
+            return None
+
 
 def read_members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
     """Yield the files of the tar between the bytes ``start`` and ``end`` (by default the end) of ``file``, in their order.

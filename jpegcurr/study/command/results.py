@@ -194,19 +194,26 @@ def write_results(results: CommandResults, out: Path) -> None:
         for arm, seed, outcome in rows:
             values = [study.arms[arm].get(name, "") for name in placeholders]
             writer.writerow([arm, seed, *values, outcome.value, outcome.seconds])
-    write_json(
-        out / STUDY,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "name": study.name,
-            "design": describe_design(study),
-            "finished": results.finished,
-            "planned": results.planned,
-            "verdict": results.verdict,
-            "against_control": [comparison.as_dict() for comparison in results.comparisons],
-            "runs": [{"arm": arm, "seed": seed, **json_values(outcome.model_dump())} for arm, seed, outcome in rows],
-        },
-    )
+    write_json(out / STUDY, as_dict(results))
+
+
+def as_dict(results: CommandResults) -> dict[str, Any]:
+    """Return design, verdict, comparisons and runs as plain values for ``study.json``."""
+    study = results.study
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": study.name,
+        "design": describe_design(study),
+        "finished": results.finished,
+        "planned": results.planned,
+        "verdict": results.verdict,
+        "against_control": [comparison.as_dict() for comparison in results.comparisons],
+        "runs": [
+            {"arm": arm, "seed": seed, **json_values(outcome.model_dump())}
+            for arm, by_seed in results.outcomes.items()
+            for seed, outcome in by_seed.items()
+        ],
+    }
 
 
 class _Design(BaseModel):

@@ -1,13 +1,10 @@
 """The runs of a command, as processes that ``parallel.run_parallel`` starts and follows, and the outcome of each."""
 
-import fcntl
 import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -19,9 +16,10 @@ from jpegcurr.files import write_json
 from jpegcurr.json_files import read_json
 from jpegcurr.study.command.config import CommandStudy
 from jpegcurr.study.command.metric import read_metric
-from jpegcurr.study.parallel import LaunchRefusedError, LocalLauncher, Process
+from jpegcurr.study.parallel import APART, LaunchRefusedError, LocalLauncher, Process, end_group
 from jpegcurr.study.run import log_path
 from jpegcurr.study.tasks import Task
+from jpegcurr.system import WINDOWS
 
 _LAST_LINES, _LAST_BYTES, _LONGEST = 3, 4096, 400  # of a log in the message about a failure
 
@@ -125,8 +123,9 @@ class CommandProcess:
             with (folder.parent / f".{folder.name}.lock").open("w") as lock:
                 _hold(lock.fileno(), folder)
                 _ended_path(out, task).unlink(missing_ok=True)
-                os.utime(lock.fileno())
-                self._started_ns = os.fstat(lock.fileno()).st_mtime_ns
+                path = Path(lock.name)
+                path.touch()
+                self._started_ns = path.stat().st_mtime_ns
                 self._process = _start(command, log.fileno(), lock.fileno(), environment)
         self._started = time.monotonic()
 
@@ -177,16 +176,13 @@ class CommandProcess:
 
     def terminate(self) -> None:
         """Send SIGTERM to the command and all that it has started."""
-        self._send(signal.SIGTERM)
+        self._stopped = self._stopped or self._process.poll() is None
+        end_group(self._process)
 
     def kill(self) -> None:
         """End them at once."""
-        self._send(signal.SIGKILL)
-
-    def _send(self, number: signal.Signals) -> None:
         self._stopped = self._stopped or self._process.poll() is None
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        end_group(self._process, at_once=True)
 
     def explain(self) -> str:
         """Return why it failed."""
@@ -199,6 +195,10 @@ def _hold(lock: int, folder: Path) -> None:
     Raises:
         LaunchRefusedError: a process that an earlier call started still holds it.
     """
+    if WINDOWS:  # whose processes inherit no locks
+        return
+    import fcntl
+
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -210,7 +210,7 @@ def _hold(lock: int, folder: Path) -> None:
 
 
 def _start(command: Sequence[str], log: int, lock: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own: Ctrl-C reaches only this process, which stops the others in order."""
+    """Start a command in a session of its own, with a copy of the open file ``lock``."""
     try:
         return subprocess.Popen(  # noqa: S603  # the user's own command
             command,
@@ -218,8 +218,8 @@ def _start(command: Sequence[str], log: int, lock: int, environment: dict[str, s
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
-            pass_fds=(lock,),
-            start_new_session=True,
+            pass_fds=() if WINDOWS else (lock,),
+            **APART,
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

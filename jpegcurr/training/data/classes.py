@@ -5,8 +5,10 @@ them if its training data had. Names are compared as they are. Nothing is inferr
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,3 +106,16 @@ def _describe_near(strangers: Sequence[str], names: Sequence[str]) -> str:
 def simplify(name: str) -> str:
     """Return a name in its compatibility normal form, in lower case, without spaces at its ends and leading zeros."""
     return unicodedata.normalize("NFKC", name).casefold().strip().lstrip("0")
+
+
+def read_class_names(given: Path | tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names, or those of the lines of a file; raises UsageError for a file that is none, or a name given twice."""
+    try:
+        names = given if isinstance(given, tuple) else tuple(given.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--class-names {given} cannot be read: {error}. Give a text file with one name a line.") from None
+    names = tuple(name.strip() for name in names if name.strip())
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        where = f" {given}" if isinstance(given, Path) else ""
+        raise UsageError(f"--class-names{where} has {twice!r} twice. Every output needs a name of its own.")
+    return names

@@ -96,8 +96,9 @@ class Datasets:
     classes: Classes
 
 
-def open_dataset(path: Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = None) -> Dataset:
+def open_dataset(path: str | Path, field: str = "", on_the_fly: OnTheFlyJpeg | None = None) -> Dataset:
     """Open one beton and its manifest; ``field`` is the recipe's field that names it. Raises BetonError."""
+    path = Path(path)
     try:
         beton, manifest = Beton(path), read_manifest(path)
     except BetonError as error:
@@ -171,6 +172,12 @@ def _count_classes(dataset: Dataset) -> Classes:
             raise BetonError(f"{remark}, which number no classes. Number them from 0, as jpegcurr encode does.")
         log.warning("%s: the model gets %d classes, and most of them no image", remark, classes)
     return dataset.classes
+
+
+def count_classes(recipe: Recipe) -> int:
+    """Return the number of classes of the recipe's first training set, which a model of it gets. Raises BetonError."""
+    field = f"data.{recipe.training_sets[0]}.train"
+    return len(_count_classes(open_dataset(split_on_the_fly(recipe.data[recipe.training_sets[0]].train)[0], field)))
 
 
 def count_images(recipe: Recipe) -> int:

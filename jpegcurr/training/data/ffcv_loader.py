@@ -7,7 +7,7 @@ to be compiled, opened or warmed up.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, suppress
 from queue import Empty
 from types import SimpleNamespace
@@ -23,14 +23,14 @@ from ffcv.pipeline.graph import Graph
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from numpy.typing import NDArray
 
-from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import TrainingError
 from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.system import available_cpus
-from jpegcurr.training.data.ffcv_kernel import BYTE, GOOD, TASK, SampleDecoder
+from jpegcurr.training.data.decode_kernel import BYTE, GOOD, TASK, tasks_of
+from jpegcurr.training.data.ffcv_kernel import SampleDecoder
 from jpegcurr.training.data.readahead import Readahead
-from jpegcurr.training.data.sampling import SAMPLE, Batch, EpochSampler, Indices
+from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
 BATCHES_AHEAD = 3  # FFCV's default
@@ -56,18 +56,19 @@ class FfcvLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Generator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         self._sampler.check_files()
         thread = _Epoch(self._loader, self._sampler, epoch, first, self._runtime)
         try:
-            for numbers in thread.batches:
+            for number, numbers in enumerate(thread.batches, first):
                 with torch_threads_kept():  # FFCV's thread sets them when it starts
                     images, status = thread.take()
                 indices = self._repaired(epoch, numbers, images.numpy(), status)
-                labels = torch.from_numpy(self._sampler.labels[indices])
-                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), self._runtime.upload(labels), numbers)
+                labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
+                position = self._sampler.position(epoch, number)
+                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), labels, numbers, epoch, position)
         finally:
             thread.end()
 
@@ -154,7 +155,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
     def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
         """Run FFCV's pipeline on the tasks of the next batch."""
         self._readahead.start(number)
-        tasks = _tasks(self._sampler, next(self._samples))
+        tasks = tasks_of(self._sampler, next(self._samples))
         size = self._sampler.size(self._epoch)
         images = self._runtime.memory(len(tasks), size, size, 3)
         self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
@@ -186,21 +187,6 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
                 self.output_queue.get_nowait()
             self.join(timeout=0.005)
         self._readahead.close()
-
-
-def _tasks(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
-    tasks = np.zeros(len(samples), TASK)
-    for name in SAMPLE.names or ():
-        tasks[name] = samples[name]
-    for position, variant in enumerate(sampler.variants.values()):
-        mine = samples["variant"] == position
-        indices, beton = samples["index"][mine], variant.beton
-        tasks["descriptor"][mine] = beton.descriptor
-        tasks["offset"][mine], tasks["size"][mine] = beton.pointers[indices], beton.sizes[indices]
-        tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[indices], beton.widths[indices]
-        tasks["raw"][mine] = beton.modes[indices] != MODE_JPEG
-        tasks["before_crop"][mine] = variant.before_crop
-    return tasks
 
 
 def _lanes(tasks: np.ndarray, lanes: int) -> tuple[Indices, Indices]:

@@ -1,4 +1,4 @@
-"""Opening the loaders of a recipe: FFCV's or the plain one, on its training and validation sets."""
+"""Opening the loaders of a recipe, of one of three kinds, on its training and validation sets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,14 +8,15 @@ from importlib.util import find_spec
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import Recipe
-from jpegcurr.runtime import Runtime, torch_threads_kept
+from jpegcurr.runtime import Runtime, resolve_runtime, torch_threads_kept
 from jpegcurr.system import available_cpus, available_memory
 from jpegcurr.training.curriculum import plan_epochs
-from jpegcurr.training.data.datasets import Datasets
+from jpegcurr.training.data.datasets import Datasets, open_datasets
+from jpegcurr.training.data.iteration import TrainLoader, ValLoader
 from jpegcurr.training.data.sampling import EpochSampler, Loader, Variant
 
 MOST_WORKERS = 16  # unless a recipe asks for more
-_AHEAD = 3  # batches in memory, in both loaders
+_AHEAD = 3  # batches in memory, in all loaders
 CACHE_SHARE = 0.8  # of the free memory: training files up to this size are left to the system's cache
 
 
@@ -23,21 +24,29 @@ CACHE_SHARE = 0.8  # of the free memory: training files up to this size are left
 class Loaders:
     """Open loaders: ``train`` on all training sets of the curriculum, ``val`` by data set name.
 
-    ``kind`` is ``ffcv`` or ``plain``; ``reasons`` are sentences for the log: why this loader, and how files are read.
+    ``classes`` are the names of the labels in both. ``kind`` is ``compiled``, ``ffcv`` or ``plain``; ``reasons`` are sentences
+    for the log: why this loader, and how files are read.
     """
 
-    train: Loader
-    val: dict[str, Loader]
+    train: TrainLoader
+    val: dict[str, ValLoader]
+    classes: tuple[str, ...]
     kind: str
     reasons: tuple[str, ...]
 
 
-def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loaders:
+def open_loaders(recipe: Recipe, datasets: Datasets | None = None, runtime: Runtime | None = None) -> Loaders:
     """Open one loader on all training sets of ``recipe``, so that a swap opens nothing, and one on each validation set.
+
+    Without ``datasets`` the recipe's betons are opened here, and missing ones encoded: see ``open_datasets``. Without
+    ``runtime`` batches are put on a GPU if there is one.
 
     Raises:
         RecipeError: the requested loader is not available, or cannot read as requested.
+        BetonError: as ``open_datasets`` does.
     """
+    datasets = open_datasets(recipe) if datasets is None else datasets
+    runtime = resolve_runtime() if runtime is None else runtime
     world = runtime.world
     workers = loading_workers(world.local_ranks) if recipe.loader.workers == "auto" else recipe.loader.workers
     kind, reason = choose_kind(recipe.loader.kind)
@@ -61,17 +70,22 @@ def open_loaders(recipe: Recipe, datasets: Datasets, runtime: Runtime) -> Loader
     )
     sampler_of = partial(EpochSampler.of, image=recipe.image, batch=train.batch, workers=workers, os_cache=os_cache)
     val = {
-        name: open_loader(kind, replace(sampler_of(dataset.variant), rank=world.rank, ranks=world.ranks), runtime)
+        name: ValLoader(open_loader(kind, replace(sampler_of(dataset.variant), rank=world.rank, ranks=world.ranks), runtime))
         for name, dataset in datasets.val.items()
     }
-    return Loaders(open_loader(kind, train, runtime), val, kind, (reason, *cache_reason))
+    loader = TrainLoader(open_loader(kind, train, runtime), train)
+    return Loaders(loader, val, datasets.classes.names, kind, (reason, *cache_reason))
 
 
 def open_loader(kind: str, sampler: EpochSampler, runtime: Runtime) -> Loader:
-    """Open one loader; ``kind`` is ``ffcv`` or ``plain``. Raises RecipeError if its batches do not fit into the memory."""
+    """Open one loader of a kind that ``choose_kind`` returned. Raises RecipeError if its batches do not fit into the memory."""
     _check_memory(sampler)
-    opener: dict[str, Callable[[EpochSampler, Runtime], Loader]] = {"ffcv": _open_ffcv, "plain": _open_plain}
-    return opener[kind](sampler, runtime)
+    openers: dict[str, Callable[[EpochSampler, Runtime], Loader]] = {
+        "compiled": _open_compiled,
+        "ffcv": _open_ffcv,
+        "plain": _open_plain,
+    }
+    return openers[kind](sampler, runtime)
 
 
 def _check_memory(sampler: EpochSampler) -> None:
@@ -91,20 +105,42 @@ def loading_workers(processes: int = 1) -> int:
 
 
 def choose_kind(requested: str) -> tuple[str, str]:
-    """Return ``ffcv`` or ``plain``, and the reason; raise RecipeError if ``requested`` is ``ffcv`` and it cannot be used."""
+    """Return ``compiled``, ``ffcv`` or ``plain``, and the reason: ``auto`` is compiled code wherever that can be had.
+
+    Raises:
+        RecipeError: the loader that is asked for by name cannot be used here.
+    """
     if requested == "plain":
         return "plain", "loader: plain (asked for)"
-    obstacle = _obstacle_to_ffcv()
+    kind = "ffcv" if requested == "ffcv" else "compiled"
+    obstacle = _obstacle_to_ffcv() if kind == "ffcv" else _obstacle_to_compiled()
     if obstacle is None:
-        return "ffcv", f"loader: ffcv ({'asked for' if requested == 'ffcv' else 'installed'})"
-    if requested == "ffcv":
-        raise RecipeError(f"loader.kind: ffcv cannot be used: {obstacle}. Set loader.kind=plain or auto.")
-    return "plain", f"loader: plain ({obstacle})"
+        return kind, f"loader: {kind} ({'asked for' if requested == kind else 'numba and libturbojpeg are here'})"
+    if requested == kind:
+        raise RecipeError(f"loader.kind: {kind} cannot be used: {obstacle}. Set loader.kind=auto, or plain.")
+    return "plain", f"loader: plain, which is slower ({obstacle})"
+
+
+def _obstacle_to_compiled() -> str | None:
+    if find_spec("numba") is None:
+        return "numba is not installed"
+    try:
+        import jpegcurr.training.data.decode_kernel  # noqa: F401  (which loads libturbojpeg)
+    except ImportError as error:
+        return f"numba cannot be imported: {error}"
+    except OSError as error:  # no libturbojpeg
+        return str(error)
+    except RuntimeError as error:
+        return f"numba has no folder to cache compiled code in: set NUMBA_CACHE_DIR ({error})"
+    return None
 
 
 def _obstacle_to_ffcv() -> str | None:
     if find_spec("ffcv") is None:
         return "ffcv is not installed"
+    obstacle = _obstacle_to_compiled()
+    if obstacle is not None:
+        return obstacle
     try:
         with torch_threads_kept():
             import ffcv.libffcv  # noqa: F401  (the part that is compiled)
@@ -158,6 +194,14 @@ def choose_cache(recipe: Recipe, variants: Mapping[str, Variant]) -> tuple[bool,
     return True, (f"{sizes}: if reading is slow, try batch.order=quasi_random, which reads long pieces",)
 
 
+def _open_compiled(sampler: EpochSampler, runtime: Runtime) -> Loader:
+    from jpegcurr.training.data.decode_kernel import compile_now, make_compiled
+    from jpegcurr.training.data.thread_loader import ThreadLoader, piece_of
+
+    compile_now()
+    return ThreadLoader(sampler, runtime, make_compiled, piece_of(sampler))
+
+
 def _open_ffcv(sampler: EpochSampler, runtime: Runtime) -> Loader:
     with torch_threads_kept():
         from jpegcurr.training.data.ffcv_loader import FfcvLoader
@@ -166,6 +210,6 @@ def _open_ffcv(sampler: EpochSampler, runtime: Runtime) -> Loader:
 
 
 def _open_plain(sampler: EpochSampler, runtime: Runtime) -> Loader:
-    from jpegcurr.training.data.thread_loader import PlainLoader
+    from jpegcurr.training.data.thread_loader import ThreadLoader
 
-    return PlainLoader(sampler, runtime)
+    return ThreadLoader(sampler, runtime)

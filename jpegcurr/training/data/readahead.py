@@ -1,6 +1,6 @@
 """Reading of files larger than memory: pages are fetched ahead of their use and released after it.
 
-A page here is a beton's own, 8 MiB by default. All of this is advice to the kernel (``posix_fadvise``) about files that both
+A page here is a beton's own, 8 MiB by default. All of this is advice to the kernel (``posix_fadvise``) about files that all
 loaders read with ``pread``: wrong advice costs time and never changes a pixel, and processes on one machine share the pages. In
 quasi-random order a few hundred pages are in use at a time; in random order all of them would be.
 """

@@ -1,6 +1,7 @@
-"""Antialiased resizing in compiled code, for FFCV's threads: Pillow's bicubic and torch's bilinear, to the last bit.
+"""Antialiased resizing in compiled code: Pillow's bicubic and torch's bilinear, to the last bit.
 
-OpenCV's area is there too, to within one level and three times as fast as in OpenCV.
+OpenCV's area is there too: to within one level and three times as fast as in OpenCV where no side grows, and to the last bit
+where one does, for which OpenCV has another formula.
 
 The algorithm is that of Pillow's ``libImaging/Resample.c`` for 8 bits per channel, which torch's
 ``interpolate(antialias=True)`` uses with fewer bits per weight. Rows and columns are resized in separate passes, rows first,
@@ -11,7 +12,7 @@ window of the input, in integers, so the order of summation does not matter. The
 Pillow's operations in Pillow's order, and rounded to fixed point.
 
 The sums take nearly all of the time, and LLVM does not vectorise them over three channels by itself, so ``_blend`` is written
-as LLVM code. numba comes with the extra ``ffcv``, so only the code for that loader may import this file.
+as LLVM code. Only the compiled code of the loaders may import this file: the plain loader does without numba.
 """
 
 import math
@@ -35,7 +36,8 @@ AREA, BILINEAR, BICUBIC = 0, 1, 2  # the last two numbers are also the radii of 
 
 _BITS = 32 - 8 - 2  # fraction bits of a weight: 255 times any sum of weights then fits into an int32
 _ROWS = 4  # runs that one _blend sums at once
-_INT8, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_MIXED = 32  # bytes that one _mix computes at once
+_INT8, _INT16, _INT32, _INT64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -84,11 +86,14 @@ def _cut(windows: Windows) -> tuple[int, int, Windows]:
 def resample(source: Bytes, top: int, left: int, height: int, width: int, destination: Bytes, kind: int) -> None:
     """Crop RGB ``source`` (uint8 [h w 3]) and resize the crop to fill ``destination`` (uint8 [h w 3]); both C-contiguous.
 
-    ``kind`` is BILINEAR, BICUBIC, or AREA: OpenCV's ``INTER_AREA`` to within one level, provided that no side grows. Nothing is
-    checked: the crop must lie within the source, and no side may be 0.
+    ``kind`` is BILINEAR, BICUBIC, or AREA: OpenCV's ``INTER_AREA``, to within one level if no side grows, else to the bit.
+    Nothing is checked: the crop must lie within the source, and no side may be 0.
     """
     top, left, height, width = int(np.int64(top)), int(np.int64(left)), int(np.int64(height)), int(np.int64(width))
     out_height, out_width = destination.shape[:2]
+    if kind == AREA and (height < out_height or width < out_width):
+        _enlarge(source, top, left, height, width, destination)
+        return
     if kind == AREA:
         across, down = _area_windows(width, out_width), _area_windows(height, out_height)
     else:
@@ -138,6 +143,66 @@ def _area_windows(size: int, out_size: int) -> Windows:
             pixel = starts[i] + tap
             weights[i, tap] = (min(pixel + 1.0, last) - max(pixel, first)) / scale
     return starts, counts, _to_fixed_point(weights, _BITS)
+
+
+@_compiled
+def _enlarge(source: Bytes, top: int, left: int, height: int, width: int, out: Bytes) -> None:
+    """Resize a crop of ``source`` [h w 3] into ``out`` as OpenCV's ``INTER_AREA`` does where a side grows, to the bit.
+
+    That is an interpolation between two neighbours along both sides, with the weights of ``_pair_windows``. Rows are resized to
+    7 fraction bits, and then mixed. Source: ``resizeGeneric_`` in OpenCV's ``modules/imgproc/src/resize.cpp``.
+    """
+    length = 3 * out.shape[1]
+    across = _pair_windows(width, out.shape[1])
+    starts, weights = _pair_windows(height, out.shape[0])
+    lines = np.empty((2, 1, length + 1), np.int16)  # two resized rows, an even and an odd one; the last number is written over
+    held = np.full((1, 1, 2), -1, np.int64)  # their numbers
+    crop, pitch = source.ctypes.data + 3 * (top * source.shape[1] + left), 3 * source.shape[1]
+    for y in range(out.shape[0]):
+        first, second = starts[y], min(starts[y] + 1, height - 1)
+        for row in (first, second):
+            if held[0, 0, row & 1] != row:
+                _enlarge_row(crop + row * pitch, width, across, lines[row & 1].ctypes.data)
+                held[0, 0, row & 1] = row
+        upper, lower = lines[first & 1].ctypes.data, lines[second & 1].ctypes.data
+        to = out.ctypes.data + y * length
+        if length >= _MIXED:
+            for start in range(0, length, _MIXED):
+                x = min(start, length - _MIXED)
+                _mix(_MIXED, upper + 2 * x, lower + 2 * x, to + x, weights[y, 0], weights[y, 1])
+        else:
+            for x in range(length):
+                _mix(1, upper + 2 * x, lower + 2 * x, to + x, weights[y, 0], weights[y, 1])
+
+
+@_compiled
+def _enlarge_row(row: int, width: int, across: tuple[NDArray[np.int64], NDArray[np.int16]], line: int) -> None:
+    """Resize the row of ``width`` pixels at address ``row`` to 7 fraction bits, int16, at address ``line``.
+
+    A pixel is read as four bytes, unless the fourth might lie beyond the row.
+    """
+    starts, weights = across
+    for x in range(len(starts)):
+        here, there = row + 3 * starts[x], row + 3 * min(starts[x] + 1, width - 1)
+        if starts[x] + 2 < width:
+            _pair(4, here, there, line + 6 * x, weights[x, 0], weights[x, 1])
+        else:
+            _pair(3, here, there, line + 6 * x, weights[x, 0], weights[x, 1])
+
+
+@_compiled
+def _pair_windows(size: int, out_size: int) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+    """Return the first of the two input pixels of every output pixel, and their weights [out 2] with 11 fraction bits."""
+    growth = out_size / size
+    starts, weights = np.empty(out_size, np.int64), np.empty((out_size, 2), np.int16)
+    for i in range(out_size):
+        start = math.floor(i * (1.0 / growth))
+        share = np.float32((i + 1) - (start + 1) * growth)  # of the output pixel that lies in the second input pixel
+        share = share - np.float32(math.floor(share)) if share > 0 else np.float32(0.0)
+        starts[i] = min(start, size - 1)
+        weights[i, 0] = np.int16(np.rint((np.float32(1.0) - share) * np.float32(1 << 11)))
+        weights[i, 1] = np.int16(np.rint(share * np.float32(1 << 11)))
+    return starts, weights
 
 
 @_compiled
@@ -249,6 +314,52 @@ def _emit_blend(_context: Any, builder: Any, signature: Any, arguments: Sequence
         builder.store(builder.trunc(values, levels), _pointer(builder, out, row, out_apart, levels), align=1)
 
 
+def _type_pair(
+    _context: Any, lanes: Any, here: Any, there: Any, out: Any, here_weight: Any, there_weight: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Declare ``_pair``, which writes weighted sums of ``lanes`` (a literal) bytes at two addresses, as int16.
+
+    Weights, int16, have 11 fraction bits and sums 7. ``_mix`` does the same from int16 with 7 fraction bits to bytes.
+    """
+    addresses, weights = (here, there, out), (here_weight, there_weight)
+    return types.void(lanes, *[types.int64] * len(addresses), *[types.int16] * len(weights)), _emit_pair
+
+
+def _emit_pair(_context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+    lanes = signature.args[0].literal_value
+    levels, sums = ir.VectorType(_INT8, lanes), ir.VectorType(_INT32, lanes)
+    _, here, there, out, *weights = arguments
+    parts = []
+    for address, weight in zip((here, there), weights, strict=True):
+        values = builder.load(builder.inttoptr(address, levels.as_pointer()), align=1)
+        factor = _splat(builder, builder.sext(weight, _INT32), sums)
+        parts.append(builder.mul(builder.zext(values, sums), factor))
+    total = builder.ashr(builder.add(*parts), sums([4] * lanes))
+    words = ir.VectorType(_INT16, lanes)
+    builder.store(builder.trunc(total, words), builder.inttoptr(out, words.as_pointer()), align=1)
+
+
+def _type_mix(
+    context: Any, lanes: Any, upper: Any, lower: Any, out: Any, upper_weight: Any, lower_weight: Any
+) -> tuple[Any, Callable[..., Any]]:
+    signature, _ = _type_pair(context, lanes, upper, lower, out, upper_weight, lower_weight)
+    return signature, _emit_mix
+
+
+def _emit_mix(_context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+    """Emit products of int16 of which only the upper halves are added: one instruction of the processor for both."""
+    lanes = signature.args[0].literal_value
+    levels, words, sums = (ir.VectorType(kind, lanes) for kind in (_INT8, _INT16, _INT32))
+    _, upper, lower, out, *weights = arguments
+    halves = []
+    for address, weight in zip((upper, lower), weights, strict=True):
+        values = builder.load(builder.inttoptr(address, words.as_pointer()), align=1)
+        product = builder.mul(builder.sext(values, sums), builder.sext(_splat(builder, weight, words), sums))
+        halves.append(builder.trunc(builder.ashr(product, sums([16] * lanes)), words))
+    total = builder.ashr(builder.add(builder.add(*halves), words([2] * lanes)), words([2] * lanes))
+    builder.store(builder.trunc(total, levels), builder.inttoptr(out, levels.as_pointer()), align=1)
+
+
 def _pointer(builder: Any, first: Any, row: int, apart: Any, kind: Any) -> Any:
     return builder.inttoptr(builder.add(first, builder.mul(apart, _INT64(row))), kind.as_pointer())
 
@@ -256,7 +367,7 @@ def _pointer(builder: Any, first: Any, row: int, apart: Any, kind: Any) -> Any:
 def _splat(builder: Any, value: Any, vector: Any) -> Any:
     undefined = vector(ir.Undefined)
     first = builder.insert_element(undefined, value, _INT32(0))
-    return builder.shuffle_vector(first, undefined, vector([0] * vector.count))
+    return builder.shuffle_vector(first, undefined, ir.VectorType(_INT32, vector.count)([0] * vector.count))
 
 
 def _clip(builder: Any, values: Any, vector: Any) -> Any:
@@ -266,3 +377,5 @@ def _clip(builder: Any, values: Any, vector: Any) -> Any:
 
 
 _blend: Any = intrinsic(prefer_literal=True)(_type_blend)
+_pair: Any = intrinsic(prefer_literal=True)(_type_pair)
+_mix: Any = intrinsic(prefer_literal=True)(_type_mix)

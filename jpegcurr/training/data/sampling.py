@@ -1,6 +1,6 @@
 """Samplers and the loader's contract: which samples an epoch has, in which order, at which quality and crop.
 
-Both loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
+All loaders yield a ``Batch`` on the runtime's device, have ``len()`` in batches, and ``at(epoch)``. The samples of an epoch
 and their order are a function of (seed, epoch); the data set, quality, crop and flip of a sample, of (seed, epoch, sample).
 So the number of workers changes nothing, a resumed run gets the batches of an unbroken one, and two data sets that
 differ in quality alone give the same crops of the same images. ``EpochSampler`` decides all of it, as one ``SAMPLE`` record per
@@ -9,7 +9,7 @@ sample; the loaders only decode these records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -46,7 +46,7 @@ SAMPLE = np.dtype(
     align=True,
 )
 VIEW = ("top", "left", "height", "width", "to_height", "to_width")
-_FLIP, _VARIANT, _QUALITY, _BOX = 0, 1, 2, 3  # streams of random numbers
+_FLIP, _VARIANT, QUALITY_STREAM, _BOX = 0, 1, 2, 3  # streams of random numbers
 _REPLACEMENT = _BOX + 4 * TRIES
 
 # Quasi-random order shuffles runs of neighbours, then the samples within each window of this many runs. 128 photographs are
@@ -58,26 +58,31 @@ TOGETHER = 2048  # samples whose records are drawn in one call
 class Batch(NamedTuple):
     """Samples that are loaded and trained on together.
 
-    ``images`` are uint8 [b 3 h w] and ``labels`` int64 [b], both on the runtime's device. ``numbers`` are int64 [b] on the
-    host: the occurrences that ``EpochSampler.order`` gives, on which random numbers depend.
+    ``images`` are uint8 [b 3 h w] and ``labels`` int64 [b], both on the runtime's device. The rest is what random numbers
+    depend on: ``numbers``, int64 [b] on the host, are the occurrences that ``EpochSampler.order`` gives; ``position`` is the
+    batch's place among those of all processes in ``epoch``.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     numbers: Indices
+    epoch: int
+    position: int
 
 
 class Loader(Protocol):
-    """The interface that both loaders have."""
+    """The interface that all loaders have."""
 
-    replaced: int
-    """Number of samples of the current or last epoch that did not decode and were replaced by others."""
+    @property
+    def replaced(self) -> int:
+        """Number of samples of the current or last epoch that did not decode and were replaced by others."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of batches of the first epoch."""
         ...
 
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Generator[Batch]:
         """Iterate over ``epoch`` from batch ``first``; the caller owns each batch. Closing the iterator ends its threads.
 
         Raises ImageError for a sample that does not decode, and BetonError for a file that was changed since it was opened.
@@ -112,9 +117,10 @@ class EpochSampler:
     """The samples of every epoch, in batches of ``batch``; shuffled and cropped at random if ``train``.
 
     ``variants`` hold the same images at different qualities; ``plans`` give the share of each in an epoch (without plans there
-    is one variant). A training epoch is cut to a multiple of ``step`` images, so that every optimiser step is whole. With
-    several ``ranks``, the images of each step are divided equally, so the steps are the same for any number of ranks; in
-    validation the ranks take turns, and each sample belongs to exactly one.
+    is one variant), and with ``endless`` the last of them holds for all later epochs. A training epoch is cut to a multiple of
+    ``step`` images, so that every optimiser step is whole. With several ``ranks``, the images of each step are divided equally,
+    so the steps are the same for any number of ranks; in validation the ranks take turns, and each sample belongs to exactly
+    one.
 
     With ``repeats`` each sample of an epoch occurs that many times, usually in one step: the n-th occurrence of sample i has
     the number ``i + n * len(beton)`` in the order, and gets another crop.
@@ -129,6 +135,7 @@ class EpochSampler:
     seed: int = 0
     workers: int = 0
     plans: tuple[EpochPlan, ...] = ()
+    endless: bool = False
     order_by: Order = "random"
     os_cache: bool = True
     skip_broken: bool = False
@@ -170,17 +177,38 @@ class EpochSampler:
 
     def __len__(self) -> int:
         """Return the number of batches of the first epoch."""
-        count, step = len(self.beton), self.step_of(0)
+        return self.length(0)
+
+    def length(self, epoch: int) -> int:
+        """Return the number of batches of ``epoch`` that belong to this rank."""
+        count, step = len(self.beton), self.step_of(epoch)
         mine = (count - count % step) // self.ranks if self.train else len(range(self.rank, count, self.ranks))
         return ceil(mine / self.batch)
 
+    def plan(self, epoch: int) -> EpochPlan:
+        """Return the plan of ``epoch``; there must be plans."""
+        return self.plans[min(epoch, len(self.plans) - 1) if self.endless else epoch]
+
     def step_of(self, epoch: int) -> int:
         """Return the number of images of an optimiser step in ``epoch``."""
-        return (self.plans[epoch].batch if self.plans else 0) or self.step
+        return (self.plan(epoch).batch if self.plans else 0) or self.step
+
+    def batches_per_step(self, epoch: int) -> int:
+        """Return the number of this rank's batches that an optimiser step of ``epoch`` takes."""
+        return max(self.step_of(epoch) // (self.batch * self.ranks), 1)
+
+    def position(self, epoch: int, number: int) -> int:
+        """Return the place, among the batches of all ranks in ``epoch``, of this rank's batch ``number``.
+
+        A step's batches follow one another, those of rank 0 first, so that any number of ranks counts the same images alike.
+        """
+        per_step = self.batches_per_step(epoch)
+        step, within = divmod(number, per_step)
+        return (step * self.ranks + self.rank) * per_step + within
 
     def size(self, epoch: int) -> int:
         """Return the side length of the model's input in ``epoch``, in pixels."""
-        return (self.plans[epoch].size if self.plans else None) or self.image.size
+        return (self.plan(epoch).size if self.plans else None) or self.image.size
 
     def batches(self, epoch: int) -> list[Indices]:
         """Return ``order`` in pieces of ``batch``; the last may be smaller."""
@@ -219,7 +247,7 @@ class EpochSampler:
         """Return the position of the variant that each sample is taken from in ``epoch``, int64 [n]."""
         if not self.plans:
             return np.zeros(len(rng), np.int64)
-        shares = self.plans[epoch].shares
+        shares = self.plan(epoch).shares
         positions = np.array([list(self.variants).index(name) for name, _ in shares])
         bounds = np.cumsum([share for _, share in shares])[:-1]
         return positions[np.searchsorted(bounds, rng.uniform(_VARIANT), side="right")]
@@ -240,9 +268,9 @@ class EpochSampler:
     def _quality(self, on_the_fly: OnTheFlyJpeg, epoch: int, rng: SampleRng) -> Indices:
         quality = on_the_fly.quality
         if isinstance(quality, tuple):
-            return rng.integer(_QUALITY, *quality)
+            return rng.integer(QUALITY_STREAM, *quality)
         if isinstance(quality, Ramp):
-            quality = round(quality.at(self.plans[epoch].progress))
+            quality = round(quality.at(self.plan(epoch).progress))
         return np.full(len(rng), quality)
 
     def _sizes(self, samples: np.ndarray) -> tuple[Indices, Indices]:

@@ -1,13 +1,14 @@
-"""The loader without a compiler: threads that decode one batch after the other with ``transforms.make_sample``.
+"""The loader on threads, which decode the next batches while the caller works on one: compiled code, or the reference.
 
 Decoding and resizing release the interpreter lock, so threads do the work of processes without copying batches between them,
 without shared memory, and the first batch of an epoch takes the time of one batch.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,24 +21,42 @@ from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
 
 AHEAD = 3  # batches in progress, including the one that the caller waits for
-PIECE = 8  # samples a task
+PIECE = 8  # samples a task of the plain loader
+MOST_TOGETHER = 32  # samples a task of compiled code, which takes much less time
+
+# Renders ``SAMPLE`` records of an epoch into uint8 [n size size 3]; returns the indices of the samples that these now show.
+MakeSamples = Callable[[EpochSampler, int, np.ndarray, Pixels], list[int]]
 
 
-class PlainLoader:
-    """Betons, read and decoded by ``sampler.workers`` threads; by the caller's own if 0.
+def make_plain(sampler: EpochSampler, epoch: int, samples: np.ndarray, out: Pixels) -> list[int]:
+    """Render samples one after the other with ``transforms.make_sample``; see ``MakeSamples``."""
+    return [make_sample(sampler, epoch, sample, image) for sample, image in zip(samples, out, strict=True)]
+
+
+def piece_of(sampler: EpochSampler) -> int:
+    """Return how many samples to hand to compiled code at a time: few enough that a batch keeps all workers busy."""
+    return max(1, min(sampler.batch // max(sampler.workers, 1), MOST_TOGETHER))
+
+
+class ThreadLoader:
+    """Betons, read and decoded by ``sampler.workers`` threads, ``piece`` samples at a time; by the caller's own if 0.
 
     Raises ImageError, with the sample's name, for one that does not decode (with ``sampler.skip_broken``: replaces it).
     """
 
-    def __init__(self, sampler: EpochSampler, runtime: Runtime) -> None:
+    def __init__(
+        self, sampler: EpochSampler, runtime: Runtime, make_samples: MakeSamples = make_plain, piece: int = PIECE
+    ) -> None:
         self._sampler = sampler
         self._runtime = runtime
+        self._make_samples = make_samples
+        self._piece = piece
         self.replaced = 0
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, first: int = 0) -> Generator[Batch]:
         """Iterate over an epoch; see ``sampling.Loader``."""
         self.replaced = 0
         self._sampler.check_files()
@@ -54,49 +73,47 @@ class PlainLoader:
         batches = self._sampler.batches(epoch)[first:]
         pending: deque[_PendingBatch] = deque()
         with closing(Readahead(self._sampler, epoch, batches)) as readahead:
-            for position, samples in enumerate(self._sampler.samples_of(epoch, batches)):
-                readahead.start(position, kept=AHEAD)
-                pending.append(_PendingBatch(self._sampler, epoch, batches[position], samples, self._runtime, start))
+            for number, samples in enumerate(self._sampler.samples_of(epoch, batches)):
+                readahead.start(number, kept=AHEAD)
+                place = epoch, self._sampler.position(epoch, first + number)
+                pending.append(self._started(place, batches[number], samples, start))
                 if len(pending) == AHEAD:
                     yield self._finished(pending.popleft())
             while pending:
                 yield self._finished(pending.popleft())
 
+    def _started(
+        self, place: tuple[int, int], numbers: Indices, samples: np.ndarray, start: "Callable[[_Task], _Task]"
+    ) -> "_PendingBatch":
+        epoch, _ = place
+        size = self._sampler.size(epoch)
+        images = self._runtime.memory(len(samples), size, size, 3)
+        out = images.numpy()
+        pieces = [slice(first, first + self._piece) for first in range(0, len(samples), self._piece)]
+        make = partial(self._make_samples, self._sampler, epoch)
+        tasks = [start(partial(make, samples[piece], out[piece])) for piece in pieces]
+        return _PendingBatch(images, numbers, place, samples["index"], tasks)
+
     def _finished(self, pending: "_PendingBatch") -> Batch:
-        indices = pending.wait()
+        indices = np.array([index for task in pending.tasks for index in task()], np.int64)
         self.replaced += int((indices != pending.indices).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
         labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
-        return Batch(images, labels, pending.numbers)
+        return Batch(images, labels, pending.numbers, *pending.place)
 
 
 _Task = Callable[[], list[int]]
 
 
+@dataclass(frozen=True, slots=True)
 class _PendingBatch:
-    """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3]."""
+    """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3], by ``tasks``, which wait when called.
 
-    def __init__(
-        self,
-        sampler: EpochSampler,
-        epoch: int,
-        numbers: Indices,
-        samples: np.ndarray,
-        runtime: Runtime,
-        start: Callable[[_Task], _Task],
-    ) -> None:
-        self.numbers = numbers
-        self.indices: Indices = samples["index"]
-        size = sampler.size(epoch)
-        self.images = runtime.memory(len(samples), size, size, 3)
-        out = self.images.numpy()
-        pieces = [slice(first, first + PIECE) for first in range(0, len(samples), PIECE)]
-        self._tasks = [start(partial(_make_samples, sampler, epoch, samples[piece], out[piece])) for piece in pieces]
+    ``place`` is its epoch, and its position in it.
+    """
 
-    def wait(self) -> Indices:
-        """Wait for all pieces, and return the indices of the samples that ``images`` now holds."""
-        return np.array([index for task in self._tasks for index in task()], np.int64)
-
-
-def _make_samples(sampler: EpochSampler, epoch: int, samples: np.ndarray, out: Pixels) -> list[int]:
-    return [make_sample(sampler, epoch, sample, image) for sample, image in zip(samples, out, strict=True)]
+    images: torch.Tensor
+    numbers: Indices
+    place: tuple[int, int]
+    indices: Indices
+    tasks: list[_Task]

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from timm.models.convnext import ConvNeXt
 
 from jpegcurr.errors import UsageError
-from jpegcurr.files import refuse_existing, staged, write_json
+from jpegcurr.files import refuse_existing, staged, staged_folder, write_json
 from jpegcurr.training.models.isotropic import IsotropicConvNeXt
 from jpegcurr.training.models.key_maps import KEY_MAPS, StateDict
 from jpegcurr.training.models.load import Classifier
@@ -216,17 +215,11 @@ def _write_transformers(classifier: Classifier, shape: Shape, weights: StateDict
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
     }
-    target = path.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
-        folder = Path(aside, "new")
+    with staged_folder(path) as folder:
         with staged(folder / "model.safetensors") as partial:
             save_file(weights, partial, metadata={"format": "pt"})
         write_json(folder / "config.json", config)
         write_json(folder / "preprocessor_config.json", _preprocessing(classifier))
-        if target.exists():
-            target.rename(Path(aside, "old"))
-        folder.rename(target)
 
 
 def _preprocessing(classifier: Classifier) -> dict[str, Any]:

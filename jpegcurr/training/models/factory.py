@@ -1,4 +1,4 @@
-"""Networks of one's own: ``module:factory`` or ``file.py:factory``, a function that returns an ``nn.Module``."""
+"""Networks of one's own: in memory, or ``module:factory`` or ``file.py:factory``, a function that returns an ``nn.Module``."""
 
 import hashlib
 import importlib
@@ -6,6 +6,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Mapping
+from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +51,27 @@ def build_model(name: str, options: Mapping[str, Any] | None = None, *, needed: 
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returns {type(model).__name__}, which is no torch.nn.Module. Return the network itself.")
     return model.eval()
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode of a network that may be in training, compiled, or on another device.
+
+    Raises:
+        UsageError: a part of it cannot be copied.
+    """
+    try:
+        copy: nn.Module = deepcopy(unwrapped(model))
+    except Exception as error:  # of the user's modules and hooks
+        reason = " ".join(str(error).split())[:200]
+        name = type(model).__name__
+        raise UsageError(f"{name} cannot be copied ({reason}). Give a function that builds it, as module:factory.") from None
+    return copy.eval()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model that ``torch.compile`` was given, or ``model`` itself."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
 
 
 def create_own(section: ModelSection, classes: int, *, start: bool) -> nn.Module:

@@ -16,7 +16,7 @@ from timm.models import PretrainedCfg
 from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.training.flops import multiply_adds
 from jpegcurr.training.models.fit import create_on_meta
-from jpegcurr.training.models.load import LEGACY, all_names
+from jpegcurr.training.models.published import LEGACY, all_names
 
 COUNTED = 40  # a listing counts up to so many architectures: a quarter of a second each, on the meta device
 

@@ -2,40 +2,36 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import timm
 import torch
-from pydantic import ValidationError
-from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
-from timm.models import PretrainedCfg
+from timm.data import resolve_model_data_config
 
-from jpegcurr.errors import JpegcurrError, UsageError, did_you_mean
+from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.recipe.loading import load_resolved
-from jpegcurr.recipe.schema import HUBS, ImageSection, Recipe, ValResize, is_factory
-from jpegcurr.runtime import Runtime
-from jpegcurr.training.data.classes import Classes
+from jpegcurr.recipe.schema import HUBS, ImageSection, Recipe, is_factory
+from jpegcurr.runtime import Runtime, resolve_runtime
+from jpegcurr.training.data.classes import Classes, read_class_names
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.exported import load_exported, load_own_config, load_own_weights
-from jpegcurr.training.models.factory import build_model, create_own, source_sha256
+from jpegcurr.training.models.factory import build_model, copy_network, create_own, source_sha256, unwrapped
 from jpegcurr.training.models.finite import check_outputs, check_weights, count_outputs
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit
 from jpegcurr.training.models.normalisation import describe_mismatch, normaliser, stated_normaliser
 from jpegcurr.training.models.pretrained import count_classes, load_weights
+from jpegcurr.training.models.published import LEGACY, check_name, describe_failure, image_section, named_classes
 from jpegcurr.training.run_head import RunHead, read_head
 
 log = logging.getLogger("jpegcurr")
 
-_SIZES = ("tiny", "small", "base", "large", "xlarge")
-_TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
-# Names that timm 0.6 had for pretrained ConvNeXts; timm itself still accepts them, with a warning.
-LEGACY = {f"convnext_{size}{old}": f"convnext_{size}.{tag}" for old, tag in _TAGS.items() for size in _SIZES}
 BATCH = 64  # images at a time, for models that were not trained here
 
 Create = Callable[..., Any]
+Channels = tuple[float, float, float]
 Weights = Literal["raw", "ema", "best"]
 
 
@@ -76,7 +72,7 @@ class Classifier(Protocol):
 
     @property
     def loader(self) -> str:
-        """The loader that the model was trained with, ``ffcv`` or ``plain``; ``auto`` if it was not trained here."""
+        """The kind of loader that the model was trained with (see ``choose_kind``); ``auto`` if it was not trained here."""
 
     @property
     def batch(self) -> int:
@@ -87,7 +83,7 @@ class Classifier(Protocol):
 class Run:
     """A trained model in evaluation mode on the runtime's device, with its recipe, normalisation and class names.
 
-    ``loader`` is the kind of loader that it was trained with, ``ffcv`` or ``plain``. ``names_known`` is False for a run that
+    ``loader`` is the kind of loader that it was trained with. ``names_known`` is False for a run that
     was trained on a beton without a manifest: ``classes`` are then the numbers of the outputs.
     """
 
@@ -148,22 +144,110 @@ class ModelSettings:
         checkpoint: a file of weights for timm's model, instead of those that timm downloads.
         mean, std: of the inputs by channel, on the scale 0 to 1.
         size: the side length of the inputs in pixels.
-        class_names: a file with the name of one output a line.
+        class_names: the names of the outputs, or a file with one a line.
         factory: ``module:function`` of a run that was trained on a network of one's own. A run names it too, but files alone,
             which may be anyone's, start no code.
+
+    Raises:
+        UsageError: ``mean``, ``std`` or ``size`` is impossible.
     """
 
     checkpoint: Path | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
     size: int | None = None
-    class_names: Path | None = None
+    class_names: Path | tuple[str, ...] | None = None
     factory: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers; on the scale 0 to 255, say, a mean would only make a model guess."""
+        for name, values, lowest in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+            if values is not None and not (len(values) == 3 and all(lowest <= value <= 1 for value in values)):
+                shown = ",".join(f"{value:g}" for value in values)
+                raise UsageError(f"--{name} {shown}: give three numbers on the scale 0 to 1, such as 0.485,0.456,0.406.")
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"--size {self.size} is no side length. Give one in pixels, such as 224.")
 
     def describe(self) -> str:
         """Return the options for models that are no runs, as they are typed; empty if none is set."""
         names = [name for name in self.__slots__ if name != "factory" and getattr(self, name) is not None]
         return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+# Whatever ``load_model`` takes, and whatever takes one model or more.
+Model = str | Path | torch.nn.Module | Classifier
+Models = Model | Sequence[Model] | Mapping[str, Model]
+
+
+def load_model(
+    model: Model,
+    runtime: Runtime | None = None,
+    *,
+    weights: Weights = "raw",
+    checkpoint: str | Path | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    size: int | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    factory: str | None = None,
+    name: str | None = None,
+) -> Classifier:
+    """Load a model of any kind, or take a network that is in memory; ``evaluate`` and ``compare_cams`` do so by themselves.
+
+    Args:
+        model: the folder of a run; timm's name, ``hf-hub:NAME`` or ``local-dir:FOLDER``; ``module:factory``; or an
+            ``nn.Module``, of which a copy is taken, so that it stays as it is and may be trained on. A loaded one is returned.
+        runtime: the device to put it on; by default a GPU if there is one.
+        weights: of a run: ``raw``, ``ema`` (averaged) or ``best``.
+        checkpoint: a file of weights for timm's model, instead of those that timm downloads.
+        mean: of the inputs by channel, on the scale 0 to 1; needed for a network that does not state it, as timm's do in
+            ``pretrained_cfg``.
+        std: their deviation by channel, likewise.
+        size: their side length in pixels, likewise.
+        classes: the names of the outputs, or a file with one a line; without them labels are numbers.
+        factory: ``module:function`` of a run that was trained on a network of one's own.
+        name: of an ``nn.Module`` in tables and reports; its class by default.
+
+    Raises UsageError if ``model`` is nothing of this, or an argument is missing or makes no sense for it.
+    """
+    file = Path(checkpoint) if checkpoint is not None else None
+    names = Path(classes) if isinstance(classes, str | Path) else tuple(classes) if classes is not None else None
+    settings = ModelSettings(file, mean, std, size, names, factory)
+    if not isinstance(model, str | Path) and (weights != "raw" or factory is not None):
+        raise UsageError("weights and factory are for the folder of a run, and this is a network already. Omit them.")
+    if isinstance(model, torch.nn.Module):
+        return _load_own(name or type(unwrapped(model)).__name__, copy_network(model), runtime or resolve_runtime(), settings)
+    if not (isinstance(model, str | Path) or hasattr(model, "normalise")):  # a state dict, say
+        raise UsageError(f"{type(model).__name__} is no model. Give a run's folder, a name, module:factory, or an nn.Module.")
+    own = model if isinstance(model, str | Path) else model.path
+    if name is not None:
+        raise UsageError(f"The name {name!r} is for a network in memory; {own} has a name already. Omit it.")
+    if isinstance(model, str | Path):
+        return load_classifier(Path(model), runtime or resolve_runtime(), weights, settings=settings)
+    if described := settings.describe():
+        raise UsageError(f"{described}: {own} is loaded already and states this itself. Omit it.")
+    return model
+
+
+def load_models(models: Models, runtime: Runtime | None = None) -> list[Classifier]:
+    """Load one or more models as ``load_model`` does; a mapping gives networks their names.
+
+    Raises UsageError as ``load_model`` does, and if there is none, or two different ones have the same name.
+    """
+    runtime = runtime or resolve_runtime()
+    if isinstance(models, Mapping):
+        loaded = [load_model(model, runtime, name=name) for name, model in models.items()]
+    elif isinstance(models, Sequence) and not isinstance(models, str):
+        loaded = [load_model(model, runtime) for model in models]
+    else:
+        loaded = [load_model(models, runtime)]
+    if not loaded:
+        raise UsageError("There is no model. Give a run, a name, or a network.")
+    own = Counter(model.path for model in {id(model): model for model in loaded}.values() if isinstance(model, LoadedModel))
+    if own and (most := own.most_common(1)[0])[1] > 1:
+        names = "{'before': first, 'after': second}, or load_model(..., name='after')"
+        raise UsageError(f"{most[1]} models are called {most[0]}. Give them names: {names}.")
+    return loaded
 
 
 def load_classifiers(
@@ -213,12 +297,14 @@ def load_classifier(
     if str(name).startswith(HUBS):
         return _load_from_hub(str(name), runtime, settings, create)
     if is_factory(str(name)):
-        return _load_own(str(name), runtime, settings)
+        return _load_own(str(name), build_model(str(name)), runtime, settings)
     return load_named(str(name), runtime, settings=settings, create=create)
 
 
-def load_run(path: Path, runtime: Runtime, weights: Weights = "raw", *, factory: str | None = None) -> Run:
+def load_run(path: str | Path, runtime: Runtime | None = None, weights: Weights = "raw", *, factory: str | None = None) -> Run:
     """Load the ``weights`` of a run's folder, as ``jpegcurr train`` writes it; ``factory`` as in ``ModelSettings``.
+
+    ``runtime`` is by default a GPU if there is one.
 
     Raises:
         UsageError: the folder does not exist, is no run, has no checkpoint yet, or has one that cannot be used: its files are
@@ -226,6 +312,7 @@ def load_run(path: Path, runtime: Runtime, weights: Weights = "raw", *, factory:
             own, and ``factory`` does not name it.
         RecipeError: its recipe cannot be read.
     """
+    path, runtime = Path(path), runtime or resolve_runtime()
     folder = path if weights == "raw" else path / weights
     if not (path / "recipe.yaml").is_file():
         problem = "is not a run folder (it has no recipe.yaml)" if path.is_dir() else "does not exist"
@@ -271,8 +358,8 @@ def load_named(
 ) -> LoadedModel:
     """Load timm's pretrained model ``name``, which may be a legacy name; see ``load_classifier``."""
     current, checkpoint = LEGACY.get(name, name), settings.checkpoint
-    _check_name(name, current, checkpoint)
-    classes = _named_classes(timm.get_pretrained_cfg(current))
+    check_name(name, current, checkpoint)
+    classes = named_classes(timm.get_pretrained_cfg(current))
     options: dict[str, Any] = {}
     if checkpoint is not None:
         reference = create_on_meta(current)
@@ -286,7 +373,7 @@ def load_named(
         model: torch.nn.Module = create(current, pretrained=True, **options)
     except Exception as error:  # the errors of a failed download have no common class
         misfit = describe_misfit(state, reference, classifier=True) if checkpoint is not None and reference is not None else ""
-        raise JpegcurrError(_describe_failure(name, checkpoint, misfit or error)) from None
+        raise JpegcurrError(describe_failure(name, checkpoint, misfit or error)) from None
     return _finish(current, model, classes, runtime, settings, checkpoint or f"timm's file for {name}")
 
 
@@ -303,17 +390,17 @@ def _load_from_hub(name: str, runtime: Runtime, settings: ModelSettings, create:
     return _finish(name, model, tuple(config.get("label_names") or ()), runtime, settings, name)
 
 
-def _load_own(name: str, runtime: Runtime, settings: ModelSettings) -> LoadedModel:
-    """Load a network that a function of the user's returns; what it does not state must be among ``settings``."""
+def _load_own(name: str, model: torch.nn.Module, runtime: Runtime, settings: ModelSettings) -> LoadedModel:
+    """Take a network of the user's; what it does not state must be among ``settings``."""
     if settings.checkpoint is not None:
-        raise UsageError(f"--checkpoint is for timm's names. Let the function of {name} load its weights, and omit it.")
-    model = build_model(name)
+        raise UsageError(f"--checkpoint is for timm's names. Load the weights of {name} where it is built, and omit it.")
     stated = isinstance(getattr(model, "pretrained_cfg", None), dict)
     lacking = [option for option in ("mean", "std", "size") if getattr(settings, option) is None]
     if lacking and not stated:
         raise UsageError(
             f"{name} does not state how its inputs are made (it has no pretrained_cfg, as timm's models do). Give "
-            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224, with the values that it was trained with."
+            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224, with the values that it was trained with; in Python, "
+            "load_model(network, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=224)."
         )
     config = getattr(model, "pretrained_cfg", None) or {}
     return _finish(name, model, tuple(config.get("label_names") or ()), runtime, settings, name)
@@ -329,7 +416,7 @@ def _finish(
 ) -> LoadedModel:
     """Check the weights and outputs of a model, and return it with its preprocessing and the names of its outputs."""
     config = {**resolve_model_data_config(model), **_stated_settings(settings)}
-    image = _image_section(name, config)
+    image = image_section(name, config)
     check_weights(model, source)
     normalise = Normaliser(tuple(config["mean"]), tuple(config["std"]))
     if mismatch := describe_mismatch(str(source), _stated_by_weights(model, settings), normalise, "--mean {mean} --std {std}"):
@@ -337,11 +424,10 @@ def _finish(
     normalise = normalise.to(runtime.device)
     model = runtime.place(model).eval()
     outputs = count_outputs(model, normalise, image.size, name)
-    names = read_class_names(settings.class_names) if settings.class_names is not None else classes
+    names = classes if settings.class_names is None else read_class_names(settings.class_names)
     if settings.class_names is not None and len(names) != outputs:
-        raise UsageError(
-            f"{settings.class_names} names {len(names)} classes, but {name} has {outputs} outputs. Give a name a line."
-        )
+        where = settings.class_names if isinstance(settings.class_names, Path) else "--class-names"
+        raise UsageError(f"{where} names {len(names)} classes, but {name} has {outputs} outputs. Give one name for each.")
     known = len(names) == outputs
     return LoadedModel(
         Path(name), model, normalise, names if known else tuple(map(str, range(outputs))), image, names_known=known
@@ -360,71 +446,3 @@ def _stated_settings(settings: ModelSettings) -> dict[str, Any]:
     """Return what ``settings`` say, by the names of timm's data configuration."""
     stated: dict[str, Any] = {name: value for name in ("mean", "std") if (value := getattr(settings, name)) is not None}
     return stated | ({"input_size": (3, settings.size, settings.size)} if settings.size is not None else {})
-
-
-def read_class_names(file: Path) -> tuple[str, ...]:
-    """Return the lines of a file of class names; raises UsageError if it cannot be read, or names a class twice."""
-    try:
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--class-names {file} cannot be read: {error}. Give a text file with one name a line.") from None
-    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise UsageError(f"--class-names {file} has {twice!r} twice. Every output needs a name of its own.")
-    return names
-
-
-def _check_name(name: str, current: str, checkpoint: Path | None) -> None:
-    advice = "Give the --out folder of a `jpegcurr train`, or a name that `jpegcurr models` lists."
-    if not timm.is_model(current):
-        hint = did_you_mean(name, all_names())
-        raise UsageError(f"{name} does not exist, and timm has no model of that name.{hint or ' ' + advice}")
-    tag = current.partition(".")[2]
-    if checkpoint is None and not timm.is_model_pretrained(current):
-        hint = did_you_mean(name, timm.list_models(pretrained=True))
-        raise UsageError(f"timm has no weights for {name}.{hint or ' Give a file of weights: --checkpoint FILE.'}")
-    if tag and timm.get_pretrained_cfg(current, allow_unregistered=True) is None:
-        raise UsageError(f"timm has no weights named {tag!r} of {current.partition('.')[0]}. {advice}")
-
-
-def all_names() -> list[str]:
-    """Return the names of timm's models, of its weights, and the legacy ones."""
-    return [*LEGACY, *timm.list_models(), *timm.list_models(pretrained=True)]
-
-
-def _describe_failure(name: str, checkpoint: Path | None, error: Exception | str) -> str:
-    reason = " ".join(str(error).split())[:600]
-    if checkpoint is not None:
-        return f"{checkpoint} cannot be loaded into {name}: {reason}"
-    return (
-        f"The weights of {name} are not on this machine and could not be downloaded ({reason}). "
-        "Without a network, give a file of weights: --checkpoint FILE."
-    )
-
-
-def _named_classes(config: PretrainedCfg | None) -> tuple[str, ...]:
-    """Return the class names of pretrained weights, timm's or WordNet's; none if they do not classify, such as CLIP's."""
-    if config is None:
-        return ()
-    if config.label_names:
-        return tuple(config.label_names)
-    subset = infer_imagenet_subset(config.to_dict())
-    return imagenet_classes(subset) if subset else ()
-
-
-def _image_section(name: str, config: dict[str, Any]) -> ImageSection:
-    """Return the preprocessing in timm's ``config``; raise UsageError if we cannot do it."""
-    _, height, width = config["input_size"]
-    way: ValResize = "squash" if config["crop_mode"] == "squash" else "shorter_side"
-    if height != width or config["crop_mode"] == "border":
-        raise UsageError(f"{name} takes inputs that are not square or have a border, which is not supported.")
-    try:
-        view = {"val_crop": config["crop_pct"], "val_resize": way}
-        return ImageSection.model_validate({"size": height, "interpolation": config["interpolation"], **view})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{name} needs preprocessing that is not supported: {first['loc'][0]} {first['input']}.") from None
-
-
-def imagenet_classes(subset: str) -> tuple[str, ...]:
-    """Return the WordNet numbers of timm's subset (``imagenet-1k``, ``imagenet-22k``, ...), in the order of the outputs."""
-    return tuple(ImageNetInfo(subset).label_names())

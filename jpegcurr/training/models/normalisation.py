@@ -8,10 +8,13 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 
+import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
+from jpegcurr.errors import RecipeError
 from jpegcurr.json_files import parse_json, read_bounded
-from jpegcurr.recipe.schema import ImageSection, ModelSection
+from jpegcurr.recipe.schema import ImageSection, ModelSection, Recipe
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.names import find_weights
+from jpegcurr.training.models.fit import create_on_meta
+from jpegcurr.training.models.names import check_model, find_weights
 from jpegcurr.training.models.pretrained import read_checkpoint
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # beside these, timm and transformers write a description
@@ -23,6 +26,21 @@ def normaliser(model: torch.nn.Module, image: ImageSection | None = None) -> Nor
         return Normaliser(image.mean, image.std)
     config = timm.data.resolve_model_data_config(model)
     return Normaliser(config["mean"], config["std"])
+
+
+def recipe_normaliser(recipe: Recipe) -> Normaliser:
+    """Return what ``normaliser`` returns for the model of ``recipe``, without creating its weights.
+
+    Raises:
+        RecipeError: timm does not know the model, or does not tell without its weights.
+    """
+    if recipe.image.mean is not None and recipe.image.std is not None:
+        return Normaliser(recipe.image.mean, recipe.image.std)
+    check_model(recipe.model, start=False)
+    model = create_on_meta(recipe.model.name)
+    if model is None:
+        raise RecipeError(f"image.mean, image.std: timm does not tell them of {recipe.model.name!r} alone. Set both.")
+    return normaliser(model)
 
 
 def normalisation_warning(section: ModelSection, used: Normaliser, model: torch.nn.Module) -> str | None:

@@ -1,4 +1,4 @@
-"""The compiled decoder in FFCV's pipeline, compared with Pillow and with the plain loader, which is the reference."""
+"""The compiled decoder, compared with Pillow and with the plain loader, which is the reference."""
 
 import threading
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import FFCV, jpeg, photograph, write_beton
+from samples import jpeg, photograph, write_beton
 
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
@@ -23,8 +23,8 @@ from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Variant
 
-pytestmark = list(FFCV)
-KINDS = ("ffcv", "plain")
+pytestmark = pytest.mark.compiled
+KINDS = ("compiled", "plain")
 SIDE = 64
 WHOLE = ImageSection(size=SIDE, val_crop=1.0)
 CAT = photograph("cat").crop((40, 30, 40 + SIDE, 30 + SIDE))
@@ -37,7 +37,7 @@ def write(path: Path, payloads: Sequence[bytes], side: int = SIDE) -> Beton:
 
 def epoch(kind: str, sampler: EpochSampler, cpu: Runtime, number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     batches = list(open_loader(kind, sampler, cpu).at(number))
-    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, _ in batches])
+    return torch.cat([images for images, *_ in batches]), torch.cat([labels for _, labels, *_ in batches])
 
 
 def pictures(images: torch.Tensor) -> np.ndarray:
@@ -88,9 +88,9 @@ def test_both_loaders_give_the_same_pixels(betons: Path, cpu: Runtime, interpola
     plans = (EpochPlan(0, 0, CLEAN, 0.25, 1),)
     image = ImageSection(size=40, interpolation=interpolation)
     sampler = EpochSampler({"clean": variant}, image, train=True, batch=10, workers=2, plans=plans)
-    (ffcv, labels), (plain, expected) = (epoch(kind, sampler, cpu) for kind in KINDS)
+    (compiled, labels), (plain, expected) = (epoch(kind, sampler, cpu) for kind in KINDS)
     assert torch.equal(labels, expected)
-    difference = (ffcv.int() - plain.int()).abs()
+    difference = (compiled.int() - plain.int()).abs()
     if interpolation != "area":
         assert difference.max() == 0
     elif on_the_fly.startswith("after"):
@@ -163,16 +163,16 @@ def test_one_loader_swaps_and_mixes_files_sample_by_sample(betons: Path, cpu: Ru
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path, cpu: Runtime, kind: str) -> None:
-    from jpegcurr.training.data.ffcv_kernel import make_batch
+    from jpegcurr.training.data.decode_kernel import decode_tasks
 
     plans = tuple(EpochPlan(number, 0, (("", 1.0),), 0.0, 3, size) for number, size in enumerate((40, 64, None)))
     variant = Variant(Beton(betons / "train-q50.beton"))
     loader = open_loader(kind, EpochSampler({"": variant}, ImageSection(size=32), train=True, batch=30, plans=plans), cpu)
-    compiled = len(make_batch.signatures)
+    signatures = len(decode_tasks.signatures)
     assert [[tuple(images.shape) for images, *_ in loader.at(number)] for number in range(3)] == [
         [(30, 3, size, size), (18, 3, size, size)] for size in (40, 64, 32)
     ]
-    assert len(make_batch.signatures) == compiled
+    assert len(decode_tasks.signatures) == signatures
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,7 +180,7 @@ def test_sizes_change_between_epochs_and_nothing_is_compiled_for_it(betons: Path
 def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runtime, kind: str, batch: int) -> None:
     sampler = EpochSampler.of(Variant(Beton(betons / "val-q50.beton")), ImageSection(size=40), batch=batch, workers=2)
     counts = []
-    for images, labels, _ in open_loader(kind, sampler, cpu).at(0):
+    for images, labels, *_ in open_loader(kind, sampler, cpu).at(0):
         assert images.shape == (len(labels), 3, 40, 40)
         assert labels.shape == (len(labels),)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
@@ -189,6 +189,8 @@ def test_last_batches_and_batches_of_one_are_like_others(betons: Path, cpu: Runt
     assert counts == [batch] * (16 // batch) + [16 % batch] * (16 % batch > 0)
 
 
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_raw_images_of_a_file_that_ffcv_wrote(tmp_path: Path, cpu: Runtime, kind: str) -> None:
     from ffcv.fields import IntField, RGBImageField
@@ -269,11 +271,11 @@ def test_both_loaders_show_images_that_only_pillow_reads_as_pillow_does(tmp_path
     CAT.save(png, "PNG")
     beton = write(tmp_path / "odd.beton", [cmyk, jpeg(CAT), png.getvalue()])
     sampler = EpochSampler({"": Variant(beton)}, WHOLE, train=train, batch=3)
-    (ffcv, labels), (plain, expected) = (epoch(kind, sampler, cpu) for kind in KINDS)
+    (compiled, labels), (plain, expected) = (epoch(kind, sampler, cpu) for kind in KINDS)
     assert torch.equal(labels, expected)
-    assert (ffcv.int() - plain.int()).abs().max() <= 1
+    assert (compiled.int() - plain.int()).abs().max() <= 1
     if not train:
-        assert np.array_equal(pictures(ffcv)[2], np.asarray(CAT))
+        assert np.array_equal(pictures(compiled)[2], np.asarray(CAT))
 
 
 def test_on_error_skip_both_loaders_take_the_same_replacement_and_count_it(tmp_path: Path, cpu: Runtime) -> None:
@@ -288,7 +290,7 @@ def test_on_error_skip_both_loaders_take_the_same_replacement_and_count_it(tmp_p
         for number in (0, 1):
             batches = list(loader.at(number))
             assert loader.replaced == 2
-            labels = torch.cat([labels for _, labels, _ in batches])
+            labels = torch.cat([labels for _, labels, *_ in batches])
             assert sorted(set(labels.tolist()) & {3, 7}) == [], "the label belongs to the picture"
             epochs.append((torch.cat([images for images, *_ in batches]), labels))
     for number in (0, 1):
@@ -341,20 +343,6 @@ def test_one_large_image_costs_its_own_size_and_no_more(tmp_path: Path, cpu: Run
     assert abs(pictures(images)[0].astype(int) - (10, 200, 30)).max() <= 2
 
 
-def test_lanes_share_the_work_evenly() -> None:
-    from jpegcurr.training.data.ffcv_kernel import TASK
-    from jpegcurr.training.data.ffcv_loader import _lanes
-
-    tasks = np.zeros(101, TASK)
-    tasks["size"] = np.random.default_rng(0).lognormal(10, 1, 101)
-    for lanes in (1, 2, 7, 200):
-        order, ends = _lanes(tasks, lanes)
-        assert sorted(order) == list(range(101))
-        assert (ends[0], ends[-1], len(ends)) == (0, 101, lanes + 1)
-        work = [tasks["size"][order[ends[lane] : ends[lane + 1]]].sum() for lane in range(lanes)]
-        assert max(work) <= sum(work) / lanes + tasks["size"].max()
-
-
 def test_stored_files_and_on_the_fly_qualities_agree_with_the_encoder(tmp_path: Path, cpu: Runtime) -> None:
     """Compare seven qualities in both loaders, to the bit."""
     source = jpeg(CAT, quality=97, subsampling="4:4:4")
@@ -368,41 +356,14 @@ def test_stored_files_and_on_the_fly_qualities_agree_with_the_encoder(tmp_path: 
             assert np.array_equal(pictures(images)[0], expected)
 
 
-def test_stock_loaders_in_the_same_process_do_no_harm(betons: Path, cpu: Runtime) -> None:
-    """They mark numba's types of their arrays as read-only, and numba then does not find the code for these types."""
-    from ffcv.loader import Loader
-    from numba.core.dispatcher import Dispatcher
-    from numba.types import Array
-
-    from jpegcurr.training.data import ffcv_kernel, resample_kernel
-    from jpegcurr.training.data.ffcv_loader import _kept
-
-    path = betons / "val-q50.beton"
-    sampler = EpochSampler.of(Variant(Beton(path)), ImageSection(size=40), batch=4)
-    before, _ = epoch("ffcv", sampler, cpu)
-    marked = set()
-    for os_cache in (True, False):
-        stock = Loader(str(path), batch_size=4, num_workers=1, os_cache=os_cache, pipelines={"image": None})
-        _kept.append(stock)
-        marked |= {(array.dtype, array.ndim) for array in stock.memory_manager.state_type.types}
-    after, _ = epoch("ffcv", sampler, cpu)
-    assert torch.equal(before, after)
-    functions = [value for module in (ffcv_kernel, resample_kernel) for value in vars(module).values()]
-    signatures = [signature for value in functions if isinstance(value, Dispatcher) for signature in value.signatures]
-    arrays = {(part.dtype, part.ndim) for signature in signatures for part in signature if isinstance(part, Array)}
-    assert arrays, "nothing was compiled"
-    assert not arrays & marked
-
-
-def test_a_change_of_the_resample_kernel_or_the_crops_invalidates_the_cached_decoder() -> None:
+def test_a_change_of_another_file_of_the_code_invalidates_the_cached_decoder() -> None:
     """numba's own key covers only the file that contains the function."""
-    from jpegcurr.training.data.crops import __file__ as crops_source
-    from jpegcurr.training.data.ffcv_kernel import _compile, make_batch
-    from jpegcurr.training.data.resample_kernel import __file__ as resample_source
+    from jpegcurr.training.data import crops, decode_kernel, resample_kernel
 
     def key(kernel: Any) -> object:
         return kernel._cache._index_key((), kernel.targetctx.codegen())
 
-    assert key(_compile("one")) == key(_compile("one")) != key(_compile("another"))
-    sources = Path(resample_source).read_bytes() + Path(crops_source).read_bytes()
-    assert key(make_batch) == key(_compile(sha256(sources).hexdigest()))
+    compile_ = decode_kernel._compile
+    assert key(compile_("one")) == key(compile_("one")) != key(compile_("another"))
+    sources = b"".join(Path(module.__file__).read_bytes() for module in (resample_kernel, crops))
+    assert key(decode_kernel.decode_tasks) == key(compile_(sha256(sources).hexdigest()))

@@ -1,0 +1,1 @@
+"""Runs for the Hugging Face hub: the model card, the folder that is sent, and the sending."""
