@@ -211,6 +211,16 @@ def test_a_wrong_option_is_one_sentence(arguments: str, message: str, capsys: py
 def test_options_do_not_turn_a_study_of_a_recipe_into_one_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("study two_phase_study.yaml --command 'sh x {seed}'") == 2
     assert "--command: two_phase_study.yaml is a study of a recipe." in capsys.readouterr().err
+    write(metric=None)
+    assert command("study theirs.yaml") == 2
+    assert (
+        "--metric: theirs.yaml has no metric. Give FILE:COLUMN, such as --metric '{out}/log.csv:acc'."
+        in capsys.readouterr().err
+    )
+    write(command=None)
+    assert command("study theirs.yaml --metric a.csv:b") == 2
+    assert "--metric: theirs.yaml has no command. Give --command too." in capsys.readouterr().err
+    assert not Path("studies").exists()
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,10 @@ def is_command_study(name: Path, command: str | None, metric: str | None) -> boo
         raise UsageError(f"{option}: {name} is a study of a recipe. Give a file with arms, control and seeds, and no recipe.")
     if option == "--metric" and "command" not in tree:
         raise UsageError(f"--metric: {name} has no command. Give --command too.")
-    return "command" in tree or command is not None
+    trains_by_command = "command" in tree or command is not None
+    if trains_by_command and metric is None and "metric" not in tree:
+        raise UsageError(f"--metric: {name} has no metric. Give FILE:COLUMN, such as --metric '{{out}}/log.csv:acc'.")
+    return trains_by_command
 
 
 def load_command_study(name: Path, command: str | None = None, metric: str | None = None) -> CommandStudy:
