@@ -1,11 +1,12 @@
 """The command ``board``: a page of the curves of runs."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jpegcurr.cli.options import ForceOption, lock_outputs
+from jpegcurr.cli.options import ForceOption, JsonOption, lock_outputs
 from jpegcurr.cli.terminal import err, out
 
 
@@ -18,6 +19,7 @@ def board(
         "board.html"
     ),
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the curves of runs: training, validation, learning rate, speed and waiting, with the phases of the curriculum.
 
@@ -25,6 +27,7 @@ def board(
     """
     from jpegcurr.analysis.runs.board import write_board
     from jpegcurr.analysis.runs.records import read_records
+    from jpegcurr.analysis.runs.table import tabulate
     from jpegcurr.files import refuse_existing
 
     refuse_existing([output], force=force)
@@ -33,4 +36,7 @@ def board(
     write_board(records, output)
     for remark in remarks:
         err.print(remark, markup=False)
-    out.print(f"{output}", markup=False)
+    if as_json:
+        out.print_json(json.dumps({"page": str(output), **tabulate(records).as_dict()}))
+    else:
+        out.print(f"{output}", markup=False)

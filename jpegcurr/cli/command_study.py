@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 def refuse_own_options(options: Mapping[str, bool]) -> None:
     """Raise UsageError for an option, by name, that was given and is about jpegcurr's own training."""
     if wrong := next((name for name, there in options.items() if there), None):
-        way = "--launch 'srun --gpus 1' starts it on another machine." if wrong == "--slurm" else "Put it into the command."
+        ways = {"--slurm": "--launch 'srun --gpus 1' starts it on another machine."}
+        ways |= dict.fromkeys(
+            ("--images", "--val-images", "--images-per-second"), "How long a command takes is not known. Omit it."
+        )
+        way = ways.get(wrong, "Put it into the command.")
         raise UsageError(f"{wrong} is for jpegcurr's own training, and this study has a command. {way}")
 
 

@@ -13,12 +13,17 @@ import typer
 
 from jpegcurr.cli.options import (
     MAX_PIXELS,
+    FlatClassesOption,
     JsonOption,
+    LabelFromOption,
     MaxPixelsOption,
     QualitiesOption,
     QuietOption,
     ShardSizeOption,
+    TestShareOption,
     ToOption,
+    ValShareOption,
+    parse_draw,
     parse_shard_size,
     parse_specs,
 )
@@ -38,12 +43,21 @@ MOST_FAILURES = 20  # that are printed one by one
 
 
 def encode(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
+    src: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SRC", help="The images to encode; see above. Several are one data set. Default: data/imagenet."
+        ),
+    ] = None,
     qualities: QualitiesOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files.")] = Path("betons"),
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label; or ImageNet's validation labels.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV or TSV of path,label or path,label,split; a list of paths; ImageNet's own."),
     ] = None,
+    label_from: LabelFromOption = None,
+    val: ValShareOption = None,
+    test: TestShareOption = None,
     to: ToOption = None,
     shard_size: ShardSizeOption = None,
     split: Annotated[
@@ -54,17 +68,14 @@ def encode(
         list[str] | None,
         typer.Option("--classes", metavar="A,B,C|FILE", help="Encode only these classes; FILE has one a line; repeatable."),
     ] = None,
-    flat_classes: Annotated[
-        bool,
-        typer.Option(
-            "--flat-classes", help="Take every folder in SRC as a class, also one that is named like a split: bus, car, train."
-        ),
-    ] = False,
+    flat_classes: FlatClassesOption = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum images per split, chosen by --seed.")] = None,
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="Order in the file; auto shuffles train and no other split.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle and of --limit.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle, --limit, --val, --test.")
+    ] = 0,
     subsampling: Annotated[
         Literal["420", "422", "444", "keep"] | None,
         typer.Option(help="Chroma subsampling of encoded images; keep: as in the source. 420 if not given."),
@@ -100,16 +111,20 @@ def encode(
 ) -> None:
     """Encode labelled images at one or more JPEG qualities into FFCV .beton files, or into other formats.
 
-    SRC is one of these:
+    Several SRC are one data set, in which an image's name begins with the name
+    of its SRC. SRC is one of these:
 
     \b
     - a folder with train/<class>/* and val/<class>/*, or with <class>/*
     - a folder of images, with --labels labels.csv, or with ImageNet's
       LOC_val_solution.csv, val.txt or devkit
     - a folder with ImageNet's own archives, ILSVRC2012_img_train.tar and
-      ILSVRC2012_img_val.tar
+      ILSVRC2012_img_val.tar; or with class archives, <class>.tar
     - WebDataset shards: a folder of them, or 'shards/train-{000..146}.tar'
     - a Hugging Face data set: hf:NAME or hf:NAME:CONFIGURATION; or x.parquet
+
+    --val 0.2 draws the splits of a data set that has none, as jpegcurr split
+    does, which also keeps them where images are added.
 
     Written are, each with its manifest and items beside it:
 
@@ -129,6 +144,7 @@ def encode(
     if dry_run and resume:
         raise UsageError("--dry-run estimates a whole encode, not what --resume would still have to do. Omit one of them.")
     show_log(quiet=quiet)
+    draw = parse_draw(val, test, seed)
     kinds = parse_formats(to or ["beton"])
     shard_bytes = parse_shard_size(shard_size, kinds)
     specs = parse_specs(qualities or (), subsampling, parse_resize(max_side, short_side, resize_filter))
@@ -138,13 +154,15 @@ def encode(
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
     with interruptible(stopped), open_executor(threads, dask) as (executor, workers):
         sources = open_sources(
-            src,
+            src or ["data/imagenet"],
             labels=labels,
+            label_from=label_from,
             splits=split or (),
             classes=class_names,
             limit=limit,
             seed=seed,
             flat_classes=flat_classes,
+            draw=draw,
         )
         outputs = plan_outputs(sources, specs, output, kinds)
         if dry_run:

@@ -11,7 +11,7 @@ from rich.table import Table
 from jpegcurr.cli.options import JsonOption, QuietOption
 from jpegcurr.cli.terminal import out, progress_bar
 from jpegcurr.errors import JpegcurrError
-from jpegcurr.text import megabytes, sanitize
+from jpegcurr.text import join_words, megabytes, sanitize
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
@@ -115,7 +115,8 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
             "failures": f"{manifest.failures:,}",
             "other files skipped": f"{manifest.ignored:,}",
             "original bytes kept": _describe_copies(manifest),
-            "split and source": f"{manifest.split} of {manifest.source}",
+            "split and source": f"{manifest.split} of {join_words([manifest.source, *manifest.more_sources])}",
+            "splits drawn": _describe_draw(manifest),
             "labels from": manifest.labels or "the source itself",
             "limit": f"{manifest.limit:,} images" if manifest.limit else "none",
             "resize": _describe_resize(manifest),
@@ -123,6 +124,11 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
             "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         }
     return facts
+
+
+def _describe_draw(manifest: "Manifest") -> str:
+    draw = manifest.draw
+    return f"val {draw.val:g}, test {draw.test:g} of every class, seed {draw.seed}" if draw else "no"
 
 
 def _describe_copies(manifest: "Manifest") -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jpegcurr.cli.completion import complete_override, complete_recipe, complete_tracker
-from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PrecisionOption, QuietOption
+from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PlannedImagesOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError, did_you_mean
 from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
@@ -71,6 +71,7 @@ def train(
     board: Annotated[
         bool, typer.Option("--board", help="Keep a page of the run's curves, board.html, in its folder: new after each epoch.")
     ] = False,
+    images: PlannedImagesOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = False,
@@ -85,8 +86,10 @@ def train(
     if board and plan:
         raise UsageError("--board is of a run that trains; --plan trains nothing.")
     if plan:
-        print_plan(*_plan(recipe, given, trackers), as_json=as_json)
+        print_plan(*_plan(recipe, given, trackers, images), as_json=as_json)
         return
+    if images is not None:
+        raise UsageError("--images is for --plan; a run counts the images of its files.")
     from jpegcurr.training.run_folder import STATE, locked_run
 
     keep_freed_memory()
@@ -164,13 +167,15 @@ def write_board_of(folder: Path) -> None:
         log.warning("%s could not be written (%s); training continues", folder / "board.html", error.strerror or error)
 
 
-def _plan(recipe: Path, overrides: Sequence[str], track: "Sequence[Tracker]") -> "tuple[list[PlannedEpoch], list[str]]":
+def _plan(
+    recipe: Path, overrides: Sequence[str], track: "Sequence[Tracker]", images: int | None
+) -> "tuple[list[PlannedEpoch], list[str]]":
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.training.schedule import plan_run
 
     resolved = load_recipe(find_recipe(recipe), overrides).tracked_by(track)
     with _line_in_errors(recipe, overrides):
-        return plan_run(resolved)
+        return plan_run(resolved, images)
 
 
 def print_plan(epochs: "Sequence[PlannedEpoch]", remarks: Sequence[str], *, as_json: bool) -> None:

@@ -156,7 +156,7 @@ def test_a_page_draws_every_epoch_of_one_run_and_several(sweep: Path) -> None:
     assert shared_phases([record]) == ([(2, 4)], [(0, "clean"), (2, "q50")])
     both = read_records([sweep])[0]
     assert [name for name, _ in by_title(both)["Training loss"]] == ["a", "b"]
-    assert command(f"board {sweep} -o board.html") == 0
+    assert command(f"board {sweep} -o board.html --json") == 0
     page = Path("board.html").read_text()
     assert page.count('fill-opacity=".07"') == 2 * len(curves), "a wide and a narrow chart of each"
     assert "://" not in page.replace("http://www.w3.org/2000/svg", "")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, Ty
 
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
 from jpegcurr.encoding.outputs.paths import Format, stem_of
-from jpegcurr.encoding.sources.base import MISSING, Order
+from jpegcurr.encoding.sources.base import MISSING, LabelFrom, Order, SplitDraw
 from jpegcurr.errors import BetonError, UsageError
 from jpegcurr.json_files import parse_line, read_json, read_json_lines
 
@@ -36,6 +36,9 @@ class Plan(BaseModel):
         page_size: of the beton, bytes. It bounds a sample of the other formats too: one pass may write all of them.
         versions: of the libraries that decide the bytes.
         flat_classes: whether every folder was read as a class, whatever its name (``--flat-classes``).
+        more_sources: the data sets that are united with ``source``, as typed on the command line.
+        label_from: which folder of an image is its class, where ``labels`` is a list of bare paths.
+        val_share, test_share, split_seed: of the draw of the splits, if they were drawn for this encode (``--val``).
         format: of the output.
         shard_bytes: of JPEGs in a shard, at most; None in a format without shards.
     """
@@ -59,8 +62,20 @@ class Plan(BaseModel):
     page_size: int
     versions: dict[str, str]
     flat_classes: bool = False
+    more_sources: tuple[str, ...] = ()
+    label_from: LabelFrom | None = None
+    val_share: float | None = None
+    test_share: float | None = None
+    split_seed: int | None = None
     format: Format = "beton"
     shard_bytes: int | None = None
+
+    @property
+    def draw(self) -> SplitDraw | None:
+        """The draw of the splits; None if the data set had them."""
+        if self.val_share is None or self.test_share is None or self.split_seed is None:
+            return None
+        return SplitDraw(self.val_share, self.test_share, self.split_seed)
 
     @property
     def spec(self) -> EncodeSpec:

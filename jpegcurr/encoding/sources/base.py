@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from jpegcurr.descriptors import open_to_read, read_at
 from jpegcurr.errors import EncodeError, ImageError, SourceError
+from jpegcurr.text import join_words
 
 Order = Literal["shuffle", "folder"]
+LabelFrom = Literal["parent", "grandparent"]
 SPLITS = ("train", "val", "test")
 MISSING = -1  # the size of a listed file that does not exist, and the offset of an image that is a file of its own
 
@@ -199,12 +201,17 @@ class Listing(Sequence[Item]):
 
         They are the same on every machine and NumPy, and a new image does not change the order of the others.
         """
-        salt = seed.to_bytes(8, "little")
-        digests = bytearray()
-        for index in range(len(self)):
-            digests += blake2b(self.key_bytes(index), digest_size=16, key=salt).digest()
-        halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
-        return np.lexsort((halves[:, 1], halves[:, 0]))
+        return order_by_hash(map(self.key_bytes, range(len(self))), seed)
+
+
+def order_by_hash(names: Iterable[bytes], seed: int, purpose: bytes = b"") -> NDArray[np.int64]:
+    """Return the positions of ``names``, sorted by BLAKE2b of (seed, name); orders for other purposes are independent."""
+    salt = seed.to_bytes(8, "little")
+    digests = bytearray()
+    for name in names:
+        digests += blake2b(name, digest_size=16, key=salt, person=purpose).digest()
+    halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    return np.lexsort((halves[:, 1], halves[:, 0]))
 
 
 class ListingBuilder:
@@ -239,14 +246,25 @@ class ListingBuilder:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitDraw:
+    """The shares of the images of every class that are drawn for ``val`` and ``test``, and the seed of the draw."""
+
+    val: float
+    test: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One split of a data set.
 
-    ``root`` is the data set as given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
+    ``root`` is the data set as given on the command line, and ``more_roots`` are those that are united with it;
+    ``classes[label]`` is a class's name; ``ignored`` counts files
     that were passed over: those without the suffix of an image, and ``unlabelled`` images, which nothing gives a class;
     ``labels`` names the file that labels were read from, if there is one; ``limit`` is the maximum number of images, if one
     was set. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
-    ``flat_classes`` every folder was read as a class, whatever its name.
+    ``flat_classes`` every folder was read as a class, whatever its name. ``label_from`` tells which folder of an image is its
+    class, where ``labels`` is a list of bare paths. ``draw`` is how the split was drawn from a data set without splits.
     """
 
     root: str
@@ -260,6 +278,14 @@ class Source:
     named: bool = True
     unlabelled: int = 0
     flat_classes: bool = False
+    more_roots: tuple[str, ...] = ()
+    label_from: LabelFrom | None = None
+    draw: SplitDraw | None = None
+
+    @property
+    def where(self) -> str:
+        """The data set, in words."""
+        return join_words([self.root, *self.more_roots])
 
     def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
         """Return positions in ``items`` in file order: shuffled by seed, or sorted by key, which groups the classes."""
@@ -277,14 +303,14 @@ class Source:
         unknown = [name for name in names if name not in known]
         if unknown:
             shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else ".")
-            raise SourceError(f"{self.root} has no class {unknown[0]!r}. It has {shown}")
+            raise SourceError(f"{self.where} has no class {unknown[0]!r}. It has {shown}")
         kept = [label for label, name in enumerate(self.classes) if name in wanted]
         mapping = np.full(len(self.classes), -1)
         mapping[kept] = np.arange(len(kept))
         labels = mapping[self.items.labels]
         indices = np.flatnonzero(labels >= 0)
         if not len(indices):
-            raise SourceError(f"{self.root} has no images of {', '.join(names)} in the split {self.split}.")
+            raise SourceError(f"{self.where} has no images of {', '.join(names)} in the split {self.split}.")
         items = self.items.take(indices).with_labels(labels[indices])
         return replace(self, classes=tuple(self.classes[label] for label in kept), items=items)
 
