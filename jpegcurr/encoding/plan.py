@@ -100,6 +100,7 @@ def plan_output(
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES + OUTPUT_FORMATS[kind].libraries),
         flat_classes=source.flat_classes,
+        boxes=source.boxes,
         more_sources=source.more_roots,
         label_from=source.label_from,
         val_share=source.draw.val if source.draw else None,

@@ -201,6 +201,8 @@ def check_plan(existing: dict[str, Any], plan: Plan, name: str) -> None:
 
 
 def _describe_difference(name: str, old: object, new: object) -> str:
+    if name == "boxes" and None in (old, new):
+        return "images for samples, this encode boxes" if old is None else "boxes for samples, this encode images"
     if isinstance(old, dict) and isinstance(new, dict):  # versions
         name = next(key for key in {**new, **old} if old.get(key) != new.get(key))
         old, new = old.get(name), new.get(name)
@@ -254,6 +256,8 @@ def _describe_change(row: dict[str, Any], item: Item, source: Source, written_at
     if row["label"] != item.label:
         was = source.classes[row["label"]] if 0 <= row["label"] < len(source.classes) else row["label"]
         return f"is of the class {source.classes[item.label]!r} and was of {was!r}: its label changed"
+    if row.get("box") != (item.box.as_row if item.box else None):
+        return "has another box than it had"
     if failed:
         return ""
     if item.size not in (MISSING, row["source_bytes"]):
@@ -272,8 +276,9 @@ FAILED = b'"status": "failed"'  # with its quotes, these bytes are in no other r
 
 
 def is_repaired(row: dict[str, Any], item: Item) -> bool:
-    """Return whether the image of a ``failed`` row has another size now."""
-    return bool(row["key"] == item.key and row["source_bytes"] != item.size)
+    """Return whether the image of a ``failed`` row has another size now, or another box."""
+    changed = row["source_bytes"] != item.size or row.get("box") != (item.box.as_row if item.box else None)
+    return bool(row["key"] == item.key and changed)
 
 
 def read_rows(file: Path) -> Generator[bytes, None, None]:

@@ -178,13 +178,14 @@ def _group_of(match: re.Match[str] | None) -> str | None:
 
 
 def split_source(source: Source, draw: SplitDraw) -> tuple[Source, ...]:
-    """Return the splits that ``draw`` makes of a source, as ``jpegcurr encode --val`` does.
+    """Return the splits that ``draw`` makes of a source, as ``jpegcurr encode --val`` does; of boxes, by image.
 
     Raises:
         UsageError, SourceError: as ``check_draw`` and ``refuse_poor_draw``.
     """
-    drawn = draw_splits(source.items, len(source.classes), check_draw(draw))
-    refuse_poor_draw(drawn, source.classes, draw)
+    groups = None if source.boxes is None else find_groups(source.items, r"(.*)#")  # all boxes of an image, whose key it is
+    drawn = draw_splits(source.items, len(source.classes), check_draw(draw), groups=groups)
+    refuse_poor_draw(drawn, source.classes, draw, grouped=groups is not None)
     for sentence in describe_draw(drawn, draw):
         log.info("%s: %s", source.where, sentence)
     return tuple(replace(part, draw=draw) for part in take_splits(source, drawn.splits))

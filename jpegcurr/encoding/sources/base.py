@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.descriptors import open_to_read, read_at
+from jpegcurr.encoding.box_windows import Box, BoxOptions, BoxTable, WindowRule
 from jpegcurr.errors import EncodeError, ImageError, SourceError
 from jpegcurr.text import join_words
 
@@ -36,7 +37,8 @@ class Item:
 
     ``key`` names it within its split, with ``/``: its path below the split's folder, or below the folder that its archive
     would be unpacked to. ``size`` is in bytes, ``MISSING`` if unknown. ``container`` and ``offset`` tell its store which
-    file it lies in and at which position.
+    file it lies in and at which position. With a ``box``, the item is that part of the image, and its key ends in the box's
+    number: ``images/x.jpg#3``.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Item:
     size: int
     container: int = 0
     offset: int = MISSING
+    box: Box | None = None
 
 
 class Store(Protocol):
@@ -137,15 +140,17 @@ def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
 class Listing(Sequence[Item]):
     """Items in the order of their keys' bytes, stored in columns."""
 
-    def __init__(self, keys: bytes, ends: NDArray[np.int64], columns: dict[str, NDArray[np.int64]]) -> None:
-        self._keys, self._ends, self._columns = keys, ends, columns
+    def __init__(
+        self, keys: bytes, ends: NDArray[np.int64], columns: dict[str, NDArray[np.int64]], boxes: BoxTable | None = None
+    ) -> None:
+        self._keys, self._ends, self._columns, self._boxes = keys, ends, columns, boxes
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # slices are not needed
         numbers = {name: int(column[index]) for name, column in self._columns.items()}
-        return Item(os.fsdecode(self.key_bytes(index)), **numbers)
+        return Item(os.fsdecode(self.key_bytes(index)), **numbers, box=None if self._boxes is None else self._boxes[index])
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
@@ -171,11 +176,12 @@ class Listing(Sequence[Item]):
         for position, index in enumerate(indices):
             keys += self.key_bytes(int(index))
             ends[position] = len(keys)
-        return Listing(bytes(keys), ends, {name: column[indices] for name, column in self._columns.items()})
+        columns = {name: column[indices] for name, column in self._columns.items()}
+        return Listing(bytes(keys), ends, columns, None if self._boxes is None else self._boxes.take(indices))
 
     def with_labels(self, labels: NDArray[np.int64]) -> "Listing":
         """Return the same items with other labels, int64 [n]."""
-        return Listing(self._keys, self._ends, {**self._columns, "label": labels})
+        return Listing(self._keys, self._ends, {**self._columns, "label": labels}, self._boxes)
 
     def is_sorted(self) -> bool:
         """Return whether the keys ascend; raises SourceError if a key equals its predecessor."""
@@ -215,15 +221,17 @@ def order_by_hash(names: Iterable[bytes], seed: int, purpose: bytes = b"") -> ND
 
 
 class ListingBuilder:
-    """Builder of a listing: it collects items and sorts them by key."""
+    """Builder of a listing: it collects items and sorts them by key. With a ``rule``, every item has a box."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: WindowRule | None = None) -> None:
+        self._rule = rule
         self._clear()
 
     def _clear(self) -> None:
         self._keys, self._ends = bytearray(), array("q")
         self._columns = {name: array("q") for name in ("label", "size", "container", "offset")}
         self._appends = [column.append for column in self._columns.values()]
+        self._boxes = array("d")
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -235,10 +243,16 @@ class ListingBuilder:
         for append, value in zip(self._appends, (label, size, container, offset), strict=True):
             append(value)
 
+    def add_box(self, key: str, label: int, size: int, edges: Sequence[float], stated: Sequence[int]) -> None:
+        """Append one item that is a box; see ``Item`` and ``Box``."""
+        self.add(key, label, size)
+        self._boxes.extend((*edges, *stated))
+
     def build(self) -> Listing:
         """Return the sorted listing and empty the builder; raises SourceError if two items have the same key."""
         columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
-        listing = Listing(bytes(self._keys), np.array(self._ends, np.int64), columns)
+        boxes = BoxTable(np.array(self._boxes, np.float64), self._rule) if self._rule else None
+        listing = Listing(bytes(self._keys), np.array(self._ends, np.int64), columns, boxes)
         self._clear()  # the sort needs the memory
         if not listing.is_sorted():
             listing = listing.sorted()
@@ -263,7 +277,8 @@ class Source:
     that were passed over: those without the suffix of an image, and ``unlabelled`` images, which nothing gives a class;
     ``labels`` names the file that labels were read from, if there is one; ``limit`` is the maximum number of images, if one
     was set. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
-    ``flat_classes`` every folder was read as a class, whatever its name. ``label_from`` tells which folder of an image is its
+    ``flat_classes`` every folder was read as a class, whatever its name. ``boxes`` are the options by which boxes were read,
+    where items are boxes. ``label_from`` tells which folder of an image is its
     class, where ``labels`` is a list of bare paths. ``draw`` is how the split was drawn from a data set without splits.
     """
 
@@ -278,6 +293,7 @@ class Source:
     named: bool = True
     unlabelled: int = 0
     flat_classes: bool = False
+    boxes: BoxOptions | None = None
     more_roots: tuple[str, ...] = ()
     label_from: LabelFrom | None = None
     draw: SplitDraw | None = None

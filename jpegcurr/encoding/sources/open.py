@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from jpegcurr.encoding.box_windows import BoxOptions
 from jpegcurr.encoding.sources.base import LabelFrom, Source, SplitDraw
+from jpegcurr.encoding.sources.boxes import open_boxes
 from jpegcurr.encoding.sources.class_labels import describe_lone_images
 from jpegcurr.encoding.sources.class_tars import is_class_tars, open_class_tars
 from jpegcurr.encoding.sources.csv_labels import names_splits, open_table
@@ -60,6 +62,7 @@ def open_sources(
     seed: int = 0,
     flat_classes: bool = False,
     draw: SplitDraw | None = None,
+    boxes: BoxOptions | None = None,
 ) -> tuple[Source, ...]:
     """Open every split of a data set, or those named in ``splits``.
 
@@ -69,17 +72,20 @@ def open_sources(
     own. ``label_from`` is for a list of bare paths. ``draw`` draws the splits of a data set that has none. ``classes`` keeps
     only the classes of these names; ``limit`` is the maximum number of images of each split, chosen by ``seed``. A data set
     without splits becomes one split, named by ``splits`` if given. ``flat_classes`` says that every folder in an image folder
-    is a class, whatever its name. A data set in which nearly every image is a class of its own is warned of
-    (``describe_lone_images``).
+    is a class, whatever its name. With ``boxes``, the items are not the images of the folder ``where`` but the boxes that are
+    annotated in them. A data set in which nearly every image is a class of its own is warned of (``describe_lone_images``).
 
     Raises:
         UsageError: the shares of ``draw`` are none.
         SourceError: ``where`` is nothing that can be encoded, a split or class does not exist, or ``val`` has a class that
             ``train`` lacks; or ``flat_classes`` or ``label_from`` is set for what has no such classes; or ``draw`` is set for
-            what has splits, or leaves a class without images to train on.
+            what has splits, or leaves a class without images to train on; or ``boxes`` cannot be read.
     """
     roots = [str(where)] if isinstance(where, str | Path) else list(map(str, where))
-    opened = _open_all(roots, None if labels is None else Path(labels), label_from, flat_classes)
+    if boxes is None:
+        opened = _open_all(roots, None if labels is None else Path(labels), label_from, flat_classes)
+    else:
+        opened = _open_boxes(roots, labels or label_from, flat_classes, boxes)
     if warning := describe_lone_images(join_words(roots), opened):
         log.warning("%s", warning)
     if draw is not None:
@@ -102,6 +108,14 @@ def lone_split(sources: Sequence[Source]) -> Source:
             "to encode them as they are, omit --val and --test."
         )
     return first
+
+
+def _open_boxes(roots: Sequence[str], labels: object, flat_classes: bool, boxes: BoxOptions) -> tuple[Source, ...]:
+    if labels is not None:
+        raise SourceError("The labels of boxes are from annotations or folders, so --labels does nothing. Omit it.")
+    if len(roots) > 1:
+        raise SourceError(f"--boxes reads one folder, and {join_words(roots)} are {len(roots)}. Encode them one by one.")
+    return open_boxes(roots[0], boxes, flat_classes=flat_classes)
 
 
 def _open_all(

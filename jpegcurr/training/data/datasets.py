@@ -295,6 +295,7 @@ def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
         label_from=manifest.label_from,
         flat_classes=manifest.flat_classes,
         draw=manifest.draw,
+        boxes=manifest.boxes,
         **options,
     )
 
