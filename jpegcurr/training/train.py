@@ -50,6 +50,7 @@ from jpegcurr.training.tracking import Metrics, Row
 log = logging.getLogger("jpegcurr")
 
 OnStep = Callable[[StepInfo], None]  # called after every optimiser step
+OnEpoch = Callable[[], None]  # called by the main process after every epoch, when its files are written
 
 
 def train(
@@ -61,6 +62,7 @@ def train(
     save_every: int | None = None,
     until: int | None = None,
     on_step: OnStep = lambda _info: None,
+    on_epoch: OnEpoch = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Metrics:
     """Train ``recipe`` into the folder ``out``, and return its metrics.
@@ -86,7 +88,7 @@ def train(
     out = Path(out)
     runtime = resolve_runtime() if runtime is None else runtime
     with locked_run(out) if runtime.world.is_main else nullcontext():
-        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, stop)
+        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, on_epoch, stop)
 
 
 def _train_locked(
@@ -97,6 +99,7 @@ def _train_locked(
     save_every: int | None,
     until: int | None,
     on_step: OnStep,
+    on_epoch: OnEpoch,
     stop: Callable[[], bool],
 ) -> Metrics:
     world = runtime.world
@@ -145,6 +148,8 @@ def _train_locked(
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
+            if world.is_main:
+                on_epoch()
             seconds_left = (perf_counter() - started) / (plan.epoch + 1 - first) * (last - plan.epoch - 1)
             log.info(describe_row(row, len(plans), seconds_left))
             warn_of_loading(row, loaders)
