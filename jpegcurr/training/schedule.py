@@ -5,6 +5,7 @@ from math import cos, pi
 from typing import Any
 
 from jpegcurr.recipe.schema import Recipe, ScheduleSection
+from jpegcurr.training.advice import describe_classes, schedule_advice, validation_warning
 from jpegcurr.training.checks import (
     check_mixing,
     check_recipe,
@@ -14,7 +15,13 @@ from jpegcurr.training.checks import (
     mixing_warning,
 )
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.data.datasets import check_targets, count_images
+from jpegcurr.training.data.datasets import (
+    check_targets,
+    count_images,
+    match_outputs,
+    omitted_from_validation,
+    training_set_at_hand,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,25 @@ def plan_run(recipe: Recipe, images: int | None = None) -> tuple[list[PlannedEpo
     check_mixing(recipe)
     images = count_images(recipe, images)
     check_targets(recipe)
-    remarks = [describe_targets(recipe), describe_left_out(recipe, images), mixing_warning(recipe)]
+    remarks = [describe_targets(recipe), describe_left_out(recipe, images), mixing_warning(recipe), _describe_frozen(recipe)]
+    remarks += [*_describe_classes(recipe), *schedule_advice(recipe, images)]
+    remarks += [validation_warning(recipe, omitted_from_validation(recipe))]
     return planned_epochs(recipe, images), [remark for remark in remarks if remark]
+
+
+def _describe_frozen(recipe: Recipe) -> str | None:
+    until = recipe.model.freeze_until
+    which = f"epochs 0 to {until - 1}" if until < recipe.epochs else "all epochs"
+    return f"model.freeze_until={until}: {which} train the classifier alone" if until else None
+
+
+def _describe_classes(recipe: Recipe) -> list[str]:
+    """Return what depends on the sizes of classes, as far as a file tells them already."""
+    if recipe.batch.balance is None and recipe.optim.class_weights is None:
+        return []
+    if dataset := training_set_at_hand(recipe):
+        return describe_classes(recipe, *match_outputs(recipe, dataset))
+    return ["batch.balance and optim.class_weights depend on the sizes of classes: encode a training set to see them"]
 
 
 def planned_epochs(recipe: Recipe, images: int) -> list[PlannedEpoch]:

@@ -29,12 +29,13 @@ from jpegcurr.study.config import load_study
 from jpegcurr.study.measure import check_data
 from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.data.classes import Classes, match_targets
-from jpegcurr.training.data.datasets import open_datasets
+from jpegcurr.training.data.datasets import open_datasets, open_weights
 from jpegcurr.training.data.loaders import open_loader, open_loaders
 from jpegcurr.training.data.sampling import EpochSampler
 from jpegcurr.training.data.targets import Targets
 from jpegcurr.training.loss import LOSSES, image_losses, smoothed, soft_targets
 from jpegcurr.training.models.load import load_run
+from jpegcurr.training.schedule import plan_run
 from jpegcurr.training.train import train
 
 AMBIGUOUS = ("amb_neg", "amb_pos", "negative", "positive")
@@ -418,3 +419,16 @@ def test_outputs_of_a_run_are_those_that_it_recorded_whatever_the_order_of_its_d
     assert [recorded.names[label] for label in dataset.labels.tolist()] == names
     expected = [[0.9, 0.1, 0, 0] if name == "grass" else [float(name == other) for other in recorded.names] for name in names]
     np.testing.assert_allclose(dataset.soft.of(np.arange(len(dataset))), expected, atol=1e-7)
+
+
+def test_weights_and_balance_are_of_the_outputs_in_their_order(betons: Path, tmp_path: Path) -> None:
+    rows = "{astronaut: astronaut, cat: cat, coffee: coffee, grass: grass}"
+    targets = f"targets={{outputs: [grass, coffee, cat, astronaut], map: {rows}}}"
+    recipe = tiny_recipe(betons, tmp_path, targets, "optim.class_weights={cat: 4}", "batch.balance=sqrt")
+    weights = open_weights(recipe)
+    assert weights is not None
+    assert weights / weights[0] == pytest.approx([1, 1, 4, 1])
+    _, remarks = plan_run(recipe)
+    assert any("(cat, 12 images)" in remark for remark in remarks), remarks
+    with pytest.raises(RecipeError, match=r"class_weights are for cross_entropy and bce, not for loss: mse"):
+        tiny_recipe(betons, tmp_path, "optim.class_weights=sqrt", "optim.loss=mse")
