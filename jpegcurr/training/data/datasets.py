@@ -1,32 +1,27 @@
-"""The data sets of a recipe: their betons are opened, checked against each other, and encoded if missing."""
+"""The data sets of a recipe: their betons are opened and checked against each other."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jpegcurr.encoding.beton.manifest import (
     Manifest,
     describe_other_samples,
-    read_items,
     read_manifest,
     read_shares,
     refuse_unnamed_labels,
 )
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.encoding.encode import RESUME_ADVICE, encode_dataset
 from jpegcurr.encoding.jpeg.codec import Quality
-from jpegcurr.encoding.sources.base import Source
-from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.encoding.workers import open_executor
-from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError, did_you_mean
+from jpegcurr.errors import BetonError, RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
 from jpegcurr.training.data.balancing import Numbers, class_weights
 from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_targets
+from jpegcurr.training.data.missing import data_name, encode_like, find_template, has_split
 from jpegcurr.training.data.sampling import Variant
 from jpegcurr.training.data.targets import SoftTargets, Targets
 
@@ -166,13 +161,13 @@ def open_datasets(recipe: Recipe, classes: Classes | None = None) -> Datasets:
         if path in opened
     }
     for field, dataset in datasets.items():
-        _check_quality(dataset, recipe.data[_data_name(field)].quality)
+        _check_quality(dataset, recipe.data[data_name(field)].quality)
     first = datasets[f"data.{recipe.training_sets[0]}.train"]
     _check_shares(recipe, datasets.values())
     classes = _with_targets(recipe, first, classes or _outputs(recipe, _count_classes(first)))
     matched = {field: _match(dataset, classes) for field, dataset in datasets.items()}
-    train = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
-    val = {_data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
+    train = {data_name(field): dataset for field, dataset in matched.items() if field.endswith(".train")}
+    val = {data_name(field): dataset for field, dataset in matched.items() if field.endswith(".val")}
     for role in (train, val):
         check_paired(list(role.values()))
     remarks = {describe_match(dataset.labels, dataset.classes, classes): dataset for dataset in val.values()}
@@ -285,7 +280,7 @@ def count_images(recipe: Recipe, planned: int | None = None) -> int:
     field = f"data.{recipe.training_sets[0]}.train"
     path, _ = split_on_the_fly(recipe.data[recipe.training_sets[0]].train)
     if planned is None:
-        template = None if path.exists() else _find_template(recipe, path, [field])
+        template = None if path.exists() else find_template(recipe, path, [field])
         if template is None and not path.exists():
             raise BetonError(f"{field}: {path} does not exist. Write it with jpegcurr encode, or plan without it: --images N.")
         planned = template.manifest.images if template else len(open_dataset(path, field).beton)
@@ -323,8 +318,8 @@ def omitted_from_validation(recipe: Recipe) -> list[str]:
     omitted = []
     for name in recipe.evaluate:
         path = split_on_the_fly(data)[0] if (data := recipe.data[name].val) else None
-        template = _find_template(recipe, path, [f"data.{name}.val"]) if path and not path.exists() else None
-        if template and template.assumed and not _has_split(template.manifest):
+        template = find_template(recipe, path, [f"data.{name}.val"]) if path and not path.exists() else None
+        if template and template.assumed and not has_split(template.manifest):
             omitted.append(name)
     return omitted
 
@@ -335,9 +330,9 @@ def _open_all(recipe: Recipe, fields: Mapping[Path, Sequence[str]]) -> dict[Path
     All checks run before any file is encoded.
     """
     missing = [path for path in fields if not path.exists()]
-    templates = {path: template for path in missing if (template := _find_template(recipe, path, fields[path]))}
+    templates = {path: template for path in missing if (template := find_template(recipe, path, fields[path]))}
     opened = {path: open_dataset(path, names[0]) for path, names in fields.items() if path not in templates}
-    for path in [path for path, template in templates.items() if template.assumed and not _has_split(template.manifest)]:
+    for path in [path for path, template in templates.items() if template.assumed and not has_split(template.manifest)]:
         log.warning(
             "%s: %s does not exist and its source has no val split: continuing without it", ", ".join(fields[path]), path
         )
@@ -349,7 +344,7 @@ def _open_all(recipe: Recipe, fields: Mapping[Path, Sequence[str]]) -> dict[Path
     for path, template in templates.items():
         source, quality = template.manifest.source, template.manifest.quality
         log.info("%s: %s is missing; encoding it from %s, quality %s", fields[path][0], path, source, quality)
-        _encode_like(template, path)
+        encode_like(template, path)
         opened[path] = open_dataset(path, fields[path][0])
     return opened
 
@@ -365,99 +360,6 @@ def _check_size(recipe: Recipe, fields: Sequence[str], images: int) -> None:
                     f"{size_field} {size} is larger than {field}, {images} images: an epoch would have no step. Set a smaller "
                     f"one (and a smaller schedule.lr with it): --set {size_field}={smaller} --set batch.per_device={smaller}."
                 )
-
-
-def _data_name(field: str) -> str:
-    """Return the data set of a field: ``data.q50.train`` -> ``q50``; the name may contain dots."""
-    return field.removeprefix("data.").rpartition(".")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """The manifest that a missing file is encoded after, and the keys of the images that failed in the file it comes from.
-
-    ``assumed`` is set where that file has another role: the source may or may not have the split.
-    """
-
-    manifest: Manifest
-    failed: frozenset[str]
-    assumed: bool = False
-
-
-def _find_template(recipe: Recipe, path: Path, fields: Sequence[str]) -> _Template | None:
-    """Return how to encode the missing file that ``fields`` name; None if no file or no quality tells."""
-    qualities = sorted({quality for field in fields if (quality := recipe.data[_data_name(field)].quality)}, key=str)
-    if len(qualities) > 1:
-        both = " and ".join(map(str, qualities))
-        raise RecipeError(f"{' and '.join(fields)} are one file, {path}, which cannot have quality {both}.")
-    return _template_of_role(recipe, fields[0].rpartition(".")[2], qualities[0]) if qualities else None
-
-
-def _template_of_role(recipe: Recipe, role: str, quality: Quality) -> _Template | None:
-    """Return how to encode a missing file: as an existing one of its role, or, for val, as a training file; else None."""
-    for data in recipe.data.values():
-        used = data.train if role == "train" else data.val
-        path = split_on_the_fly(used)[0] if used else None
-        if path and path.is_file() and (manifest := read_manifest(path)):
-            failed = frozenset(row["key"] for row in read_items(path) if row["status"] == "failed")
-            return _Template(manifest.model_copy(update={"quality": quality}), failed)
-    if role == "val" and (template := _template_of_role(recipe, "train", quality)):
-        changes = {"split": "val", "order": "folder"}
-        return _Template(template.manifest.model_copy(update=changes), frozenset(), assumed=True)
-    return None
-
-
-def _has_split(manifest: Manifest) -> bool:
-    """Return whether the source may have the split: one that cannot be opened counts, because encoding then says why."""
-    try:
-        return any(source.split == manifest.split for source in _open_sources(manifest))
-    except SourceError:
-        return True
-
-
-def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
-    """Open the source of a beton as it was opened for it."""
-    labels = Path(manifest.labels) if manifest.labels else None
-    return open_sources(
-        [manifest.source, *manifest.more_sources],
-        labels=labels,
-        label_from=manifest.label_from,
-        flat_classes=manifest.flat_classes,
-        draw=manifest.draw,
-        boxes=manifest.boxes,
-        **options,
-    )
-
-
-def _encode_like(template: _Template, path: Path) -> None:
-    manifest = template.manifest
-    try:
-        (source,) = _open_sources(
-            manifest,
-            splits=[manifest.split],
-            classes=manifest.classes,
-            limit=manifest.limit,
-            seed=manifest.seed,
-        )
-    except SourceError as error:
-        raise BetonError(f"{path} does not exist and cannot be encoded: {error}") from None
-    try:
-        with open_executor() as (executor, workers):
-            encode_dataset(
-                [source.without(template.failed)],
-                {source.split: {path: manifest.spec}},
-                executor=executor,
-                workers=workers,
-                order=manifest.order,
-                seed=manifest.seed,
-                resume=True,  # an earlier run may have been stopped while it encoded this file
-            )
-    except (EncodeError, UsageError) as error:  # whose advice is for the options of ``encode``
-        reason = str(error).replace(RESUME_ADVICE, "The encoded images are kept: the same command continues with them.")
-        raise type(error)(
-            f"{path} is missing, and this run cannot encode it: {reason} The options named are those of `jpegcurr encode`, "
-            f"which can encode {path.name} beforehand."
-        ) from None
 
 
 def _check_quality(dataset: Dataset, wanted: Quality | None) -> None:
