@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jpegcurr.encoding.jpeg.codec import check_quality
+from jpegcurr.encoding.jpeg.codec import Subsampling, check_quality
 from jpegcurr.errors import UsageError
 
-Subsampling = Literal["420", "422", "444"]
 Gradient = Literal["none", "straight-through"]
 
 # Pixels of the images that are in work at once: about a processor's cache, or enough for every core of a GPU.
-_CHUNK = {"cpu": 1 << 17}
+_CHUNK = {"cpu": 1 << 18}
 _DEVICE_CHUNK = 1 << 24
 # Horizontal and vertical pixels per sample of chroma.
 _FACTORS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
@@ -46,16 +45,14 @@ _CHROMA = (
 _COLOR_BITS, _DCT_BITS, _PASS_BITS = 16, 13, 2
 
 
-def jpeg(
-    images: Tensor, quality: int | Tensor, *, subsampling: Subsampling = "420", gradient: Gradient = "none"
-) -> Tensor:
+def jpeg(images: Tensor, quality: int | Tensor, *, subsampling: Subsampling = "420", gradient: Gradient = "none") -> Tensor:
     """Return what a JPEG of ``quality`` shows of images: the pixels of Pillow's ``save`` and ``open``, to the bit.
 
         jpegcurr.jpeg(images, 50)
         jpegcurr.jpeg(images, torch.randint(30, 96, (len(images),)), subsampling="444")
 
     A batch is processed in chunks, so that the memory beside its result is bounded (about 30 MB on a CPU, 1 GB on a GPU, unless
-    one image alone needs more, about 60 bytes a pixel). Under ``torch.compile``, which fuses the steps, it is processed at once.
+    one image alone needs more, about 70 bytes a pixel). Under ``torch.compile``, which fuses the steps, it is processed at once.
 
     Args:
         images: uint8 [n 3 h w], RGB, or [n 1 h w], grey; or one image, [3 h w] or [1 h w]. Sides may be of any length.
@@ -124,15 +121,16 @@ def _in_chunks(images: Tensor, qualities: Tensor, subsampling: Subsampling) -> T
 
 
 def _round_trip(images: Tensor, qualities: Tensor, subsampling: Subsampling) -> Tensor:
+    luma_table = _table(_LUMA, qualities)
     if images.shape[1] == 1:
-        return _code(images[:, 0].int(), _table(_LUMA, qualities)).to(torch.uint8)[:, None]
+        return _code([images[:, 0].int()], [luma_table])[0].to(torch.uint8)[:, None]
     height, width = images.shape[2:]
-    y, cb, cr = _to_ycc(images)
     across, down = _FACTORS[subsampling]
+    y, cb, cr = _to_ycc(images)
     chroma = _downsample(torch.cat([cb, cr]), across, down)
-    twice = qualities if len(qualities) == 1 else qualities.repeat(2)
-    chroma = _upsample(_code(chroma, _table(_CHROMA, twice)), width, across, down)[:, :height, :width]
-    return _to_rgb(_code(y, _table(_LUMA, qualities)), *chroma.chunk(2))
+    chroma_table = _table(_CHROMA, qualities if len(qualities) == 1 else qualities.repeat(2))
+    y, chroma = _code([y, chroma], [luma_table, chroma_table])
+    return _to_rgb(y, *_upsample(chroma, width, across, down)[:, :height, :width].chunk(2))
 
 
 def _factor(number: float, bits: int) -> int:
@@ -141,8 +139,8 @@ def _factor(number: float, bits: int) -> int:
 
 
 def _descale(numbers: Tensor, bits: int) -> Tensor:
-    """Divide by a power of 2 and round, halves up."""
-    return (numbers + (1 << bits - 1)) >> bits
+    """Divide by a power of 2 and round, halves up, in place."""
+    return numbers.add_(1 << bits - 1).bitwise_right_shift_(bits)
 
 
 def _to_ycc(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +159,7 @@ def _to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
     red = y + _descale(cr * _factor(1.402, 16), _COLOR_BITS)
     green = y + _descale(cb * -_factor(0.34414, 16) - cr * _factor(0.71414, 16), _COLOR_BITS)
     blue = y + _descale(cb * _factor(1.772, 16), _COLOR_BITS)
-    return torch.stack([red, green, blue], 1).clamp(0, 255).to(torch.uint8)
+    return torch.stack([red, green, blue], 1).clamp_(0, 255).to(torch.uint8)
 
 
 def _repeat_edges(planes: Tensor, height: int, width: int) -> Tensor:
@@ -194,8 +192,8 @@ def _downsample(planes: Tensor, across: int, down: int) -> Tensor:
 def _upsample(planes: Tensor, width: int, across: int, down: int) -> Tensor:
     """Interpolate chroma, int32 [n h w], linearly to ``down`` times the rows and ``across`` times the columns.
 
-    ``planes`` may be wider than the samples of an image of ``width``, which alone count. Rows of one or two samples are repeated
-    instead (jdsample.c: "fancy upsampling" needs more than two), in both directions.
+    ``planes`` may be wider than the samples of an image of ``width``, which alone count. Where rows have one or two samples,
+    samples are repeated instead, in both directions (jdsample.c: "fancy upsampling" needs more than two).
     """
     if across == 1:
         return planes
@@ -220,24 +218,33 @@ def _ceil(length: int, multiple: int) -> int:
 def _table(base: tuple[tuple[int, ...], ...], qualities: Tensor) -> Tensor:
     """Return the divisors at some qualities, int32 [8 8 n], from those at quality 50."""
     scale = torch.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
-    at_50 = torch.tensor(base, dtype=torch.int32, device=qualities.device)
+    at_50 = torch.tensor(base, dtype=torch.int32).to(qualities.device, non_blocking=True)  # a GPU is not waited for
     return ((at_50[:, :, None] * scale + 50) // 100).clamp(1, 255)
 
 
-def _code(planes: Tensor, table: Tensor) -> Tensor:
-    """Transform, quantise and transform back planes of levels, int32 [n h w], with the divisors [8 8 n] or [8 8 1].
+def _code(planes: list[Tensor], tables: list[Tensor]) -> list[Tensor]:
+    """Transform, quantise and transform back planes of levels, int32 [n h w], with their divisors, [8 8 n] or [8 8 1].
 
-    Blocks are [8 8 n rows columns], so that every step of the transforms is one of long vectors.
+    The blocks of all planes are one tensor [8 8 blocks], so that every step of the transforms is one of long vectors.
     """
-    height, width = planes.shape[1:]
-    planes = _repeat_edges(planes, _ceil(height, 8), _ceil(width, 8))
-    blocks = planes.unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).permute(2, 4, 0, 1, 3) - 128
-    blocks = blocks.contiguous()
+    parts, divisors, shapes = [], [], []
+    for plane, table in zip(planes, tables, strict=True):
+        whole = _repeat_edges(plane, _ceil(plane.shape[1], 8), _ceil(plane.shape[2], 8))
+        count, height, width = whole.shape
+        grid = whole.reshape(count, height // 8, 8, width // 8, 8).permute(2, 4, 0, 1, 3)
+        parts.append(grid.flatten(2))
+        divisors.append(table[..., None, None].expand(grid.shape).flatten(2))
+        shapes.append(grid.shape)
+    blocks = torch.cat(parts, 2) - 128
     blocks = _transform(_transform(blocks, 1, last=False), 0, last=True)
-    blocks = _quantise(blocks, table[..., None, None])
+    blocks = _quantise(blocks, torch.cat(divisors, 2))
     blocks = _transform_back(_transform_back(blocks, 0, last=False), 1, last=True)
-    shown = (blocks + 128).clamp(0, 255).permute(2, 3, 0, 4, 1).flatten(1, 2).flatten(2)
-    return shown[:, :height, :width]
+    blocks = blocks.add_(128).clamp_(0, 255)
+    shown = []
+    for part, shape, plane in zip(torch.split(blocks, [part.shape[2] for part in parts], 2), shapes, planes, strict=True):
+        whole = part.reshape(shape).permute(2, 3, 0, 4, 1).flatten(1, 2).flatten(2)
+        shown.append(whole[:, : plane.shape[1], : plane.shape[2]])
+    return shown
 
 
 def _quantise(coefficients: Tensor, table: Tensor) -> Tensor:
@@ -248,9 +255,9 @@ def _quantise(coefficients: Tensor, table: Tensor) -> Tensor:
     reciprocal is less than 2^-22 of itself from the quotient, which is below 2^16 / d.
     """
     divisor = table * 8
-    magnitude = coefficients.abs() + (divisor >> 1)
-    levels = ((magnitude.float() + 0.5) * (1 / divisor.float())).int()
-    return torch.copysign(levels.float(), coefficients.float()).int() * table
+    signed = coefficients.float()
+    levels = signed.abs().add_((divisor >> 1) + 0.5).mul_(1 / divisor).floor_()
+    return levels.copysign_(signed).int().mul_(table)
 
 
 def _transform(blocks: Tensor, dim: int, *, last: bool) -> Tensor:
@@ -312,11 +319,12 @@ def _without_rounding(images: Tensor, subsampling: Subsampling) -> Tensor:
     if images.shape[1] == 1 or across == 1:
         return images
     height, width = images.shape[2:]
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    luma = (images * weights).sum(1, keepdim=True)
+    red, green, blue = torch.split(images, 1, 1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
     chroma = images - luma  # as linear as Cb and Cr, of which it is a function
     padded = functional.pad(chroma, (0, width % 2, 0, height % down), mode="replicate")
     averaged = functional.avg_pool2d(padded, (down, 2))
     mode = "bilinear" if averaged.shape[3] > 2 else "nearest"
     shown = functional.interpolate(averaged, scale_factor=(float(down), 2.0), mode=mode)
-    return luma + shown[:, :, :height, :width]
+    chroma = shown[:, :, :height, :width]
+    return luma + chroma
