@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Images/s of a JPEG's round trip on batches of pixels, and the distance of its pixels from Pillow's.
 
-The contenders are our arithmetic, eager and compiled by torch, Pillow, our transform ``JPEG``, and torchvision's and, where it is
-installed, kornia's. They receive the same photographs, cropped to squares, uint8 [n 3 h w] on the device (the codecs, which have
-none, on the CPU), at one quality, and return such; kornia's takes and returns floating point. They take turns, A B C, A B C,
-after one warm-up round, in which torch compiles. CPU figures are per second of CPU time in one thread, so that other work on
-the machine shifts them less; those of a GPU are per second of the clock.
+The contenders are our arithmetic, eager and compiled by torch, Pillow, our transform ``JPEG``, and torchvision's and, where it
+is installed, kornia's. They receive the same photographs, cut to squares and resized, as batches uint8 [n 3 h w] on the device,
+and return such at one quality; the codecs run on a CPU alone, and Pillow's time includes the copies from the batch and into it.
+They take turns, A B C, A B C, after one warm-up round, in which torch compiles. CPU figures are per second of CPU time in one
+thread, so that other work on the machine shifts them less; those of a GPU are per second of the clock.
 
 "levels" are the mean and the largest difference from Pillow's pixels, of 255.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -97,13 +97,14 @@ def _others(quality: int, runtime: Runtime) -> dict[str, Contender]:
     return others
 
 
-def measure(contender: Contender, images: torch.Tensor, runtime: Runtime) -> float:
+def measure(contender: Contender, batches: Sequence[torch.Tensor], runtime: Runtime) -> float:
     """Return images per second of CPU time, or, on a GPU, of the clock."""
     clock = time.process_time if runtime.device.type == "cpu" else time.perf_counter
     start = clock()
-    shown = contender(images)
+    for part in batches:
+        shown = contender(part)
     shown[-1, -1, -1, -1].item()  # waits for a GPU
-    return len(images) / (clock() - start)
+    return sum(map(len, batches)) / (clock() - start)
 
 
 def distance(shown: torch.Tensor, expected: torch.Tensor) -> tuple[float, int]:
@@ -116,7 +117,8 @@ def main() -> None:
     """Measure all contenders and print a table."""
     parser = bench_parser(__doc__, folder=True, runs=9)
     parser.add_argument("--size", type=positive, default=224, help="side of the images in pixels (224)")
-    parser.add_argument("--limit", type=positive, default=64, help="number of images, which are one batch (64)")
+    parser.add_argument("--limit", type=positive, default=64, help="number of images (64)")
+    parser.add_argument("--batch", type=positive, default=4, help="images in a batch; a GPU needs more (4)")
     parser.add_argument("--quality", type=positive, default=50, choices=range(1, 101), metavar="1-100", help="quality (50)")
     parser.add_argument("--subsampling", choices=list(LAYOUTS), default="420", help="chroma layout (420)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto is a GPU if there is one")
@@ -126,13 +128,15 @@ def main() -> None:
     runtime = resolve_runtime(arguments.device)
     images = squares(arguments.folder, arguments.limit, arguments.size)
     expected = by_pillow(images, arguments.quality, arguments.subsampling)
-    images = images.to(runtime.device)
+    batches = images.to(runtime.device).split(arguments.batch)
     contenders = open_contenders(arguments.quality, arguments.subsampling, runtime, compiled=not arguments.no_compile)
-    levels = {name: distance(contender(images), expected) for name, contender in contenders.items()}
+    levels = {
+        name: distance(torch.cat([contender(part) for part in batches]), expected) for name, contender in contenders.items()
+    }
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(arguments.runs):
         for name, contender in contenders.items():
-            rates[name].append(measure(contender, images, runtime))
+            rates[name].append(measure(contender, batches, runtime))
     unit = "images/s a core" if runtime.device.type == "cpu" else "images/s"
     medians = {name: statistics.median(runs) for name, runs in rates.items()}
     reference = medians.get(PILLOW)
@@ -143,7 +147,7 @@ def main() -> None:
         least, most = min(rates[name]), max(rates[name])
         print(f"{name:<26}{median:>16.0f}{least:>8.0f}{most:>8.0f}{ratio:>11}{mean:>14.4f}{largest:>9}")
     counts = (
-        f"{len(images)} images of {arguments.size} pixels, quality {arguments.quality}, {arguments.subsampling}, "
+        f"{len(images)} images of {arguments.size} pixels in batches of {arguments.batch}, quality {arguments.quality}, {arguments.subsampling}, "
         f"{runtime.name}, {arguments.runs} runs after one warm-up"
     )
     about = {**circumstances(), "torch": str(library_versions(("torch", "torchvision", "kornia")))}
