@@ -8,11 +8,30 @@ import pytest
 from samples import tool_module
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torchvision's, whose codec is a contender
 def test_exact_contenders_are_exact_and_measured(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = tool_module("bench/jpeg.py", monkeypatch)
-    argv = ["jpeg.py", str(photos), *"--size 32 --limit 5 --batch 2 --runs 1 --no-compile --device cpu --json out.jsonl".split()]
+    argv = [
+        "jpeg.py",
+        str(photos),
+        *[
+            "--size",
+            "32",
+            "--limit",
+            "5",
+            "--batch",
+            "2",
+            "--runs",
+            "1",
+            "--no-compile",
+            "--device",
+            "cpu",
+            "--json",
+            "out.jsonl",
+        ],
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     bench.main()
     metrics = json.loads(Path("out.jsonl").read_text())["figures"]

@@ -147,8 +147,8 @@ def main() -> None:
         least, most = min(rates[name]), max(rates[name])
         print(f"{name:<26}{median:>16.0f}{least:>8.0f}{most:>8.0f}{ratio:>11}{mean:>14.4f}{largest:>9}")
     counts = (
-        f"{len(images)} images of {arguments.size} pixels in batches of {arguments.batch}, quality {arguments.quality}, {arguments.subsampling}, "
-        f"{runtime.name}, {arguments.runs} runs after one warm-up"
+        f"{len(images)} images of {arguments.size} pixels in batches of {arguments.batch}, quality {arguments.quality}, "
+        f"{arguments.subsampling}, {runtime.name}, {arguments.runs} runs after one warm-up"
     )
     about = {**circumstances(), "torch": str(library_versions(("torch", "torchvision", "kornia")))}
     print("\n".join([counts, *(f"{name}: {value}" for name, value in about.items())]))

@@ -52,9 +52,9 @@ def jpeg(images: Tensor, quality: int | Tensor, *, subsampling: Subsampling = "4
         jpegcurr.jpeg(images, torch.randint(30, 96, (len(images),)), subsampling="444")
 
     A batch is processed in chunks, so that the memory beside its result is bounded: about 30 MB on a CPU, 1 GB on a GPU, unless
-    one image alone needs more, at about 70 bytes a pixel. ``torch.compile`` fuses the steps, and the batch is processed at once;
-    on a CPU that is fastest for batches that fit into the processor's cache, of about four images of 224 pixels. Uncompiled on
-    a CPU, the transform ``JPEG``, which encodes and decodes, is faster.
+    one image alone needs more, at about 70 bytes a pixel. ``torch.compile`` fuses the steps and processes the batch at once; on
+    a CPU that is fastest for batches that fit into the processor's cache, of about four images of 224 pixels. Uncompiled on a
+    CPU, the transform ``JPEG``, which encodes and decodes, is faster.
 
     Args:
         images: uint8 [n 3 h w], RGB, or [n 1 h w], grey; or one image, [3 h w] or [1 h w]. Sides may be of any length.
@@ -135,9 +135,14 @@ def _round_trip(images: Tensor, qualities: Tensor, subsampling: Subsampling) -> 
     return _to_rgb(y, *_upsample(chroma, width, across, down)[:, :height, :width].chunk(2))
 
 
-def _factor(number: float, bits: int) -> int:
-    """Return a positive factor as libjpeg's integers have it, with ``bits`` fractional bits."""
-    return int(number * (1 << bits) + 0.5)
+def _color_factor(number: float) -> int:
+    """Return a positive factor of a colour conversion as libjpeg's integers have it, with 16 fractional bits."""
+    return int(number * (1 << _COLOR_BITS) + 0.5)
+
+
+def _dct_factor(number: float) -> int:
+    """Return a positive factor of the DCT as libjpeg's integers have it, with 13 fractional bits."""
+    return int(number * (1 << _DCT_BITS) + 0.5)
 
 
 def _descale(numbers: Tensor, bits: int) -> Tensor:
@@ -149,19 +154,21 @@ def _to_ycc(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Convert RGB, uint8 [n 3 h w], to Y, Cb and Cr, int32 [n h w]. Their sums stay below 2^25."""
     red, green, blue = images.int().unbind(1)
     half, center = 1 << _COLOR_BITS - 1, 128 << _COLOR_BITS
-    y = red * _factor(0.299, 16) + green * _factor(0.587, 16) + blue * _factor(0.114, 16) + half >> _COLOR_BITS
-    cb = blue * half - red * _factor(0.16874, 16) - green * _factor(0.33126, 16) + (center + half - 1) >> _COLOR_BITS
-    cr = red * half - green * _factor(0.41869, 16) - blue * _factor(0.08131, 16) + (center + half - 1) >> _COLOR_BITS
-    return y, cb, cr
+    y = (red * _color_factor(0.299)).add_(green, alpha=_color_factor(0.587)).add_(blue, alpha=_color_factor(0.114))
+    cb = (blue * half).sub_(red, alpha=_color_factor(0.16874)).sub_(green, alpha=_color_factor(0.33126))
+    cr = (red * half).sub_(green, alpha=_color_factor(0.41869)).sub_(blue, alpha=_color_factor(0.08131))
+    # One less than a half, so that the sum for a pure blue or red does not reach level 256.
+    cb, cr = (plane.add_(center + half - 1).bitwise_right_shift_(_COLOR_BITS) for plane in (cb, cr))
+    return _descale(y, _COLOR_BITS), cb, cr
 
 
 def _to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
     """Convert Y, Cb and Cr, int32 [n h w], to RGB, uint8 [n 3 h w]."""
     cb, cr = cb - 128, cr - 128
-    red = y + _descale(cr * _factor(1.402, 16), _COLOR_BITS)
-    green = y + _descale(cb * -_factor(0.34414, 16) - cr * _factor(0.71414, 16), _COLOR_BITS)
-    blue = y + _descale(cb * _factor(1.772, 16), _COLOR_BITS)
-    return torch.stack([red, green, blue], 1).clamp_(0, 255).to(torch.uint8)
+    red = _descale(cr * _color_factor(1.402), _COLOR_BITS).add_(y)
+    green = (cb * -_color_factor(0.34414)).sub_(cr, alpha=_color_factor(0.71414))
+    blue = _descale(cb * _color_factor(1.772), _COLOR_BITS).add_(y)
+    return torch.stack([red, _descale(green, _COLOR_BITS).add_(y), blue], 1).clamp_(0, 255).to(torch.uint8)
 
 
 def _repeat_edges(planes: Tensor, height: int, width: int) -> Tensor:
@@ -205,12 +212,13 @@ def _upsample(planes: Tensor, width: int, across: int, down: int) -> Tensor:
     if down == 2:
         above = torch.cat([planes[:, :1], planes[:, :-1]], 1)
         below = torch.cat([planes[:, 1:], planes[:, -1:]], 1)
-        planes = torch.stack([3 * planes + above, 3 * planes + below], 2).flatten(1, 2)
+        planes = torch.stack([torch.add(above, planes, alpha=3), torch.add(below, planes, alpha=3)], 2).flatten(1, 2)
     left = torch.cat([planes[:, :, :1], planes[:, :, :-1]], 2)
     right = torch.cat([planes[:, :, 1:], planes[:, :, -1:]], 2)
     bias = (8, 7) if down == 2 else (1, 2)
-    near = 3 * planes
-    return torch.stack([near + left + bias[0], near + right + bias[1]], 3).flatten(2) >> 2 * down
+    first = torch.add(left, planes, alpha=3).add_(bias[0])
+    second = torch.add(right, planes, alpha=3).add_(bias[1])
+    return torch.stack([first, second], 3).flatten(2).bitwise_right_shift_(2 * down)
 
 
 def _ceil(length: int, multiple: int) -> int:
@@ -265,21 +273,23 @@ def _quantise(coefficients: Tensor, table: Tensor) -> Tensor:
 def _transform(blocks: Tensor, dim: int, *, last: bool) -> Tensor:
     """Apply the DCT of 8 points along ``dim``: that of Loeffler, Ligtenberg and Moschytz, in libjpeg's integers.
 
-    The first pass leaves results scaled by sqrt(8) * 4, the ``last`` one by 8 in all.
+    The first pass leaves results scaled by sqrt(8) * 4, the ``last`` one by 8 in all. The half that makes a shift round is
+    added where it reaches every result once.
     """
     x = blocks.unbind(dim)
     bits = _DCT_BITS + _PASS_BITS if last else _DCT_BITS - _PASS_BITS
+    half = 1 << bits - 1
     outer, inner = x[0] + x[7], x[3] + x[4]
     outer_1, inner_1 = x[1] + x[6], x[2] + x[5]
     even_0, even_3 = outer + inner, outer - inner
     even_1, even_2 = outer_1 + inner_1, outer_1 - inner_1
     y0, y4 = even_0 + even_1, even_0 - even_1
     y0, y4 = (_descale(y0, _PASS_BITS), _descale(y4, _PASS_BITS)) if last else (y0 << _PASS_BITS, y4 << _PASS_BITS)
-    z = (even_2 + even_3) * _factor(0.541196100, _DCT_BITS)
-    y2 = _descale(z + even_3 * _factor(0.765366865, _DCT_BITS), bits)
-    y6 = _descale(z - even_2 * _factor(1.847759065, _DCT_BITS), bits)
-    odd = _rotate_odd(x[3] - x[4], x[2] - x[5], x[1] - x[6], x[0] - x[7])
-    y7, y5, y3, y1 = (_descale(value, bits) for value in odd)
+    z = (even_2 + even_3).mul_(_dct_factor(0.541196100)).add_(half)
+    y2 = torch.add(z, even_3, alpha=_dct_factor(0.765366865)) >> bits
+    y6 = torch.sub(z, even_2, alpha=_dct_factor(1.847759065)) >> bits
+    odd = _rotate_odd(x[3] - x[4], x[2] - x[5], x[1] - x[6], x[0] - x[7], half)
+    y7, y5, y3, y1 = (value >> bits for value in odd)
     return torch.stack([y0, y1, y2, y3, y4, y5, y6, y7], dim)
 
 
@@ -287,31 +297,31 @@ def _transform_back(blocks: Tensor, dim: int, *, last: bool) -> Tensor:
     """Apply the inverse of ``_transform`` along ``dim``; the ``last`` pass ends in levels around 0."""
     y = blocks.unbind(dim)
     bits = _DCT_BITS + _PASS_BITS + 3 if last else _DCT_BITS - _PASS_BITS
-    z = (y[2] + y[6]) * _factor(0.541196100, _DCT_BITS)
-    even_2 = z - y[6] * _factor(1.847759065, _DCT_BITS)
-    even_3 = z + y[2] * _factor(0.765366865, _DCT_BITS)
-    even_0, even_1 = (y[0] + y[4]) << _DCT_BITS, (y[0] - y[4]) << _DCT_BITS
+    half = 1 << bits - 1
+    z = (y[2] + y[6]).mul_(_dct_factor(0.541196100))
+    even_2 = torch.sub(z, y[6], alpha=_dct_factor(1.847759065))
+    even_3 = torch.add(z, y[2], alpha=_dct_factor(0.765366865))
+    even_0 = (y[0] + y[4]).bitwise_left_shift_(_DCT_BITS).add_(half)
+    even_1 = (y[0] - y[4]).bitwise_left_shift_(_DCT_BITS).add_(half)
     evens = (even_0 + even_3, even_1 + even_2, even_1 - even_2, even_0 - even_3)
-    odds = _rotate_odd(y[7], y[5], y[3], y[1])[::-1]
+    odds = _rotate_odd(y[7], y[5], y[3], y[1], 0)[::-1]
     pairs = list(zip(evens, odds, strict=True))
     sums = [even + odd for even, odd in pairs] + [even - odd for even, odd in reversed(pairs)]
-    return torch.stack([_descale(value, bits) for value in sums], dim)
+    return torch.stack(sums, dim).bitwise_right_shift_(bits)
 
 
-def _rotate_odd(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the rotations that the odd half of both transforms shares (figure 8 of the paper), unscaled."""
-
-    def factor(number: float) -> int:
-        return _factor(number, _DCT_BITS)
-
-    z5 = (a + c + b + d) * factor(1.175875602)
-    z1, z2 = (a + d) * -factor(0.899976223), (b + c) * -factor(2.562915447)
-    z3, z4 = z5 - (a + c) * factor(1.961570560), z5 - (b + d) * factor(0.390180644)
+def _rotate_odd(a: Tensor, b: Tensor, c: Tensor, d: Tensor, half: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the rotations that the odd half of both transforms shares (figure 8 of the paper), unscaled, plus ``half``."""
+    z3, z4 = a + c, b + d
+    z5 = (z3 + z4).mul_(_dct_factor(1.175875602)).add_(half)
+    z1, z2 = (a + d).mul_(-_dct_factor(0.899976223)), (b + c).mul_(-_dct_factor(2.562915447))
+    z3 = torch.sub(z5, z3, alpha=_dct_factor(1.961570560))
+    z4 = torch.sub(z5, z4, alpha=_dct_factor(0.390180644))
     return (
-        a * factor(0.298631336) + z1 + z3,
-        b * factor(2.053119869) + z2 + z4,
-        c * factor(3.072711026) + z2 + z3,
-        d * factor(1.501321110) + z1 + z4,
+        torch.add(z1, a, alpha=_dct_factor(0.298631336)).add_(z3),
+        torch.add(z2, b, alpha=_dct_factor(2.053119869)).add_(z4),
+        torch.add(z2, c, alpha=_dct_factor(3.072711026)).add_(z3),
+        torch.add(z1, d, alpha=_dct_factor(1.501321110)).add_(z4),
     )
 
 
