@@ -13,26 +13,8 @@ def test_exact_contenders_are_exact_and_measured(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = tool_module("bench/jpeg.py", monkeypatch)
-    argv = [
-        "jpeg.py",
-        str(photos),
-        *[
-            "--size",
-            "32",
-            "--limit",
-            "5",
-            "--batch",
-            "2",
-            "--runs",
-            "1",
-            "--no-compile",
-            "--device",
-            "cpu",
-            "--json",
-            "out.jsonl",
-        ],
-    ]
-    monkeypatch.setattr(sys, "argv", argv)
+    options = "--size 32 --limit 5 --batch 2 --runs 1 --no-compile --device cpu --json out.jsonl"
+    monkeypatch.setattr(sys, "argv", ["jpeg.py", str(photos), *options.split()])
     bench.main()
     metrics = json.loads(Path("out.jsonl").read_text())["figures"]
     for name in (bench.PILLOW, bench.OURS, bench.TRANSFORM, bench.TORCHVISION):

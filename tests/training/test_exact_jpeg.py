@@ -71,7 +71,11 @@ def test_every_quality_of_one_batch_is_pillows_in_chunks_too(monkeypatch: pytest
     assert torch.equal(jpegcurr.jpeg(images, torch.arange(1, 101, dtype=torch.uint8)), expected)
     assert sizes == [7] * 14 + [2]
     assert torch.equal(jpeg(images, 30)[29], expected[29])
-    assert torch.equal(jpeg(images[29], 30), expected[29])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(jpeg(images[29], 30), expected[29])
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert jpeg(images[:0], 30).shape == (0, 3, 24, 40)
 
 

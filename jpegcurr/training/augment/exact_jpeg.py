@@ -264,9 +264,8 @@ def _quantise(coefficients: Tensor, table: Tensor) -> Tensor:
     2^16 and d below 2^11, (a + 0.5) / d is at least 1 / 2d = 2^-12 from any whole number, and a product with a rounded
     reciprocal is less than 2^-22 of itself from the quotient, which is below 2^16 / d.
     """
-    divisor = table * 8
-    signed = coefficients.float()
-    levels = signed.abs().add_((divisor >> 1) + 0.5).mul_(1 / divisor).floor_()
+    divisor, signed = (table * 8).float(), coefficients.float()
+    levels = signed.abs().add_(divisor / 2 + 0.5).mul_(divisor.reciprocal()).floor_()
     return levels.copysign_(signed).int().mul_(table)
 
 
