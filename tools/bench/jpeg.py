@@ -36,6 +36,7 @@ PILLOW, OURS, COMPILED, TRANSFORM, TORCHVISION, KORNIA = (
     "kornia RandomJPEG",
 )
 
+LIBRARIES = ("torch", "torchvision", "kornia")
 LAYOUTS = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
 
 Contender = Callable[[torch.Tensor], torch.Tensor]
@@ -150,13 +151,13 @@ def main() -> None:
         f"{len(images)} images of {arguments.size} pixels in batches of {arguments.batch}, quality {arguments.quality}, "
         f"{arguments.subsampling}, {runtime.name}, {arguments.runs} runs after one warm-up"
     )
-    about = {**circumstances(), "torch": str(library_versions(("torch", "torchvision", "kornia")))}
-    print("\n".join([counts, *(f"{name}: {value}" for name, value in about.items())]))
+    libraries = ", ".join(f"{name} {version}" for name, version in library_versions(LIBRARIES).items())
+    print("\n".join([counts, libraries, *(f"{name}: {value}" for name, value in circumstances().items())]))
     results = {
         name: {"images_per_second": round(medians[name]), "levels_mean": levels[name][0], "levels_largest": levels[name][1]}
         for name in contenders
     }
-    record(arguments.json, "jpeg", {"counts": counts, "unit": unit, **results})
+    record(arguments.json, "jpeg", {"counts": counts, "libraries": libraries, "unit": unit, **results})
 
 
 if __name__ == "__main__":
