@@ -260,9 +260,9 @@ def _code(planes: list[Tensor], tables: list[Tensor]) -> list[Tensor]:
 def _quantise(coefficients: Tensor, table: Tensor) -> Tensor:
     """Round coefficients, 8 times those of the DCT, to multiples of the divisors.
 
-    The quotient is taken in float32, in a hundredth of the time of an integer division, and is exact: for whole numbers a below
-    2^16 and d below 2^11, (a + 0.5) / d is at least 1 / 2d = 2^-12 from any whole number, and a product with a rounded
-    reciprocal is less than 2^-22 of itself from the quotient, which is below 2^16 / d.
+    The quotient is taken in float32, which takes a fraction of an integer division's time and is exact: for whole numbers
+    a < 2^16 and d, (a + 0.5) / d is at least 1 / 2d from every whole number, and its product with a rounded reciprocal is
+    wrong by less than 2^-22 of itself, which is below 2^-6 / d. Coefficients are below 2^14.
     """
     divisor, signed = (table * 8).float(), coefficients.float()
     levels = signed.abs().add_(divisor / 2 + 0.5).mul_(divisor.reciprocal()).floor_()
