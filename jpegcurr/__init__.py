@@ -36,6 +36,7 @@ _HOMES = {
     "plan_outputs": "jpegcurr.encoding.plan",
     "Manifest": "jpegcurr.encoding.beton.manifest",
     "open_sources": "jpegcurr.encoding.sources.open",
+    "SplitDraw": "jpegcurr.encoding.sources.base",
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",
     "Recipe": "jpegcurr.recipe.schema",

@@ -7,7 +7,7 @@ may be of a later version, or have fields of another program (timm's ``config.js
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,6 +109,21 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"it is nested more than {DEPTH} deep") from None
     _check_depth(value)
     return value
+
+
+def parse_fields(data: bytes, fields: Collection[str]) -> Any:
+    """Parse JSON of any size, keeping only these fields of every map, so that its memory does not grow with the others.
+
+    Raises ValueError, see ``describe``, for what is no JSON, or nested deeper than the parser can go.
+    """
+
+    def keep(content: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in content.items() if name in fields}
+
+    try:
+        return json.loads(data, parse_int=_parse_int, object_hook=keep)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def describe(problem: Exception) -> str:

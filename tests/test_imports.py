@@ -81,9 +81,9 @@ def test_there_are_no_circular_imports() -> None:
 
 
 def test_encoding_stands_alone() -> None:
-    """Check that it needs no torch, and imports optional packages, and SciPy for one file format, only where they are used."""
+    """Check that it needs no torch, and imports optional packages, SciPy and YAML only where they are used."""
     allowed = {"cv2", "numpy", "PIL", "pydantic", "simplejpeg", "jpegcurr", *sys.stdlib_module_names}
-    optional = {"distributed", "datasets", "pyarrow", "scipy"}
+    optional = {"distributed", "datasets", "pyarrow", "scipy", "yaml"}
     for path in PACKAGE.glob("encoding/**/*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed | optional, path
         top = ast.parse(path.read_text(encoding="utf-8")).body

@@ -15,7 +15,7 @@ from forked import PYTHON
 from samples import SMALL, digests, encode_all
 
 from jpegcurr import descriptors, files
-from jpegcurr.encoding.sources.csv_labels import key_below
+from jpegcurr.encoding.sources.table_paths import key_below
 
 SCRIPT = Path(__file__).with_name("as_windows.py")
 TRAIN = f"train --recipe clean_only.yaml {SMALL.replace('--set curriculum.1.until_epoch=2 ', '')} --quiet"

@@ -30,6 +30,17 @@ def full_name(name: str) -> str:
     return name if readable == name else f"{name} {readable}"
 
 
+def find_class(name: str, classes: Sequence[str]) -> list[int]:
+    """Return the label of the class called ``name``; else those that have it among their readable names, such as ``tench``."""
+    if name in classes:
+        return [classes.index(name)]
+    return [
+        label
+        for label, of_class in enumerate(classes)
+        if name in (whole := readable_name(of_class)).split(", ") or name == whole
+    ]
+
+
 def have_readable_names(names: Sequence[str]) -> bool:
     """Return whether any class has a readable name that differs from its own."""
     return any(readable_name(name) != name for name in names)

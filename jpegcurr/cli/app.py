@@ -28,6 +28,7 @@ from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
 from jpegcurr.cli.push import push
 from jpegcurr.cli.recipe import recipe
+from jpegcurr.cli.split import split
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
 from jpegcurr.cli.versions import print_versions
@@ -129,6 +130,7 @@ def _handle_top(
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
+    (split, "Draw train, val and test splits of images, by class."),
     (convert, "Convert what encode wrote into other formats."),
     (inspect, "Describe or verify what encode wrote."),
     (train, "Train a model while a curriculum swaps its data."),

@@ -1,6 +1,7 @@
 """The command ``encode``: its options, its dry run, its progress and its closing table."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,17 @@ import typer
 
 from jpegcurr.cli.options import (
     MAX_PIXELS,
+    FlatClassesOption,
     JsonOption,
+    LabelFromOption,
     MaxPixelsOption,
     QualitiesOption,
     QuietOption,
     ShardSizeOption,
+    TestShareOption,
     ToOption,
+    ValShareOption,
+    parse_draw,
     parse_shard_size,
     parse_specs,
 )
@@ -29,21 +35,33 @@ from jpegcurr.text import duration, megabytes, sanitize
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
+    from jpegcurr.encoding.box_windows import BoxFormat, BoxLabel, BoxOptions
     from jpegcurr.encoding.estimate import EncodeEstimate
     from jpegcurr.encoding.jpeg.codec import Filter, Resize
     from jpegcurr.encoding.sources.base import Source
     from jpegcurr.encoding.workers import Outcome
 
+log = logging.getLogger("jpegcurr")
+
 MOST_FAILURES = 20  # that are printed one by one
 
 
 def encode(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="The images to encode; see above.")] = "data/imagenet",
+    src: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SRC", help="The images to encode; see above. Several are one data set. Default: data/imagenet."
+        ),
+    ] = None,
     qualities: QualitiesOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files.")] = Path("betons"),
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV or TSV of path,label; or ImageNet's validation labels.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV or TSV of path,label or path,label,split; a list of paths; ImageNet's own."),
     ] = None,
+    label_from: LabelFromOption = None,
+    val: ValShareOption = None,
+    test: TestShareOption = None,
     to: ToOption = None,
     shard_size: ShardSizeOption = None,
     split: Annotated[
@@ -54,17 +72,39 @@ def encode(
         list[str] | None,
         typer.Option("--classes", metavar="A,B,C|FILE", help="Encode only these classes; FILE has one a line; repeatable."),
     ] = None,
-    flat_classes: Annotated[
+    flat_classes: FlatClassesOption = False,
+    boxes: Annotated[
+        Literal["yolo", "coco", "voc"] | None,
+        typer.Option(help="Encode the annotated boxes of the images in SRC, not the images; this is their format."),
+    ] = None,
+    pad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE:SIZE",
+            help="Padding of boxes: pixel:100, bbox:0.1 or image:0.1 (shares), fix:224, or fix2:384, which is square.",
+        ),
+    ] = None,
+    keep_inside: Annotated[
         bool,
         typer.Option(
-            "--flat-classes", help="Take every folder in SRC as a class, also one that is named like a split: bus, car, train."
+            "--keep-inside", help="Move padded boxes that leave the image back inside; they are clipped if not given."
         ),
     ] = False,
+    box_class: Annotated[
+        list[str] | None,
+        typer.Option("--box-class", metavar="A,B", help="Keep only boxes of these classes, by name or number; repeatable."),
+    ] = None,
+    label: Annotated[
+        Literal["folder", "box"] | None,
+        typer.Option(help="The class of a box: of its image's folder, or its own. Needed where both are possible."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum images per split, chosen by --seed.")] = None,
     order: Annotated[
         Literal["auto", "shuffle", "folder"], typer.Option(help="Order in the file; auto shuffles train and no other split.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle and of --limit.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the shuffle, --limit, --val, --test.")
+    ] = 0,
     subsampling: Annotated[
         Literal["420", "422", "444", "keep"] | None,
         typer.Option(help="Chroma subsampling of encoded images; keep: as in the source. 420 if not given."),
@@ -100,16 +140,22 @@ def encode(
 ) -> None:
     """Encode labelled images at one or more JPEG qualities into FFCV .beton files, or into other formats.
 
-    SRC is one of these:
+    Several SRC are one data set, in which an image's name begins with the name
+    of its SRC. SRC is one of these:
 
     \b
     - a folder with train/<class>/* and val/<class>/*, or with <class>/*
     - a folder of images, with --labels labels.csv, or with ImageNet's
       LOC_val_solution.csv, val.txt or devkit
     - a folder with ImageNet's own archives, ILSVRC2012_img_train.tar and
-      ILSVRC2012_img_val.tar
+      ILSVRC2012_img_val.tar; or with class archives, <class>.tar
     - WebDataset shards: a folder of them, or 'shards/train-{000..146}.tar'
     - a Hugging Face data set: hf:NAME or hf:NAME:CONFIGURATION; or x.parquet
+    - with --boxes, a folder of images and of their annotated boxes, each of
+      which becomes a sample: images/*.jpg and labels/*.txt, and the like
+
+    --val 0.2 draws the splits of a data set that has none, as jpegcurr split
+    does, which also keeps them where images are added.
 
     Written are, each with its manifest and items beside it:
 
@@ -129,22 +175,29 @@ def encode(
     if dry_run and resume:
         raise UsageError("--dry-run estimates a whole encode, not what --resume would still have to do. Omit one of them.")
     show_log(quiet=quiet)
+    draw = parse_draw(val, test, seed)
     kinds = parse_formats(to or ["beton"])
     shard_bytes = parse_shard_size(shard_size, kinds)
     specs = parse_specs(qualities or (), subsampling, parse_resize(max_side, short_side, resize_filter))
     tolerated = parse_max_failures(max_failures)
     class_names = parse_classes(classes or ())
+    box_options = parse_boxes(boxes, pad, box_class or (), label, keep_inside=keep_inside)
     keep_freed_memory()
     stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
+    if box_options and any(spec.quality == "source" for spec in specs):
+        log.info("A part of an image has no original bytes: at the quality source, boxes are JPEGs of quality 95, 4:4:4.")
     with interruptible(stopped), open_executor(threads, dask) as (executor, workers):
         sources = open_sources(
-            src,
+            src or ["data/imagenet"],
             labels=labels,
+            label_from=label_from,
             splits=split or (),
             classes=class_names,
             limit=limit,
             seed=seed,
             flat_classes=flat_classes,
+            boxes=box_options,
+            draw=draw,
         )
         outputs = plan_outputs(sources, specs, output, kinds)
         if dry_run:
@@ -186,6 +239,26 @@ def parse_resize(max_side: int | None, short_side: int | None, resize_filter: "F
     return Resize("max" if max_side else "short", pixels, resize_filter or "bicubic")
 
 
+def parse_boxes(
+    kind: "BoxFormat | None", pad: str | None, classes: Sequence[str], label: "BoxLabel | None", *, keep_inside: bool
+) -> "BoxOptions | None":
+    """Parse --boxes and the options that need it; raise UsageError for those without it, or that contradict each other."""
+    from jpegcurr.encoding.box_windows import BoxOptions, Pad
+
+    if kind is None:
+        given = {"--pad": pad, "--keep-inside": keep_inside, "--box-class": classes, "--label": label}
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option} is for annotated boxes. Give their format too: --boxes yolo, coco or voc.")
+        return None
+    names = tuple(dict.fromkeys(name.strip() for text in classes for name in text.split(",") if name.strip()))
+    if classes and not names:
+        raise UsageError(f"--box-class {classes[0]} names no class. Give A,B by name or number.")
+    options = BoxOptions(kind, str(Pad.parse(pad)) if pad is not None else None, keep_inside, names, label)
+    options.rule()
+    return options
+
+
 def parse_max_failures(text: str) -> int | Fraction:
     """Parse ``"3"`` as 3 images and ``"0.5%"`` as that exact share of them; raise UsageError for anything else."""
     number, percent = text.removesuffix("%"), text.endswith("%")
@@ -220,8 +293,9 @@ def describe_classes(source: "Source") -> str:
     counts = count_classes(source)
     names = ", ".join(map(sanitize, counts.first)) + (", ..." if counts.classes > len(counts.first) else "")
     classes = "1 class" if counts.classes == 1 else f"{counts.classes:,} classes"
-    images = f"images per class: least {counts.least:,}, median {counts.median:,.10g}, most {counts.most:,}"
-    unlabelled = f"; {source.unlabelled:,} images without a label are left out" if source.unlabelled else ""
+    unit = "images" if source.boxes is None else "boxes"
+    images = f"{unit} per class: least {counts.least:,}, median {counts.median:,.10g}, most {counts.most:,}"
+    unlabelled = f"; {source.unlabelled:,} {unit} without a label are left out" if source.unlabelled else ""
     return f"{sanitize(source.split)}: {classes} ({names}); {images}{unlabelled}"
 
 
@@ -275,11 +349,15 @@ def print_manifests(manifests: "Mapping[Path, Manifest]", *, as_json: bool) -> N
     rows = []
     for path, manifest in manifests.items():
         ratio = manifest.bytes_out / manifest.bytes_in if manifest.bytes_in else 1.0
-        sizes = [megabytes(manifest.bytes_in), megabytes(manifest.beton_bytes), f"{ratio:.2f}"]
+        ratio_text = f"{ratio:.2f}" if manifest.boxes is None else "-"  # a box is only a part of its source
+        sizes = [megabytes(manifest.bytes_in), megabytes(manifest.beton_bytes), ratio_text]
         rows.append([str(path), f"{manifest.images:,}", *sizes, f"{manifest.failures:,}"])
     print_table(["output", "images", "source size", "output size", "JPEG ratio", "failures"], rows)
+    skipped = "files without the suffix of an image or without a label were skipped"
+    if any(manifest.boxes for manifest in manifests.values()):
+        skipped = "images without an annotation and boxes without a label were skipped"
     for split, ignored in {manifest.split: manifest.ignored for manifest in manifests.values() if manifest.ignored}.items():
-        out.print(f"{split}: {ignored:,} files without the suffix of an image or without a label were skipped", markup=False)
+        out.print(f"{split}: {ignored:,} {skipped}", markup=False)
 
 
 def _json_classes(source: "Source") -> dict[str, object]:

@@ -11,11 +11,12 @@ from rich.table import Table
 from jpegcurr.cli.options import JsonOption, QuietOption
 from jpegcurr.cli.terminal import out, progress_bar
 from jpegcurr.errors import JpegcurrError
-from jpegcurr.text import megabytes, sanitize
+from jpegcurr.text import join_words, megabytes, sanitize
 
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
     from jpegcurr.encoding.beton.verify import Inspection
+    from jpegcurr.encoding.box_windows import BoxOptions
 
 
 def inspect(
@@ -115,14 +116,28 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
             "failures": f"{manifest.failures:,}",
             "other files skipped": f"{manifest.ignored:,}",
             "original bytes kept": _describe_copies(manifest),
-            "split and source": f"{manifest.split} of {manifest.source}",
+            "split and source": f"{manifest.split} of {join_words([manifest.source, *manifest.more_sources])}",
+            "splits drawn": _describe_draw(manifest),
             "labels from": manifest.labels or "the source itself",
+            "samples are": _describe_boxes(manifest.boxes) if manifest.boxes else "whole images",
             "limit": f"{manifest.limit:,} images" if manifest.limit else "none",
             "resize": _describe_resize(manifest),
             "order": order,
             "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         }
     return facts
+
+
+def _describe_boxes(boxes: "BoxOptions") -> str:
+    inside = ", moved inside the image" if boxes.keep_inside else ""
+    padding = f"padded by {boxes.pad}{inside}" if boxes.pad else "not padded"
+    classes = f", those of the classes {join_words(boxes.classes)}" if boxes.classes else ""
+    return f"boxes annotated in the format of {boxes.format}, {padding}, labelled by {boxes.label}{classes}"
+
+
+def _describe_draw(manifest: "Manifest") -> str:
+    draw = manifest.draw
+    return f"val {draw.val:g}, test {draw.test:g} of every class, seed {draw.seed}" if draw else "no"
 
 
 def _describe_copies(manifest: "Manifest") -> str:

@@ -13,6 +13,7 @@ from jpegcurr.errors import UsageError
 if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
     from jpegcurr.encoding.outputs.paths import Format
+    from jpegcurr.encoding.sources.base import SplitDraw
     from jpegcurr.training.models.load import ModelSettings
 
 Weights = Literal["raw", "ema", "best"]
@@ -40,6 +41,27 @@ ImageLabelsOption = Annotated[
     typer.Option(
         "--labels", metavar="FILE", help="A table of path,label, as for encode; the class is the image's folder if not given."
     ),
+]
+PlannedImagesOption = Annotated[
+    int | None, typer.Option("--images", min=1, metavar="N", help="For --plan: training images, before any is encoded.")
+]
+LabelFromOption = Annotated[
+    Literal["parent", "grandparent"] | None,
+    typer.Option(
+        "--label-from", help="Where --labels is a list of bare paths: the folder that is the class; parent if not given."
+    ),
+]
+FlatClassesOption = Annotated[
+    bool,
+    typer.Option(
+        "--flat-classes", help="Take every folder in SRC as a class, also one that is named like a split: bus, car, train."
+    ),
+]
+ValShareOption = Annotated[
+    float | None, typer.Option("--val", metavar="SHARE", help="Draw this share of every class for val: 0.2.")
+]
+TestShareOption = Annotated[
+    float | None, typer.Option("--test", metavar="SHARE", help="Draw this share of every class for test.")
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[
@@ -123,6 +145,14 @@ def _parse_channels(option: str, text: str | None) -> tuple[float, float, float]
     except ValueError:
         raise UsageError(f"{option} {text}: give three numbers on the scale 0 to 1, such as 0.485,0.456,0.406.") from None
     return red, green, blue
+
+
+def parse_draw(val: float | None, test: float | None, seed: int) -> "SplitDraw | None":
+    """Parse ``--val`` and ``--test``; None if neither is given. Raise UsageError for shares that leave nothing to train on."""
+    from jpegcurr.encoding.sources.base import SplitDraw
+    from jpegcurr.encoding.splits import check_draw
+
+    return None if val is None and test is None else check_draw(SplitDraw(val or 0.0, test or 0.0, seed))
 
 
 def parse_specs(

@@ -61,6 +61,24 @@ def predict(
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="With --by-class, copy the images instead of linking.")] = False,
     confusion: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page, with FILE.json: matrix, precision, recall and F1 by class, confidence, calibration.",
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="With --report, judge CLASS against all others: outcomes, precision-recall, ROC."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="T", help="Probability from which an image counts as --positive; 0.5 if not given.")
+    ] = None,
+    view: Annotated[
+        Literal["crop", "whole"],
+        typer.Option(help="What the model sees: the centre crop, or the whole image at the same scale, one image at a time."),
+    ] = "crop",
     labels: ImageLabelsOption = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
@@ -80,7 +98,10 @@ def predict(
     The true class of an image is what `jpegcurr encode` would take it for: the first folder below IMAGES (or below its split),
     or the folder that holds it. With --labels it is read from a table. What has no class of the run is left out of accuracies.
     """
-    named = {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
+    named = dict[Path | None, str]()
+    named |= {csv: "--csv", submission: "--submission", sheet: "--sheet", by_class: "--by-class", confusion: "--confusion"}
+    if report is not None and report.name:
+        named |= {report: "--report", report.with_suffix(".json"): "--report"}
     lock_outputs(context, named)
     from jpegcurr.analysis.prediction.outputs import PRINTED, Outputs, classify_files
     from jpegcurr.encoding.sources.labelled_files import find_labelled
@@ -89,7 +110,8 @@ def predict(
 
     keep_freed_memory()
     files = find_labelled(images, labels)
-    outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion)
+    shown = (report, positive, threshold)
+    outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion, *shown)
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
@@ -102,6 +124,7 @@ def predict(
             lambda done: bar.update("predict", done, len(files)),
             keep=None if as_json else PRINTED,
             max_pixels=max_pixels,
+            view=view,
         )
     if as_json:
         out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
@@ -125,6 +148,8 @@ def print_predictions(summary: "Summary", written: Sequence[Path]) -> None:
         out.print(f"... and {summary.files - len(rows)} more", markup=False)
     if summary.confusion is not None and summary.confusion.images:
         _print_confusion(summary.confusion)
+    for sentence in summary.report[1:]:  # the first is the accuracy, which the confusion states
+        out.print(sentence, markup=False)
     if summary.unknown:
         out.print(summary.unknown, markup=False)
     for path in written:

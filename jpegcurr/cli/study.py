@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from jpegcurr.cli.completion import complete_study
-from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PrecisionOption, QuietOption
+from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PlannedImagesOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import err, out, print_table, show_log
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
@@ -65,6 +65,11 @@ def study(
         float | None,
         typer.Option(min=0.01, metavar="X", help="For --plan: training speed of one device; measured here if not given."),
     ] = None,
+    images: PlannedImagesOption = None,
+    val_images: Annotated[
+        int | None,
+        typer.Option("--val-images", min=1, metavar="N", help="For --plan: images of a validation set, likewise."),
+    ] = None,
     seed_spread: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="POINTS", help="For --plan: standard deviation of top-1 over seeds."),
@@ -87,11 +92,14 @@ def study(
     for option, value in (("--images-per-second", images_per_second), ("--seed-spread", seed_spread)):
         if value is not None and not plan:
             raise UsageError(f"{option} is for --plan; a study that runs measures it.")
+    for option, count in (("--images", images), ("--val-images", val_images)):
+        if count is not None and not plan:
+            raise UsageError(f"{option} is for --plan; a study that runs counts the images of its files.")
     if slurm and launch:
         raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
     show_log(quiet=quiet)
     folder = out_folder or Path("studies") / find_study(file).stem
-    resolved = load_study(file, validates_by(folder))
+    resolved = load_study(file, validates_by(folder), encoded=images is None)
     if not plan:
         context.with_resource(locked_study(folder))  # before torch is imported
     from jpegcurr.runtime import resolve_runtime
@@ -114,7 +122,16 @@ def study(
         runtime = resolve_runtime(device, precision=precision, compile=compile_model)
         speed, source = (images_per_second, "as given") if images_per_second else measure_control_speed(resolved, runtime)
         spread, spread_source = (seed_spread, "as given") if seed_spread else (SEED_SPREAD, SPREAD_SOURCE)
-        cost = estimate_study(resolved, tasks, speed=speed, speed_from=source, spread=spread, spread_from=spread_source)
+        cost = estimate_study(
+            resolved,
+            tasks,
+            images=images,
+            val_images=val_images,
+            speed=speed,
+            speed_from=source,
+            spread=spread,
+            spread_from=spread_source,
+        )
         print_cost(resolved, cost, as_json=as_json)
         return
     check_folder(resolved, folder)
@@ -171,7 +188,7 @@ def print_cost(study: "Study", cost: "StudyCost", *, as_json: bool) -> None:
         ["runs", f"{cost.arms} arms x {cost.seeds} {_seeds(cost.seeds)}", f"{cost.runs:,}"],
         ["epochs", _describe_fork(study, cost), f"{cost.epochs:,}"],
         ["images trained", "", f"{cost.images:,}"],
-        ["images evaluated", "after every epoch and at the end, raw and averaged weights, if any", f"{cost.val_images:,}"],
+        ["images evaluated", *_describe_val_images(cost)],
         ["images trained per second", cost.speed_from, f"{cost.speed:,.1f}"],
     ]
     for devices, hours in cost.hours.items():
@@ -180,6 +197,12 @@ def print_cost(study: "Study", cost: "StudyCost", *, as_json: bool) -> None:
     print_table([study.name, "", ""], rows, left=2)
     for sentence in describe_power(cost):
         out.print(sentence, markup=False)
+
+
+def _describe_val_images(cost: "StudyCost") -> tuple[str, str]:
+    if not cost.val_images:
+        return "not counted: no validation set is encoded yet; give --val-images N", "?"
+    return "after every epoch and at the end, raw and averaged weights, if any", f"{cost.val_images:,}"
 
 
 def _describe_fork(study: "Study", cost: "StudyCost") -> str:

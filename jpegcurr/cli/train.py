@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jpegcurr.cli.completion import complete_override, complete_recipe, complete_tracker
-from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PrecisionOption, QuietOption
+from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PlannedImagesOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError, did_you_mean
 from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
@@ -65,6 +65,7 @@ def train(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print every epoch's data, learning rates, image size and steps, and exit.")
     ] = False,
+    images: PlannedImagesOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = False,
@@ -77,8 +78,10 @@ def train(
     """
     given, trackers = list(overrides or ()), parse_trackers(track or ())
     if plan:
-        print_plan(*_plan(recipe, given, trackers), as_json=as_json)
+        print_plan(*_plan(recipe, given, trackers, images), as_json=as_json)
         return
+    if images is not None:
+        raise UsageError("--images is for --plan; a run counts the images of its files.")
     from jpegcurr.training.run_folder import STATE, locked_run
 
     keep_freed_memory()
@@ -144,13 +147,15 @@ def print_run(folder: Path, rows: "Sequence[Row]", *, as_json: bool) -> None:
         out.print(f"{folder}", markup=False)
 
 
-def _plan(recipe: Path, overrides: Sequence[str], track: "Sequence[Tracker]") -> "tuple[list[PlannedEpoch], list[str]]":
+def _plan(
+    recipe: Path, overrides: Sequence[str], track: "Sequence[Tracker]", images: int | None
+) -> "tuple[list[PlannedEpoch], list[str]]":
     from jpegcurr.recipe.loading import find_recipe, load_recipe
     from jpegcurr.training.schedule import plan_run
 
     resolved = load_recipe(find_recipe(recipe), overrides).tracked_by(track)
     with _line_in_errors(recipe, overrides):
-        return plan_run(resolved)
+        return plan_run(resolved, images)
 
 
 def print_plan(epochs: "Sequence[PlannedEpoch]", remarks: Sequence[str], *, as_json: bool) -> None:

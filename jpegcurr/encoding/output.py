@@ -52,10 +52,14 @@ log = logging.getLogger("jpegcurr")
 def make_item_row(outcome: Outcome, encoded: Encoded | None, *, time_stamp: bool = False) -> Row:
     """Return one image's row of ``items.jsonl``, given what it became at one quality; see ``read_items``."""
     row: Row = {"key": outcome.item.key, "label": outcome.item.label, "source_bytes": outcome.bytes_in}
+    if outcome.item.box is not None:
+        row["box"] = outcome.item.box.as_row
     if encoded is None:
         return row | {"status": "failed", "reason": outcome.reason}
     row |= {"status": "copied" if encoded.copied else "encoded", "bytes": len(encoded.data)}
     row |= {"width": encoded.width, "height": encoded.height, "crc32": encoded.crc32, "source_crc32": outcome.crc32}
+    if encoded.window is not None:
+        row["window"] = list(encoded.window)
     if time_stamp and outcome.modified is not None:
         row |= {"modified": outcome.modified}
     if encoded.converted:

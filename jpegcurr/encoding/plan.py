@@ -100,6 +100,12 @@ def plan_output(
         page_size=page_size_for(2 * int(sizes.max()), int(sizes.mean())),  # a re-encode can be larger than its source
         versions=library_versions(LIBRARIES + OUTPUT_FORMATS[kind].libraries),
         flat_classes=source.flat_classes,
+        boxes=source.boxes,
+        more_sources=source.more_roots,
+        label_from=source.label_from,
+        val_share=source.draw.val if source.draw else None,
+        test_share=source.draw.test if source.draw else None,
+        split_seed=source.draw.seed if source.draw else None,
         format=kind,
         shard_bytes=shard_bytes if OUTPUT_FORMATS[kind].sharded else None,
     )
@@ -111,7 +117,7 @@ def _default_order(source: Source) -> Order:
 
 def _check_names(source: Source) -> None:
     """Raise SourceError for a name that is not UTF-8, as JSON must be; the names of images are exempt."""
-    for name in (source.root, source.labels or "", source.split, *source.classes):
+    for name in (source.root, *source.more_roots, source.labels or "", source.split, *source.classes):
         try:
             name.encode()
         except UnicodeEncodeError:

@@ -186,24 +186,27 @@ def _manifest_or_none(beton: Path) -> Manifest | None:
 
 def check_plan(existing: dict[str, Any], plan: Plan, name: str) -> None:
     """Raise UsageError for the first field in which ``existing``, the plan of the output ``name``, differs from ``plan``."""
-    if existing.get("items") != plan.items:
+    optional = {name: field.default for name, field in Plan.model_fields.items() if not field.is_required()}  # in older plans
+    wanted, existing = (json.loads(json.dumps(fields)) for fields in (plan.model_dump(), optional | existing))
+    drawn = all(existing.get(field) == wanted[field] for field in ("val_share", "test_share", "split_seed"))
+    if existing.get("items") != plan.items and drawn:
         raise UsageError(
             f"{name} was encoded from {existing.get('items')} images, but the source has {plan.items} now: the source, --limit "
             "or --classes changed. Start over with --force."
         )
-    optional = {name: field.default for name, field in Plan.model_fields.items() if not field.is_required()}  # in older plans
-    wanted, existing = (json.loads(json.dumps(fields)) for fields in (plan.model_dump(), optional | existing))
-    for field, value in wanted.items():
+    for field, value in sorted(wanted.items(), key=lambda one: one[0] == "items"):  # which other fields may explain
         if existing.get(field) != value:
             difference = _describe_difference(field, existing.get(field), value)
             raise UsageError(f"{name} has {difference}. Give the same options, or start over with --force.")
 
 
 def _describe_difference(name: str, old: object, new: object) -> str:
+    if name == "boxes" and None in (old, new):
+        return "images for samples, this encode boxes" if old is None else "boxes for samples, this encode images"
     if isinstance(old, dict) and isinstance(new, dict):  # versions
         name = next(key for key in {**new, **old} if old.get(key) != new.get(key))
         old, new = old.get(name), new.get(name)
-    if isinstance(old, list) and isinstance(new, list) and sorted(old) == sorted(new):
+    if name == "classes" and isinstance(old, list) and isinstance(new, list) and sorted(old) == sorted(new):
         return f"its {len(old)} {name} in another order (names that are all whole numbers are sorted as numbers now)"
     if isinstance(old, list) and isinstance(new, list):  # classes
         unmatched = sorted({*map(str, old)} ^ {*map(str, new)})
@@ -253,6 +256,8 @@ def _describe_change(row: dict[str, Any], item: Item, source: Source, written_at
     if row["label"] != item.label:
         was = source.classes[row["label"]] if 0 <= row["label"] < len(source.classes) else row["label"]
         return f"is of the class {source.classes[item.label]!r} and was of {was!r}: its label changed"
+    if row.get("box") != (item.box.as_row if item.box else None):
+        return "has another box than it had"
     if failed:
         return ""
     if item.size not in (MISSING, row["source_bytes"]):
@@ -271,8 +276,9 @@ FAILED = b'"status": "failed"'  # with its quotes, these bytes are in no other r
 
 
 def is_repaired(row: dict[str, Any], item: Item) -> bool:
-    """Return whether the image of a ``failed`` row has another size now."""
-    return bool(row["key"] == item.key and row["source_bytes"] != item.size)
+    """Return whether the image of a ``failed`` row has another size now, or another box."""
+    changed = row["source_bytes"] != item.size or row.get("box") != (item.box.as_row if item.box else None)
+    return bool(row["key"] == item.key and changed)
 
 
 def read_rows(file: Path) -> Generator[bytes, None, None]:

@@ -72,7 +72,7 @@ def _encode_item(store: Store, item: Item, specs: Sequence[EncodeSpec], max_pixe
         if item.size > LARGEST_FILE:
             raise ImageError(f"{item.size} bytes are more than an image file may have ({LARGEST_FILE})")
         data = store.read(item)
-        encoded = tuple(reencode(data, specs, max_pixels))
+        encoded = tuple(reencode(data, specs, max_pixels, item.box.window if item.box else None))
         modified = store.modified_at(item) if time_stamps else None
         return Outcome(item, len(data), encoded, crc32=zlib.crc32(data), modified=modified)
     except ImageError as error:

@@ -151,10 +151,11 @@ class Study:
         return next((trunk for trunk in self.trunks if arm in trunk.arms), None)
 
 
-def load_study(name: Path, val_resize: ValResize | None = None) -> Study:
+def load_study(name: Path, val_resize: ValResize | None = None, *, encoded: bool = True) -> Study:
     """Read a study file, or the shipped study of that bare name, and resolve the recipe of every arm.
 
     ``val_resize`` is how a study that has begun validates (see ``folder.validates_by``), where its recipes do not say it.
+    Unless ``encoded``, validation files need not exist, as in a plan.
 
     Raises:
         RecipeError: the file or the recipe of an arm has an unknown, missing or wrong field; two arms are the same; or an arm
@@ -167,7 +168,7 @@ def load_study(name: Path, val_resize: ValResize | None = None) -> Study:
         recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.arms}
         _check_different(recipes)
         _check_primary_weights(config, recipes)
-        evaluate = _resolve_sets(config, recipes)
+        evaluate = _resolve_sets(config, recipes, encoded=encoded)
         forking = {name: recipes[name] for name, arm in config.arms.items() if arm.fork}
         trunks = share_trunks(forking, config.control, config.fork.epoch) if config.fork else ()
     except RecipeError as error:
@@ -215,7 +216,7 @@ def _check_primary_weights(config: StudyConfig, recipes: Mapping[str, Recipe]) -
         )
 
 
-def _resolve_sets(config: StudyConfig, recipes: Mapping[str, Recipe]) -> dict[str, PathOrOnTheFly]:
+def _resolve_sets(config: StudyConfig, recipes: Mapping[str, Recipe], *, encoded: bool) -> dict[str, PathOrOnTheFly]:
     control = recipes[config.control]
     sets = dict(config.evaluate) or {name: val for name in control.evaluate if (val := control.data[name].val) is not None}
     if not sets:
@@ -227,7 +228,7 @@ def _resolve_sets(config: StudyConfig, recipes: Mapping[str, Recipe]) -> dict[st
         path, on_the_fly = split_on_the_fly(source)
         if on_the_fly is not None and not on_the_fly.fixed:
             raise RecipeError(f"evaluate.{name}.quality: give a single number, so that the measurement can be repeated.")
-        if not path.exists() and path not in _encoded_by_training(recipes.values()):
+        if encoded and not path.exists() and path not in _encoded_by_training(recipes.values()):
             raise RecipeError(f"evaluate.{name}: {path} does not exist, and no arm's recipe encodes it. Encode it first.")
     return sets
 

@@ -38,7 +38,7 @@ class StudyCost:
         arms, seeds, runs: their numbers.
         epochs, images: to train, those of trunks counted once per seed.
         apart: the epochs that the same runs would take without a fork.
-        val_images: validation images to evaluate, once for every kind of weights (``Recipe.weights``).
+        val_images: validation images to evaluate, once for every kind of weights (``Recipe.weights``); 0 if unknown.
         speed: images that one device trains per second; ``speed_from`` says where the number is from.
         hours: by number of devices, with one run at a time on each.
         spread: standard deviation of top-1 over the seeds of one arm, in points; ``spread_from`` says where it is from.
@@ -73,10 +73,21 @@ class StudyCost:
 
 
 def estimate_study(
-    study: Study, tasks: Sequence[Task], *, speed: float, speed_from: str, spread: float, spread_from: str
+    study: Study,
+    tasks: Sequence[Task],
+    *,
+    speed: float,
+    speed_from: str,
+    spread: float,
+    spread_from: str,
+    images: int | None = None,
+    val_images: int | None = None,
 ) -> StudyCost:
-    """Add up the cost of ``tasks`` at ``speed`` images per second and device, and compute the power; read manifests alone."""
-    works = count_work(study, tasks)
+    """Add up the cost of ``tasks`` at ``speed`` images per second and device, and compute the power; read manifests alone.
+
+    ``images`` and ``val_images`` are the numbers of images in a training and in a validation set, where none is encoded yet.
+    """
+    works = count_work(study, tasks, images, val_images)
     seeds = len(study.seeds)
     differences = difference_spread(spread)
     levels = (corrected_level(1), corrected_level(study.comparisons))
@@ -128,10 +139,10 @@ class Work:
         return self.weighted + FORWARD_COST * self.val_images
 
 
-def count_work(study: Study, tasks: Sequence[Task]) -> list[Work]:
-    """Return the work of each task from its beginning."""
-    images = {arm: count_images(recipe) for arm, recipe in study.recipes.items()}
-    matrix = _count_val_images([split_on_the_fly(source)[0] for source in study.evaluate.values()])
+def count_work(study: Study, tasks: Sequence[Task], planned: int | None = None, planned_val: int | None = None) -> list[Work]:
+    """Return the work of each task from its beginning; ``planned`` are images of a training and a validation set."""
+    images = {arm: count_images(recipe, planned) for arm, recipe in study.recipes.items()}
+    matrix = _count_val_images([split_on_the_fly(source)[0] for source in study.evaluate.values()], planned_val)
     works = []
     for task in tasks:
         recipe = task.recipe(study)
@@ -141,18 +152,20 @@ def count_work(study: Study, tasks: Sequence[Task]) -> list[Work]:
             images_of_epoch * ((plan.size or recipe.image.size) / recipe.image.size) ** 2
             for images_of_epoch, plan in zip(counts, plans, strict=True)
         )
-        val_images = len(plans) * _val_images_per_epoch(recipe) + (matrix if task.arm else 0)
+        val_images = len(plans) * _val_images_per_epoch(recipe, planned_val) + (matrix if task.arm else 0)
         works.append(Work(task, len(plans), sum(counts), weighted, len(recipe.weights) * val_images))
     return works
 
 
-def _val_images_per_epoch(recipe: Recipe) -> int:
+def _val_images_per_epoch(recipe: Recipe, planned: int | None) -> int:
     paths = [split_on_the_fly(val)[0] for name in recipe.evaluate if (val := recipe.data[name].val) is not None]
-    return _count_val_images(paths)
+    return _count_val_images(paths, planned)
 
 
-def _count_val_images(paths: Sequence[Path]) -> int:
-    """Return the number of images in all files; a file that does not exist yet counts as the mean of the others."""
+def _count_val_images(paths: Sequence[Path], planned: int | None) -> int:
+    """Return the number of images in all files: the ``planned`` one, or a missing file counts as the mean of the others."""
+    if planned is not None:
+        return planned * len(paths)
     sizes = [manifest.images for path in paths if path.is_file() and (manifest := read_manifest(path))]
     return round(sum(sizes) / len(sizes) * len(paths)) if sizes else 0
 

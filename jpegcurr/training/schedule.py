@@ -31,8 +31,10 @@ class PlannedEpoch:
         return {"epoch": self.plan.epoch, "phase": self.plan.phase, "data": dict(self.plan.shares), **numbers}
 
 
-def plan_run(recipe: Recipe) -> tuple[list[PlannedEpoch], list[str]]:
+def plan_run(recipe: Recipe, images: int | None = None) -> tuple[list[PlannedEpoch], list[str]]:
     """Check ``recipe`` and return its epochs, and sentences on what it does in silence.
+
+    ``images`` is the number of training images where none is encoded yet.
 
     Nothing is created, and neither torch nor timm is imported.
 
@@ -42,7 +44,7 @@ def plan_run(recipe: Recipe) -> tuple[list[PlannedEpoch], list[str]]:
     """
     check_recipe(recipe)
     check_mixing(recipe)
-    images = count_images(recipe)
+    images = count_images(recipe, images)
     remarks = [describe_left_out(recipe, images), mixing_warning(recipe)]
     return planned_epochs(recipe, images), [remark for remark in remarks if remark]
 

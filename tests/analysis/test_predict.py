@@ -318,7 +318,7 @@ def test_nothing_is_left_of_a_pass_that_is_interrupted(images: Path, run: Run, c
         raise KeyboardInterrupt
 
     before = sorted(Path().rglob("*"))
-    names = {"submission": "s.csv", "sheet": "s.html", "by_class": "sorted", "confusion": "c.csv"}
+    names = {"submission": "s.csv", "sheet": "s.html", "by_class": "sorted", "confusion": "c.csv", "report": "r.html"}
     outputs = Outputs(Path("p.csv"), **{name: Path(path) for name, path in names.items()})
     with pytest.raises(KeyboardInterrupt):
         classify_files(run, find_labelled([images]), cpu, outputs, stop)

@@ -22,9 +22,10 @@ from jpegcurr.analysis.cam import similarity
 from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.cam.results import CamStudy, CamView, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import METRICS, Comparison, MapPairs, Metric, compare_views
+from jpegcurr.analysis.html.page import to_script
 from jpegcurr.analysis.report import model
 from jpegcurr.analysis.report.export import write_classes, write_images
-from jpegcurr.analysis.report.html import LARGEST, map_pooling, pooled, render, report_files, to_script, write_report
+from jpegcurr.analysis.report.html import LARGEST, map_pooling, pooled, render, report_files, write_report
 from jpegcurr.analysis.report.images import LADDER, distances, embed_pictures
 from jpegcurr.analysis.report.model import Report, build_report, run_rows, view_names
 from jpegcurr.analysis.report.text import verdict

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from cam_samples import MARKUP, SCRIPT, cam_study, picture
 from PIL import Image
+from prediction_samples import planted_report
 from studies import write_study
 
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import by_class
+from jpegcurr.analysis.prediction.page import write_page as write_predictions
+from jpegcurr.analysis.prediction.report import PredictionReport
 from jpegcurr.analysis.report import images
 from jpegcurr.analysis.report.html import render, write_report
 from jpegcurr.analysis.report.images import LADDER, CompressionLevel, Picture
@@ -114,6 +117,25 @@ def opened(tab: Any) -> Iterator[Callable[..., Any]]:
             return last.enter_context(watched(tab, path))
 
         yield open_study
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory: pytest.TempPathFactory) -> tuple[PredictionReport, Path]:
+    """Few classes, one of them positive; files that cannot be read, images without a label, and a file called markup."""
+    report = planted_report(
+        120,
+        6,
+        positive=2,
+        threshold=0.6,
+        labelled=0.9,
+        unread=2,
+        strength=2,
+        names={1: SCRIPT},
+        files={50: f"data/val/{MARKUP}"},
+    )
+    path = tmp_path_factory.mktemp("predictions") / "predictions.html"
+    write_predictions(report, path)
+    return report, path
 
 
 def wait_drawn(page: Any, views: str) -> None:
@@ -683,3 +705,121 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(tab: Any,
             assert chart.locator("path[transform]").bounding_box()["x"] > zero
             page.locator("summary").first.click()
             assert page.locator("details[open] table").count() == 1
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_page_of_predictions_fits_the_screen_and_can_be_read(
+    tab: Any, predictions: tuple[PredictionReport, Path], width: int, scheme: str
+) -> None:
+    _, path = predictions
+    with watched(tab, path, width=width, height=844, scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        beyond = page.evaluate(
+            "width => [...document.querySelectorAll('body *')].filter(element => !element.closest('.scroll') &&"
+            " element.getBoundingClientRect().right > width + 1).map(element => element.outerHTML.slice(0, 80))",
+            width,
+        )
+        assert beyond == []
+        for selector in ("h1", ".soft", "thead th", "dt"):
+            assert contrast(page, selector) >= 4.5, selector
+        cell = page.locator(".matrix td.same").nth(3)
+        cell.evaluate("cell => cell.style.setProperty('--share', 1)")
+        with Image.open(io.BytesIO(cell.screenshot())) as image:
+            levels = np.asarray(image.convert("L"), float)
+        paper, ink = float(np.median(levels)), levels.min() if scheme == "light" else levels.max()
+        low, high = sorted((level / 255) ** 2.2 for level in (paper, ink))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, "numbers on the strongest tint"
+        sizes = page.locator("svg:visible:has(title)").evaluate_all(
+            "all => all.map(svg => parseFloat(getComputedStyle(svg).fontSize) * svg.clientWidth / svg.viewBox.baseVal.width)"
+        )
+        assert len(sizes) == 9, "two scatters, three histograms, and the curves of calibration, precision, ROC and threshold"
+        assert min(sizes) > 11, "pixels of text"
+
+
+def test_a_point_of_a_scatter_names_its_file_by_pointer_and_by_key(
+    tab: Any, predictions: tuple[PredictionReport, Path]
+) -> None:
+    report, path = predictions
+    with watched(tab, path) as page:
+        scatter = page.locator(".scatter").first
+        point = scatter.locator(".group-1 .point").nth(3)
+        point.scroll_into_view_if_needed()
+        box = point.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        output = scatter.locator("output")
+        assert output.text_content() == report.scatter.groups[1].points[3][2]
+        scatter.locator(".plot").focus()
+        page.keyboard.press("Home")
+        first, last = (min if end == 0 else max for end in (0, 1))
+        everything = [point for group in report.scatter.groups for point in group.points]
+        assert output.text_content() == first(everything)[2]
+        page.keyboard.press("End")
+        assert output.text_content() == last(everything)[2]
+        page.keyboard.press("ArrowLeft")
+        assert output.text_content() == sorted(everything)[-2][2]
+        named = next(text for _, _, text in everything if text.startswith(MARKUP))
+        place = sorted(everything).index(next(point for point in everything if point[2] == named))
+        for _ in range(len(everything) - 2 - place):
+            page.keyboard.press("ArrowLeft")
+        assert output.text_content() == named, "a name is text"
+        scatter.locator(".toggle-0").uncheck()
+        assert not scatter.locator(".group-0").is_visible()
+        page.keyboard.press("Tab")
+        shown = [point for group in report.scatter.groups[1:] for point in group.points]
+        scatter.locator(".plot").focus()
+        page.keyboard.press("End")
+        assert output.text_content() == max(shown)[2], "what is hidden is passed over"
+
+
+def test_the_table_of_predicted_classes_is_sorted_and_its_means_stay_below(
+    tab: Any, predictions: tuple[PredictionReport, Path]
+) -> None:
+    report, path = predictions
+    with watched(tab, path) as page:
+        for number, name in ((1, "images"), (4, "precision"), (6, "F1")):
+            head = page.locator("#classes thead th").nth(number)
+            for order in ("ascending", "descending"):
+                head.locator("button").press("Enter")
+                assert head.get_attribute("aria-sort") == order
+                values = [float(text) for text in column(page, number + 1)]
+                assert values == sorted(values, reverse=order == "descending"), name
+        assert page.locator("#classes tfoot td").last.text_content() == f"{100 * report.labelled.macro.f1:.1f}"
+        page.locator("#classes thead th").first.locator("button").click()
+        assert column(page, 1) == sorted(report.subject.classes)
+
+
+def test_a_cell_of_a_large_matrix_is_read_out(tab: Any) -> None:
+    report = planted_report(400, 40, strength=2)
+    path = Path("large.html").resolve()
+    write_predictions(report, path)
+    matrix = report.labelled.matrix
+    with watched(tab, path) as page:
+        picture = page.locator("#matrix img")
+        truth, predicted, images = next(
+            cell
+            for cell in zip(matrix.truth.tolist(), matrix.predicted.tolist(), matrix.images.tolist(), strict=True)
+            if cell[0] != cell[1]
+        )
+        box = picture.bounding_box()
+        cell = box["width"] / 40
+        page.mouse.move(box["x"] + (predicted + 0.5) * cell, box["y"] + (truth + 0.5) * cell)
+        said = f"is class {truth}, predicted class {predicted}: {images} of 10"
+        assert page.locator("#matrix-cell").text_content() == said
+        frame = page.locator("#matrix .cell").bounding_box()
+        assert frame["x"] + frame["width"] / 2 == pytest.approx(box["x"] + (predicted + 0.5) * cell, abs=2)
+        page.locator("#matrix").focus()
+        page.keyboard.press("ArrowRight" if predicted < 39 else "ArrowLeft")
+        assert f"predicted class {predicted + (1 if predicted < 39 else -1)}:" in page.locator("#matrix-cell").text_content()
+
+
+def test_predictions_without_javascript_are_all_there(browser: Any, predictions: tuple[PredictionReport, Path]) -> None:
+    report, path = predictions
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert page.locator(".matrix tbody tr").count() == 6
+    assert page.locator(".scatter").first.locator(".point title").count() == report.scatter.drawn
+    assert not page.locator(".hint").first.is_visible()
+    page.locator(".scatter").first.locator(".toggle-0").uncheck()
+    assert not page.locator(".scatter").first.locator(".group-0").is_visible()
+    context.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.sources import csv_labels
+from jpegcurr.encoding.sources import table_paths
 from jpegcurr.encoding.sources.base import MISSING, Source
 from jpegcurr.encoding.sources.csv_labels import open_table
 from jpegcurr.errors import ImageError, SourceError
@@ -165,8 +165,8 @@ def test_suffixes_cost_one_check_per_row(monkeypatch: pytest.MonkeyPatch) -> Non
     put(*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp")
     Path("pictures/000").mkdir()
     checked: list[str] = []
-    size = csv_labels._Finder._size
-    monkeypatch.setattr(csv_labels._Finder, "_size", lambda self, key: checked.append(key) or size(self, key))
+    size = table_paths.PathFinder._size
+    monkeypatch.setattr(table_paths.PathFinder, "_size", lambda self, key: checked.append(key) or size(self, key))
     labels = rows("".join(f"{name},cat\n" for name in [*names, "v1.2", "bare", "b"]))
     assert set(labels) == {*(f"{name}.PNG" for name in names), "v1.2.JPEG", "bare", "b.webp"}
     assert len(checked) < 50 + 5 * 25
@@ -214,7 +214,11 @@ def test_a_column_of_splits_makes_sources() -> None:
         ("", "labels.csv is empty"),
         ("\n\n", "labels.csv is empty"),
         ("path,label\n", "labels.csv names no images"),
-        ("a.jpg\nb.jpg\n", "line 1, has one cell. Put a tab, a comma or a semicolon between path and label"),
+        (
+            "a.jpg\nb.jpg\n",
+            "line 1: 'a.jpg' has no parent folder in pictures to be its class. Give a second column with labels",
+        ),
+        ("x\ny\n", "line 1, has one cell. Put a tab, a comma or a semicolon between path and label"),
         (
             "a.jpg,cat,3\n",
             r"line 1: it is unclear which of 'a.jpg', 'cat', '3' are paths and labels\. Name one of them path, .* one label,",

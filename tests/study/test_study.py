@@ -588,6 +588,22 @@ def test_the_plan_counts_shared_epochs_once(betons: Path, capsys: pytest.Capture
     assert "Detectable with 80 % power by 3 seeds: 0.46 points in one comparison" in printed
 
 
+def test_a_plan_before_anything_is_encoded_is_that_of_the_files(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "study small.yaml --plan --images-per-second 100 --device cpu"
+    write_study(betons, seeds=[0, 1])
+    assert command(f"{arguments} --json") == 0
+    known = json.loads(capsys.readouterr().out)
+    write_study(Path("nowhere"), seeds=[0, 1])
+    assert command(f"{arguments} --json") == 2
+    assert "nowhere/train-source.beton does not exist" in capsys.readouterr().err
+    assert command(f"{arguments} --images 48 --val-images 16 --json") == 0
+    assert json.loads(capsys.readouterr().out) == known
+    assert command(f"{arguments} --images 48") == 0
+    assert "not counted: no validation set is encoded yet; give --val-images N" in capsys.readouterr().out
+    assert command("study small.yaml --images 48") == 2
+    assert "--images is for --plan" in capsys.readouterr().err
+
+
 def test_devices_wait_for_trunks(betons: Path) -> None:
     study = load_study(write_study(betons, seeds=[0]))
     tasks = list_tasks(study)

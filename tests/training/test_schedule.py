@@ -128,6 +128,18 @@ def test_a_plan_has_every_epoch_of_the_run(betons: Path, tmp_path: Path) -> None
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_plan_needs_no_beton_where_the_number_of_images_is_given(betons: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(Path("nowhere"), tmp_path)
+    with pytest.raises(BetonError, match=r"nowhere/train-source.beton does not exist. .* plan without it: --images N"):
+        plan_run(recipe)
+    planned, remarks = plan_run(recipe, 50)
+    assert (planned, remarks) == (planned_epochs(recipe, 50), plan_run(recipe, 50)[1])
+    assert {(epoch.steps, epoch.left_out) for epoch in planned} == {(3, 2)}
+    assert plan_run(tiny_recipe(betons, tmp_path), 48) == plan_run(tiny_recipe(betons, tmp_path))
+    with pytest.raises(RecipeError, match="an epoch would have no step"):
+        plan_run(recipe, 15)
+
+
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [

@@ -1,12 +1,18 @@
 """Parts common to offline pages and charts: templates that escape their values, one style, charts inside the page."""
 
+import base64
+import hashlib
+import json
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from jpegcurr.text import sanitize_lines
+
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 @cache
@@ -33,6 +39,16 @@ def source(name: str) -> Markup:
     """Read a style or script of this package, unescaped; ``page.css`` is the style of every page."""
     text = files("jpegcurr.analysis").joinpath("templates", name).read_text(encoding="utf-8")
     return Markup(text)  # noqa: S704  # our own file
+
+
+def to_script(data: Any) -> str:
+    """Return ``data`` as JSON in which nothing can end a script element or begin a comment."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
+
+
+def hash_script(script: str) -> str:
+    """Return the hash by which a page's content policy allows this script and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
 def drawn(svg: str) -> Markup:

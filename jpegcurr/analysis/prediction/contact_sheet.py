@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from jpegcurr.analysis.class_names import full_name
 from jpegcurr.analysis.html.page import template
@@ -83,10 +83,13 @@ def check_sheet(path: Path) -> None:
 
 
 def _thumbnail(view: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(view)).resize((PICTURE, PICTURE), Image.Resampling.BICUBIC).save(
-        file, "WEBP", quality=80
-    )
+    """Return the pixels as WebP, ``PICTURE`` a side; a whole image keeps its ratio, between transparent bars."""
+    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(view))
+    if image.width == image.height:
+        picture = image.resize((PICTURE, PICTURE), Image.Resampling.BICUBIC)
+    else:
+        picture = ImageOps.pad(image.convert("RGBA"), (PICTURE, PICTURE), Image.Resampling.BICUBIC, color=(0, 0, 0, 0))
+    picture.save(file, "WEBP", quality=80)
     return file.getvalue()
 
 
@@ -101,7 +104,7 @@ def _draw(tiles: Sequence[Tile]) -> Image.Image:
     for number, tile in enumerate(tiles):
         left, top = _PAD + number % columns * width, _PAD + number // columns * height
         with Image.open(io.BytesIO(tile.webp)) as picture:
-            sheet.paste(picture, (left, top))
+            sheet.paste(picture, (left, top), picture if picture.mode == "RGBA" else None)
         _write(draw, font, tile, left, top + PICTURE + 3)
     return sheet
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,15 +14,16 @@ from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.base import MISSING, read_bytes
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
-from jpegcurr.errors import ImageError
+from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.crops import images_at_once
-from jpegcurr.training.data.transforms import centre_crop
+from jpegcurr.training.data.transforms import centre_crop, whole_image
 from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Classifier, Model, load_model
 
 BATCH = 64
 TOP = 5
+View = Literal["crop", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class FilePrediction:
         file: the image file.
         truth: the label of the file, see ``LabelledFiles``; None if its class is not known, or is none of the model's.
         probabilities: float32 [classes]; None if the file could not be read.
-        view: the pixels that the model saw, uint8 [size size 3]; None if the file could not be read.
+        view: the pixels that the model saw, uint8 [size size 3], or [h w 3] of a whole image; None if the file could not be
+            read.
         error: the reason why the file could not be read, else empty.
     """
 
@@ -76,27 +79,47 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def classify(
-    run: Classifier, files: LabelledFiles, runtime: Runtime, *, max_pixels: int = MAX_PIXELS
+    run: Classifier, files: LabelledFiles, runtime: Runtime, *, max_pixels: int = MAX_PIXELS, view: View = "crop"
 ) -> Iterator[FilePrediction]:
-    """Yield the prediction of ``run`` for every file, in order; one of more than ``max_pixels`` is not read."""
+    """Yield the prediction of ``run`` for every file, in order; one of more than ``max_pixels`` is not read.
+
+    The model gets the centre crop of validation, or whole images, one at a time, as large as validation makes them before it
+    crops (``transforms.whole_image``).
+
+    Raises:
+        UsageError: ``view`` is whole, and the model takes no other size than its own.
+    """
+    if view == "whole":
+        _refuse_fixed_size(run, runtime)
     truths = [None if number < 0 else number for number in files.numbers(run.classes, known=run.names_known)]
     labelled = list(zip(files.files, truths, strict=True))
-    batch = images_at_once(run.image.size, BATCH)
+    batch = 1 if view == "whole" else images_at_once(run.image.size, BATCH)
     for start in range(0, len(labelled), batch):
-        yield from _classify_batch(run, labelled[start : start + batch], runtime, max_pixels)
+        yield from _classify_batch(run, labelled[start : start + batch], runtime, max_pixels, view)
+
+
+@torch.inference_mode()
+def _refuse_fixed_size(run: Classifier, runtime: Runtime) -> None:
+    """Raise UsageError if the model does not take inputs that are longer than its own."""
+    size = run.image.size
+    try:
+        run.model(run.normalise(torch.zeros(1, 3, size, 2 * size, dtype=torch.uint8, device=runtime.device)))
+    except (RuntimeError, AssertionError, ValueError):  # whatever a network's layers raise for a shape
+        raise UsageError(f"--view whole: {run.path} takes inputs of {size} by {size} pixels only. Omit it.") from None
 
 
 @torch.inference_mode()
 def _classify_batch(
-    run: Classifier, labelled: Sequence[tuple[Path, int | None]], runtime: Runtime, max_pixels: int
+    run: Classifier, labelled: Sequence[tuple[Path, int | None]], runtime: Runtime, max_pixels: int, view: View
 ) -> list[FilePrediction]:
     """Return the predictions for files, given with their labels."""
+    show = whole_image if view == "whole" else centre_crop
     views: dict[Path, torch.Tensor] = {}
     predictions: dict[Path, FilePrediction] = {}
     truths = dict(labelled)
     for file, truth in truths.items():
         try:
-            views[file] = centre_crop(read_image(file, max_pixels), run.image)
+            views[file] = show(read_image(file, max_pixels), run.image)
         except ImageError as error:
             predictions[file] = FilePrediction(file, truth, None, None, str(error))
     if views:

@@ -1,8 +1,6 @@
 """The report's page and the files beside it: tables and charts as HTML, the script and its data, and room for the pictures."""
 
 import base64
-import hashlib
-import json
 from collections.abc import Sequence
 from math import isfinite, nan
 from pathlib import Path
@@ -16,7 +14,7 @@ from jpegcurr.analysis.cam.results import CamStudy, ClassRow, ExamplePrediction,
 from jpegcurr.analysis.cam.similarity import METRICS
 from jpegcurr.analysis.class_names import full_name, readable_name
 from jpegcurr.analysis.html.line_chart import Series, page_chart
-from jpegcurr.analysis.html.page import source, template
+from jpegcurr.analysis.html.page import hash_script, source, template, to_script
 from jpegcurr.analysis.report.export import write_classes, write_images, write_json_report, write_views
 from jpegcurr.analysis.report.images import Picture, Pictures, distances, embed_pictures, without_pictures
 from jpegcurr.analysis.report.model import ExampleRow, Report, build_report
@@ -31,7 +29,6 @@ MAP_ROOM = 1_500_000  # characters that the maps may take on a page
 _SPARE = 100_000
 _SCRIPTS = ("report_maps.js", "report.js")
 _LEVELS = 65535
-_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def report_files(path: Path) -> list[Path]:
@@ -80,7 +77,7 @@ def _page(report: Report, content: dict[str, Any], pictures: Pictures) -> str:
         largest=LARGEST // 1_000_000,
         style=source("page.css") + source("report.css"),
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
+        script_hash=hash_script(script),
         data=Markup(to_script(page_data(report, pictures))),  # noqa: S704  # nothing in it ends the element
     )
     return page
@@ -183,11 +180,6 @@ def class_row(row: ClassRow) -> dict[str, Any]:
         "flips": list(row.flips),
         "pearson": [round(value, 4) if isfinite(value) else None for value in row.pearson],
     }
-
-
-def to_script(data: Any) -> str:
-    """Return ``data`` as JSON in which nothing can end a script element or begin a comment."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
 
 
 def map_pooling(study: CamStudy) -> int:

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, InstanceOf, TypeAdapter
 
+from jpegcurr.encoding.box_windows import BoxOptions
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Filter, Quality, Resize, Subsampling
 from jpegcurr.encoding.outputs.paths import Format, stem_of
-from jpegcurr.encoding.sources.base import MISSING, Order
+from jpegcurr.encoding.sources.base import MISSING, LabelFrom, Order, SplitDraw
 from jpegcurr.errors import BetonError, UsageError
 from jpegcurr.json_files import parse_line, read_json, read_json_lines
 
@@ -36,6 +37,10 @@ class Plan(BaseModel):
         page_size: of the beton, bytes. It bounds a sample of the other formats too: one pass may write all of them.
         versions: of the libraries that decide the bytes.
         flat_classes: whether every folder was read as a class, whatever its name (``--flat-classes``).
+        boxes: the options by which boxes were read, where a sample is an annotated box and not an image.
+        more_sources: the data sets that are united with ``source``, as typed on the command line.
+        label_from: which folder of an image is its class, where ``labels`` is a list of bare paths.
+        val_share, test_share, split_seed: of the draw of the splits, if they were drawn for this encode (``--val``).
         format: of the output.
         shard_bytes: of JPEGs in a shard, at most; None in a format without shards.
     """
@@ -59,8 +64,21 @@ class Plan(BaseModel):
     page_size: int
     versions: dict[str, str]
     flat_classes: bool = False
+    boxes: BoxOptions | None = None
+    more_sources: tuple[str, ...] = ()
+    label_from: LabelFrom | None = None
+    val_share: float | None = None
+    test_share: float | None = None
+    split_seed: int | None = None
     format: Format = "beton"
     shard_bytes: int | None = None
+
+    @property
+    def draw(self) -> SplitDraw | None:
+        """The draw of the splits; None if the data set had them."""
+        if self.val_share is None or self.test_share is None or self.split_seed is None:
+            return None
+        return SplitDraw(self.val_share, self.test_share, self.split_seed)
 
     @property
     def spec(self) -> EncodeSpec:
@@ -81,10 +99,11 @@ class Manifest(Plan):
         copied: samples whose original bytes were kept. At the quality ``source`` all others have quality 95, 4:4:4.
         scaled: samples that were decoded at 1/2, 1/4 or 1/8 of their size, because they are then resized to a third of
             that or less.
-        bytes_in, bytes_out: bytes of the stored images, before and after.
+        bytes_in, bytes_out: bytes of the stored images, before and after; before, a box counts with its whole image.
         keys_sha256: of the keys in file order, each followed by a newline; equal for betons of the same images.
-        content_sha256: of the CRC-32 of every stored image's file, as it was before it was encoded, in file order; equal for
-            betons that were encoded from the same files. None in betons of version 0.1, which did not record it.
+        content_sha256: of the CRC-32 of every stored image's file, as it was before it was encoded, and of its window where it
+            is a box, in file order; equal for betons that were encoded from the same files. None in betons of version 0.1,
+            which did not record it.
         index_sha256: of the header, metadata and allocation table of a beton; None for other formats. The items have a checksum
             for every sample.
         beton_bytes: the size of the whole ``.beton`` file, or of all files of another format.
@@ -108,6 +127,10 @@ _Side = Annotated[int, Field(ge=0, lt=1 << 16)]
 _Size = Annotated[int, Field(ge=MISSING, lt=1 << 62)]
 
 
+_Edges = Annotated[list[float], Field(min_length=4, max_length=4)]
+_Window = Annotated[list[_Side], Field(min_length=4, max_length=4)]
+
+
 class _FailedRow(BaseModel):
     """The fields of a row that are relied on."""
 
@@ -115,6 +138,7 @@ class _FailedRow(BaseModel):
     label: Annotated[int, Field(ge=0, lt=1 << 31)]
     source_bytes: _Size
     status: Literal["failed"]
+    box: _Edges | None = None
 
 
 class _StoredRow(_FailedRow):
@@ -125,6 +149,7 @@ class _StoredRow(_FailedRow):
     crc32: _Crc32
     source_crc32: _Crc32 = 0
     scaled: bool = False
+    window: _Window | None = None
     modified: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
 
 
@@ -186,7 +211,8 @@ def read_items(beton: Path) -> Iterator[dict[str, Any]]:
     width, height, bytes and crc32 as stored, and the source_crc32 of its file; a ``failed`` one has the reason. An image whose
     original bytes could not be kept at the quality ``source`` has the quality and subsampling that it got instead; one that was
     decoded at a smaller scale has ``scaled``. In a folder's items, ``modified`` is the time stamp of the image's file, in
-    nanoseconds, if it has one.
+    nanoseconds, if it has one. Where samples are boxes, ``box`` has the edges as the annotation states them, null if they are
+    not numbers, and ``window`` the pixels that were encoded; both are left, top, right and bottom.
 
     Raises:
         BetonError: the file is missing, or a line of it is no such row.
@@ -225,6 +251,7 @@ class Totals:
         self._keys.update(os.fsencode(row["key"]) + b"\n")
         if "source_crc32" in row:
             self._content.update(row["source_crc32"].to_bytes(4, "little"))
+            self._content.update(b"".join(edge.to_bytes(4, "little") for edge in row.get("window", ())))
         else:
             self._content_known = False
 
@@ -250,5 +277,5 @@ def describe_other_samples(first: Manifest, other: Manifest) -> str:
     if first.keys_sha256 != other.keys_sha256:
         return "other images, or the same in another order"
     if None not in (first.content_sha256, other.content_sha256) and first.content_sha256 != other.content_sha256:
-        return "images of the same names, but of other files: some were replaced between the two encodes"
+        return "images of the same names, but of other files or boxes: some were replaced between the two encodes"
     return ""

@@ -10,9 +10,9 @@ library for ``encode`` would replace the calls in this file; compiled loaders en
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,6 +22,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from jpegcurr.encoding.box_windows import Window
 from jpegcurr.encoding.jpeg.header import JpegHeader, read_jpeg_header
 from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, PIXELS_PER_CPU, check_pixels
 from jpegcurr.encoding.jpeg.pillow import (
@@ -111,7 +112,8 @@ class Encoded:
     """One JPEG.
 
     ``copied`` says that ``data`` are the original bytes, ``converted`` that ``source`` was requested but the original bytes
-    could not be kept, ``scaled`` that the image was decoded at a smaller scale.
+    could not be kept, ``scaled`` that the image was decoded at a smaller scale. ``window`` is the part of the upright image
+    that was encoded, None if it was the whole.
     """
 
     data: bytes
@@ -121,6 +123,7 @@ class Encoded:
     scaled: bool
     crc32: int
     converted: bool = False
+    window: Window | None = None
 
 
 def parse_quality(text: str) -> Quality:
@@ -144,7 +147,12 @@ def check_quality(quality: object) -> Quality:
     return number
 
 
-def reencode(data: bytes | str | Path, specs: Sequence[EncodeSpec | Quality], max_pixels: int = MAX_PIXELS) -> list[Encoded]:
+def reencode(
+    data: bytes | str | Path,
+    specs: Sequence[EncodeSpec | Quality],
+    max_pixels: int = MAX_PIXELS,
+    window: Callable[[int, int], Window] | None = None,
+) -> list[Encoded]:
     """Encode one image, a file or its bytes, at every quality of ``specs``, decoding it at most once.
 
     Pixels are upright (EXIF orientation applied) and RGB at every quality, including ``source``: it keeps the original bytes
@@ -154,6 +162,9 @@ def reencode(data: bytes | str | Path, specs: Sequence[EncodeSpec | Quality], ma
     torchvision's loader. Copied bytes are not decoded here, so damage inside their scan is noticed only at other qualities
     or by ``jpegcurr inspect --verify``.
 
+    With ``window``, only the part that ``window(width, height)`` returns of the upright image is encoded. It has no original
+    bytes, so at ``source`` it has quality 95, 4:4:4, and it is resized by its own size.
+
     Raises:
         OversizeError: the image has more than ``max_pixels``, by its header; nothing was decoded.
         ImageError: the bytes are no image that Pillow can read, it has more pixels than Pillow allows
@@ -162,7 +173,8 @@ def reencode(data: bytes | str | Path, specs: Sequence[EncodeSpec | Quality], ma
         UsageError: a quality is none.
     """
     with _name_file(data), _open(_read(data), max_pixels) as opened:
-        return _encode_all(opened, [as_spec(spec) for spec in specs])
+        wanted = [as_spec(spec) for spec in specs]
+        return _encode_all(opened, wanted) if window is None else _encode_part(opened, wanted, window)
 
 
 def as_spec(spec: EncodeSpec | Quality) -> EncodeSpec:
@@ -179,8 +191,7 @@ def _encode_all(opened: "_Opened", specs: Sequence[EncodeSpec]) -> list[Encoded]
         if spec.quality == "source" and opened.plain and size == (opened.width, opened.height):
             outputs.append(Encoded(opened.data, *size, copied=True, scaled=False, crc32=zlib.crc32(opened.data)))
             continue
-        if max(size) > LONGEST_SIDE:
-            raise ImageError(f"{size[0]}x{size[1]} pixels do not fit into a JPEG (at most {LONGEST_SIDE} per side)")
+        _refuse_long(size)
         if spec.resize not in resized:
             pixels, scaled = _resize(opened, spec.resize, size)
             resized[spec.resize] = (pixels.copy() if len(resizes) > 1 else pixels), scaled  # the next decode may overwrite them
@@ -196,6 +207,24 @@ def as_specs(specs: Sequence[EncodeSpec | Quality]) -> list[EncodeSpec]:
     if twice := next((name for name, count in Counter(spec.name for spec in named).items() if count > 1), None):
         raise UsageError(f"The quality {twice} is given twice, so two outputs would have one name. Give it once.")
     return named
+
+
+def _encode_part(opened: "_Opened", specs: Sequence[EncodeSpec], choose: Callable[[int, int], Window]) -> list[Encoded]:
+    window = left, top, right, bottom = choose(opened.width, opened.height)
+    whole = right - left, bottom - top
+    part = np.ascontiguousarray(_decode(opened)[top:bottom, left:right])
+    outputs = []
+    for spec in specs:
+        size = spec.resize.target(*whole) if spec.resize else whole
+        _refuse_long(size)
+        pixels = _shrink(part, spec.resize, size) if spec.resize and size != whole else part
+        outputs.append(replace(_encode(pixels, False, spec, opened.layout), window=window))
+    return outputs
+
+
+def _refuse_long(size: tuple[int, int]) -> None:
+    if max(size) > LONGEST_SIDE:
+        raise ImageError(f"{size[0]}x{size[1]} pixels do not fit into a JPEG (at most {LONGEST_SIDE} per side)")
 
 
 def decode_rgb(
@@ -361,8 +390,14 @@ def _resize(opened: _Opened, resize: Resize | None, size: tuple[int, int]) -> tu
     pixels = _decode(opened, scale)
     # The last column and row of a scaled decode may cover less than a whole pixel.
     visible = (0.0, 0.0, opened.width / scale, opened.height / scale) if pixels.shape[1] < opened.width else None
-    small = Image.fromarray(pixels).resize(size, Image.Resampling[resize.filter.upper()], box=visible)
-    return np.asarray(small), pixels.shape[1] < opened.width
+    return _shrink(pixels, resize, size, visible), pixels.shape[1] < opened.width
+
+
+def _shrink(
+    pixels: Pixels, resize: Resize, size: tuple[int, int], visible: tuple[float, float, float, float] | None = None
+) -> Pixels:
+    """Resize pixels, or the ``visible`` part of them, to ``size`` (width, height)."""
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[resize.filter.upper()], box=visible))
 
 
 def _decode_scale(opened: _Opened, size: tuple[int, int]) -> int:

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.descriptors import open_to_read, read_at
+from jpegcurr.encoding.box_windows import Box, BoxOptions, BoxTable, WindowRule
 from jpegcurr.errors import EncodeError, ImageError, SourceError
+from jpegcurr.text import join_words
 
 Order = Literal["shuffle", "folder"]
+LabelFrom = Literal["parent", "grandparent"]
 SPLITS = ("train", "val", "test")
 MISSING = -1  # the size of a listed file that does not exist, and the offset of an image that is a file of its own
 
@@ -34,7 +37,8 @@ class Item:
 
     ``key`` names it within its split, with ``/``: its path below the split's folder, or below the folder that its archive
     would be unpacked to. ``size`` is in bytes, ``MISSING`` if unknown. ``container`` and ``offset`` tell its store which
-    file it lies in and at which position.
+    file it lies in and at which position. With a ``box``, the item is that part of the image, and its key ends in the box's
+    number: ``images/x.jpg#3``.
     """
 
     key: str
@@ -42,6 +46,7 @@ class Item:
     size: int
     container: int = 0
     offset: int = MISSING
+    box: Box | None = None
 
 
 class Store(Protocol):
@@ -135,15 +140,17 @@ def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
 class Listing(Sequence[Item]):
     """Items in the order of their keys' bytes, stored in columns."""
 
-    def __init__(self, keys: bytes, ends: NDArray[np.int64], columns: dict[str, NDArray[np.int64]]) -> None:
-        self._keys, self._ends, self._columns = keys, ends, columns
+    def __init__(
+        self, keys: bytes, ends: NDArray[np.int64], columns: dict[str, NDArray[np.int64]], boxes: BoxTable | None = None
+    ) -> None:
+        self._keys, self._ends, self._columns, self._boxes = keys, ends, columns, boxes
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # slices are not needed
         numbers = {name: int(column[index]) for name, column in self._columns.items()}
-        return Item(os.fsdecode(self.key_bytes(index)), **numbers)
+        return Item(os.fsdecode(self.key_bytes(index)), **numbers, box=None if self._boxes is None else self._boxes[index])
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
@@ -169,11 +176,12 @@ class Listing(Sequence[Item]):
         for position, index in enumerate(indices):
             keys += self.key_bytes(int(index))
             ends[position] = len(keys)
-        return Listing(bytes(keys), ends, {name: column[indices] for name, column in self._columns.items()})
+        columns = {name: column[indices] for name, column in self._columns.items()}
+        return Listing(bytes(keys), ends, columns, None if self._boxes is None else self._boxes.take(indices))
 
     def with_labels(self, labels: NDArray[np.int64]) -> "Listing":
         """Return the same items with other labels, int64 [n]."""
-        return Listing(self._keys, self._ends, {**self._columns, "label": labels})
+        return Listing(self._keys, self._ends, {**self._columns, "label": labels}, self._boxes)
 
     def is_sorted(self) -> bool:
         """Return whether the keys ascend; raises SourceError if a key equals its predecessor."""
@@ -199,24 +207,31 @@ class Listing(Sequence[Item]):
 
         They are the same on every machine and NumPy, and a new image does not change the order of the others.
         """
-        salt = seed.to_bytes(8, "little")
-        digests = bytearray()
-        for index in range(len(self)):
-            digests += blake2b(self.key_bytes(index), digest_size=16, key=salt).digest()
-        halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
-        return np.lexsort((halves[:, 1], halves[:, 0]))
+        return order_by_hash(map(self.key_bytes, range(len(self))), seed)
+
+
+def order_by_hash(names: Iterable[bytes], seed: int, purpose: bytes = b"") -> NDArray[np.int64]:
+    """Return the positions of ``names``, sorted by BLAKE2b of (seed, name); orders for other purposes are independent."""
+    salt = seed.to_bytes(8, "little")
+    digests = bytearray()
+    for name in names:
+        digests += blake2b(name, digest_size=16, key=salt, person=purpose).digest()
+    halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    return np.lexsort((halves[:, 1], halves[:, 0]))
 
 
 class ListingBuilder:
-    """Builder of a listing: it collects items and sorts them by key."""
+    """Builder of a listing: it collects items and sorts them by key. With a ``rule``, every item has a box."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: WindowRule | None = None) -> None:
+        self._rule = rule
         self._clear()
 
     def _clear(self) -> None:
         self._keys, self._ends = bytearray(), array("q")
         self._columns = {name: array("q") for name in ("label", "size", "container", "offset")}
         self._appends = [column.append for column in self._columns.values()]
+        self._boxes = array("d")
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -228,10 +243,16 @@ class ListingBuilder:
         for append, value in zip(self._appends, (label, size, container, offset), strict=True):
             append(value)
 
+    def add_box(self, key: str, label: int, size: int, edges: Sequence[float], stated: Sequence[int]) -> None:
+        """Append one item that is a box; see ``Item`` and ``Box``."""
+        self.add(key, label, size)
+        self._boxes.extend((*edges, *stated))
+
     def build(self) -> Listing:
         """Return the sorted listing and empty the builder; raises SourceError if two items have the same key."""
         columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
-        listing = Listing(bytes(self._keys), np.array(self._ends, np.int64), columns)
+        boxes = BoxTable(np.array(self._boxes, np.float64), self._rule) if self._rule else None
+        listing = Listing(bytes(self._keys), np.array(self._ends, np.int64), columns, boxes)
         self._clear()  # the sort needs the memory
         if not listing.is_sorted():
             listing = listing.sorted()
@@ -239,14 +260,26 @@ class ListingBuilder:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitDraw:
+    """The shares of the images of every class that are drawn for ``val`` and ``test``, and the seed of the draw."""
+
+    val: float
+    test: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One split of a data set.
 
-    ``root`` is the data set as given on the command line; ``classes[label]`` is a class's name; ``ignored`` counts files
+    ``root`` is the data set as given on the command line, and ``more_roots`` are those that are united with it;
+    ``classes[label]`` is a class's name; ``ignored`` counts files
     that were passed over: those without the suffix of an image, and ``unlabelled`` images, which nothing gives a class;
     ``labels`` names the file that labels were read from, if there is one; ``limit`` is the maximum number of images, if one
     was set. ``named`` says that the data set itself names the split; otherwise it is named after its folder. With
-    ``flat_classes`` every folder was read as a class, whatever its name.
+    ``flat_classes`` every folder was read as a class, whatever its name. ``boxes`` are the options by which boxes were read,
+    where items are boxes. ``label_from`` tells which folder of an image is its
+    class, where ``labels`` is a list of bare paths. ``draw`` is how the split was drawn from a data set without splits.
     """
 
     root: str
@@ -260,6 +293,15 @@ class Source:
     named: bool = True
     unlabelled: int = 0
     flat_classes: bool = False
+    boxes: BoxOptions | None = None
+    more_roots: tuple[str, ...] = ()
+    label_from: LabelFrom | None = None
+    draw: SplitDraw | None = None
+
+    @property
+    def where(self) -> str:
+        """The data set, in words."""
+        return join_words([self.root, *self.more_roots])
 
     def ordered(self, order: Order, seed: int) -> NDArray[np.int64]:
         """Return positions in ``items`` in file order: shuffled by seed, or sorted by key, which groups the classes."""
@@ -277,14 +319,14 @@ class Source:
         unknown = [name for name in names if name not in known]
         if unknown:
             shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else ".")
-            raise SourceError(f"{self.root} has no class {unknown[0]!r}. It has {shown}")
+            raise SourceError(f"{self.where} has no class {unknown[0]!r}. It has {shown}")
         kept = [label for label, name in enumerate(self.classes) if name in wanted]
         mapping = np.full(len(self.classes), -1)
         mapping[kept] = np.arange(len(kept))
         labels = mapping[self.items.labels]
         indices = np.flatnonzero(labels >= 0)
         if not len(indices):
-            raise SourceError(f"{self.root} has no images of {', '.join(names)} in the split {self.split}.")
+            raise SourceError(f"{self.where} has no images of {', '.join(names)} in the split {self.split}.")
         items = self.items.take(indices).with_labels(labels[indices])
         return replace(self, classes=tuple(self.classes[label] for label in kept), items=items)
 

@@ -7,20 +7,20 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from stat import S_ISDIR
-from types import ModuleType
 
 import numpy as np
 
-from jpegcurr.encoding.sources.base import MISSING, SPLITS, FolderStore, ListingBuilder, Source
+from jpegcurr.encoding.sources.base import MISSING, SPLITS, LabelFrom, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import ClassNumbers, is_integer, resolve_labels, sort_class_names
-from jpegcurr.encoding.sources.image_folder import classes_beside, image_files, is_folder, is_image_name
+from jpegcurr.encoding.sources.image_folder import classes_beside, is_image_name
 from jpegcurr.encoding.sources.imagenet_labels import is_validation_image, read_imagenet_labels, resolve_positions, stem_of
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES
+from jpegcurr.encoding.sources.table_paths import PathFinder, Roots, at_line
 from jpegcurr.errors import SourceError
+from jpegcurr.files import unescape_cell
 
 log = logging.getLogger("jpegcurr")
 
@@ -31,8 +31,8 @@ PATHS = ("path", "file_path", "image_path", "file", "filename", "image", "img", 
 LABELS = ("label", "class", "category", "target", "breed", "species", "class_name", "label_name", "class_id", "label_id")
 SPLIT = "split"
 _WHOLE = 0  # the number of the split when the table has none
-_NAMED = 3  # rows that an error names
 
+_NO_DELIMITER = "\x1f"  # with which a row is its whole line, without quotes
 _DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 
 
@@ -53,52 +53,76 @@ _Labelled = tuple[int, str, str, int]  # line (0: unknown), path as in the table
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A file of labels: its ``rows``, whether a column names ``splits``, and whether it is one of ``imagenet``'s own."""
+    """A file of labels: its ``rows``, whether a column names ``splits``, and whether it is one of ``imagenet``'s own.
+
+    In a list of ``bare`` paths the classes are empty.
+    """
 
     rows: Iterator[_Labelled]
     splits: bool = False
     imagenet: bool = False
+    bare: bool = False
 
 
-def open_table(where: str | Path, labels: Path) -> tuple[Source, ...]:
+def open_table(
+    where: str | Path | Sequence[str | Path], labels: Path, label_from: LabelFrom | None = None
+) -> tuple[Source, ...]:
     """List the images that the table ``labels`` names, as one split named after the folder ``where``.
 
     The table is one of ImageNet's own (``read_imagenet_labels``), or UTF-8 text with two columns, path and label, separated by
     tabs (as in a ``.tsv``), commas, semicolons or spaces. Its first row is a header because of its words: it names both
     columns (``PATHS``, ``LABELS``), or one of them by a word that is in no other row; and no image has its path. Known names
     also identify the columns where they are in another order or more than two; a column ``split`` (train, val, test)
-    makes that many splits, and ``val`` and ``test`` then use the classes of ``train``.
+    makes that many splits, and ``val`` and ``test`` then use the classes of ``train``; cells of such a table may be escaped as
+    ``files.escape_cell`` does. A list of bare paths, one a line, is a table too: the class of an image is then the folder
+    that holds it, or with ``label_from`` the folder that holds that.
 
-    Paths start from ``where``. A path without the suffix of an image is the file of that name or, failing that, the one
-    file with that name and the suffix of an image. A missing image is listed with the size ``MISSING``. Labels are positions
-    among the sorted class names (``sort_class_names``). For ImageNet's validation images, numbers are positions among the
-    classes of the folder ``train`` beside ``where``, whose classes are used if they include all of the table's. Images below
-    ``where`` that the table does not name are counted as ``unlabelled``.
+    Paths start from ``where``; if that is several folders, with the name of one of them. A path without the suffix of an image
+    is the file of that name or, failing that, the one file with that name and the suffix of an image. A missing image is
+    listed with the size ``MISSING``. Labels are positions among the sorted class names (``sort_class_names``). For ImageNet's
+    validation images, numbers are positions among the classes of the folder ``train`` beside ``where``, whose classes are used
+    if they include all of the table's. Images below ``where`` that the table does not name are counted as ``unlabelled``.
 
     Raises:
         SourceError: the table cannot be read or understood, names an image twice or outside ``where``, or no image exists;
             a path without suffix is the name of two images, or of an image only with zeros in front.
     """
-    root = Path(where)
-    finder = _Finder(root, labels)
-    table = _read(labels, str(root), finder.exists, lambda: _flat_names(root))
+    roots = Roots([Path(one) for one in ([where] if isinstance(where, str | Path) else where)])
+    finder = PathFinder(roots, labels)
+    table = _read(labels, str(roots), finder.exists, lambda: _flat_names(roots))
+    if label_from and not table.bare:
+        raise SourceError(f"{labels} is no list of bare paths, so --label-from {label_from} does nothing. Omit it.")
     builder, numbers = ListingBuilder(), ClassNumbers()
-    existing, first, validation = 0, "", True
+    existing, first, validation = 0, "", not table.bare
     for line, path, label, split in table.rows:
         key, size = finder.find(path, line)
-        builder.add(key, numbers.number(label) * len(SPLITS) + split, size)
+        name = _class_by_folder(roots, key, label_from or "parent", f"{labels}{at_line(line)}") if table.bare else label
+        builder.add(key, numbers.number(name) * len(SPLITS) + split, size)
         existing += size != MISSING
-        first = first or f"{_line(line)} names {path!r}"
+        first = first or f"{at_line(line)} names {path!r}"
         validation = validation and is_validation_image(path)
     finder.refuse_guesses()
     if not existing:
-        raise SourceError(_describe_no_images(root, labels, first))
+        raise SourceError(_describe_no_images(roots, labels, first))
     known, names = None, numbers.names
-    if table.imagenet or validation:
-        known = classes_beside(root)
+    if (table.imagenet or validation) and len(roots.folders) == 1:
+        known = classes_beside(roots.folders[0])
         names = tuple(resolve_positions(names, labels, known))
         known = known if known and set(names) <= set(known) else None
-    return _sources(root, labels, builder, names, known, whole=not table.splits)
+    sources = _sources(roots, labels, builder, names, known, whole=not table.splits)
+    return tuple(replace(source, label_from=label_from or "parent") for source in sources) if table.bare else sources
+
+
+def _class_by_folder(roots: Roots, key: str, label_from: LabelFrom, line: str) -> str:
+    name = roots.class_of(key, label_from)
+    if name is None:
+        advice = (
+            "--label-from parent, or the folder above that"
+            if "/" in key
+            else "a second column with labels, or the folder above"
+        )
+        raise SourceError(f"{line}: {key!r} has no {label_from} folder in {roots} to be its class. Give {advice}.")
+    return name
 
 
 def label_images(images: Sequence[str], archive: str, labels: Path, classes: Sequence[str] | None) -> list[str]:
@@ -123,6 +147,10 @@ def label_images(images: Sequence[str], archive: str, labels: Path, classes: Seq
     table = _read(labels, archive, lambda path: bool(find(path)), lambda: images)
     if table.splits:
         raise SourceError(f"{labels} has a column {SPLIT}, but {archive} is one split. Give a table of this archive alone.")
+    if table.bare:
+        raise SourceError(
+            f"{labels} is a list of bare paths, which gives the images in {archive} no classes. Add a second column."
+        )
     names = [""] * len(images)
     for line, path, label, _ in table.rows:
         indices = find(path)
@@ -130,9 +158,9 @@ def label_images(images: Sequence[str], archive: str, labels: Path, classes: Seq
             raise SourceError(f"{labels} names {path}, which {archive} does not hold. Give the file of this archive.")
         if len(indices) > 1:
             both = " and ".join(images[index] for index in indices[:2])
-            raise SourceError(f"{labels}{_line(line)}: {path!r} may be {both} of {archive}. Write the suffix in the table.")
+            raise SourceError(f"{labels}{at_line(line)}: {path!r} may be {both} of {archive}. Write the suffix in the table.")
         if names[indices[0]]:
-            raise SourceError(f"{labels}{_line(line)}: {path} is listed twice. Name every image once.")
+            raise SourceError(f"{labels}{at_line(line)}: {path} is listed twice. Name every image once.")
         names[indices[0]] = label
     lacking = next((image for image, name in zip(images, names, strict=True) if not name), None)
     if lacking is not None:
@@ -153,64 +181,71 @@ def _check_classes(names: Sequence[str], images: Sequence[str], labels: Path, cl
             raise SourceError(f"{labels} gives {image} the class {name!r}, which cannot be the name of a folder.")
 
 
-def _line(line: int) -> str:
-    return f", line {line}" if line else ""
+def _flat_names(roots: Roots) -> list[str]:
+    """Return the images in the folders in the order of their names, in which lists of classes are."""
+    return sorted(filter(None, roots.images()), key=posixpath.basename)
 
 
-def _flat_names(root: Path) -> list[str]:
-    """Return the images below ``root`` in the order of their names, in which lists of classes are."""
-    return sorted((path for path, _ in image_files(root) if path), key=posixpath.basename)
-
-
-def _describe_no_images(root: Path, labels: Path, first: str) -> str:
+def _describe_no_images(roots: Roots, labels: Path, first: str) -> str:
     if not first:
         return f"{labels} names no images. Every image needs a row with its path and its label."
     return (
-        f"{labels}{first}, which is not in {root}, with or without an image's suffix; no other image of the table is. "
+        f"{labels}{first}, which is not in {roots}, with or without an image's suffix; no other image of the table is. "
         "Give the folder that the paths start from."
     )
 
 
 def _sources(
-    root: Path, labels: Path, builder: ListingBuilder, names: tuple[str, ...], known: tuple[str, ...] | None, *, whole: bool
+    roots: Roots, labels: Path, builder: ListingBuilder, names: tuple[str, ...], known: tuple[str, ...] | None, *, whole: bool
 ) -> tuple[Source, ...]:
     """Return the splits of the items; a label still encodes class and split. A ``whole`` table is one split."""
     try:
         items = builder.build()
     except SourceError as error:
         raise SourceError(f"{labels}: {error}") from None
-    unlabelled, others = _count_others(root, labels, {items.key_bytes(index) for index in range(len(items))})
+    unlabelled, others = _count_others(roots, labels, {items.key_bytes(index) for index in range(len(items))})
     listings = {}
-    for number, name in enumerate((root.resolve().name,) if whole else SPLITS):
+    for number, name in enumerate((roots.name,) if whole else SPLITS):
         indices = np.flatnonzero(items.labels % len(SPLITS) == number)
         if len(indices):
             listings[name] = items.take(indices).with_labels(items.labels[indices] // len(SPLITS))
     classes, listings = resolve_labels(str(labels), listings, names, lambda used: known or sort_class_names(used))
-    store = FolderStore(root)
+    root, *more = map(str, roots.folders)
     sources: list[Source] = []
     for name, listing in listings.items():
         counts = (unlabelled + others, unlabelled) if not sources else (0, 0)  # they are of no split: said once
         sources.append(
-            Source(str(root), name, classes, listing, store, counts[0], str(labels), named=not whole, unlabelled=counts[1])
+            Source(
+                root,
+                name,
+                classes,
+                listing,
+                roots.store,
+                counts[0],
+                str(labels),
+                named=not whole,
+                unlabelled=counts[1],
+                more_roots=tuple(more),
+            )
         )
     return tuple(sources)
 
 
-def _count_others(root: Path, labels: Path, keys: set[bytes]) -> tuple[int, int]:
-    """Return how many images below ``root`` are not among ``keys``, and how many files are no images, without the table."""
+def _count_others(roots: Roots, labels: Path, keys: set[bytes]) -> tuple[int, int]:
+    """Return how many images in the folders are not among ``keys``, and how many files are no images, without the table."""
     unlabelled = others = 0
-    for path, _ in image_files(root):
+    for path in roots.images():
         if not path:
             others += 1
         elif os.fsencode(path) not in keys:
             unlabelled += 1
     counted = labels.is_file() and not labels.name.startswith(".") and not is_image_name(labels.name)
-    return unlabelled, others - (counted and labels.resolve().is_relative_to(root.resolve()))
+    return unlabelled, others - (counted and any(labels.resolve().is_relative_to(root.resolve()) for root in roots.folders))
 
 
 def _read(labels: Path, where: str, exists: Callable[[str], bool], images: Callable[[], Sequence[str]]) -> _Table:
     """Read a file of labels for the ``images`` in ``where``; ``exists`` tells whether a path of the table names one."""
-    content = read_imagenet_labels(labels)
+    content = None if names_splits(labels) else read_imagenet_labels(labels)
     if isinstance(content, list):
         names = images()
         if len(content) != len(names):
@@ -219,25 +254,66 @@ def _read(labels: Path, where: str, exists: Callable[[str], bool], images: Calla
         return _Table(((0, path, name, _WHOLE) for path, name in zip(names, content, strict=True)), imagenet=True)
     if content is not None:
         return _Table(((0, path, name, _WHOLE) for path, name in content.items()), imagenet=True)
+    if _is_bare(labels, exists):
+        lines = ((line, cells[0].strip()) for line, cells in _rows(labels, _NO_DELIMITER))
+        named = (row for number, row in enumerate(lines) if number or exists(row[1]) or _normalise(row[1]) not in _PATH_WORDS)
+        return _Table(((line, path, "", _WHOLE) for line, path in named), bare=True)
     rows = _rows(labels)
     first = next(rows, None)
     if first is None:
         raise SourceError(f"{labels} is empty. Every image needs a row with its path and its label.")
     columns = _columns(labels, first, exists)
     data = rows if columns.header else chain([first], rows)
-    parsed = ((line, *_parse(f"{labels}, line {line}", cells, columns)) for line, cells in data)
+    parsed = ((line, *_parse(f"{labels}, line {line}", cells, columns, exists)) for line, cells in data)
     return _Table(parsed, splits=columns.split is not None)
 
 
-def _rows(labels: Path) -> Iterator[_Row]:
-    """Yield the rows that are not blank."""
+def _is_bare(labels: Path, exists: Callable[[str], bool]) -> bool:
+    """Return whether every line is a path: the whole first line names an image, or it is a single cell that is like one."""
+    try:
+        whole = next(_rows(labels, _NO_DELIMITER), None)
+    except SourceError:  # a quoted cell of several, or what reading the table reports
+        return False
+    if whole is None:
+        return False
+    first = whole[1][0].strip()
+    if exists(first):
+        return True
+    single = len(next(_rows(labels))[1]) == 1
+    return single and (is_image_name(first) or _normalise(first) in _PATH_WORDS)
+
+
+def names_splits(labels: Path) -> bool:
+    """Return whether a table's header names the columns path, label and split, as that of ``jpegcurr split`` does."""
+    try:
+        first = next(_rows(labels), None)
+    except SourceError:  # which reading it reports
+        return False
+    columns = None if first is None else _read_header(first[1])
+    return columns is not None and columns.split is not None
+
+
+def read_splits(labels: Path, exists: Callable[[str], bool]) -> Iterator[_Labelled]:
+    """Yield (line, path, class, position of its split in ``SPLITS``) of every row of a table with a column ``split``.
+
+    ``exists`` tells whether a path names an image. Raises SourceError if the table has no such column, or cannot be read.
+    """
+    rows = _rows(labels)
+    columns = _read_header(next(rows, (0, []))[1])
+    if columns is None or columns.split is None:
+        raise SourceError(f"{labels} has no columns path, label and split. Give a table that jpegcurr split has written.")
+    yield from ((line, *_parse(f"{labels}, line {line}", cells, columns, exists)) for line, cells in rows)
+
+
+def _rows(labels: Path, delimiter: str | None = None) -> Iterator[_Row]:
+    """Yield the rows that are not blank; their cells are separated by the ``delimiter``, or what the first line tells."""
     try:
         with labels.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             start = file.readline(1 << 16)
             if "\0" in start:
                 raise SourceError(f"{labels} is not a text table. Save it as CSV in UTF-8.")
             file.seek(0)
-            delimiter = _DELIMITERS.get(labels.suffix.lower()) or _delimiter(start)
+            delimiter = delimiter or _DELIMITERS.get(labels.suffix.lower()) or _delimiter(start)
             reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=delimiter == " ")
             yield from ((reader.line_num, cells) for cells in reader if any(cells))
     except OSError as error:
@@ -318,8 +394,8 @@ def _is_header(labels: Path, first: Sequence[str], named: _Columns, exists: Call
     return not any(cells[known[0]].strip() == first[known[0]].strip() for _, cells in others if len(cells) > known[0])
 
 
-def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str, int]:
-    """Return (path, class, number of the split) of a row."""
+def _parse(line: str, cells: Sequence[str], columns: _Columns, exists: Callable[[str], bool]) -> tuple[str, str, int]:
+    """Return (path, class, number of the split) of a row; only a table with splits may be one with escaped cells."""
     if len(cells) < columns.count or any(cells[columns.count :]):
         raise SourceError(f"{line}: {len(cells)} cells instead of {columns.count}. Quote names that contain the separator.")
     label = cells[columns.label].strip()
@@ -327,126 +403,12 @@ def _parse(line: str, cells: Sequence[str], columns: _Columns) -> tuple[str, str
         raise SourceError(f"{line}: {cells[columns.path]!r} has no label. Add one or remove the row.")
     if not label.isascii() and any("\udc80" <= letter <= "\udcff" for letter in label):
         raise SourceError(f"{line}: the label {label!r} is not UTF-8. Save the table in UTF-8.")
+    path = cells[columns.path]
     if columns.split is None:
-        return cells[columns.path], label, _WHOLE
+        return path, label, _WHOLE
     split = SPLIT_NAMES.get(cells[columns.split].strip().lower())
     if split is None:
         raise SourceError(f"{line}: the split is {cells[columns.split]!r}. It must be train, val or test.")
-    return cells[columns.path], label, SPLITS.index(split)
-
-
-class _Finder:
-    """A finder of the files that a table's paths name."""
-
-    def __init__(self, root: Path, labels: Path) -> None:
-        self._root, self._labels = root, labels
-        self._bases = tuple(dict.fromkeys((str(root.absolute()), os.path.realpath(root))))
-        self._suffixes: dict[str, dict[str, list[str]]] = {}  # of every name without suffix, by folder
-        self._numbers: dict[str, dict[str, str]] = {}  # names that are numbers, by the number without zeros in front
-        self._guesses: list[str] = []
-
-    def find(self, path: str, line: int) -> tuple[str, int]:
-        """Return the item's key and its bytes; ``path`` unchanged and ``MISSING`` if there is no such file.
-
-        Raises:
-            SourceError: ``path`` is empty or outside of the root.
-        """
-        key = self._below(path)
-        if key is None:
-            raise SourceError(
-                f"{self._labels}{_line(line)}: {path!r} is not a path below {self._root}. Give paths that start there."
-            )
-        # ImageNet's tables name its images with a folder or without.
-        for name in (key, posixpath.basename(key)) if "/" in key and is_validation_image(key) else (key,):
-            size = self._size(name)
-            if size == MISSING and not is_image_name(name):
-                name = self._with_suffix(path, name, line)
-                size = self._size(name)
-            if size != MISSING:
-                return name, size
-        return key, MISSING
-
-    def exists(self, path: str) -> bool:
-        """Return whether ``path`` names a file, or more than one."""
-        key = self._below(path)
-        return key is not None and (self._size(key) != MISSING or bool(self._candidates(key)))
-
-    def refuse_guesses(self) -> None:
-        """Raise SourceError if a path could only be guessed: the name of several images, or a number that lost its zeros."""
-        if self._guesses:
-            more = len(self._guesses) - _NAMED
-            raise SourceError(
-                f"{self._labels}: {len(self._guesses)} names are not the name of one image: {'; '.join(self._guesses[:_NAMED])}"
-                f"{f'; and {more} more' if more > 0 else ''}. Write the names of the files in the table, with suffix, and in a "
-                "spreadsheet as text, which keeps zeros."
-            )
-
-    def _with_suffix(self, path: str, key: str, line: int) -> str:
-        """Return ``key`` with the suffix of the one image of that name; ``key`` if there is none; note what is a guess."""
-        names = self._candidates(key)
-        if len(names) == 1:
-            return names[0]
-        if names:
-            self._guesses.append(f"{_line(line).lstrip(', ') or path}: {path!r} may be {' or '.join(names)}")
-        elif (longer := self._longer_number(key)) is not None:
-            self._guesses.append(f"{_line(line).lstrip(', ') or path}: {path!r} may be {longer}")
-        return key
-
-    def _candidates(self, key: str) -> list[str]:
-        """Return the keys of the images with the name ``key`` and any suffix, in the order of their suffixes."""
-        if is_image_name(key):
-            return []
-        folder, name = posixpath.split(key)
-        return [key + suffix for suffix in self._folder(folder).get(name, ())]
-
-    def _folder(self, folder: str) -> dict[str, list[str]]:
-        """Return the suffixes of the images in a folder, by name."""
-        if folder not in self._suffixes:
-            suffixes = self._suffixes[folder] = defaultdict[str, list[str]](list)
-            try:
-                with os.scandir(self._root / folder) as entries:
-                    for entry in sorted(entries, key=lambda entry: entry.name):
-                        if is_image_name(entry.name) and not is_folder(entry):
-                            name, suffix = os.path.splitext(entry.name)
-                            suffixes[name].append(suffix)
-            except OSError:
-                pass  # no such folder: its images are missing
-        return self._suffixes[folder]
-
-    def _longer_number(self, key: str) -> str | None:
-        """Return an image whose name is the number ``key`` with more zeros in front, as before a spreadsheet removed them."""
-        folder, name = posixpath.split(key)
-        if not (name.isascii() and name.isdecimal()):
-            return None
-        if folder not in self._numbers:
-            names = (other for other in self._folder(folder) if other.isascii() and other.isdecimal())
-            self._numbers[folder] = {_value(other): other for other in names if other.startswith("0")}
-        longer = self._numbers[folder].get(_value(name))
-        return None if longer is None else posixpath.join(folder, longer + self._folder(folder)[longer][0])
-
-    def _below(self, path: str) -> str | None:
-        """Return the path from the root, with ``/``; None if it is outside of the root."""
-        return key_below(self._bases, path)
-
-    def _size(self, key: str) -> int:
-        try:
-            status = os.stat(os.path.join(self._root, key))  # noqa: PTH116, PTH118
-        except OSError:
-            return MISSING
-        return MISSING if S_ISDIR(status.st_mode) else status.st_size
-
-
-def key_below(bases: Sequence[str], path: str, system: ModuleType = os.path) -> str | None:
-    """Return the key of a table's ``path``: from the root, whose absolute paths are ``bases``; None if outside of it.
-
-    ``system`` is the module of the operating system's paths. Windows takes both separators, and capitals for small letters.
-    """
-    key: str = system.normpath(path)
-    inside = next((base for base in bases if system.normcase(key).startswith(system.normcase(base + system.sep))), None)
-    key = (key[len(inside) + 1 :] if inside else key).replace(system.sep, "/")
-    outside = system.isabs(key) or system.splitdrive(key)[0] or key in (".", "..") or key.startswith("../")
-    return None if outside or "\0" in key else key
-
-
-def _value(number: str) -> str:
-    return number.lstrip("0") or "0"
+    plain = unescape_cell(path)
+    path = plain if plain != path and exists(plain) else path
+    return path, unescape_cell(label), SPLITS.index(split)

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,26 +204,29 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def image_files(folder: Path) -> Iterator[tuple[str, int]]:
+def image_files(folder: Path, is_wanted: Callable[[str], bool] = is_image_name) -> Iterator[tuple[str, int]]:
     """Yield (path below ``folder``, bytes) of every file that is named like an image, and ("", 0) for every other file.
 
-    Links are followed, also to folders but never in a circle; hidden files are skipped. Everything named like an image is
-    listed, even a folder or a dangling link: reading it reports the error.
+    Another ``is_wanted`` lists files of other names in the same way. Links are followed, also to folders but never in a circle;
+    hidden files are skipped. Everything named like an image is listed, even a folder or a dangling link: reading it reports the
+    error.
     """
-    yield from _walk(folder, "", frozenset({_identity(folder.stat())}))
+    yield from _walk(folder, "", frozenset({_identity(folder.stat())}), is_wanted)
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+def _walk(
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]], is_wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, int]]:
     for entry in _scan(folder / prefix):
         name = prefix + entry.name
         if entry.name.startswith("."):
             continue
-        if is_image_name(entry.name):
+        if is_wanted(entry.name):
             yield name, _size(entry)
         elif is_folder(entry):
             here = _identity(os.stat(entry.path))  # noqa: PTH116  # on Windows an entry's own stat has no inode
             if here not in above:
-                yield from _walk(folder, name + "/", above | {here})
+                yield from _walk(folder, name + "/", above | {here}, is_wanted)
         else:
             yield "", 0
 

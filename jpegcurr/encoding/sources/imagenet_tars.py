@@ -9,9 +9,11 @@ from typing import BinaryIO
 
 from jpegcurr.encoding.sources.base import Listing, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import sort_class_names
-from jpegcurr.encoding.sources.csv_labels import label_images
+from jpegcurr.encoding.sources.class_tars import add_class_archive
+from jpegcurr.encoding.sources.csv_labels import label_images, names_splits
 from jpegcurr.encoding.sources.image_folder import is_image_name
 from jpegcurr.encoding.sources.imagenet_labels import TRAIN_ARCHIVE, find_ground_truth
+from jpegcurr.encoding.sources.split_table import divide
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, read_members
 from jpegcurr.errors import SourceError
 
@@ -33,7 +35,8 @@ def open_imagenet(where: str | Path, labels: Path | None) -> tuple[Source, ...]:
 
     A tar of tars is ``train``, with a class per inner tar; a tar of images is ``val``, whose classes are read from ``labels``
     or from a file beside it, any that ``open_table`` reads too: the devkit, Kaggle's ``LOC_val_solution.csv``, ``val.txt``
-    and others. Labels are positions among the sorted classes of train, if its archive is there.
+    and others. Labels are positions among the sorted classes of train, if its archive is there. If it is there alone,
+    ``labels`` may be a table that divides it (``split_table``).
 
     Raises:
         SourceError: an archive is cut short, damaged, compressed or of another kind; the classes of ``val`` are nowhere, or
@@ -44,6 +47,8 @@ def open_imagenet(where: str | Path, labels: Path | None) -> tuple[Source, ...]:
     sources: list[Source] = []
     if "val" in archives:  # first, since its errors appear within seconds
         sources.append(_open_val(root, archives["val"], labels))
+    elif labels is not None and names_splits(labels):
+        return divide(_open_train(root, archives["train"]), labels)
     elif labels is not None:
         raise SourceError(f"{labels} holds labels of validation images, but {root} holds training images only. Omit --labels.")
     if "train" in archives:
@@ -96,14 +101,8 @@ def _open_train(root: Path, path: Path) -> Source:
         classes = sort_class_names(tars)
         labels = {name: label for label, name in enumerate(classes)}
         for name, tar in tars.items():
-            count_before = len(builder)
-            for member in read_members(file, f"{path}: {tar.name}", tar.offset, tar.offset + tar.size):
-                if is_image_name(member.name):
-                    builder.add(f"{name}/{member.name}", labels[name], member.size, 0, member.offset)
-                else:
-                    ignored += 1
-            if len(builder) == count_before:
-                raise SourceError(f"{path}: {tar.name} holds no images, so its class cannot be learned. Download it again.")
+            start, end = tar.offset, tar.offset + tar.size
+            ignored += add_class_archive(builder, file, f"{path}: {tar.name}", name, labels[name], start=start, end=end)
     return Source(str(root), "train", classes, builder.build(), TarStore((str(path),)), ignored)
 
 

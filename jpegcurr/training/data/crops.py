@@ -29,13 +29,25 @@ def validation_views(heights: Sizes, widths: Sizes, image: ImageSection) -> Size
     """
     if image.val_resize == "box":
         return as_views(centre_boxes(heights, widths, image))
-    side = math.floor(image.size / image.val_share)
+    views = whole_views(heights, widths, image)
+    if image.squashed:
+        views[:, [TO_HEIGHT, TO_WIDTH]] = _shorter_side(image)
+    return views
+
+
+def whole_views(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
+    """Return whole images resized until the shorter side is ``size / val_crop`` pixels, with their aspect ratio, int64 [n 6].
+
+    Columns are those of ``validation_views``, whose crop by ``shorter_side`` is the centre of this.
+    """
     boxes = np.stack([np.minimum(heights, LONGEST * widths), np.minimum(widths, LONGEST * heights)], axis=1)
     starts = (np.stack([heights, widths], axis=1) - boxes) // 2
-    if image.squashed:
-        return np.concatenate([starts, boxes, np.full_like(boxes, side)], axis=1)
     shorter = boxes.min(axis=1, keepdims=True)
-    return np.concatenate([starts, boxes, (side * boxes / shorter).astype(np.int64)], axis=1)
+    return np.concatenate([starts, boxes, (_shorter_side(image) * boxes / shorter).astype(np.int64)], axis=1)
+
+
+def _shorter_side(image: ImageSection) -> int:
+    return math.floor(image.size / image.val_share)
 
 
 def as_views(boxes: Sizes) -> Sizes:

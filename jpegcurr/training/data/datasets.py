@@ -180,8 +180,10 @@ def count_classes(recipe: Recipe) -> int:
     return len(_count_classes(open_dataset(split_on_the_fly(recipe.data[recipe.training_sets[0]].train)[0], field)))
 
 
-def count_images(recipe: Recipe) -> int:
+def count_images(recipe: Recipe, planned: int | None = None) -> int:
     """Return the number of images in the first training set without encoding or changing anything.
+
+    ``planned`` is that number where it is known before a file exists; no file is then opened.
 
     Raises:
         BetonError: the file is missing, and no other file says how many images it would have.
@@ -189,10 +191,13 @@ def count_images(recipe: Recipe) -> int:
     """
     field = f"data.{recipe.training_sets[0]}.train"
     path, _ = split_on_the_fly(recipe.data[recipe.training_sets[0]].train)
-    template = None if path.exists() else _find_template(recipe, path, [field])
-    images = template.manifest.images if template else len(open_dataset(path, field).beton)
-    _check_size(recipe, [field], images)
-    return images
+    if planned is None:
+        template = None if path.exists() else _find_template(recipe, path, [field])
+        if template is None and not path.exists():
+            raise BetonError(f"{field}: {path} does not exist. Write it with jpegcurr encode, or plan without it: --images N.")
+        planned = template.manifest.images if template else len(open_dataset(path, field).beton)
+    _check_size(recipe, [field], planned)
+    return planned
 
 
 def _open_all(recipe: Recipe, fields: Mapping[Path, Sequence[str]]) -> dict[Path, Dataset]:
@@ -284,7 +289,15 @@ def _has_split(manifest: Manifest) -> bool:
 def _open_sources(manifest: Manifest, **options: Any) -> tuple[Source, ...]:
     """Open the source of a beton as it was opened for it."""
     labels = Path(manifest.labels) if manifest.labels else None
-    return open_sources(manifest.source, labels=labels, flat_classes=manifest.flat_classes, **options)
+    return open_sources(
+        [manifest.source, *manifest.more_sources],
+        labels=labels,
+        label_from=manifest.label_from,
+        flat_classes=manifest.flat_classes,
+        draw=manifest.draw,
+        boxes=manifest.boxes,
+        **options,
+    )
 
 
 def _encode_like(template: _Template, path: Path) -> None:

@@ -16,7 +16,7 @@ from jpegcurr.encoding.jpeg.codec import round_trip
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
-from jpegcurr.training.data.crops import centre_start, columns_first, validation_views
+from jpegcurr.training.data.crops import centre_start, columns_first, validation_views, whole_views
 from jpegcurr.training.data.sampling import VIEW, EpochSampler
 
 ATTEMPTS = 10  # samples that are tried as a replacement of a broken one
@@ -72,6 +72,15 @@ def centre_crop(pixels: Pixels, image: ImageSection) -> torch.Tensor:
     return torch.from_numpy(_take_view(pixels, view, image.size, image.interpolation)).permute(2, 0, 1)
 
 
+def whole_image(pixels: Pixels, image: ImageSection) -> torch.Tensor:
+    """Return a whole image at the scale of validation: RGB uint8 [h w 3] -> uint8 [3 h' w'], see ``crops.whole_views``."""
+    height, width = pixels.shape[:2]
+    view = whole_views(np.array([height]), np.array([width]), image)[0].tolist()
+    top, left, height, width, to_height, to_width = view
+    resized = resize_whole(pixels[top : top + height, left : left + width], (to_height, to_width), image.interpolation)
+    return torch.from_numpy(resized).permute(2, 0, 1)
+
+
 def _take_view(pixels: Pixels, view: Sequence[int], size: int, interpolation: Interpolation) -> Pixels:
     top, left, height, width, to_height, to_width = view
     box = pixels[top : top + height, left : left + width]
@@ -94,6 +103,18 @@ def resize(crop: Pixels, size: int, interpolation: Interpolation) -> Pixels:
     batch = torch.from_numpy(np.require(crop, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(batch, (size, size), mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+def resize_whole(pixels: Pixels, to: tuple[int, int], interpolation: Interpolation) -> Pixels:
+    """Resize RGB uint8 [h w 3] to the size ``to``, in the order of passes of ``resize_centre``, or by OpenCV's area."""
+    (height, width), (to_height, to_width) = pixels.shape[:2], to
+    if interpolation == "area":
+        return np.asarray(cv2.resize(pixels, (to_width, to_height), interpolation=cv2.INTER_AREA), np.uint8)
+    filter_ = Image.Resampling[interpolation.upper()]
+    between = (width, to_height) if columns_first(height, width, to_height, to_width) else (to_width, height)
+    return np.array(
+        Image.fromarray(np.ascontiguousarray(pixels)).resize(between, filter_).resize((to_width, to_height), filter_)
+    )
 
 
 def resize_centre(pixels: Pixels, to: tuple[int, int], size: int, interpolation: Interpolation) -> Pixels:
