@@ -124,6 +124,7 @@ IMAGES = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("images", "quality", "options", "message"),
     [
+        (IMAGES.numpy(), 50, {}, "takes a tensor, not ndarray"),
         (IMAGES.float(), 50, {}, r"takes uint8 .* not float32 \[2, 3, 8, 8\]"),
         (IMAGES, 50, {"gradient": "straight-through"}, "takes images of floating point .* not uint8"),
         (IMAGES[:, :2], 50, {}, r"not uint8 \[2, 2, 8, 8\]"),

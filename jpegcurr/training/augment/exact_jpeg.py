@@ -85,6 +85,8 @@ def jpeg(images: Tensor, quality: int | Tensor, *, subsampling: Subsampling = "4
 def _check_images(images: Tensor, gradient: str) -> None:
     if gradient not in get_args(Gradient):
         raise UsageError(f"gradient {gradient!r} is not known. Give {' or '.join(get_args(Gradient))}.")
+    if not isinstance(images, Tensor):
+        raise UsageError(f"jpeg takes a tensor, not {type(images).__name__}. The transform JPEG takes images of Pillow's.")
     straight = gradient == "straight-through"
     right_type = images.is_floating_point() if straight else images.dtype == torch.uint8
     if not right_type or images.ndim not in (3, 4) or images.shape[-3] not in (1, 3) or 0 in images.shape[-2:]:
@@ -98,7 +100,7 @@ def _check_qualities(quality: int | Tensor, images: Tensor) -> Tensor:
     if not isinstance(quality, Tensor):
         if check_quality(quality) == "source":
             raise UsageError("quality 'source' is none for pixels, which have no file that could be kept. Give 1 to 100.")
-        return torch.full((1,), quality, dtype=torch.int32, device=images.device)
+        return torch.full((1,), int(quality), dtype=torch.int32, device=images.device)
     if quality.dtype.is_floating_point or quality.dtype.is_complex or quality.dtype == torch.bool:
         raise UsageError(f"Qualities of {quality.dtype} are not whole numbers. Give a tensor of integers.")
     if quality.ndim > 1 or quality.numel() not in (1, len(images)):
