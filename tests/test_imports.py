@@ -39,6 +39,8 @@ COMMANDS = (
     "channels",
     "models",
     "export",
+    "runs",
+    "board",
     "push",
     "recipe",
 )
@@ -111,6 +113,7 @@ def test_encoding_stands_alone() -> None:
             },
         ),
         ("submitit", {"slurm/task.py", "slurm/jobs.py"}),
+        ("tensorboard", {"analysis/runs/event_files.py"}),
         ("wandb", set()),
     ],
 )
@@ -156,11 +159,14 @@ except SystemExit as left:
         "inspect betons/val-q50.beton",
         "inspect betons/val-q50.beton --verify",
         f"train --recipe two_phase.yaml --plan {SMALL}",
+        "runs run",
     ],
 )
 def test_a_quick_command_imports_few_modules_and_no_torch(command: str, photos: Path, betons: Path) -> None:
     Path("images").symlink_to(photos)
     Path("betons").symlink_to(betons)
+    Path("run").mkdir()
+    Path("run/metrics.jsonl").write_text('{"epoch": 0, "train/loss": 1.0}\n')
     modules = imported_by(command)
     assert not {"torch", "torchvision", "timm", "ffcv", "numba", "wandb"} & modules
     assert len(modules) < (400 if command.endswith("--help") else 1200)

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
+from jpegcurr.cli.board import board
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.convert import convert
@@ -28,6 +29,7 @@ from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
 from jpegcurr.cli.push import push
 from jpegcurr.cli.recipe import recipe
+from jpegcurr.cli.runs import runs
 from jpegcurr.cli.split import split
 from jpegcurr.cli.study import study
 from jpegcurr.cli.train import train
@@ -135,6 +137,8 @@ for command, summary in (
     (inspect, "Describe or verify what encode wrote."),
     (train, "Train a model while a curriculum swaps its data."),
     (study, "Train arms over several seeds and test their differences."),
+    (runs, "Compare runs: what differs, and what came of it."),
+    (board, "Draw the curves of one run or more as a page."),
     (evaluate, "Measure and compare runs at JPEG qualities."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),

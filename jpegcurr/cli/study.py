@@ -14,9 +14,10 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from jpegcurr.cli.command_study import plan_commands, refuse_own_options, run_commands
 from jpegcurr.cli.completion import complete_study
 from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PlannedImagesOption, PrecisionOption, QuietOption
-from jpegcurr.cli.terminal import err, out, print_table, show_log
+from jpegcurr.cli.terminal import describe_failures, err, out, print_table, show_log
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 from jpegcurr.text import duration
@@ -61,6 +62,18 @@ def study(
             help="Submit each run as a Slurm job, with options of sbatch: partition=P, time=24:00:00; repeatable.",
         ),
     ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command",
+            metavar="COMMAND",
+            help="For a file without recipe: train by this command, 'python train.py {data} --seed {seed} --out {out}'.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="FILE:COLUMN", help="For --command: the number in the last row of a CSV or JSON-lines file."),
+    ] = None,
     images_per_second: Annotated[
         float | None,
         typer.Option(min=0.01, metavar="X", help="For --plan: training speed of one device; measured here if not given."),
@@ -86,6 +99,7 @@ def study(
     file: finished runs are kept and interrupted ones are resumed.
     """
     from jpegcurr.recipe.loading import find_study
+    from jpegcurr.study.command.config import is_command_study, load_command_study
     from jpegcurr.study.config import load_study
     from jpegcurr.study.folder import locked_study, validates_by
 
@@ -99,6 +113,26 @@ def study(
         raise UsageError("--slurm submits each run as a job, and --launch starts it as a process. Give only one of them.")
     show_log(quiet=quiet)
     folder = out_folder or Path("studies") / find_study(file).stem
+    if is_command_study(file, command, metric):
+        refuse_own_options(
+            {
+                "--slurm": bool(slurm),
+                "--images-per-second": images_per_second is not None,
+                "--images": images is not None,
+                "--val-images": val_images is not None,
+                "--device": device != "auto",
+                "--precision": precision != "auto",
+                "--compile": compile_model,
+            }
+        )
+        commands = load_command_study(file, command, metric)
+        if plan:
+            plan_commands(commands, folder, only or (), seed_spread, as_json=as_json)
+        else:
+            run_commands(
+                context, commands, folder, only or (), jobs, tuple(shlex.split(launch or "")), quiet=quiet, as_json=as_json
+            )
+        return
     resolved = load_study(file, validates_by(folder), encoded=images is None)
     if not plan:
         context.with_resource(locked_study(folder))  # before torch is imported
@@ -326,10 +360,3 @@ def print_results(results: "Results", folder: Path) -> None:
     for sentence in results.verdict:
         out.print(sentence, markup=False)
     out.print(f"{folder / 'study.html'}", markup=False)
-
-
-def describe_failures(failed: "Sequence[TaskResult]") -> str:
-    """Return which runs failed, why, and what to do."""
-    lines = "".join(f"\n  {run.task.name}: {run.reason}" + (f" ({run.log})" if run.log else "") for run in failed)
-    runs = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-    return f"{runs} failed; the others are done. To try again, give the same command.{lines}"

@@ -6,7 +6,7 @@ Everything goes through ``SafeConsole``, so that no name or value of a user's da
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from rich.text import Text
 from jpegcurr.text import escape_json, sanitize, sanitize_lines
 
 if TYPE_CHECKING:
+    from jpegcurr.study.run import TaskResult
     from jpegcurr.training.loop import StepInfo
 
 WIDE = 240  # columns where stdout is not a terminal, so that no line of a file is wrapped
@@ -188,3 +189,10 @@ def print_error(message: str) -> None:
     """Print an error on stderr."""
     label = "[bold red]error:[/] " if sys.stderr.isatty() else "error: "
     err.print_lines(label + escape(message))
+
+
+def describe_failures(failed: "Sequence[TaskResult]") -> str:
+    """Return which runs failed, why, and what to do."""
+    lines = "".join(f"\n  {run.task.name}: {run.reason}" + (f" ({run.log})" if run.log else "") for run in failed)
+    runs = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
+    return f"{runs} failed; the others are done. To try again, give the same command.{lines}"

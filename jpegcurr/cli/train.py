@@ -1,6 +1,7 @@
 """The command ``train``: a run or its plan, and how to resume it."""
 
 import json
+import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, Planne
 from jpegcurr.cli.terminal import out, print_table, show_log, step_bar
 from jpegcurr.errors import BetonError, Interrupted, RecipeError, Terminated, UsageError, did_you_mean
 from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
+
+log = logging.getLogger("jpegcurr")
 
 if TYPE_CHECKING:
     from jpegcurr.recipe.schema import Tracker
@@ -65,6 +68,9 @@ def train(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print every epoch's data, learning rates, image size and steps, and exit.")
     ] = False,
+    board: Annotated[
+        bool, typer.Option("--board", help="Keep a page of the run's curves, board.html, in its folder: new after each epoch.")
+    ] = False,
     images: PlannedImagesOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -77,6 +83,8 @@ def train(
     On several GPUs: torchrun --nproc-per-node 8 -m jpegcurr train --recipe ...
     """
     given, trackers = list(overrides or ()), parse_trackers(track or ())
+    if board and plan:
+        raise UsageError("--board is of a run that trains; --plan trains nothing.")
     if plan:
         print_plan(*_plan(recipe, given, trackers, images), as_json=as_json)
         return
@@ -97,7 +105,7 @@ def train(
     again = ["--recipe", str(recipe), *(part for text in given for part in ("--set", text)), "--out", str(folder)]
     again += [part for name in trackers for part in ("--track", name)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
-    again += ["--compile"] if compile_model else []
+    again += [option for option, wanted in (("--compile", compile_model), ("--board", board)) if wanted]
     with (
         joined(collective_backend()) as world,
         _resume_command_in_errors(folder / STATE, world, again),
@@ -119,6 +127,7 @@ def train(
                 resume=resume,
                 save_every=save_every,
                 on_step=on_step,
+                on_epoch=(lambda: write_board_of(folder)) if board else (lambda: None),
                 stop=stop.requested,
             )
     if world.is_main:
@@ -145,6 +154,17 @@ def print_run(folder: Path, rows: "Sequence[Row]", *, as_json: bool) -> None:
         out.print_json(json.dumps({"run": str(folder), "epochs": len(rows), "last": last}))
     else:
         out.print(f"{folder}", markup=False)
+
+
+def write_board_of(folder: Path) -> None:
+    """Write ``board.html`` of the run in ``folder``; a failure is a warning, since the run itself is saved."""
+    from jpegcurr.analysis.runs.board import write_board
+    from jpegcurr.analysis.runs.records import read_record
+
+    try:
+        write_board([read_record(folder, folder.resolve().name)], folder / "board.html")
+    except OSError as error:
+        log.warning("%s could not be written (%s); training continues", folder / "board.html", error.strerror or error)
 
 
 def _plan(

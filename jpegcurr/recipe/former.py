@@ -7,6 +7,10 @@ from jpegcurr.recipe.schema import Recipe
 
 # By section and field: what the earlier version did, given the section. A run keeps it when it is resumed.
 _FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
+    ("model", "freeze_until"): lambda _model: 0,
+    ("image", "padding"): lambda _image: 0,
+    ("batch", "balance"): lambda _batch: None,
+    ("optim", "class_weights"): lambda _optim: None,
     ("image", "mean"): lambda _image: None,
     ("image", "std"): lambda _image: None,
     ("image", "val_resize"): lambda _image: "box",

@@ -16,6 +16,9 @@ ANYWHERE: Mapping[str, str] = {
     ),
     "timm's published weights are chosen by model.pretrained": "use_pretrained imagenet_pretrained pretrain",
     "the factor on the classifier's initial weights is model.head_init_scale": "head_init head_init_value",
+    "the epochs that train the classifier alone are model.freeze_until": (
+        "freeze freeze_backbone freeze_epochs frozen_stages freeze_encoder unfreeze_at_epoch linear_probe train_head_only"
+    ),
     "the initial layer scale is model.layer_scale": "layer_scale_init_value ls_init_value init_values layer_scale_init",
     "the number of classes is that of the data sets, and no field": "num_classes nb_classes n_classes num_labels classes",
     # data
@@ -44,6 +47,7 @@ ANYWHERE: Mapping[str, str] = {
         "size train_size img_resolution"
     ),
     "the filter of the resize is image.interpolation": "train_interpolation interp resample resize_filter val_interpolation",
+    "the padding of random crops is image.padding": "random_crop pad crop_padding pad_size cifar_crop",
     "the area of random crops is image.scale": "random_resized_crop rrc crop_scale rrc_scale min_crop train_scale",
     "the aspect ratio of random crops is image.ratio": "aspect_ratio crop_ratio rrc_ratio",
     "the probability of a mirror image is image.hflip": (
@@ -75,6 +79,11 @@ ANYWHERE: Mapping[str, str] = {
         "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps grad_accum accum_iter update_freq accumulation "
         "accum_steps validation_batch_size per_device_eval_batch_size eval_batch_size val_batch_size"
     ),
+    "samples are drawn by class with batch.balance": (
+        "weighted_sampler weightedrandomsampler balanced_sampler class_balanced oversample oversampling balanced_batch "
+        "balance_classes"
+    ),
+    "weights of classes in the loss are optim.class_weights": "class_weight pos_weight loss_weights weight_per_class",
     "the order of the images is batch.order": "shuffle sampler quasi_random random_order",
     # the schedule
     "the learning rate is schedule.lr": "lr learning_rate base_lr blr init_lr lr0 peak_lr max_lr lr_base eta lr_peak",

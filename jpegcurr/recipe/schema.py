@@ -39,6 +39,7 @@ JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Interpolation = Literal["area", "bilinear", "bicubic"]
 ValResize = Literal["shorter_side", "squash", "box"]
 Order = Literal["random", "quasi_random"]
+Balance = Literal["sqrt", "equal"]
 Stage = Literal["before_crop", "after_resize"]
 TrainedWeights = Literal["raw", "ema"]
 
@@ -148,6 +149,11 @@ class OnTheFlyJpeg(Section):
         return f"quality {quality}, on the fly, {self.stage.replace('_', ' the ')}"
 
 
+ClassWeights = Annotated[
+    Annotated[Literal["balanced", "sqrt"], Tag("one value")]
+    | Annotated[dict[str, AboveZero], Field(min_length=1), Tag("a map")],
+    _BY_YAML_KIND,
+]
 PathOrOnTheFly = Annotated[Annotated[FilePath, Tag("one value")] | Annotated[OnTheFlyJpeg, Tag("a map")], _BY_YAML_KIND]
 
 
@@ -170,6 +176,9 @@ class ModelSection(Section):
             re-initialised.
         head_init_scale: factor on the classifier's initial weights. None keeps timm's initialisation.
         layer_scale: initial factor on ConvNeXt's residual branches. None keeps timm's.
+        freeze_until: the first epoch that trains all weights; before it, the classifier alone is trained. The rest then has no
+            gradients and is in evaluation mode: batch norm uses and keeps the statistics that it came with, and no path is
+            dropped. 0 freezes nothing; the number of epochs trains nothing but the classifier.
     """
 
     name: str
@@ -178,6 +187,7 @@ class ModelSection(Section):
     checkpoint: FilePath | None = None
     head_init_scale: AboveZero | None = None
     layer_scale: AboveZero | None = None
+    freeze_until: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 0
 
     @property
     def factory(self) -> str | None:
@@ -188,6 +198,8 @@ class ModelSection(Section):
     def _check_one_start(self) -> Self:
         if self.pretrained and self.checkpoint is not None:
             raise ValueError("pretrained and checkpoint both name initial weights: omit one of them")
+        if self.freeze_until and not (self.pretrained or self.checkpoint or self.factory):
+            raise ValueError("freeze_until would freeze random weights: set pretrained or checkpoint, or omit it")
         return self
 
 
@@ -279,6 +291,9 @@ class ImageSection(Section):
             Pillow's) or Pillow's ``bicubic``.
         scale: smallest and largest area of a training crop (torchvision's RandomResizedCrop), as shares of the image.
         ratio: smallest and largest aspect ratio of a training crop, width by height.
+        padding: training images are the centre square, resized to ``size`` and shifted at random by at most this many pixels
+            each way, with black where nothing is: the crop of an image padded so, usual on CIFAR with 4 for 32 pixels. It takes
+            the place of ``scale`` and ``ratio``. 0: crops by these.
         hflip: probability of mirroring a training image.
         val_crop: side of the centre square that validation takes, as a share of the shorter side; ``squash`` takes the whole
             image and changes its aspect ratio (timm's crop mode), as ConvNeXt's authors do from 384 pixels on.
@@ -294,6 +309,7 @@ class ImageSection(Section):
     interpolation: Interpolation = "bicubic"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: Annotated[int, Field(ge=0, lt=LARGEST_SIDE)] = 0
     hflip: Probability = 0.5
     val_crop: Annotated[float, Field(gt=0, le=1)] | Literal["squash"] = 224 / 256
     mean: tuple[float, float, float] | None = None
@@ -324,6 +340,16 @@ class ImageSection(Section):
             raise ValueError(f"scale {list(self.scale)} is not two shares of the area: 0 < smaller <= larger <= 1")
         if not 0.001 <= self.ratio[0] <= self.ratio[1] <= 1000:
             raise ValueError(f"ratio {list(self.ratio)} is not two aspect ratios: 0.001 <= smaller <= larger <= 1000")
+        return self
+
+    @model_validator(mode="after")
+    def _check_padding(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("scale", "ratio"):  # a resolved recipe states both, at their defaults
+            if self.padding and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} does nothing with padding, whose crop is another: omit one of them")
+        if self.padding >= self.size:
+            raise ValueError(f"padding {self.padding} could shift all of {self.size} pixels out of sight: 4 is usual for 32")
         return self
 
     @model_validator(mode="after")
@@ -374,12 +400,17 @@ class BatchSection(Section):
             augmented differently. An epoch then takes that many times fewer distinct images, in as many steps.
         order: ``random`` is any permutation. ``quasi_random`` keeps runs of 128 neighbouring samples close together, so that
             a file larger than memory is read in long pieces.
+        balance: draw training images by their class: of every class about as many (``equal``), or in proportion to the root of
+            its number of images (``sqrt``). An epoch stays as long: images of small classes come several times, cropped and
+            augmented differently, and of large ones some are left out, others in every epoch. Validation is never balanced.
+            None: every image once.
     """
 
     size: Positive = 4096
     per_device: Positive = 128
     repeats: Positive = 1
     order: Order = "random"
+    balance: Balance | None = None
 
 
 class StepDecay(Section):
@@ -444,6 +475,10 @@ class OptimSection(Section):
         clip_grad: maximum gradient norm. None disables clipping, except for LAMB, whose published default is 1.
         label_smoothing: share of every target that is spread over all classes. 0 disables it.
         loss: ``cross_entropy``, or ``bce``: binary cross-entropy, averaged over images and classes.
+        class_weights: what a class counts in the loss: ``balanced``, one over its number of training images; ``sqrt``, one over
+            the root of that; or weights by name, 1 for classes that are not named. They are scaled so that their mean over the
+            training images is 1. They multiply a target's shares where these meet the logarithm of the probability (torch's
+            ``weight``; of ``bce``, ``pos_weight``), after smoothing and mixing. Losses of validation have none.
         bce_threshold: a class whose share of a mixed target is above it counts as fully present, any other as absent. None:
             the shares themselves are the targets.
         on_nan: ``raise`` ends the run when the loss is not finite. ``skip`` omits and counts a step whose loss or gradient is
@@ -461,6 +496,7 @@ class OptimSection(Section):
     clip_grad: AboveZero | None = None
     label_smoothing: Fraction = 0.1
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    class_weights: ClassWeights | None = None
     bce_threshold: Fraction | None = None
     on_nan: Literal["raise", "skip"] = "raise"
 
@@ -585,6 +621,10 @@ class Recipe(Section):
         metrics = [f"{prefix}{metric}" for prefix in prefixes for metric in ("top1", "top5", "loss")]
         return tuple(f"val/{name}/{metric}" for name in self.evaluate for metric in metrics)
 
+    def freezes(self, epoch: int) -> bool:
+        """Return whether ``epoch`` trains the classifier alone."""
+        return epoch < self.model.freeze_until
+
     def validating_by(self, way: ValResize) -> "Recipe":
         """Return the recipe with ``image.val_resize`` set to ``way``, unless it sets the field itself."""
         if "val_resize" in self.image.model_fields_set:
@@ -620,9 +660,21 @@ class Recipe(Section):
             columns = self.validation_columns
             hint = did_you_mean(self.save.best, columns)
             raise ValueError(f"save.best: {self.save.best!r} is not measured.{hint} evaluate gives: {', '.join(columns)}")
-        if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs > 0:
-            raise ValueError(f"schedule.warmup_epochs {self.schedule.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        self._check_lengths()
         return self
+
+    def _check_lengths(self) -> None:
+        warmup, frozen = self.schedule.warmup_epochs, self.model.freeze_until
+        if 0 < warmup >= self.epochs:
+            default = "" if "warmup_epochs" in self.schedule.model_fields_set else ", the default,"
+            raise ValueError(
+                f"schedule.warmup_epochs {warmup}{default} leaves nothing of {self.epochs} epochs: a tenth of them, "
+                f"{self.epochs // 10}, is usual"
+            )
+        if frozen > self.epochs:
+            raise ValueError(f"model.freeze_until {frozen} is after the last epoch: {self.epochs} freezes all of them")
+        if frozen and self.optim.name == "lamb":
+            raise ValueError("model.freeze_until is not for optim.name: lamb, which counts frozen steps: set adamw")
 
     def _check_curriculum(self) -> None:
         previous = 0
@@ -633,6 +685,8 @@ class Recipe(Section):
                 raise ValueError(f"curriculum.{number}.until_epoch {phase.until_epoch} is not after epoch {previous}")
             if phase.until_epoch == previous + 1 and self._has_ramp(phase):
                 raise ValueError(f"curriculum.{number} is one epoch long, too short for a ramp: give a number, or more epochs")
+            if phase.size and self.image.padding >= phase.size:
+                raise ValueError(f"curriculum.{number}.size {phase.size} is not more than image.padding {self.image.padding}")
             if (phase.lr or self.schedule.lr) < self.schedule.min_lr:
                 field = f"curriculum.{number}.lr {phase.lr}" if phase.lr else f"schedule.lr {self.schedule.lr}"
                 raise ValueError(f"{field} is less than schedule.min_lr {self.schedule.min_lr}")

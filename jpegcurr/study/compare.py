@@ -32,18 +32,19 @@ class TTest:
     p_value: Floats
 
 
-def paired_t_test(differences: Floats, images: int) -> TTest:
+def paired_t_test(differences: Floats, images: int | None) -> TTest:
     """Test ``differences`` [... seeds], in points of top-1 on ``images`` images; return arrays [...], nan for one seed.
 
     Accuracies move in steps of ``100 / images``, so that a few seeds may agree exactly and seem to have no spread. The
-    spread is therefore at least that of two seeds that differ by one image.
+    spread is therefore at least that of two seeds that differ by one image. With ``images`` None, for differences of any
+    other metric, it is as observed, and must not be 0.
     """
     seeds = differences.shape[-1]
     mean = differences.mean(axis=-1)
     if seeds < 2:
         unknown = np.full_like(mean, nan)
         return TTest(mean, unknown, np.zeros_like(mean, np.bool_), unknown, unknown, unknown)
-    observed, least = differences.std(axis=-1, ddof=1), 100 / images / sqrt(2)
+    observed, least = differences.std(axis=-1, ddof=1), 100 / images / sqrt(2) if images else 0.0
     floored = observed < least * (1 - 1e-9)  # two seeds one image apart are not, whatever the rounding
     spread = np.maximum(observed, least)
     error = spread / sqrt(seeds)

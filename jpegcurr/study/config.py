@@ -1,11 +1,12 @@
 """The study file: one recipe, the arms that change it, the seeds, the validation sets and the primary outcome."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
@@ -22,6 +23,7 @@ from jpegcurr.recipe.schema import (
     split_on_the_fly,
 )
 from jpegcurr.study.fork import Trunk, share_trunks
+from jpegcurr.study.grid import Grid, count_arms, expand, format_value
 from jpegcurr.training.checks import check_recipe
 
 # Every arm resolves a recipe of its own, and every pair of arms is compared.
@@ -39,13 +41,15 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping) and value:
             lines += _flatten(value, f"{prefix}{key}.")
         else:
-            lines.append(f"{prefix}{key}={yaml.safe_dump(value, default_flow_style=True, width=1 << 20)}")
+            lines.append(f"{prefix}{key}={format_value(value)}")
     return lines
 
 
 Overrides = Annotated[tuple[str, ...], BeforeValidator(_to_overrides)]
 # Names of arms and validation sets become names of folders and files.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+ARM_NAME, LONGEST_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.=,+-]*$", 200  # as a grid gives them
+ArmName = Annotated[str, Field(pattern=ARM_NAME, max_length=LONGEST_NAME)]
 
 
 class Arm(Section):
@@ -76,23 +80,37 @@ class StudyConfig(Section):
     """The content of a study file.
 
     ``recipe`` is the base recipe: a file, searched first beside the study file, then as for ``train --recipe``. ``set`` changes
-    it for all arms. ``evaluate`` names the validation sets of the matrix, each a beton or ``{beton: PATH, quality: 50}``; by
+    it for all arms. ``arms`` names the arms; ``grid`` adds one for every combination of its fields' values, see
+    ``grid.expand``. ``evaluate`` names the validation sets of the matrix, each a beton or ``{beton: PATH, quality: 50}``; by
     default they are the recipe's own.
     """
 
     recipe: FilePath
     overrides: Overrides = Field((), alias="set")
-    arms: Annotated[dict[Name, Arm], Field(min_length=2, max_length=MOST_ARMS)]
+    arms: Annotated[dict[ArmName, Arm], Field(max_length=MOST_ARMS)] = Field(default_factory=dict)
+    grid: Grid = Field(default_factory=dict)
     control: str
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, max_length=MOST_SEEDS)] = (0,)
     evaluate: Annotated[dict[Name, PathOrOnTheFly], Field(max_length=MOST_SETS)] = Field(default_factory=dict)
     primary: Primary
     fork: Fork | None = None
 
+    @cached_property
+    def all_arms(self) -> dict[str, Arm]:
+        """The arms, those of the grid after those that are named."""
+        return self.arms | {name: Arm.model_validate({"set": values}) for name, values in expand(self.grid).items()}
+
+    def place(self, arm: str) -> str:
+        """Return where the file has an arm, as the beginning of an error: ``arms.clean``, or ``grid: lr=0.1``."""
+        return f"arms.{arm}" if arm in self.arms else f"grid: {arm}"
+
     @model_validator(mode="after")
     def _check_consistent(self) -> Self:
-        if self.control not in self.arms:
-            raise ValueError(f"control: no arm {self.control!r}.{did_you_mean(self.control, self.arms)}")
+        check_number_of_arms(self.arms, self.grid)
+        if "seed" in self.grid:
+            raise ValueError("grid.seed: it cannot set the seed. All arms have the same seeds: list them under seeds.")
+        if self.control not in self.all_arms:
+            raise ValueError(f"control: no arm {self.control!r}.{suggest_arm(self.control, self.all_arms)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is listed twice. Equal seeds give equal runs: list each seed once.")
         for place, overrides in [("", self.overrides), *((f"arms.{name}.", arm.overrides) for name, arm in self.arms.items())]:
@@ -102,6 +120,30 @@ class StudyConfig(Section):
             for name in [name for name, arm in self.arms.items() if not arm.fork]:
                 raise ValueError(f"arms.{name}.fork: false has no effect in a study without fork. Remove it.")
         return self
+
+
+def check_number_of_arms(arms: Mapping[str, Any], grid: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError if there are too few or too many ``arms`` with those of the ``grid``, or two of one name."""
+    field, number = "grid" if grid else "arms", len(arms) + count_arms(grid)
+    if number < 2:
+        raise ValueError(f"{field}: a study compares two arms at least, and has {number}. Name them in arms, or give a grid.")
+    if number > MOST_ARMS:
+        raise ValueError(f"{field}: {number:,} arms, where {MOST_ARMS} are allowed. Give fewer values.")
+    names = expand(grid)
+    if twice := next((name for name in names if name in arms), None):
+        raise ValueError(f"arms.{twice}: the grid has an arm of that name. Remove one of the two.")
+    if unfit := next((name for name in names if not re.fullmatch(ARM_NAME, name) or len(name) > LONGEST_NAME), None):
+        raise ValueError(
+            f"grid: {unfit!r} cannot be the name of a folder: it has other characters than letters, digits and _ . = , + -, or "
+            f"more than {LONGEST_NAME}. Give a map: a shorter name for every value."
+        )
+
+
+def suggest_arm(name: str, arms: Iterable[str]) -> str:
+    """Return a space and a sentence that names the arm most like ``name``, or else the first ones."""
+    known = list(arms)
+    more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+    return did_you_mean(name, known) or f" There are: {', '.join(known[:8])}{more}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +207,12 @@ def load_study(name: Path, val_resize: ValResize | None = None, *, encoded: bool
     config = load_checked(path, StudyConfig)
     base = find_recipe(config.recipe, beside=path.parent)
     try:
-        recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.arms}
-        _check_different(recipes)
+        recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.all_arms}
+        _check_different(config, recipes)
         _check_primary_weights(config, recipes)
         evaluate = _resolve_sets(config, recipes, encoded=encoded)
-        forking = {name: recipes[name] for name, arm in config.arms.items() if arm.fork}
-        trunks = share_trunks(forking, config.control, config.fork.epoch) if config.fork else ()
+        forking = {name: recipes[name] for name, arm in config.all_arms.items() if arm.fork}
+        trunks = share_trunks(forking, config.control, config.fork.epoch, config.place) if config.fork else ()
     except RecipeError as error:
         raise RecipeError(add_line_number(str(error), path)) from None
     return Study(path, config, recipes, evaluate, trunks)
@@ -187,31 +229,34 @@ def check_arms(study: Study, only: Iterable[str] = ()) -> None:
         try:
             check_recipe(recipe, start=True)
         except UsageError as error:
-            raise RecipeError(add_line_number(f"arms.{arm}: {error}", study.path)) from None
+            raise RecipeError(add_line_number(f"{study.config.place(arm)}: {error}", study.path)) from None
 
 
 def _resolve_arm(arm: str, base: Path, config: StudyConfig, val_resize: ValResize | None) -> Recipe:
-    overrides = (*config.overrides, *config.arms[arm].overrides, f"seed={config.seeds[0]}")
+    overrides = (*config.overrides, *config.all_arms[arm].overrides, f"seed={config.seeds[0]}")
     try:
         recipe = load_recipe(base, overrides)
     except RecipeError as error:
-        raise RecipeError(f"arms.{arm}: {error}") from None
+        raise RecipeError(f"{config.place(arm)}: {error}") from None
     return recipe.validating_by(val_resize) if val_resize else recipe
 
 
-def _check_different(recipes: Mapping[str, Recipe]) -> None:
+def _check_different(config: StudyConfig, recipes: Mapping[str, Recipe]) -> None:
     arms = list(recipes)
     for number, arm in enumerate(arms):
         for other in arms[:number]:
             if recipes[other] == recipes[arm]:
-                raise RecipeError(f"arms.{arm}: its recipe is the same as that of {other}. Remove one of the two arms.")
+                raise RecipeError(
+                    f"{config.place(arm)}: its recipe is the same as that of {other}. Remove one of the two arms."
+                )
 
 
 def _check_primary_weights(config: StudyConfig, recipes: Mapping[str, Recipe]) -> None:
     weights = config.primary.weights
     if without := next((arm for arm, recipe in recipes.items() if weights not in recipe.weights), None):
+        arm = f"arms.{without}" if without in config.arms else f"the grid's {without}"
         raise RecipeError(
-            f"primary.weights: {weights}, but arms.{without} keeps no average of its weights. Compare raw weights, or give the "
+            f"primary.weights: {weights}, but {arm} keeps no average of its weights. Compare raw weights, or give the "
             "arm an average (ema: {decay: 0.9999} in set)."
         )
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ class Trunk:
     arms: tuple[str, ...]
 
 
-def share_trunks(recipes: Mapping[str, Recipe], control: str, epoch: int) -> tuple[Trunk, ...]:
-    """Group the arms whose first ``epoch`` epochs are the same.
+def share_trunks(
+    recipes: Mapping[str, Recipe], control: str, epoch: int, place: Callable[[str], str] = "arms.{}".format
+) -> tuple[Trunk, ...]:
+    """Group the arms whose first ``epoch`` epochs are the same; ``place`` returns where the study file has an arm.
 
     Raises:
         RecipeError: an arm shares them with no other, or ends before; it names the arm and the field.
@@ -37,24 +39,28 @@ def share_trunks(recipes: Mapping[str, Recipe], control: str, epoch: int) -> tup
     groups: dict[str, list[str]] = {}
     for arm, recipe in recipes.items():
         if recipe.epochs <= epoch:
-            raise RecipeError(
-                f"arms.{arm}: it ends at epoch {recipe.epochs}, which is not after fork.epoch, {epoch}. Give it fork: false."
-            )
+            ends = f"it ends at epoch {recipe.epochs}, which is not after fork.epoch, {epoch}"
+            raise RecipeError(f"{place(arm)}: {ends}. {_unfork(place(arm))}.")
         groups.setdefault(_trunk_name(recipe, epoch), []).append(arm)
     if alone := [arms[0] for arms in groups.values() if len(arms) == 1]:
-        raise RecipeError(f"arms.{alone[0]}: {_explain_alone(alone[0], recipes, control, epoch)}")
+        raise RecipeError(f"{place(alone[0])}: {_explain_alone(alone[0], recipes, control, epoch, place)}")
     return tuple(Trunk(name, epoch, tuple(arms)) for name, arms in groups.items())
 
 
-def _explain_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch: int) -> str:
+def _unfork(place: str) -> str:
+    """Return how the arm at ``place`` trains from its first epoch."""
+    return "Name it under arms, with fork: false" if place.startswith("grid") else "Give it fork: false"
+
+
+def _explain_alone(arm: str, recipes: Mapping[str, Recipe], control: str, epoch: int, place: Callable[[str], str]) -> str:
     others = [name for name in recipes if name != arm]
     if not others:
         return "it is the only arm that forks, so that it can share no epochs. Remove fork from the study."
     other = control if control in others else others[0]
     change = describe_difference(recipes[other], recipes[arm], epoch)
     return (
-        f"it shares its first {epoch} epochs with no other arm: compared with {other}, {change}. Make them equal, or give the "
-        "arm fork: false, so that it trains from its first epoch."
+        f"it shares its first {epoch} epochs with no other arm: compared with {other}, {change}. Make them equal. Or "
+        f"let it train from its first epoch: {_unfork(place(arm)).lower()}."
     )
 
 

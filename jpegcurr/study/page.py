@@ -18,6 +18,7 @@ from jpegcurr.analysis.stats import short_p
 from jpegcurr.files import write_text
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.study.compare import ArmComparison
+from jpegcurr.study.config import Arm
 from jpegcurr.study.results import Column, Results, RunResult
 from jpegcurr.system import library_versions
 from jpegcurr.training.curriculum import plan_epochs
@@ -39,7 +40,10 @@ def write_page(results: Results, path: Path) -> None:
         planned=results.planned,
         seeds=study.seeds,
         verdict=results.verdict,
-        arms=[{"name": arm, "recipe": describe_arm(study.recipes[arm])} for arm in study.arms],
+        arms=[
+            {"name": arm, "recipe": describe_arm(study.recipes[arm]), "changes": list_changes(study.config.all_arms[arm])}
+            for arm in study.arms
+        ],
         columns=results.columns,
         matrix=_matrix(results),
         comparisons=_compared_columns(results),
@@ -66,6 +70,11 @@ def describe_arm(recipe: Recipe) -> str:
         return f"{', '.join(phases)}; learning rate in steps"
     restarts = recipe.schedule.horizon == "phase" and len(phases) > 1
     return f"{', '.join(phases)}; {'the learning rate restarts with each phase' if restarts else 'one cosine'}"
+
+
+def list_changes(arm: Arm) -> list[str]:
+    """Return what an arm sets besides its curriculum, such as ``schedule.lr=1e-4``."""
+    return [override for override in arm.overrides if not override.startswith("curriculum")]
 
 
 def list_swaps(recipe: Recipe) -> list[tuple[int, str]]:

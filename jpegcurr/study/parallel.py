@@ -9,16 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
 from jpegcurr.runtime import visible_gpus
 from jpegcurr.study.config import Study
 from jpegcurr.study.run import TaskResult, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
-from jpegcurr.system import available_cpus
+from jpegcurr.system import WINDOWS, available_cpus
 
 _STOPPED_CODES = (Interrupted.exit_code, 143)
 
@@ -56,7 +57,10 @@ class Process(Protocol):
         ...
 
 
-class Launcher(Protocol):
+AnyStudy = TypeVar("AnyStudy", contravariant=True)  # of recipes, or of commands
+
+
+class Launcher(Protocol[AnyStudy]):
     """The place where processes are started."""
 
     @property
@@ -69,8 +73,12 @@ class Launcher(Protocol):
         """The seconds between two checks of the processes."""
         ...
 
-    def start(self, study: Study, task: Task, out: Path, slot: int) -> Process:
+    def start(self, study: AnyStudy, task: Task, out: Path, slot: int, /) -> Process:
         """Start one task in a free slot, 0 to ``jobs`` - 1. Raises LaunchRefusedError."""
+        ...
+
+    def progress(self, task: Task, out: Path) -> float:
+        """Return how many epochs a task has done."""
         ...
 
     def under_way(self, tasks: Sequence[Task], out: Path) -> Sequence[tuple[Task, Process]]:
@@ -80,7 +88,7 @@ class Launcher(Protocol):
 
 # The options of a process of its own session, or Windows' group: Ctrl-C reaches only this one, which stops the others in order.
 _GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", None)
-_APART: dict[str, Any] = {"start_new_session": True} if _GROUP is None else {"creationflags": _GROUP}
+APART: dict[str, Any] = {"start_new_session": True} if _GROUP is None else {"creationflags": _GROUP}
 
 
 class _LocalProcess(subprocess.Popen[bytes]):
@@ -90,6 +98,17 @@ class _LocalProcess(subprocess.Popen[bytes]):
 
     def explain(self) -> str:
         return f"its process ended with exit code {self.returncode}"
+
+
+def end_group(process: subprocess.Popen[bytes], *, at_once: bool = False) -> None:
+    """Ask a process that was started with ``APART``, and all that it has started, to end; or end them ``at_once``."""
+    with suppress(ProcessLookupError):
+        if not WINDOWS:
+            os.killpg(process.pid, signal.SIGKILL if at_once else signal.SIGTERM)
+        elif at_once:
+            process.kill()
+        else:
+            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +149,10 @@ class LocalLauncher:
         command += ["--device", self.device, "--precision", self.precision]
         return [*command, "--compile"] if self.compile else command
 
+    def progress(self, task: Task, out: Path) -> float:
+        """Return how many epochs a task has done."""
+        return epochs_recorded(out / task.folder)
+
     def start(self, study: Study, task: Task, out: Path, slot: int) -> Process:
         """Start a process on this machine. Raises UsageError if ``launch`` cannot be started."""
         log = log_path(out, task)
@@ -142,7 +165,7 @@ class LocalLauncher:
                     stdout=file,
                     stderr=file,
                     env={**os.environ, **self.environments()[slot]},
-                    **_APART,
+                    **APART,
                 )
             except OSError as error:
                 raise UsageError(f"--launch: {self.launch[0]} cannot be started: {error.strerror}.") from None
@@ -162,7 +185,12 @@ class _Running:
 
 
 def run_parallel(
-    study: Study, tasks: Sequence[Task], out: Path, launcher: Launcher, watcher: Watcher, on_seed: Callable[[], object]
+    study: AnyStudy,
+    tasks: Sequence[Task],
+    out: Path,
+    launcher: Launcher[AnyStudy],
+    watcher: Watcher,
+    on_seed: Callable[[], object],
 ) -> list[TaskResult]:
     """Do ``tasks``, each as soon as its trunk is done, and return those that failed; see ``run.run_all``.
 
@@ -184,7 +212,7 @@ def run_parallel(
             _fill_slots(study, waiting, running, out, launcher, watcher)
             time.sleep(launcher.pause)
             for run in running:
-                watcher.reached(run.task, epochs_recorded(out / run.task.folder))
+                watcher.reached(run.task, launcher.progress(run.task, out))
             for run in [run for run in running if run.process.poll() is not None]:
                 running.remove(run)
                 result = _result(run, out)
@@ -197,7 +225,7 @@ def run_parallel(
 
 
 def _fill_slots(
-    study: Study, waiting: list[Task], running: list[_Running], out: Path, launcher: Launcher, watcher: Watcher
+    study: AnyStudy, waiting: list[Task], running: list[_Running], out: Path, launcher: Launcher[AnyStudy], watcher: Watcher
 ) -> None:
     """Start the first tasks that need no unfinished task, as long as there are free slots."""
     while len(running) < launcher.jobs:

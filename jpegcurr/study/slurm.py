@@ -114,6 +114,10 @@ class SlurmLauncher:
         known = {"job_name": name, "ntasks_per_node": 1, "time": limit}
         return sbatch_parameters(known, options, warning=min(WARNING, 15 * limit), requeue=True)
 
+    def progress(self, task: Task, out: Path) -> float:
+        """Return how many epochs a task has done."""
+        return self.local.progress(task, out)
+
     def start(self, study: Study, task: Task, out: Path, _slot: int) -> TaskJob:
         """Submit one task.
 

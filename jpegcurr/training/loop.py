@@ -12,7 +12,7 @@ from jpegcurr.errors import NotFiniteError
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.sampling import Batch, Loader
 from jpegcurr.training.flops import mfu, peak_flops, training_flops
-from jpegcurr.training.loss import recipe_loss
+from jpegcurr.training.models.freeze import set_mode
 from jpegcurr.training.optim import set_learning_rate
 from jpegcurr.training.schedule import learning_rate
 from jpegcurr.training.state import EpochProgress, TrainState
@@ -48,7 +48,7 @@ def train_epoch(
     micro_batches, world = state.micro_batches(plan), state.runtime.world
     seconds, waited, replaced = progress.seconds, progress.waited, progress.replaced
     started = perf_counter()
-    state.model.train()
+    set_mode(state.model, frozen=state.recipe.freezes(plan.epoch))
     loss, buffers = torch.zeros_like(progress.loss), list[torch.Tensor]()
     first = progress.step * micro_batches
     batches = _TimedBatches(loader.at(plan.epoch, first))
@@ -77,11 +77,11 @@ def train_epoch(
 
 def backward(state: TrainState, plan: EpochPlan, number: int, batch: Batch) -> torch.Tensor:
     """Add the gradients of this process's micro-batch ``number`` of the epoch; return its share of the step's loss."""
-    micro_batches, loss_of = state.micro_batches(plan), recipe_loss(state.recipe)
+    micro_batches = state.micro_batches(plan)
     inputs, targets = state.augment(batch)
     with _gradient_exchange(state, last=(number + 1) % micro_batches == 0):
         with state.runtime.autocast():
-            loss = loss_of(state.prepared(inputs), targets) / micro_batches
+            loss = state.loss_of(state.prepared(inputs), targets) / micro_batches
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 

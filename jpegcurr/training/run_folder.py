@@ -24,7 +24,7 @@ from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes
 from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.run_head import HEAD as _HEAD
-from jpegcurr.training.run_head import read_class_names, read_head
+from jpegcurr.training.run_head import LOCK, read_class_names, read_head
 from jpegcurr.training.schedule import learning_rate
 
 if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
@@ -36,14 +36,13 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
 log = logging.getLogger("jpegcurr")
 
 STATE = "state.safetensors"
-LOCK = ".run.lock"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
 # the schedule's horizon, as long as the plans of the epochs already trained stay the same.
 _FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data", "save"})
 # The files that a run writes under a hidden name first: of ``files.staged``, of ``export_model``, and of safetensors itself.
 _PARTIAL = re.compile(
-    r"\.(recipe\.yaml|(run|wandb|best|config)\.json|metrics\.jsonl|summary\.csv|(state|model|epoch-\d+)\.safetensors)\.partial"
+    r"\.(recipe\.yaml|board\.html|(run|wandb|best|config)\.json|metrics\.jsonl|summary\.csv|(state|model|epoch-\d+)\.safetensors)\.partial"
 )
 _EXPORT, _TENSORS = re.compile(r"\.export-\w{8}"), re.compile(r"\.tmp\w{6}")
 _mine: ContextVar[frozenset[Path]] = ContextVar("run folders whose locks this call holds", default=frozenset())

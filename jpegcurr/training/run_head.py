@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.json_files import read_json, read_json_map
 
-HEAD = "run.json"
+HEAD, LOCK = "run.json", ".run.lock"
 _COMPLAINT = "cannot be read as a run's description"
 
 

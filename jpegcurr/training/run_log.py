@@ -1,15 +1,16 @@
 """The log of a run: one line per epoch, and at the start what a reader should know beforehand."""
 
 import logging
-from math import sqrt
 
 import torch
 
 from jpegcurr.recipe.schema import Recipe
+from jpegcurr.training.advice import describe_classes, schedule_advice, validation_warning
 from jpegcurr.training.checks import describe_left_out, mixing_warning
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
+from jpegcurr.training.models.freeze import describe_frozen
 from jpegcurr.training.models.normalisation import normalisation_warning
 from jpegcurr.training.schedule import planned_epochs
 from jpegcurr.training.state import EpochProgress, TrainState
@@ -17,14 +18,11 @@ from jpegcurr.training.tracking import Row
 
 log = logging.getLogger("jpegcurr")
 
-# ConvNeXt's largest rate that is known to train from scratch, and its batch.
-_RATE, _BATCH = 4e-3, 4096
-_TOO_HIGH = 3.0  # times that rate, scaled by the square root of the batch
 _LISTED_EPOCHS = 8  # of a changed plan
 _WAITING, _MIN_SECONDS = 0.2, 30  # share of the time, and seconds: every epoch waits for its first batch
 
 
-def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, before: Recipe | None) -> None:
+def log_start(state: TrainState, datasets: Datasets, loaders: Loaders, progress: EpochProgress, before: Recipe | None) -> None:
     """Log the device, the loader, warnings about the recipe, and where a run whose recipe was ``before`` resumes."""
     log.info(state.runtime.reason)
     for reason in loaders.reasons:
@@ -39,11 +37,17 @@ def log_start(state: TrainState, loaders: Loaders, progress: EpochProgress, befo
         log.info(_describe_step(state, plan))
     if remark := describe_left_out(recipe, state.images):
         log.info(remark)
+    for remark in describe_classes(recipe, next(iter(datasets.train.values())), datasets.classes):
+        log.info(remark)
+    if recipe.model.freeze_until:
+        log.info(describe_frozen(state.model, recipe.model.freeze_until, recipe.epochs))
     if warning := mixing_warning(recipe, state.runtime.world.ranks):
         log.warning(warning)
     if warning := _small_batch_warning(state):
         log.warning(warning)
-    if warning := rate_warning(recipe):
+    for warning in schedule_advice(recipe, state.images):
+        log.warning(warning)
+    if warning := validation_warning(recipe, [name for name in recipe.evaluate if name not in datasets.val]):
         log.warning(warning)
     if before is None:
         return
@@ -119,26 +123,6 @@ def describe_change(before: Recipe, recipe: Recipe, images: int, epoch: int) -> 
     ]
     length = "" if recipe.epochs == before.epochs else f": {recipe.epochs} epochs instead of {before.epochs}"
     return f"the plan has changed{length}. From here on:{''.join(lines)}"
-
-
-def rate_warning(recipe: Recipe) -> str | None:
-    """Return a warning if AdamW is to train ConvNeXt from scratch at a rate far above the one known to work, else None.
-
-    Adam's rate scales with the square root of the batch (Malladi et al., "On the SDEs and scaling rules for adaptive gradient
-    algorithms", 2022).
-    """
-    pretrained = recipe.model.pretrained or recipe.model.checkpoint is not None
-    if pretrained or recipe.optim.name != "adamw" or not recipe.model.name.startswith("convnext"):
-        return None
-    rate = max(plan.lr / sqrt(plan.batch) for plan in plan_epochs(recipe)) * sqrt(recipe.batch.size)
-    equivalent = _RATE * sqrt(recipe.batch.size / _BATCH)
-    if rate < _TOO_HIGH * equivalent:
-        return None
-    return (
-        f"schedule.lr: {rate:.1e} for batches of {recipe.batch.size} is {rate / equivalent:.0f} times the rate that ConvNeXt "
-        f"was trained with ({_RATE:.0e} for {_BATCH}, scaled by the root of the batch): {equivalent:.1e} would be the same. "
-        "It may not learn."
-    )
 
 
 def _describe_step(state: TrainState, plan: EpochPlan) -> str:

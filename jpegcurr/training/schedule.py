@@ -5,9 +5,10 @@ from math import cos, pi
 from typing import Any
 
 from jpegcurr.recipe.schema import Recipe, ScheduleSection
+from jpegcurr.training.advice import describe_classes, schedule_advice, validation_warning
 from jpegcurr.training.checks import check_mixing, check_recipe, describe_left_out, images_left_out, mixing_warning
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.data.datasets import count_images
+from jpegcurr.training.data.datasets import count_images, omitted_from_validation, training_set_at_hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,25 @@ def plan_run(recipe: Recipe, images: int | None = None) -> tuple[list[PlannedEpo
     check_recipe(recipe)
     check_mixing(recipe)
     images = count_images(recipe, images)
-    remarks = [describe_left_out(recipe, images), mixing_warning(recipe)]
+    remarks = [describe_left_out(recipe, images), mixing_warning(recipe), _describe_frozen(recipe)]
+    remarks += [*_describe_classes(recipe), *schedule_advice(recipe, images)]
+    remarks += [validation_warning(recipe, omitted_from_validation(recipe))]
     return planned_epochs(recipe, images), [remark for remark in remarks if remark]
+
+
+def _describe_frozen(recipe: Recipe) -> str | None:
+    until = recipe.model.freeze_until
+    which = f"epochs 0 to {until - 1}" if until < recipe.epochs else "all epochs"
+    return f"model.freeze_until={until}: {which} train the classifier alone" if until else None
+
+
+def _describe_classes(recipe: Recipe) -> list[str]:
+    """Return what depends on the sizes of classes, as far as a file tells them already."""
+    if recipe.batch.balance is None and recipe.optim.class_weights is None:
+        return []
+    if dataset := training_set_at_hand(recipe):
+        return describe_classes(recipe, dataset, dataset.classes)
+    return ["batch.balance and optim.class_weights depend on the sizes of classes: encode a training set to see them"]
 
 
 def planned_epochs(recipe: Recipe, images: int) -> list[PlannedEpoch]:

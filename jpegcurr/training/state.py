@@ -11,6 +11,7 @@ from jpegcurr.recipe.schema import Recipe, TrainedWeights
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.loss import Loss
 from jpegcurr.training.metrics import Normaliser
 
 if TYPE_CHECKING:  # so that reading a checkpoint's header needs no timm
@@ -21,8 +22,8 @@ if TYPE_CHECKING:  # so that reading a checkpoint's header needs no timm
 class TrainState:
     """Everything that a training step reads or changes; ``images`` is the number of images in the training set.
 
-    ``augment`` makes a batch the model's inputs and the loss's targets. ``model`` holds the weights; ``prepared`` is the same
-    model as training calls it, compiled or wrapped for several processes.
+    ``augment`` makes a batch the model's inputs and the targets of the loss, ``loss_of``. ``model`` holds the weights;
+    ``prepared`` is the same model as training calls it, compiled or wrapped for several processes.
     ``ema`` is the average of the weights, None if the recipe keeps none.
     """
 
@@ -33,6 +34,7 @@ class TrainState:
     model: torch.nn.Module
     prepared: torch.nn.Module
     augment: Augment
+    loss_of: Loss
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, write_json, write_text
-from jpegcurr.json_files import read_json, read_json_lines
+from jpegcurr.json_files import describe, parse_line, read_bounded, read_json, read_json_lines
 from jpegcurr.system import install_command
 
 log = logging.getLogger("jpegcurr")
 
 Row = dict[str, float | int | str]
 
+METRICS = "metrics.jsonl"
 _WANDB = "wandb.json"
 
 
@@ -69,7 +70,7 @@ class Metrics:
     def record(self, row: Row) -> None:
         """Append the row of an epoch to the files and the trackers; an interruption leaves the files whole."""
         self.rows.append(row)
-        write_text(self._folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(self._folder / METRICS, "".join(json.dumps(row) + "\n" for row in self.rows))
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         with csv_writer(self._folder / "summary.csv") as writer:
             writer.writerow(columns)
@@ -85,11 +86,33 @@ class Metrics:
 
 def read_metrics(folder: Path) -> list[Row]:
     """Return the rows of ``metrics.jsonl``, or an empty list if there is no such file; raise UsageError for one of others."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if not path.is_file():
         return []
     remedy = f"Move it away, which loses the metrics of its epochs; if {folder} is a study's, delete that folder instead."
     return list(read_json_lines(path, _ROW, complaint="cannot be read as metrics", remedy=remedy))
+
+
+def read_complete_metrics(folder: Path) -> tuple[list[Row], str]:
+    """Return the rows of a run that may be under way or copied from there, and a note if its last line is torn, else empty.
+
+    Only the last line may be torn: one that is no JSON and does not end in a line break. Raises UsageError as ``read_metrics``.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return [], ""
+    rows: list[Row] = []
+    try:
+        *lines, last = read_bounded(path).split(b"\n")
+        for line in lines:
+            rows.append(parse_line(line, _ROW))
+    except ValueError as problem:
+        raise UsageError(f"{path} cannot be read as metrics (line {len(rows) + 1}: {describe(problem)}).") from None
+    try:
+        rows += [parse_line(last, _ROW)] if last.strip() else []
+    except ValueError:
+        return rows, f"the last line of {METRICS} is torn and left out"
+    return rows, ""
 
 
 def check_trackers(names: Sequence[str]) -> None:

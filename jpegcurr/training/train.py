@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -21,13 +22,15 @@ from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.checkpoint import keep_state, load_state, save_state
 from jpegcurr.training.checks import check_mixing, check_recipe
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
-from jpegcurr.training.data.datasets import Datasets, open_datasets
+from jpegcurr.training.data.datasets import Datasets, open_datasets, open_weights
 from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
+from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
+from jpegcurr.training.models.freeze import freeze
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.run_folder import (
@@ -47,6 +50,7 @@ from jpegcurr.training.tracking import Metrics, Row
 log = logging.getLogger("jpegcurr")
 
 OnStep = Callable[[StepInfo], None]  # called after every optimiser step
+OnEpoch = Callable[[], None]  # called by the main process after every epoch, when its files are written
 
 
 def train(
@@ -58,6 +62,7 @@ def train(
     save_every: int | None = None,
     until: int | None = None,
     on_step: OnStep = lambda _info: None,
+    on_epoch: OnEpoch = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Metrics:
     """Train ``recipe`` into the folder ``out``, and return its metrics.
@@ -83,7 +88,7 @@ def train(
     out = Path(out)
     runtime = resolve_runtime() if runtime is None else runtime
     with locked_run(out) if runtime.world.is_main else nullcontext():
-        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, stop)
+        return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, on_epoch, stop)
 
 
 def _train_locked(
@@ -94,6 +99,7 @@ def _train_locked(
     save_every: int | None,
     until: int | None,
     on_step: OnStep,
+    on_epoch: OnEpoch,
     stop: Callable[[], bool],
 ) -> Metrics:
     world = runtime.world
@@ -113,7 +119,7 @@ def _train_locked(
     progress = load_state(out / STATE, state) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
-    log_start(state, loaders, progress, before)
+    log_start(state, datasets, loaders, progress, before)
     metrics = Metrics(out, before=progress.epoch)
 
     def after_step(info: StepInfo) -> None:
@@ -133,6 +139,7 @@ def _train_locked(
             metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
+            state = _freeze(state, plan)
             if state.ema is not None and recipe.ema is not None:
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
             with _name_the_checkpoint(out, recipe):
@@ -141,6 +148,8 @@ def _train_locked(
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
+            if world.is_main:
+                on_epoch()
             seconds_left = (perf_counter() - started) / (plan.epoch + 1 - first) * (last - plan.epoch - 1)
             log.info(describe_row(row, len(plans), seconds_left))
             warn_of_loading(row, loaders)
@@ -161,18 +170,27 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         model.train()
     if not runtime.world.is_main:
         torch.manual_seed(recipe.seed + runtime.world.rank)  # stochastic depth drops other paths in every process
+    first = next(iter(datasets.train.values()))
     return TrainState(
         recipe,
         runtime,
         classes,
-        images=len(next(iter(datasets.train.values())).beton),
+        images=len(first.beton),
         model=model,
         prepared=runtime.prepare(model),
         augment=Augment(recipe, classes, normalise),
+        loss_of=recipe_loss(recipe, open_weights(recipe, first, datasets.classes)),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
     )
+
+
+def _freeze(state: TrainState, plan: EpochPlan) -> TrainState:
+    """Freeze or thaw the model as ``plan`` has it; processes that train together then agree anew on the gradients."""
+    if not state.recipe.model.freeze_until or not freeze(state.model, frozen=state.recipe.freezes(plan.epoch)):
+        return state
+    return replace(state, prepared=state.runtime.prepare(state.model))
 
 
 def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:

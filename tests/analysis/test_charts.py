@@ -70,6 +70,19 @@ def test_a_page_gives_its_colours_and_a_file_brings_its_own() -> None:
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|<script|<image|href", drawn)
 
 
+def test_lines_of_one_thing_share_a_colour_and_spans_are_tinted() -> None:
+    pair = [Series("raw", [1, 2], colour=1), Series("ema", [1, 3], colour=1)]
+    drawn = line_chart(pair, shades=[(1, 4)], marks=[(1, "q50")])
+    assert drawn.count(f"var(--series-2, {COLOURS[1]})") == 4, "fill and stroke of two lines"
+    assert COLOURS[0] not in drawn
+    (span,) = parsed(drawn).iter(f"{SVG}rect")
+    (start, end) = float(span.get("x", "")), float(span.get("x", "")) + float(span.get("width", ""))
+    ((_, _), (x, _)), _ = lines(drawn)
+    assert start == pytest.approx(x, abs=0.2)
+    assert "4" in texts(drawn), "the axis reaches to the end of the span"
+    assert end == pytest.approx(start + 3 * (x - lines(drawn)[0][0][0]), abs=0.3)
+
+
 def test_a_gap_is_a_gap_and_a_single_point_is_visible() -> None:
     drawn = line_chart([Series("a", [1, 2, nan, 3, inf, 5, 6, 7])])
     assert [len(run) for run in lines(drawn)] == [2, 3]

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from jpegcurr.analysis.report import images
 from jpegcurr.analysis.report.html import render, write_report
 from jpegcurr.analysis.report.images import LADDER, CompressionLevel, Picture
 from jpegcurr.analysis.report.model import build_report
+from jpegcurr.analysis.runs.board import write_board
+from jpegcurr.analysis.runs.records import read_records
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
 from jpegcurr.study.page import write_page
@@ -705,6 +708,26 @@ def test_the_page_of_a_study_fits_any_screen_and_shows_its_differences(tab: Any,
             assert chart.locator("path[transform]").bounding_box()["x"] > zero
             page.locator("summary").first.click()
             assert page.locator("details[open] table").count() == 1
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_page_of_runs_fits_any_screen_and_tints_the_phases(tab: Any, trained: Path, width: int, scheme: str) -> None:
+    """A name that is markup is shown; the spans that are tinted end where the plot does."""
+    runs = ("a", "<img src=x onerror=alert(1)>")
+    for name in runs:
+        shutil.copytree(trained, Path("runs", name), ignore=shutil.ignore_patterns("*.safetensors", "checkpoints"))
+    write_board(read_records([Path("runs")])[0], Path("board.html"))
+    with watched(tab, Path("board.html").resolve(), width=width, scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator("tbody th").all_inner_texts() == sorted(runs, key=lambda name: name != runs[1])
+        charts = page.locator(".curves svg:visible")
+        assert charts.count() == 8
+        for chart in (charts.nth(number) for number in range(8)):
+            span, axis = chart.locator("rect").bounding_box(), chart.locator("path[fill=none]").first.bounding_box()
+            close = partial(pytest.approx, abs=3)  # pixels: the box of a path has room for its stroke
+            assert span["x"] + span["width"] == close(axis["x"] + axis["width"])
+            assert span["x"] == close(axis["x"] + axis["width"] / 2), "the second of two equal phases"
+        assert contrast(page, "caption") >= 4.5
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])

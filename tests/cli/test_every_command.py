@@ -21,7 +21,7 @@ from jpegcurr.recipe.loading import dump_recipe, find_recipe, load_recipe
 
 GROUP = typer.main.get_command(app)
 # Commands that have no progress to be quiet about.
-AT_ONCE = {"export", "models", "push", "recipe"}
+AT_ONCE = {"board", "export", "models", "push", "recipe", "runs"}
 Run = Callable[[str], tuple[int, str, str]]
 
 

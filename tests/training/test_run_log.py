@@ -12,9 +12,10 @@ from samples import tiny_recipe
 from jpegcurr.cli import terminal
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime, World, resolve_runtime
+from jpegcurr.training.advice import rate_warning
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
-from jpegcurr.training.run_log import _small_batch_warning, describe_change, describe_row, rate_warning, warn_of_loading
+from jpegcurr.training.run_log import _small_batch_warning, describe_change, describe_row, warn_of_loading
 from jpegcurr.training.train import train
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -53,7 +54,8 @@ def test_a_loader_that_is_the_limit_is_reported(
         ("convnext_tiny", ["schedule.lr=4e-2"], "10 times the rate that ConvNeXt was trained with"),
         ("convnext_tiny", ["batch.size=128"], "7.1e-04 would be the same"),
         ("two_phase", ["curriculum.1.lr=0.1"], "25 times"),
-        ("convnext_base_22k_to_1k", ["schedule.lr=4e-2"], None),  # not from scratch
+        ("convnext_base_22k_to_1k", ["schedule.lr=4e-2"], "2.8e-04 is usual"),  # not from scratch
+        ("convnext_base_22k_to_1k", ["schedule.lr=4e-2", "model.freeze_until=30"], None),
         ("resnet50_standard", ["schedule.lr=9"], None),
     ],
 )

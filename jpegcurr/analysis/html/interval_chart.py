@@ -20,6 +20,7 @@ class Difference:
         low, high: its interval, a line.
         bar_low, bar_high: a second interval, a bar.
         single: values with their names, small rings.
+        form: the format of its numbers as text.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Difference:
     bar_low: float = nan
     bar_high: float = nan
     single: Sequence[tuple[str, float]] = ()
+    form: str = "+.2f"
 
     @property
     def line(self) -> tuple[float, float] | None:
@@ -48,7 +50,8 @@ class Difference:
     @property
     def words(self) -> str:
         """The difference as text, such as ``+0.20 (-0.10 to +0.50)``."""
-        return f"{self.value:+.2f}" + (f" ({self.low:+.2f} to {self.high:+.2f})" if self.line else "")
+        value, low, high = (format(number, self.form) for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})" if self.line else value
 
 
 def interval_chart(rows: Sequence[Difference], *, x_label: str) -> str:

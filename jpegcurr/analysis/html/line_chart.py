@@ -40,6 +40,8 @@ Mark = tuple[float, str]
 class Series:
     """A line: ``y`` at ``x`` (None: 0, 1, 2, ...), with the ends of intervals; nan in ``y`` is a gap in the line.
 
+    ``colour`` is its number among ``COLOURS``, for lines that are of one thing; None is its place among the lines.
+
     Raises:
         ValueError: the columns are not of one length, or one end of the intervals is missing.
     """
@@ -49,6 +51,7 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     x: Sequence[float] | None = None
+    colour: int | None = None
 
     def __post_init__(self) -> None:
         columns = [column for column in (self.low, self.high, self.x) if column is not None]
@@ -94,22 +97,25 @@ def line_chart(
     y_label: str = "",
     title: str = "",
     marks: Sequence[Mark] = (),
+    shades: Sequence[tuple[float, float]] = (),
     standalone: bool = False,
     narrow: bool = False,
 ) -> str:
     """Draw ``series`` over the categories ``ticks`` (x is a position among them, from 0) or, without ticks, over numbers.
 
     Intervals are error bars over categories, where lines are a little apart from each other, and bands over numbers. ``marks``
-    are vertical lines at x, each with a label. The chart scales with its space. A chart for a page uses the page's font and
-    text colour, and its lines' colours from ``--series-1`` to ``--series-8`` where the page sets them; insert it unescaped.
-    A ``standalone`` one is a file with a background, light or dark as the reader's system is. A ``narrow`` one is for a phone:
-    it is 400 pixels wide, and the names of its lines are below the plot, not to its right.
+    are vertical lines at x, each with a label; ``shades`` are spans of x that are tinted over the whole height. The chart
+    scales with its space. A chart for a page uses the page's font and text colour, and its lines' colours from ``--series-1``
+    to ``--series-8`` where the page sets them; insert it unescaped. A ``standalone`` one is a file with a background, light or
+    dark as the reader's system is. A ``narrow`` one is for a phone: it is 400 pixels wide, and the names of its lines are below
+    the plot, not to its right.
 
     Raises:
         ValueError: a line or a mark has an x outside of the categories.
     """
     data = [_data(line) for line in series]
-    places = [datum.x for line in data for datum in line if datum.known] + [x for x, _ in marks]
+    places = [datum.x for line in data for datum in line if datum.known]
+    places += [x for x, _ in marks] + [x for span in shades for x in span]
     if ticks is not None and any(not 0 <= x <= len(ticks) - 1 for x in places):
         raise ValueError(f"a line or a mark has an x that is none of the {len(ticks)} categories, 0 to {len(ticks) - 1}")
     names = [_wrap(line.name, points) for line, points in zip(series, data, strict=True)]
@@ -122,7 +128,9 @@ def line_chart(
         middles = [under + sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
     else:
         middles = _spread([line["ends"] for line in lines], heights, frame.down.end, frame.down.start)
-    for drawing, rows, middle, line in zip(lines, names, middles, series, strict=True):
+    for number, (drawing, rows, middle, line) in enumerate(zip(lines, names, middles, series, strict=True)):
+        colour = (number if line.colour is None else line.colour) % len(COLOURS)
+        drawing |= {"colour": COLOURS[colour], "variable": f"--series-{colour + 1}"}
         drawing |= {"rows": rows, "middle": middle, "name": printable(line.name)}
     return template("jpegcurr.analysis", "chart.svg.jinja").render(
         title=printable(title),
@@ -134,6 +142,7 @@ def line_chart(
         height=under + (sum(heights) if narrow and any(names) else 0),
         keys=8 if narrow else frame.across.end + 14,
         joined=not narrow,
+        shades=[(frame.across.at(start), frame.across.at(end)) for start, end in shades],
         frame=frame,
         lines=lines,
         row=_ROW,
@@ -221,8 +230,6 @@ def _line(number: int, points: list[_Datum], frame: _Frame, ticks: Sequence[str]
     every = 1 if ticks is not None else -(-len(known) // MOST_MARKERS)
     shown = [datum for run in runs for place, datum in enumerate(run) if place % every == 0 or datum is run[-1]]
     return {
-        "colour": COLOURS[number % len(COLOURS)],
-        "variable": f"--series-{number % len(COLOURS) + 1}",
         "dash": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
         "marker": MARKERS[number % len(MARKERS)],
         "runs": [[at(datum.x, datum.y) for datum in run] for run in runs if len(run) > 1],

@@ -84,6 +84,23 @@ def centre_boxes(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
     return np.stack([(heights - sides) // 2, (widths - sides) // 2, sides, sides], axis=1)
 
 
+def square_boxes(heights: Sizes, widths: Sizes) -> Sizes:
+    """Return the largest centre squares, int64 [n 4]: top, left, height, width."""
+    sides = np.minimum(heights, widths)
+    return np.stack([(heights - sides) // 2, (widths - sides) // 2, sides, sides], axis=1)
+
+
+def random_shifts(count: int, padding: int, rng: SampleRng, stream: int) -> Sizes:
+    """Return where the crop of an image padded by ``padding`` begins in the image itself, int64 [n 2]: row and column.
+
+    Each is uniform from ``-padding`` to ``padding``: torchvision's ``RandomCrop(size, padding)`` of an image of that size. Uses
+    two streams of ``rng``, from ``stream`` on.
+    """
+    if not padding:
+        return np.zeros((count, 2), np.int64)
+    return np.stack([rng.integer(stream + axis, -padding, padding) for axis in range(2)], axis=1)
+
+
 def random_boxes(heights: Sizes, widths: Sizes, image: ImageSection, rng: SampleRng, stream: int) -> Sizes:
     """Return torchvision's ``RandomResizedCrop.get_params`` for all images at once, int64 [n 4]: top, left, height, width.
 

@@ -18,6 +18,7 @@ from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError
 from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
+from jpegcurr.training.data.balancing import Numbers, class_weights
 from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_labels
 from jpegcurr.training.data.sampling import Variant
 
@@ -65,6 +66,10 @@ class Dataset:
     def labels(self) -> Labels:
         """The label of every image, int64 [n]: that of the file, or the matched one."""
         return self.beton.labels if self.matched is None else self.matched
+
+    def class_sizes(self, classes: Classes) -> Labels:
+        """Return the number of images of each of ``classes``, int64 [classes]."""
+        return np.bincount(self.labels, minlength=len(classes))
 
     def match(self, model: Classes) -> "Dataset":
         """Return the data set with labels that are numbers of the classes of ``model``; raises UsageError if one is lacking."""
@@ -198,6 +203,40 @@ def count_images(recipe: Recipe, planned: int | None = None) -> int:
         planned = template.manifest.images if template else len(open_dataset(path, field).beton)
     _check_size(recipe, [field], planned)
     return planned
+
+
+def training_set_at_hand(recipe: Recipe) -> Dataset | None:
+    """Return the first training set, or another of the same images if its file is missing; None if there is none yet."""
+    paths = {name: split_on_the_fly(recipe.data[name].train)[0] for name in recipe.training_sets}
+    return next((open_dataset(path, f"data.{name}.train") for name, path in paths.items() if path.exists()), None)
+
+
+def open_weights(recipe: Recipe, dataset: Dataset | None = None, classes: Classes | None = None) -> Numbers | None:
+    """Return the weight of every class in the loss, float64 [classes], as ``optim.class_weights`` has it; None without it.
+
+    ``dataset`` is a training set whose labels are numbers of ``classes``; by default the recipe's first, with its own classes.
+
+    Raises:
+        RecipeError: it names a class that the training set lacks.
+        BetonError: the file cannot be opened.
+    """
+    wanted, name = recipe.optim.class_weights, recipe.training_sets[0]
+    if wanted is None:
+        return None
+    dataset = dataset or open_dataset(split_on_the_fly(recipe.data[name].train)[0], f"data.{name}.train")
+    classes = classes or dataset.classes
+    return class_weights(dataset.class_sizes(classes), classes.names, wanted)
+
+
+def omitted_from_validation(recipe: Recipe) -> list[str]:
+    """Return the sets of ``evaluate`` that a run omits: their files are missing, and their source has no val split."""
+    omitted = []
+    for name in recipe.evaluate:
+        path = split_on_the_fly(data)[0] if (data := recipe.data[name].val) else None
+        template = _find_template(recipe, path, [f"data.{name}.val"]) if path and not path.exists() else None
+        if template and template.assumed and not _has_split(template.manifest):
+            omitted.append(name)
+    return omitted
 
 
 def _open_all(recipe: Recipe, fields: Mapping[Path, Sequence[str]]) -> dict[Path, Dataset]:

@@ -224,6 +224,8 @@ def _make(task, stored, pixels, jpeg, decoder, encoder, image, filter_):  # type
     if task.quality and task.before_crop and not _reencode(whole, task.quality, jpeg, decoder, encoder):
         return BROKEN
     _resize(whole, task, image, filter_)
+    if task.row or task.column:
+        _shift(image, task.row, task.column)
     if task.quality and not task.before_crop and not _reencode(image, task.quality, jpeg, decoder, encoder):
         return BROKEN
     if task.flip:
@@ -278,6 +280,18 @@ def _resize(whole, task, image, filter_):  # type: ignore[no-untyped-def]
         resample_centre(whole, top, left, height, width, task.to_height, task.to_width, image, filter_)
     else:
         resample(whole, top, left, height, width, image, filter_)
+
+
+@njit(nogil=True)
+def _shift(image, row, column):  # type: ignore[no-untyped-def]
+    """Let an image begin at ``row`` and ``column`` of itself, and be black outside; the reference is ``transforms.shift``."""
+    height, width = image.shape[0], image.shape[1]
+    original = image.copy()
+    for y in range(height):
+        for x in range(width):
+            inside = 0 <= y + row < height and 0 <= x + column < width
+            for channel in range(3):
+                image[y, x, channel] = original[y + row, x + column, channel] if inside else 0
 
 
 @njit(nogil=True)

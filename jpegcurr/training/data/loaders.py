@@ -63,6 +63,7 @@ def open_loaders(recipe: Recipe, datasets: Datasets | None = None, runtime: Runt
         workers=workers,
         plans=plan_epochs(recipe),
         order_by=recipe.batch.order,
+        balance=recipe.batch.balance,
         os_cache=os_cache,
         skip_broken=recipe.loader.on_error == "skip",
         rank=world.rank,

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg, Order, Ramp
+from jpegcurr.recipe.schema import Balance, ImageSection, OnTheFlyJpeg, Order, Ramp
 from jpegcurr.training.curriculum import EpochPlan
-from jpegcurr.training.data.crops import TRIES, as_views, random_boxes, validation_views
+from jpegcurr.training.data.balancing import draw
+from jpegcurr.training.data.crops import TRIES, as_views, random_boxes, random_shifts, square_boxes, validation_views
 from jpegcurr.training.sample_rng import SampleRng
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 
 # One sample: ``variant`` is the position in ``EpochSampler.variants``; ``quality`` is 0 where nothing is encoded on the fly.
-# The six numbers from ``top`` to ``to_width`` are a view: see ``crops.validation_views``.
+# The six numbers from ``top`` to ``to_width`` are a view: see ``crops.validation_views``. The result begins at ``row`` and
+# ``column`` of the resized image: see ``crops.random_shifts``.
 SAMPLE = np.dtype(
     [
         ("index", np.int64),
@@ -39,6 +41,8 @@ SAMPLE = np.dtype(
         ("width", np.int32),
         ("to_height", np.int32),
         ("to_width", np.int32),
+        ("row", np.int32),
+        ("column", np.int32),
         ("variant", np.uint8),
         ("quality", np.uint8),
         ("flip", np.bool_),
@@ -46,6 +50,7 @@ SAMPLE = np.dtype(
     align=True,
 )
 VIEW = ("top", "left", "height", "width", "to_height", "to_width")
+SHIFT = ("row", "column")
 _FLIP, _VARIANT, QUALITY_STREAM, _BOX = 0, 1, 2, 3  # streams of random numbers
 _REPLACEMENT = _BOX + 4 * TRIES
 
@@ -122,8 +127,9 @@ class EpochSampler:
     so the steps are the same for any number of ranks; in validation the ranks take turns, and each sample belongs to exactly
     one.
 
-    With ``repeats`` each sample of an epoch occurs that many times, usually in one step: the n-th occurrence of sample i has
-    the number ``i + n * len(beton)`` in the order, and gets another crop.
+    With ``repeats`` each sample of an epoch occurs that many times, usually in one step. With ``balance`` samples are drawn by
+    class (``balancing.draw``), and may be drawn more than once. Either way the n-th occurrence of sample i has the number
+    ``i + n * len(beton)`` in the order, and gets another crop.
     """
 
     variants: Mapping[str, Variant]
@@ -137,6 +143,7 @@ class EpochSampler:
     plans: tuple[EpochPlan, ...] = ()
     endless: bool = False
     order_by: Order = "random"
+    balance: Balance | None = None
     os_cache: bool = True
     skip_broken: bool = False
     rank: int = 0
@@ -167,12 +174,17 @@ class EpochSampler:
         count = len(self.beton)
         if not self.train:
             return np.arange(self.rank, count, self.ranks)
+        generator = np.random.default_rng((self.seed, epoch))
         shuffle = _shuffled if self.order_by == "random" else _shuffled_in_windows
-        shuffled = shuffle(count, np.random.default_rng((self.seed, epoch)))
+        if self.balance is None:
+            drawn = shuffle(np.arange(count), count, generator)
+        else:
+            drawn = shuffle(draw(self.labels, self.balance, ceil(count / self.repeats), generator), count, generator)
         step = self.step_of(epoch)
-        steps = _repeated(shuffled, self.repeats)[: count - count % step].reshape(-1, step)
+        steps = _repeated(drawn, self.repeats, count)[: count - count % step].reshape(-1, step)
         if self.repeats > 1:  # first occurrences before second ones: a sample's are then far apart, in other micro-batches
-            steps = np.take_along_axis(steps, np.argsort(steps // count, axis=1, kind="stable"), axis=1)
+            repetition = steps // count % self.repeats
+            steps = np.take_along_axis(steps, np.argsort(repetition, axis=1, kind="stable"), axis=1)
         return steps.reshape(-1, self.ranks, step // self.ranks)[:, self.rank].reshape(-1)
 
     def __len__(self) -> int:
@@ -228,7 +240,10 @@ class EpochSampler:
         samples["quality"] = self._qualities(epoch, samples["variant"], rng)
         heights, widths = self._sizes(samples)
         if self.train:
-            views = as_views(random_boxes(heights, widths, self.image, rng, _BOX))
+            padding = self.image.padding
+            boxes = square_boxes(heights, widths) if padding else random_boxes(heights, widths, self.image, rng, _BOX)
+            views, shifts = as_views(boxes), random_shifts(len(samples), padding, rng, _BOX)
+            samples["row"], samples["column"] = shifts.T
             samples["flip"] = rng.uniform(_FLIP) < self.image.hflip
         else:
             views = validation_views(heights, widths, self.image)
@@ -282,21 +297,24 @@ class EpochSampler:
         return np.maximum(heights, 1), np.maximum(widths, 1)  # damaged metadata has 0; the decoder then raises
 
 
-def _repeated(indices: Indices, times: int) -> Indices:
-    """Return as many occurrences as ``indices``: each of the first samples ``times`` over, as ``sample + n * len(indices)``."""
-    count = len(indices)
-    distinct = indices[: ceil(count / times), None] + count * np.arange(times)
-    return distinct.reshape(-1)[:count]
+def _repeated(drawn: Indices, times: int, count: int) -> Indices:
+    """Return ``count`` occurrences: each of the first ``drawn`` ones ``times`` over.
+
+    The n-th repetition of occurrence number m of a sample is its occurrence number ``m * times + n``.
+    """
+    first = drawn[: ceil(count / times)]
+    occurrences = (first % count + first // count * count * times)[:, None] + count * np.arange(times)
+    return occurrences.reshape(-1)[:count]
 
 
-def _shuffled(count: int, generator: np.random.Generator) -> Indices:
-    return generator.permutation(count)
+def _shuffled(drawn: Indices, _count: int, generator: np.random.Generator) -> Indices:
+    return generator.permutation(drawn)
 
 
-def _shuffled_in_windows(count: int, generator: np.random.Generator) -> Indices:
-    """Shuffle runs of neighbours, then the samples within every window of runs."""
+def _shuffled_in_windows(drawn: Indices, count: int, generator: np.random.Generator) -> Indices:
+    """Shuffle runs of samples that are neighbours among ``count``, then the samples within every window of runs."""
     runs = ceil(count / RUN)
     place = np.empty(runs, np.int64)
     place[generator.permutation(runs)] = np.arange(runs)
-    windows = place[np.arange(count) // RUN] // WINDOW
-    return np.lexsort((generator.random(count), windows))
+    windows = place[drawn % count // RUN] // WINDOW
+    return drawn[np.lexsort((generator.random(len(drawn)), windows))]

@@ -1,4 +1,4 @@
-"""The transform from a stored image to the pixels that the model gets: crop, resize, JPEG on the fly, mirror.
+"""The transform from a stored image to the pixels that the model gets: crop, resize, shift, JPEG on the fly, mirror.
 
 This is the reference in Python. The plain loader uses it, and compiled code gives the same pixels (by area, to within one level
 of 255, where no side grows); ``tests/training/test_decode_kernel.py`` checks that.
@@ -17,7 +17,7 @@ from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
 from jpegcurr.training.data.crops import centre_start, columns_first, validation_views, whole_views
-from jpegcurr.training.data.sampling import VIEW, EpochSampler
+from jpegcurr.training.data.sampling import SHIFT, VIEW, EpochSampler
 
 ATTEMPTS = 10  # samples that are tried as a replacement of a broken one
 
@@ -60,6 +60,7 @@ def render(sampler: EpochSampler, sample: np.void, size: int) -> Pixels:
     before_crop = quality > 0 and variant.before_crop
     image = read_pixels(variant.beton, index, quality=quality if before_crop else None, scratch=True)
     pixels = _take_view(image, [int(sample[name]) for name in VIEW], size, sampler.image.interpolation)
+    pixels = shift(pixels, *(int(sample[name]) for name in SHIFT))
     if quality and not before_crop:
         pixels = round_trip(pixels, quality)
     return np.asarray(cv2.flip(pixels, 1), np.uint8) if sample["flip"] else pixels  # OpenCV takes a third of NumPy's time
@@ -85,6 +86,18 @@ def _take_view(pixels: Pixels, view: Sequence[int], size: int, interpolation: In
     top, left, height, width, to_height, to_width = view
     box = pixels[top : top + height, left : left + width]
     return resize_centre(box, (to_height, to_width), size, interpolation) if to_height else resize(box, size, interpolation)
+
+
+def shift(pixels: Pixels, row: int, column: int) -> Pixels:
+    """Return an image, uint8 [h w 3], of the same size that begins at ``row`` and ``column`` of it, and is black outside."""
+    if not row and not column:
+        return pixels
+    height, width = pixels.shape[:2]
+    shifted = np.zeros_like(pixels)
+    inside = pixels[max(row, 0) : height + min(row, 0), max(column, 0) : width + min(column, 0)]
+    top, left = max(-row, 0), max(-column, 0)
+    shifted[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return shifted
 
 
 def resize(crop: Pixels, size: int, interpolation: Interpolation) -> Pixels:

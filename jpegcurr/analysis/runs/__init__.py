@@ -1,0 +1,1 @@
+"""Runs side by side: their folders, a table of them, and their page."""
