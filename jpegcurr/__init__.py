@@ -46,6 +46,7 @@ _HOMES = {
     "open_datasets": "jpegcurr.training.data.datasets",
     "BetonDataset": "jpegcurr.training.data.beton_dataset",
     "JPEG": "jpegcurr.training.augment.jpeg",
+    "jpeg": "jpegcurr.training.augment.exact_jpeg",
     "open_loaders": "jpegcurr.training.data.loaders",
     "Loaders": "jpegcurr.training.data.loaders",
     "TrainLoader": "jpegcurr.training.data.iteration",

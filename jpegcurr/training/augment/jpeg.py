@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Subsampling, check_quality, round_trip
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import UsageError
+from jpegcurr.training.augment.exact_jpeg import jpeg
 from jpegcurr.training.data.sampling import QUALITY_STREAM
 from jpegcurr.training.sample_rng import SampleRng, named_samples, samples_named
 
@@ -35,7 +36,7 @@ class JPEG(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     It takes images of Pillow's (RGB or L) and uint8 tensors [..., 3 h w] or [..., 1 h w], also ``tv_tensors``, and leaves
     boxes, masks and labels as they are. Every image of a batch is encoded at a quality of its own, every video [..., t c h w]
     at one.
-    Tensors are encoded on the CPU, wherever they are.
+    Tensors on the CPU are encoded; those on a GPU stay there, and get the same pixels by arithmetic (``jpegcurr.jpeg``).
 
         JPEG(50)                                    # always 50
         JPEG((30, 95))                              # drawn for every image, both ends included, by torch's generator
@@ -117,13 +118,13 @@ class JPEG(v2.Transform):  # type: ignore[misc]  # torchvision has no types
             raise UsageError(f"Inputs of {len(qualities)} and of {_count(inpt)} images do not belong to one batch.")
         if isinstance(inpt, PIL.Image.Image):
             return PIL.Image.fromarray(round_trip(_grey_or_rgb(inpt), qualities[0], self.subsampling))
-        images = inpt.as_subclass(torch.Tensor).cpu()
-        shown = torch.empty(images.shape, dtype=torch.uint8)
+        images = inpt.as_subclass(torch.Tensor)
         frames = images.shape[-4] if isinstance(inpt, tv_tensors.Video) else 1
-        flat = zip(images.reshape(-1, *images.shape[-3:]), shown.view(-1, *images.shape[-3:]), strict=True)
-        for number, (image, out) in enumerate(flat):
-            _encode_into(image, qualities[number // frames], self.subsampling, out)
-        shown = shown.to(inpt.device)
+        flat = images.reshape(-1, *images.shape[-3:])
+        by_frame = [quality for quality in qualities for _ in range(frames)]
+        shown = (_encode_all if flat.is_cpu else jpeg)(flat, torch.tensor(by_frame), subsampling=self.subsampling).view(
+            images.shape
+        )
         return tv_tensors.wrap(shown, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else shown
 
     def extra_repr(self) -> str:
@@ -171,6 +172,14 @@ def _grey_or_rgb(image: PIL.Image.Image) -> Pixels:
     if image.mode not in ("RGB", "L"):
         raise UsageError(f"JPEG takes images of Pillow's modes RGB and L, not {image.mode}. Convert it: image.convert('RGB').")
     return np.asarray(image)
+
+
+def _encode_all(images: torch.Tensor, qualities: torch.Tensor, *, subsampling: Subsampling) -> torch.Tensor:
+    """Return what JPEGs show of a batch on the CPU, as ``jpeg`` does, by the codec, which is faster there."""
+    shown = torch.empty(images.shape, dtype=torch.uint8)
+    for image, quality, out in zip(images, qualities.tolist(), shown, strict=True):
+        _encode_into(image, quality, subsampling, out)
+    return shown
 
 
 def _encode_into(image: torch.Tensor, quality: int, subsampling: Subsampling, out: torch.Tensor) -> None:
