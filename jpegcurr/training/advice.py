@@ -102,7 +102,7 @@ def _stale_average(recipe: Recipe, images: int) -> str | None:
     speed = f"half_life {recipe.ema.half_life:g}" if recipe.ema.half_life else f"decay {recipe.ema.per_step(steps):g}"
     instead = " in place of ema.decay" if recipe.ema.decay is not None else ""
     return (
-        f"ema: after {steps:,} steps the average ({speed}) still consists of {100 * share:.2g} % initial weights, so its "
+        f"ema: after {steps:,} steps the average ({speed}) still consists of {100 * share:.0f} % initial weights, so its "
         f"accuracy tells little: set ema.half_life={recipe.epochs / 10:g}{instead}, a tenth of the epochs, which leaves 0.1 %, "
         "or ema=null"
     )

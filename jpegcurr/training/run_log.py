@@ -46,11 +46,11 @@ def log_start(state: TrainState, datasets: Datasets, loaders: Loaders, progress:
         log.warning(warning)
     if warning := _small_batch_warning(state):
         log.warning(warning)
-    for warning in schedule_advice(recipe, state.images):
-        log.warning(warning)
-    if warning := validation_warning(recipe, [name for name in recipe.evaluate if name not in datasets.val]):
-        log.warning(warning)
     if before is None:
+        for warning in schedule_advice(recipe, state.images):
+            log.warning(warning)
+        if warning := validation_warning(recipe, [name for name in recipe.evaluate if name not in datasets.val]):
+            log.warning(warning)
         return
     within = f", after step {progress.step} of {state.steps(plan)}" if progress.step else ""
     log.info("resuming at epoch %d of %d%s", progress.epoch, recipe.epochs, within)
