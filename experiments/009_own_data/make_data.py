@@ -3,8 +3,8 @@
     python make_data.py IMAGENETTE OUT
 
 OUT/ambiguous/{train,val}/<class>/ holds gas pumps (``negative``), garbage trucks (``positive``) and blends of one of each: in
-``amb_neg`` the gas pump has a share between 0.55 and 0.75 of every pixel, in ``amb_pos`` the truck. OUT/scenes has YOLO's layout:
-pictures of ten classes of the val split on a blurred background, three to a scene, their boxes in labels/val/*.txt.
+``amb_neg`` the gas pump has a share between 0.55 and 0.75 of every pixel, in ``amb_pos`` the truck. OUT/scenes has YOLO's
+layout: pictures of ten classes of the val split on a blurred background, three to a scene, their boxes in labels/val/*.txt.
 """
 
 import sys
@@ -20,15 +20,18 @@ WIDTH, HEIGHT = 640, 480
 
 
 def pictures(folder: Path) -> list[Image.Image]:
+    """Return the images of a folder in the order of their names, all of one size."""
     return [Image.open(path).convert("RGB").resize((SIDE, SIDE)) for path in sorted(folder.iterdir())]
 
 
 def save(image: Image.Image, path: Path) -> None:
+    """Save a JPEG of quality 95, 4:4:4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=95, subsampling=0)
 
 
 def make_ambiguous(data: Path, out: Path, random: np.random.Generator) -> None:
+    """Write both splits of the four classes."""
     for split, count in (("train", TRAIN), ("val", VAL)):
         negatives, positives = (pictures(data / split / name) for name in (NEGATIVE, POSITIVE))
         for number in range(count):
@@ -40,6 +43,7 @@ def make_ambiguous(data: Path, out: Path, random: np.random.Generator) -> None:
 
 
 def make_scenes(data: Path, out: Path, random: np.random.Generator) -> None:
+    """Write the scenes, their boxes and the names of the classes."""
     classes = sorted(path.name for path in (data / "val").iterdir())
     (out / "labels/val").mkdir(parents=True)
     (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
