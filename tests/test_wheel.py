@@ -63,10 +63,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> None:
-    package = {
-        path.relative_to(ROOT) for path in (ROOT / "jpegcurr").rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    }
-    recipes = {Path("jpegcurr") / path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*") if path.is_file()}
+    package, recipes = (
+        {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        for folder in ("jpegcurr", "recipes")
+    )
+    recipes = {Path("jpegcurr") / path for path in recipes}
     with zipfile.ZipFile(wheel) as content:
         names = {Path(name) for name in content.namelist()}
         (about,) = {name.parent for name in names if name.name == "METADATA"}
