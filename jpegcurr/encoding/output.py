@@ -161,7 +161,7 @@ class Output:
 
     @property
     def time_stamps(self) -> bool:
-        """Whether samples bear the time stamps of their sources."""
+        """True if samples bear the time stamps of their sources."""
         return OUTPUT_FORMATS[self.plan.format].time_stamps
 
     @property

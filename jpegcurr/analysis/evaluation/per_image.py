@@ -38,7 +38,7 @@ class Outcomes:
 
     @property
     def right(self) -> Flags:
-        """Whether the predicted class is the true one, [images]."""
+        """True where the predicted class is the true one, [images]."""
         return np.equal(self.labels, self.predicted, dtype=np.bool_)
 
     @property

@@ -37,12 +37,12 @@ class Predictions:
 
     @property
     def labelled(self) -> Flags:
-        """Whether the true class is known, [images]."""
+        """True where the true class is known, [images]."""
         return np.greater_equal(self.truth, 0, dtype=np.bool_)
 
     @property
     def right(self) -> Flags:
-        """Whether the predicted class is the true one, [images]."""
+        """True where the predicted class is the true one, [images]."""
         return np.equal(self.truth, self.predicted, dtype=np.bool_)
 
     def take(self, chosen: Flags | Labels) -> "Predictions":

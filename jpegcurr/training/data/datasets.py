@@ -84,7 +84,7 @@ class Dataset:
 
     @property
     def has_shares(self) -> bool:
-        """Whether its images have shares of classes."""
+        """True if its images have shares of classes."""
         return self.manifest is not None and self.manifest.shares_sha256 is not None
 
     @property

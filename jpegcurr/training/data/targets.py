@@ -19,7 +19,7 @@ Shares = Sequence[Mapping[str, float]]  # of every image, by class of the data
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a class of the data means to a model with ``outputs``.
+    """The meaning of each class of the data to a model with ``outputs``.
 
     Attributes:
         outputs: the names of the outputs.
@@ -43,7 +43,7 @@ class Targets:
 
     @property
     def soft(self) -> bool:
-        """Whether targets are more than a class for every image."""
+        """True if targets are more than a class for every image."""
         return self.per_image or any(share not in (0, 1) for row in self.rows.values() for share in row)
 
     def row(self, name: str) -> Row | None:
