@@ -32,6 +32,13 @@ class TTest:
     p_value: Floats
 
 
+def judge(difference: float, adjusted: float) -> str:
+    """Return the verdict on a difference whose p-value, after correction, is ``adjusted``; nan is none."""
+    if not adjusted < LEVEL:
+        return "no detectable difference"
+    return "higher" if difference > 0 else "lower"
+
+
 def paired_t_test(differences: Floats, images: int | None) -> TTest:
     """Test ``differences`` [... seeds], in points of top-1 on ``images`` images; return arrays [...], nan for one seed.
 
@@ -89,9 +96,7 @@ class ArmComparison:
     @property
     def verdict(self) -> str:
         """``higher``, ``lower`` or ``no detectable difference``, at 5 % after correction."""
-        if not self.adjusted < LEVEL:
-            return "no detectable difference"
-        return "higher" if self.difference > 0 else "lower"
+        return judge(self.difference, self.adjusted)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; undefined ones are None."""

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from jpegcurr.analysis.html.interval_chart import Difference, interval_chart
-from jpegcurr.analysis.html.line_chart import Series, line_chart
+from jpegcurr.analysis.html.line_chart import Series, page_chart
 from jpegcurr.analysis.html.page import drawn, source, template
 from jpegcurr.analysis.stats import short_p
 from jpegcurr.files import write_text
@@ -139,7 +139,7 @@ def _rate_chart(results: Results) -> Markup:
         ]
         curves.setdefault(tuple(ends), []).append(arm)
     series = [Series(", ".join(arms), [y for _, y in ends], x=[x for x, _ in ends]) for ends, arms in curves.items()]
-    return drawn(line_chart(series, x_label="epoch", title="Learning rate", marks=_marks(results)))
+    return page_chart(series, x_label="epoch", title="Learning rate", marks=_marks(results))
 
 
 def _curve_charts(results: Results) -> list[Markup]:
@@ -148,13 +148,13 @@ def _curve_charts(results: Results) -> list[Markup]:
     column = f"val/{name}/{'ema_' if weights == 'ema' else ''}top1"
     charts = []
     for key, title in (
-        (column, f"Top-1 of the {weights} weights on {name} after each epoch, %"),
+        (column, f"Top-1 of the {weights} weights on {name}, %"),
         ("train/loss", "Training loss"),
     ):
         curves = (_curve(arm, [run for run in results.runs if run.arm == arm], key) for arm in results.study.arms)
         series = [curve for curve in curves if curve is not None]
         if series:
-            charts.append(drawn(line_chart(series, x_label="epoch", title=title, marks=_marks(results))))
+            charts.append(page_chart(series, x_label="epoch", title=title, marks=_marks(results)))
     return charts
 
 

@@ -15,7 +15,7 @@ from jpegcurr.files import csv_writer, json_values, write_json
 from jpegcurr.json_files import read_json, read_json_map
 from jpegcurr.study.command.config import CommandStudy, list_command_tasks
 from jpegcurr.study.command.run import RunOutcome, read_outcome
-from jpegcurr.study.compare import paired_t_test
+from jpegcurr.study.compare import judge, paired_t_test
 from jpegcurr.study.folder import LOCK, STUDY
 from jpegcurr.study.power import corrected_level, smallest_detectable
 from jpegcurr.text import join_words
@@ -52,9 +52,7 @@ class SeedComparison:
     @property
     def verdict(self) -> str:
         """``higher``, ``lower`` or ``no detectable difference``, at 5 % after correction."""
-        if not self.adjusted < LEVEL:
-            return "no detectable difference"
-        return "higher" if self.difference > 0 else "lower"
+        return judge(self.difference, self.adjusted)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON; undefined ones are None."""
