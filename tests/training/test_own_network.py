@@ -113,3 +113,16 @@ def test_a_study_compares_arms_of_it(betons: Path) -> None:
     results = json.loads(Path("out/study.json").read_text())
     assert results["finished"] == results["planned"] == 2
     assert yaml.safe_load(Path("out/runs/swap/seed-0/recipe.yaml").read_text())["model"]["name"] == "own_nets:build"
+
+
+def test_a_folder_of_timms_format_is_a_model_of_a_recipe(betons: Path, trained: Path, cpu: Runtime) -> None:
+    still = {"lr": 1e-30, "min_lr": 0, "warmup_epochs": 0}
+    model = {"name": f"local-dir:{trained}", "pretrained": True}
+    train(load_recipe(write_recipe(betons, model=model, schedule=still)), Path("run"), runtime=cpu, until=1)
+    train(load_recipe(write_recipe(betons, model=model, schedule=still)), Path("run"), runtime=cpu, resume=True)
+    before, after = (load_file(run / "model.safetensors") for run in (trained, Path("run")))
+    assert torch.equal(before["stem.0.weight"], after["stem.0.weight"])
+    assert load_classifier(Path("run"), cpu).classes == ("astronaut", "cat", "coffee", "grass")
+    nowhere = write_recipe(betons, model={"name": "local-dir:nowhere", "pretrained": True})
+    with pytest.raises(RecipeError, match="local-dir:nowhere"):
+        train(load_recipe(nowhere), Path("other"), runtime=cpu)
