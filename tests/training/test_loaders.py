@@ -2,8 +2,6 @@
 
 import _ctypes
 import sys
-import threading
-import time
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from samples import FFCV, jpeg, photograph, tiny_recipe, write_beton
+from threads import no_thread_left
 
 from jpegcurr.encoding.beton.pixels import read_pixels
 from jpegcurr.encoding.beton.reader import Beton
@@ -113,15 +112,11 @@ def test_kept_batches_do_not_change(loader: Loader) -> None:
 
 @pytest.mark.parametrize("loader", params(train=True), indirect=True)
 def test_an_epoch_left_early_leaves_no_thread_and_the_next_is_whole(loader: Loader) -> None:
-    before = threading.active_count()
-    for epoch in range(3):
-        batches = loader.at(epoch)
-        next(batches)
-        batches.close()  # type: ignore[attr-defined]
-    patience = time.monotonic() + 10  # torch's queues end their threads a moment later
-    while threading.active_count() > before and time.monotonic() < patience:
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    with no_thread_left():
+        for epoch in range(3):
+            batches = loader.at(epoch)
+            next(batches)
+            batches.close()  # type: ignore[attr-defined]
     assert sum(len(labels) for _, labels, *_ in loader.at(0)) == 40
 
 
