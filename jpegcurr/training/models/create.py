@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
+import jpegcurr.training.models.isotropic
+import jpegcurr.training.models.roadmap  # noqa: F401 (both register their models with timm)
 from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection
