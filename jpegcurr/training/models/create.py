@@ -1,9 +1,9 @@
 """Models from timm: creating them, starting them from weights, and exporting them in timm's layout.
 
 A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safetensors``, so that
-``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr (an isotropic ConvNeXt needs
-``import jpegcurr.training.models.isotropic`` first, which registers it with timm). A network of one's own is loaded by jpegcurr
-alone, or by ``load_state_dict``.
+``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr (an isotropic ConvNeXt or a network of the
+roadmap needs ``import jpegcurr.training.models.isotropic`` or ``roadmap`` first, which registers it with timm). A network of
+one's own is loaded by jpegcurr alone, or by ``load_state_dict``.
 """
 
 import json

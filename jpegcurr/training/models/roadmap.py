@@ -21,7 +21,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from jpegcurr.errors import UsageError
 from jpegcurr.training.models.key_maps import KeyMap, StateDict, map_by
 from jpegcurr.training.models.roadmap_steps import STEPS, Design, Family, Step, roadmap_names
 
@@ -41,13 +40,13 @@ class RoadmapNet(nn.Module):
         in_chans: channels of an image.
         num_classes: outputs; 0 leaves out the classifier.
         global_pool: how the last features are pooled.
-        ls_init_value: initial layer scale, for the last step alone; None is the authors' 1e-6.
+        ls_init_value: initial layer scale, for the last step alone; None is the authors' 1e-6, 0 disables it.
         head_init_scale: factor on the classifier's initial weights.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 in the first.
 
     Raises:
-        UsageError: ``ls_init_value`` is given for a step that has no layer scale.
+        TypeError: ``ls_init_value`` is given for a step that has no layer scale.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class RoadmapNet(nn.Module):
     ) -> None:
         super().__init__()
         if ls_init_value is not None and not design.separate:
-            raise UsageError("model.layer_scale: only step 6e of the roadmap has a layer scale. Omit it.")
+            raise TypeError("ls_init_value: of the roadmap's steps only 6e has a layer scale")
         self.design, self.depths = design, tuple(depths)
         self.num_classes, self.in_chans = num_classes, in_chans
         self.stem = _stem(design, in_chans, width)

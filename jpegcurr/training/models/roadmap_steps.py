@@ -104,7 +104,7 @@ def _roadmap() -> dict[str, Step]:
     paper: list[tuple[str, str, Design, Accuracy, Accuracy]] = [
         ("0", "ResNet v1.5, original recipe", resnet, Accuracy(76.13), Accuracy(78.20)),
         ("1", "modern recipe", resnet, Accuracy(78.82, 0.07), Accuracy(81.14)),
-        ("2a", "stage ratio 1:1:3:1 (1:1:9:1)", ratio, Accuracy(79.36, 0.07), Accuracy(81.33)),
+        ("2a", "stage ratio", ratio, Accuracy(79.36, 0.07), Accuracy(81.33)),
         ("2b", "patchify stem", patchify, Accuracy(79.51, 0.18), Accuracy(81.59)),
         ("3a", "depthwise convolution", depthwise, Accuracy(78.28, 0.08), Accuracy(80.54)),
         ("3b", "width", wide, Accuracy(80.50, 0.02), Accuracy(81.85)),
