@@ -38,6 +38,7 @@ _OTHER_WAYS = (
     "timm and transformers load the folder of a run itself (timm.create_model('local-dir:RUN', pretrained=True), "
     "AutoModelForImageClassification.from_pretrained('RUN')), and --to onnx takes every model."
 )
+_OWN_WAY = "--to onnx takes every model."  # of networks of this package, which timm has only after an import
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +143,18 @@ def _require_plain(model: torch.nn.Module, path: Path, target: Target) -> Shape:
     """Return the shape of a ConvNeXt as the paper describes it; raise UsageError if it is none, or ``target`` has none such."""
     shape = _measure(model)
     if shape is None or not _computes_the_same(shape, model):
-        raise UsageError(f"--to {target} takes ConvNeXts as they were published, and {path} is another network. {_OTHER_WAYS}")
+        raise UsageError(
+            f"--to {target} takes ConvNeXts as they were published, and {path} is another network. {_other_ways(model)}"
+        )
     if shape.v2 and target != "authors":
-        raise UsageError(f"--to {target} does not take ConvNeXt V2, as {path} is; --to authors does. {_OTHER_WAYS}")
+        raise UsageError(f"--to {target} does not take ConvNeXt V2, as {path} is; --to authors does. {_other_ways(model)}")
     if target == "torchvision" and not shape.scaled:
-        raise UsageError(f"torchvision's ConvNeXt has a layer scale, and {path} has none. {_OTHER_WAYS}")
+        raise UsageError(f"torchvision's ConvNeXt has a layer scale, and {path} has none. {_other_ways(model)}")
     return shape
+
+
+def _other_ways(model: torch.nn.Module) -> str:
+    return _OWN_WAY if type(model).__module__.startswith("jpegcurr.") else _OTHER_WAYS
 
 
 def _measure(model: torch.nn.Module) -> Shape | None:
