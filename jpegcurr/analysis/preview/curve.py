@@ -84,7 +84,7 @@ def _estimate_total(
 ) -> SetBytes:
     sizes = np.array([one.qualities[number].size if isinstance(one, ImageMeasure) else 0 for one in sample], np.float64)
     files = np.array([max(0, one.size) for one in sample], np.float64)
-    share = sizes.sum() / files.sum() if source_bytes is not None and files.sum() else 0.0
+    share = float(sizes.sum() / files.sum()) if source_bytes is not None and files.any() else 0.0
     rest = _narrow(_means((sizes - share * files)[:, None], seed), narrowed)[0]  # its mean is 0 unless the share is
     base = share * (source_bytes or 0)
     return SetBytes(base + images * rest.mean, base + images * rest.low, base + images * rest.high)

@@ -1,6 +1,7 @@
 """The page of a preview: pictures with a divider, the curve of rate and distortion, and the bytes of the set, in one file."""
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
@@ -15,6 +16,9 @@ from jpegcurr.analysis.preview.measure import ImageMeasure
 from jpegcurr.analysis.preview.pictures import PagePicture
 from jpegcurr.analysis.preview.results import AMPLIFIED, Preview, provenance, summarise
 from jpegcurr.files import write_text
+from jpegcurr.text import megabytes
+
+log = logging.getLogger("jpegcurr")
 
 LARGEST = 10_000_000  # bytes of a page
 LISTED = 50  # images that could not be read
@@ -23,7 +27,10 @@ _SPARE = 50_000  # for what windows add to the text
 
 def write_page(preview: Preview, path: Path) -> None:
     """Write the page to ``path``, whole or not at all."""
-    write_text(path, render(preview))
+    text = render(preview)
+    write_text(path, text)
+    if (size := len(text.encode("utf-8"))) > LARGEST:
+        log.warning("%s has %s, which opens slowly; fewer --images or --qualities make it smaller", path, megabytes(size))
 
 
 def room_for_pictures(preview: Preview, measures: Sequence[ImageMeasure]) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jpegcurr.encoding.sources.base import FolderStore, Item, ListingBuilder, Source, Store, order_by_hash
 from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
@@ -55,18 +54,15 @@ class PictureSet:
         """Return the first ``count`` images of the order by ``seed``, that of ``Listing.shuffled``; of named files all."""
         if self.named:
             return list(self.named)
-        several = len(self.sources) > 1
-        if not several:
-            positions: NDArray[np.int64] = self.sources[0].items.shuffled(seed)
-        else:
-            positions = order_by_hash(self._names(), seed)
+        divided = len(self.sources) > 1
+        positions = order_by_hash(self._names(), seed) if divided else self.sources[0].items.shuffled(seed)
         ends = np.cumsum([len(source.items) for source in self.sources])
         pictures = []
         for position in positions[:count].tolist():
             number = int(np.searchsorted(ends, position, side="right"))
             source = self.sources[number]
             item = source.items[position - int(ends[number]) + len(source.items)]
-            pictures.append(Picture(f"{source.split}/{item.key}" if several else item.key, source.store, item))
+            pictures.append(Picture(f"{source.split}/{item.key}" if divided else item.key, source.store, item))
         return pictures
 
     def _names(self) -> Iterator[bytes]:
@@ -89,7 +85,8 @@ def open_pictures(paths: Sequence[str | Path], splits: Sequence[str] = ()) -> Pi
     given = [str(path) for path in paths]
     files = [path for path in dict.fromkeys(given) if _is_image_file(path)]
     if not files:
-        return PictureSet(join_words(given), _open_data_set(given, splits))
+        where = ", ".join([join_words(given), *splits])
+        return PictureSet(where, _open_data_set(given, splits))
     if others := [path for path in given if path not in files]:
         raise UsageError(f"{files[0]} is a file and {others[0]} is not. Name image files alone, or a data set alone.")
     if splits:

@@ -18,6 +18,7 @@ from jpegcurr.system import library_versions
 from jpegcurr.text import join_words, sanitize
 
 SCHEMA_VERSION = 1
+FEW = 30  # images, below which a percentile bootstrap is narrower than it should be
 AMPLIFIED = 8  # times the error, on the page
 CSV_COLUMNS = ("image", "width", "height", "file_bytes", "quality", "bytes", "bits_per_pixel", "psnr", "ssim", "shown", "error")
 
@@ -189,9 +190,10 @@ def _describe_sample(preview: Preview) -> str:
     lost = f" {_count(unread, 'image')} could not be read: no JPEG and no bytes." if unread else ""
     if preview.sampled == preview.images:
         return f"Every image was measured, so no number is an estimate.{lost}"
+    few = f" Of fewer than {FEW} images, intervals are too narrow." if preview.sampled < FEW else ""
     return (
         f"Means and sizes are estimated from {preview.sampled:,} of them, the first in the order that seed {preview.seed} "
-        f"gives, with 95 % intervals.{lost}"
+        f"gives, with 95 % intervals.{few}{lost}"
     )
 
 
