@@ -142,14 +142,14 @@ def test_intervals_of_a_sample_cover_what_the_whole_set_has() -> None:
     ]
     truth = estimate(images, 400, int(files.sum()))
     covered = np.zeros(2)
-    for seed in range(120):
+    for seed in range(60):
         sample = [images[place] for place in random.permutation(400)[:150]]
         part = estimate(sample, 400, int(files.sum()), seed)
         total, rate = part.total, part.bits_per_pixel
         covered += [total.low <= truth.total.estimate <= total.high, rate.low <= truth.bits_per_pixel.mean <= rate.high]
         assert total.high - total.low < 0.12 * truth.total.estimate, "files' own sizes explain most of it"
-    assert (covered >= 0.88 * 120).all()
-    assert (covered < 120).any(), "an interval that always covers is too wide"
+    assert (covered >= 0.88 * 60).all()
+    assert (covered < 60).any(), "an interval that always covers is too wide"
 
 
 # ---- pictures
@@ -220,17 +220,17 @@ def test_the_reference_of_a_resized_image_is_what_is_encoded(resize: Resize) -> 
 def test_a_page_that_would_be_too_large_shows_smaller_windows_and_says_so(
     photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = jpegcurr.preview(photos, [95, 50], "whole.html", images=48)
-    assert (whole.side, whole.windowed, len(whole.pictures)) == (SIDES[0], 0, 48)
-    for largest, side, warnings in ((1_100_000, 96, 0), (300_000, 64, 1)):
+    whole = jpegcurr.preview(photos / "val", [95, 50], "whole.html", images=16)
+    assert (whole.side, whole.windowed, len(whole.pictures)) == (SIDES[0], 0, 16)
+    for largest, side, warnings in ((390_000, 96, 0), (200_000, 64, 1)):
         assert Path("whole.html").stat().st_size > largest
         monkeypatch.setattr(preview_page, "LARGEST", largest)
-        small = jpegcurr.preview(photos, [95, 50], "small.html", images=48, force=True)
+        small = jpegcurr.preview(photos / "val", [95, 50], "small.html", images=16, force=True)
         assert (small.side, len(caplog.records)) == (side, warnings)
         assert (Path("small.html").stat().st_size <= largest) == (not warnings)
         assert f"more than {side} pixels a side show" in Path("small.html").read_text()
         assert small.points == whole.points, "numbers are of whole images"
-    assert "small.html has 0.6 MB, which opens slowly" in caplog.text
+    assert "small.html has 0.2 MB, which opens slowly" in caplog.text
 
 
 # ---- the set

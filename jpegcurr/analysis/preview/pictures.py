@@ -65,10 +65,10 @@ def fit_pictures(
     max_pixels: int,
     done: Callable[[int], None],
 ) -> tuple[int, tuple[PagePicture, ...]]:
-    """Return the largest side of ``SIDES`` at which all pictures take at most ``room`` characters, and the pictures.
+    """Return a large side of ``SIDES`` at which all pictures take at most ``room`` characters, else the last, and the pictures.
 
-    ``specs`` begin with ``source``. The side is estimated from 16 pictures and then tried on all, so the same images always
-    give the same pictures.
+    ``specs`` begin with ``source``. The side is estimated from 16 pictures, and all are tried from the next larger one on, so
+    the same images always give the same pictures.
 
     Raises:
         EncodeError: an image that was measured cannot be read any more.
@@ -88,9 +88,9 @@ def fit_pictures(
     def fits(side: int) -> bool:
         return _characters(embed(sample, side, lambda _: None)) <= share
 
-    start = 0 if fits(SIDES[0]) else bisect_left(SIDES, True, key=fits)
+    start = 0 if fits(SIDES[0]) else bisect_left(SIDES, True, key=fits) - 1  # the sample may be larger than the rest
     pictures: tuple[PagePicture, ...] = ()
-    for side in SIDES[min(start, len(SIDES) - 1) :]:
+    for side in SIDES[start:]:
         pictures = embed(measures, side, done)
         if _characters(pictures) <= room:
             return side, pictures
