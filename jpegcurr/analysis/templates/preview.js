@@ -55,7 +55,7 @@ function move(view, x, y) {
   stage.style.setProperty("--y", `${view.y}px`);
   const wide = view.w * zoom > stage.clientWidth + 1, tall = view.h * zoom > stage.clientHeight + 1;
   stage.classList.toggle("pans", wide || tall);
-  stage.classList.toggle("tall", tall); // else a finger that moves up or down scrolls the page
+  stage.classList.toggle("pans-down", tall); // else a finger that moves up or down scrolls the page
 }
 
 function grab(view, event) {
