@@ -31,7 +31,7 @@ function build(article) {
   own.textContent = "source";
   stage.append(left, right, own, tag, divider);
   shots.replaceWith(stage);
-  const view = { article, stage, images, canvas, divider, tag, at: 50, x: 0, y: 0, drawn: "", near: false };
+  const view = { article, stage, images, canvas, divider, tag, at: 50, x: 0, y: 0, zoom: 1, half: null, drawn: "", near: false };
   stage.addEventListener("pointerdown", (event) => grab(view, event));
   divider.addEventListener("keydown", (event) => slide(view, event));
   stage.addEventListener("keydown", (event) => event.target === stage && pan(view, event));
@@ -47,8 +47,8 @@ function place(view) {
 }
 
 function move(view, x, y) {
-  const { stage } = view;
-  const zoom = Number(chosen("zoom"));
+  const { stage, zoom } = view;
+  view.half = [stage.clientWidth / 2, stage.clientHeight / 2];
   view.x = Math.round(Math.min(0, Math.max(stage.clientWidth - view.w * zoom, x)));
   view.y = Math.round(Math.min(0, Math.max(stage.clientHeight - view.h * zoom, y)));
   stage.style.setProperty("--x", `${view.x}px`);
@@ -136,19 +136,22 @@ async function pixels(image) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-function refresh() {
-  for (const view of stages) show(view);
+function zoom(view) {
+  const now = Number(chosen("zoom")), by = now / view.zoom;
+  const [across, down] = view.half ?? [view.w / 2, view.h / 2]; // at first the picture's middle is in the stage's
+  const [x, y] = [(across - view.x) * by, (down - view.y) * by]; // and what is in the middle stays there
+  view.zoom = now;
+  move(view, view.stage.clientWidth / 2 - x, view.stage.clientHeight / 2 - y);
 }
 
-function zoom() {
-  const before = Number(form.dataset.zoom || 1), now = Number(chosen("zoom"));
-  const middles = stages.map(({ stage, x, y }) => [stage.clientWidth / 2 - x, stage.clientHeight / 2 - y]);
-  form.dataset.zoom = String(now);
-  document.getElementById("pictures").style.setProperty("--zoom", String(now));
-  stages.forEach((view, number) => { // the point in the middle stays there
-    const [x, y] = middles[number].map((middle) => (middle * now) / before);
-    move(view, view.stage.clientWidth / 2 - x, view.stage.clientHeight / 2 - y);
-  });
+function refresh(view) {
+  show(view);
+  zoom(view);
+}
+
+function choose() {
+  document.getElementById("pictures").style.setProperty("--zoom", chosen("zoom"));
+  stages.filter(({ near }) => near).forEach(refresh); // the others when they come near
 }
 
 for (const article of document.querySelectorAll("article")) {
@@ -161,13 +164,14 @@ const observer = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const view = stages.find(({ stage }) => stage === entry.target);
     view.near = entry.isIntersecting;
-    if (view.near) show(view);
+    if (view.near) refresh(view);
   }
 }, { rootMargin: "300px" });
 for (const { stage } of stages) observer.observe(stage);
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("change", (event) => (event.target.name === "zoom" ? zoom() : refresh()));
-addEventListener("resize", () => stages.forEach((view) => move(view, view.x, view.y)));
+form.addEventListener("change", choose);
+addEventListener("resize", () => stages.filter(({ near }) => near).forEach((view) => move(view, view.x, view.y)));
+addEventListener("beforeprint", () => stages.forEach(refresh));
 for (const control of document.querySelectorAll(".control")) control.hidden = !stages.length;
-refresh();
-zoom();
+for (const view of stages) show(view);
+choose();
