@@ -24,7 +24,6 @@ from jpegcurr.system import keep_freed_memory
 if TYPE_CHECKING:
     from jpegcurr.analysis.preview.curve import RatePoint
     from jpegcurr.analysis.preview.results import Preview
-    from jpegcurr.analysis.stats import MeanCI
 
 MOST_UNREAD = 20  # images that are printed one by one
 
@@ -119,7 +118,7 @@ def preview(
 
 
 def print_preview(result: "Preview", written: list[Path]) -> None:
-    """Print the set at every quality, what was measured, and the files written."""
+    """Print the set at every quality, what was measured, and the files written; intervals of means are on the page alone."""
     from jpegcurr.analysis.preview.results import summarise
 
     unit, unit_bytes = result.unit
@@ -139,15 +138,8 @@ def _row(point: "RatePoint", files: float, unit_bytes: int) -> list[str]:
     if isfinite(total.low) and round(total.low) < round(total.high):
         size += f" ({total.low / unit_bytes:,.1f} to {total.high / unit_bytes:,.1f})"
     share = f"{100 * total.estimate / files:.1f} %" if files else "-"
-    means = (_interval(point.bits_per_pixel, 2), _interval(point.psnr, 2), _interval(point.ssim, 4))
-    return [point.quality, *means, size, share]
-
-
-def _interval(mean: "MeanCI", digits: int) -> str:
-    if not isfinite(mean.mean):
-        return "-"
-    text = f"{mean.mean:.{digits}f}"
-    return f"{text} ({mean.low:.{digits}f} to {mean.high:.{digits}f})" if mean.low < mean.high else text
+    means = ((point.bits_per_pixel.mean, 2), (point.psnr.mean, 2), (point.ssim.mean, 4))
+    return [point.quality, *(f"{mean:.{digits}f}" if isfinite(mean) else "-" for mean, digits in means), size, share]
 
 
 def _print_unread(result: "Preview") -> None:

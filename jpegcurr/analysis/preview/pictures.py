@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from PIL import Image
 
@@ -74,27 +74,28 @@ def fit_pictures(
         EncodeError: an image that was measured cannot be read any more.
     """
 
-    def embed(chosen: Sequence[ImageMeasure], side: int, done: Callable[[int], None]) -> tuple[PagePicture, ...]:
-        function = partial(embed_picture, specs=specs, side=side, max_pixels=max_pixels)
-        pictures = []
-        for number, picture in enumerate(map_in_order(function, chosen, executor, 2 * workers), 1):
-            pictures.append(picture)
-            done(number)
-        return tuple(pictures)
-
     sample = measures[:: max(1, -(-len(measures) // _SAMPLE))]
     share = room * len(sample) / max(1, len(measures))
 
-    def fits(side: int) -> bool:
-        return _characters(embed(sample, side, lambda _: None)) <= share
+    @cache  # where the sample is all, what was tried is the result
+    def embed(side: int, whole: bool) -> tuple[PagePicture, ...]:
+        function = partial(embed_picture, specs=specs, side=side, max_pixels=max_pixels)
+        pictures = []
+        for number, picture in enumerate(map_in_order(function, measures if whole else sample, executor, 2 * workers), 1):
+            pictures.append(picture)
+            if whole:
+                done(number)
+        return tuple(pictures)
 
-    start = 0 if fits(SIDES[0]) else bisect_left(SIDES, True, key=fits) - 1  # the sample may be larger than the rest
-    pictures: tuple[PagePicture, ...] = ()
+    def fits(side: int) -> bool:
+        return _characters(embed(side, len(sample) == len(measures))) <= share
+
+    start = 0 if fits(SIDES[0]) else max(0, bisect_left(SIDES, True, key=fits) - 1)  # the sample may be larger than the rest
     for side in SIDES[start:]:
-        pictures = embed(measures, side, done)
+        pictures = embed(side, True)
         if _characters(pictures) <= room:
-            return side, pictures
-    return SIDES[-1], pictures
+            break
+    return side, pictures
 
 
 def embed_picture(measure: ImageMeasure, specs: Sequence[EncodeSpec], side: int, max_pixels: int) -> PagePicture:

@@ -210,7 +210,7 @@ def _describe_shown(preview: Preview) -> str:
     if not count:
         return ""
     rule = "as named" if preview.named else "the first of the same order that can be read"
-    text = f"{_count(count, 'picture')} below: {rule}."
+    text = f"{_count(count, 'picture')} on the page: {rule}."
     if preview.windowed:
         text += (
             f" {preview.windowed} of more than {preview.side} pixels a side {'shows' if preview.windowed == 1 else 'show'} a "
