@@ -123,7 +123,8 @@ def print_preview(result: "Preview", written: list[Path]) -> None:
 
     unit, unit_bytes = result.unit
     about = "" if result.source_bytes is not None else "about "
-    rows = [["files", "", "", "", f"{about}{result.file_bytes / unit_bytes:,.1f}", "100 %"]]
+    rate = "" if result.converted else f"{result.points[0].bits_per_pixel.mean:.2f}"
+    rows = [["files", rate, "", "", f"{about}{result.file_bytes / unit_bytes:,.1f}", "100 %"]]
     rows += [_row(point, result.file_bytes, unit_bytes) for point in result.rows]
     print_table(["quality", "bits a pixel", "PSNR, dB", "SSIM", f"whole set, {unit}", "of its files"], rows)
     for sentence in summarise(result):

@@ -12,6 +12,7 @@ from jpegcurr.encoding.sources.base import FolderStore, Item, ListingBuilder, So
 from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
 from jpegcurr.encoding.sources.open import LAYOUTS, open_sources
 from jpegcurr.errors import SourceError, UsageError
+from jpegcurr.files import short_names
 from jpegcurr.text import join_words
 
 log = logging.getLogger("jpegcurr")
@@ -19,7 +20,7 @@ log = logging.getLogger("jpegcurr")
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image of a set, and the ``name`` that it is shown by: its key, below its split where there are several."""
+    """One image of a set, and the ``name`` that it is shown by: its key, or as much of its path as is needed."""
 
     name: str
     store: Store
@@ -91,7 +92,8 @@ def open_pictures(paths: Sequence[str | Path], splits: Sequence[str] = ()) -> Pi
         raise UsageError(f"{files[0]} is a file and {others[0]} is not. Name image files alone, or a data set alone.")
     if splits:
         raise UsageError(f"--split {splits[0]} is for a data set, and {files[0]} is a file. Omit it.")
-    named = tuple(Picture(file, FolderStore(Path()), Item(file, 0, Path(file).stat().st_size)) for file in files)
+    names, store = short_names(map(Path, files)), FolderStore(Path())
+    named = tuple(Picture(names[Path(file)], store, Item(file, 0, Path(file).stat().st_size)) for file in files)
     return PictureSet(files[0] if len(files) == 1 else f"{len(files):,} files", (), named)
 
 
