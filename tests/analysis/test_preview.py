@@ -279,6 +279,7 @@ def test_a_folder_without_classes_is_one_set_and_broken_files_are_rows(run: Run)
         ("nothing", 2, "nothing does not exist. Give a folder"),
         ("empty", 2, "empty holds no images."),
         ("one/a.jpg empty", 2, "one/a.jpg is a file and empty is not."),
+        ("x.beton", 2, "x.beton holds JPEGs that are encoded already. Give the images"),
         ("one/a.jpg --images 2", 2, "--images 2 is for a data set"),
         ("one/a.jpg --split val", 2, "--split val is for a data set"),
         ("one --quality source", 2, "and none is given. Give some, such as 75,50,10."),
@@ -295,11 +296,12 @@ def test_a_mistake_is_a_sentence_and_writes_nothing(command: str, code: int, mes
     Path("one/a.jpg").write_bytes(jpeg(photograph("cat").crop((0, 0, 40, 30)), quality=90))
     Path("one/bad.jpg").touch()
     Path("there.csv").touch()
+    Path("x.beton").touch()
     status, out, err = run(f"preview {command} -q")
     assert (status, out) == (code, "")
     assert err.startswith("error: ")
     assert message in err
-    assert {path.name for path in Path().iterdir()} == {"empty", "one", "there.csv"}
+    assert {path.name for path in Path().iterdir()} == {"empty", "one", "there.csv", "x.beton"}
 
 
 def test_python_says_what_the_command_says(photos: Path) -> None:

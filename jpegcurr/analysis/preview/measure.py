@@ -9,11 +9,14 @@ from math import isinf
 from jpegcurr.analysis.preview.distortion import Distortion, measure_distortion
 from jpegcurr.analysis.preview.picture_set import Picture
 from jpegcurr.encoding.jpeg.codec import Encoded, EncodeSpec, decode_resized, decode_rgb, reencode
+from jpegcurr.encoding.jpeg.limits import MAX_PIXELS, PixelBudget
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.workers import LARGEST_FILE, map_in_order
 from jpegcurr.errors import ImageError
 
 AHEAD = 2  # images submitted for each worker
+# Threads that compare hold two images of 3 bytes a pixel for longer than the decoder's own budget counts them.
+_BUDGET = PixelBudget(MAX_PIXELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,9 @@ def measure(picture: Picture, specs: Sequence[EncodeSpec], max_pixels: int) -> I
     try:
         data = read(picture)
         encoded = reencode(data, specs, max_pixels)
-        pixels = reference_pixels(data, specs, max_pixels)
-        qualities = tuple(_measure_jpeg(pixels, jpeg) for jpeg in encoded)
+        with _BUDGET.hold(encoded[0].width * encoded[0].height):
+            pixels = reference_pixels(data, specs, max_pixels)
+            qualities = tuple(_measure_jpeg(pixels, jpeg) for jpeg in encoded)
     except ImageError as error:
         return Failure(picture, picture.item.size, str(error))
     height, width = pixels.shape[:2]

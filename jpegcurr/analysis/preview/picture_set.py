@@ -80,7 +80,7 @@ def open_pictures(paths: Sequence[str | Path], splits: Sequence[str] = ()) -> Pi
     therefore one set of all images in it, which is said.
 
     Raises:
-        UsageError: there are files and data sets, or a split is given for files.
+        UsageError: there are files and data sets, or a beton, or a split is given for files.
         SourceError: nothing is there, or a data set cannot be read.
     """
     given = [str(path) for path in paths]
@@ -90,6 +90,8 @@ def open_pictures(paths: Sequence[str | Path], splits: Sequence[str] = ()) -> Pi
         return PictureSet(where, _open_data_set(given, splits))
     if others := [path for path in given if path not in files]:
         raise UsageError(f"{files[0]} is a file and {others[0]} is not. Name image files alone, or a data set alone.")
+    if beton := next((path for path in files if path.endswith(".beton")), None):
+        raise UsageError(f"{beton} holds JPEGs that are encoded already. Give the images that it was encoded from.")
     if splits:
         raise UsageError(f"--split {splits[0]} is for a data set, and {files[0]} is a file. Omit it.")
     names, store = short_names(map(Path, files)), FolderStore(Path())

@@ -9,7 +9,7 @@ from functools import cache, partial
 
 from PIL import Image
 
-from jpegcurr.analysis.preview.measure import ImageMeasure, read, reference_pixels
+from jpegcurr.analysis.preview.measure import AHEAD, ImageMeasure, read, reference_pixels
 from jpegcurr.encoding.box_windows import Window
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, encode_rgb, reencode
 from jpegcurr.encoding.jpeg.header import read_jpeg_header, strip_metadata
@@ -81,7 +81,7 @@ def fit_pictures(
     def embed(side: int, whole: bool) -> tuple[PagePicture, ...]:
         function = partial(embed_picture, specs=specs, side=side, max_pixels=max_pixels)
         pictures = []
-        for number, picture in enumerate(map_in_order(function, measures if whole else sample, executor, 2 * workers), 1):
+        for number, picture in enumerate(map_in_order(function, measures if whole else sample, executor, AHEAD * workers), 1):
             pictures.append(picture)
             if whole:
                 done(number)

@@ -143,5 +143,7 @@ def _counts(there: int, images: int | None, sample: int | None, *, named: bool) 
                 )
     shown = there if named else IMAGES if images is None else images
     if shown > MOST_IMAGES:
-        raise UsageError(f"A page shows at most {MOST_IMAGES} pictures, and {shown:,} are asked for. Give fewer.")
+        raise UsageError(
+            f"A page shows at most {MOST_IMAGES} pictures, and {shown:,} are asked for. Give fewer, or the folder."
+        )
     return shown, there if named else min(there, max(shown, SAMPLE if sample is None else sample))

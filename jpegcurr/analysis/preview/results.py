@@ -209,7 +209,7 @@ def _describe_shown(preview: Preview) -> str:
     count = len(preview.pictures)
     if not count:
         return ""
-    rule = "as named" if preview.named else f"the first readable ones in the order that seed {preview.seed} gives"
+    rule = "as named" if preview.named else f"the first readable in the order that seed {preview.seed} gives"
     text = f"{_count(count, 'picture')} on the page: {rule}."
     if preview.windowed:
         text += (

@@ -1,9 +1,9 @@
 "use strict";
 // Every article gets a stage: the source, over it the chosen JPEG or its error, clipped at a line. Both sides lie in panes that
 // read the same zoom and position, so they cannot be out of step. Without this script the pictures stay side by side.
-const AMPLIFIED = 8;
 const STEP = 32; // CSS pixels that an arrow key moves a picture
 const form = document.querySelector(".bar");
+const AMPLIFIED = Number(form.dataset.amplified);
 const chosen = (name) => form.elements[name].value;
 const stages = [];
 
@@ -25,7 +25,7 @@ function build(article) {
   const canvas = element("canvas", "", { role: "img" });
   canvas.hidden = true;
   right.append(canvas);
-  const divider = element("div", "divider", { role: "slider", tabindex: "0", "aria-label": "divider",
+  const divider = element("div", "divider", { role: "slider", tabindex: "0", "aria-label": `divider of ${title}`,
     "aria-orientation": "horizontal", "aria-valuemin": "0", "aria-valuemax": "100" });
   const tag = element("span", "tag right"), own = element("span", "tag left");
   own.textContent = "source";
