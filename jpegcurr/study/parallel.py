@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.runtime import visible_gpus
+from jpegcurr.runtime import compile_arguments, visible_gpus
 from jpegcurr.study.config import Study
 from jpegcurr.study.run import TaskResult, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
@@ -123,7 +123,7 @@ class LocalLauncher:
     jobs: int
     device: str = "auto"
     precision: str = "auto"
-    compile: bool = False
+    compile: bool | None = None
     launch: tuple[str, ...] = ()
     pause: ClassVar[float] = 0.2
 
@@ -147,7 +147,7 @@ class LocalLauncher:
         """Return the command that does one task."""
         command = [*self.launch, sys.executable, "-m", "jpegcurr.study.worker", str(study.path), str(out), task.name]
         command += ["--device", self.device, "--precision", self.precision]
-        return [*command, "--compile"] if self.compile else command
+        return [*command, *compile_arguments(self.compile)]
 
     def progress(self, task: Task, out: Path) -> float:
         """Return how many epochs a task has done."""

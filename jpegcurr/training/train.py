@@ -74,8 +74,8 @@ def train(
     true. On a CPU a resumed run ends with the same weights, bit for bit, as one that never stopped. ``until`` ends the run
     before that epoch, at the learning rates of the whole recipe, so that the rest can be resumed.
 
-    Without a ``runtime``, a GPU is used if there is one. Every process of ``runtime.world`` calls this function; the first one
-    writes, and only its returned metrics are complete.
+    Without a ``runtime``, a GPU is used if there is one, and the model compiled for it. Every process of ``runtime.world``
+    calls this function; the first one writes, and only its returned metrics are complete.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ, or another
@@ -86,7 +86,7 @@ def train(
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
     out = Path(out)
-    runtime = resolve_runtime() if runtime is None else runtime
+    runtime = resolve_runtime(compile=None) if runtime is None else runtime
     with locked_run(out) if runtime.world.is_main else nullcontext():
         return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, on_epoch, stop)
 
@@ -142,7 +142,7 @@ def _train_locked(
             state = _freeze(state, plan)
             if state.ema is not None and recipe.ema is not None:
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
-            with _name_the_checkpoint(out, recipe):
+            with _name_the_checkpoint(out, recipe), _explain_uncompiled():
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
                 row |= _validate(state, loaders.val)
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
@@ -265,6 +265,18 @@ def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
     except BetonError as error:
         there = f"{out / STATE} is from before it and can be resumed with --resume once the file is whole."
         raise TrainingError(f"{error} {there if (out / STATE).is_file() else 'There is no checkpoint yet.'}") from None
+
+
+@contextmanager
+def _explain_uncompiled() -> Iterator[None]:
+    """Turn an error of torch.compile into a TrainingError that says how to do without it."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
+            raise
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise TrainingError(f"torch.compile failed: {reason} Train without it: --no-compile.") from error
 
 
 @contextmanager

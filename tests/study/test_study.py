@@ -243,7 +243,7 @@ def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
 def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every task has a model of its own; the graph traced for the first serves all."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, backend="eager", dynamic=dynamic))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     notes, failed = run(write_study(betons, seeds=[0]), Path("out"), replace(cpu, compile=True))
