@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-# ATen/autocast_mode.h, as far as the networks of the tests come by it: operators that compute in the lower precision; in float32;
-# with a dtype argument, which becomes float32; in the widest type of their arguments.
+# ATen/autocast_mode.h, as far as the networks of the tests need it: operators that compute in the lower precision; in
+# float32; with a dtype argument, which becomes float32; in the widest type of their arguments.
 LOWER = (
     "_convolution conv1d conv2d conv3d convolution addmm addmv matmul mm mv linear bmm baddbmm addbmm einsum prelu "
     "scaled_dot_product_attention"
 )
 FLOAT32 = (
-    "acos asin cosh exp expm1 log log10 log2 log1p reciprocal rsqrt tan pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar softplus "
-    "layer_norm group_norm native_layer_norm nll_loss nll_loss2d kl_div l1_loss mse_loss smooth_l1_loss huber_loss "
+    "acos asin cosh exp expm1 log log10 log2 log1p reciprocal rsqrt tan pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar "
+    "softplus layer_norm group_norm native_layer_norm nll_loss nll_loss2d kl_div l1_loss mse_loss smooth_l1_loss huber_loss "
     "binary_cross_entropy_with_logits cosine_similarity logsumexp"
 )
 WITH_DTYPE = "softmax.int log_softmax.int prod sum sum.dim_IntList cumsum cumprod"

@@ -14,7 +14,7 @@ NAME = "pretend"
 
 
 class Stream:
-    """A queue of work. ``count`` is what was started in it, ``known`` how much of the others' is done before what comes next."""
+    """A queue of work. ``count`` is what was started in it, ``known`` how much of others' is done before its next work."""
 
     current: "ClassVar[Stream]"
 

@@ -37,7 +37,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
 
 
 def _run(test: Any, arguments: dict[str, Any], writer: int) -> int:
+    from pretend.device import register_once
+
     try:
+        register_once()
         test(**arguments)
     except BaseException:
         os.write(writer, pickle.dumps(traceback.format_exc()[-30_000:]))

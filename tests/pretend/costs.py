@@ -11,15 +11,17 @@ from typing import Any
 import torch
 
 # Operators that start no kernel, besides views.
-FREE = frozenset(
+_FREE = (
     "empty empty_like new_empty empty_strided new_empty_strided detach alias _unsafe_view lift_fresh _reshape_alias set_ "
-    "record_stream is_pinned _pin_memory".split()
+    "record_stream is_pinned _pin_memory"
 )
+FREE = frozenset(_FREE.split())
 # Those that do not read what they are given.
-_WRITING = frozenset(
+_WRITING_NAMES = (
     "fill_ zero_ zeros zeros_like ones ones_like full full_like new_full new_zeros new_ones arange bernoulli_ uniform_ normal_ "
-    "scalar_tensor".split()
+    "scalar_tensor"
 )
+_WRITING = frozenset(_WRITING_NAMES.split())
 _TWO_KERNELS = frozenset(["native_layer_norm_backward", "convolution_backward"])
 _TENSORS_AT_ONCE = {1: 110, 2: 64, 3: 48, 4: 36}  # of multi_tensor_apply, by the number of lists
 _ELEMENTS_AT_ONCE = 320 * 65536
@@ -69,13 +71,13 @@ def measure(name: str, phase: str, args: Any, reads: list[torch.Tensor], writes:
 
 def size_of(tensor: torch.Tensor) -> int:
     """Return the bytes of distinct elements: what is expanded is read once."""
-    if not tensor.numel():
-        return 0
+    if 0 not in tensor.stride():
+        return tensor.numel() * tensor.element_size()
     return tensor.element_size() * prod(size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
 
 
 def layout_of(tensor: torch.Tensor) -> str:
-    """Return ``nhwc`` or ``nchw`` of images, ``any`` where both are the same, ``strided`` of parts; ``flat`` of other tensors."""
+    """Return ``nhwc`` or ``nchw`` of images, ``any`` where both are the same, ``strided`` of parts; else ``flat``."""
     if tensor.dim() != 4:
         return "flat"
     nhwc, nchw = (tensor.is_contiguous(memory_format=form) for form in (torch.channels_last, torch.contiguous_format))

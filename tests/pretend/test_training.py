@@ -15,6 +15,7 @@ from jpegcurr.training.train import train
 
 # Everything that a step can consist of.
 WHOLE = ("augment={policy: rand-m9-mstd0.5-inc1, erase: 0.25}", "mix={mixup: 0.8, cutmix: 1.0}", "optim.clip_grad=1.0")
+PRODUCTS = frozenset(["convolution", "convolution_backward", "addmm", "mm", "bmm"])
 ONE_EPOCH = ("curriculum=[{data: clean, until_epoch: 1}]", "evaluate=[clean]", "schedule.warmup_epochs=0")
 
 
@@ -47,5 +48,44 @@ def test_a_run_on_the_gpu_has_the_weights_of_a_run_on_the_cpu(betons: Path, cpu:
     assert differences(tmp_path / "cpu", tmp_path / "gpu") == []
     assert waits_in_steps(gpu) == []
     assert gpu.faults == []
-    assert IN_STEP <= {operation.phase for operation in gpu.operations}
+    assert {operation.phase for operation in gpu.operations} >= IN_STEP
     assert 0 < float(metrics.rows[-1]["mfu"]) < 1
+
+
+def test_products_are_bfloat16_and_what_is_kept_is_float32(betons: Path, tmp_path: Path) -> None:
+    """Autocast as on CUDA; images and gradients of them in channels_last; one wait for a pass over a validation set."""
+    with pretended_gpu() as gpu:
+        train(recipe_of(betons, tmp_path, *ONE_EPOCH), tmp_path / "run", runtime=pretended_runtime(torch.bfloat16))
+    products = [one for one in gpu.operations if one.name in PRODUCTS and one.phase in ("forward", "backward")]
+    assert products
+    assert {tensor.dtype for one in products for tensor in (*one.inputs, *one.outputs)} == {torch.bfloat16}
+    kept = [one for one in gpu.operations if one.phase in ("optimizer", "ema")]
+    assert {tensor.dtype for one in kept for tensor in (*one.inputs, *one.outputs)} == {torch.float32}
+    losses = [one for one in gpu.operations if one.name == "_log_softmax"]
+    assert {tensor.dtype for one in losses for tensor in (*one.inputs, *one.outputs)} == {torch.float32}
+    convolutions = [one for one in products if one.name == "convolution"]
+    assert {tensor.layout for one in convolutions for tensor in (one.inputs[0], one.outputs[0])} <= {"nhwc", "any"}
+    saved = load_file(tmp_path / "run" / "state.safetensors")
+    assert {tensor.dtype for name, tensor in saved.items() if not name.startswith("rng.")} == {torch.float32}
+    assert waits_in_steps(gpu) == []
+    assert [wait.place.partition(":")[0] for wait in gpu.waits if wait.phase == "evaluation"] == [
+        "jpegcurr/training/metrics.py"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("optim", "tolerance"),
+    [
+        ("{name: sgd, weight_decay: 0.01}", 0.0),
+        ("{name: nesterov, layer_decay: 0.8}", 0.0),
+        ("{name: lamb}", 1e-5),  # timm's LAMB rounds otherwise where it takes all tensors at once, as on a GPU
+    ],
+)
+def test_other_optimisers_wait_for_nothing(betons: Path, cpu: Runtime, tmp_path: Path, optim: str, tolerance: float) -> None:
+    recipe = recipe_of(betons, tmp_path, *ONE_EPOCH, f"optim={optim}", "evaluate=[]", "augment={color_jitter: 0.4}")
+    train(recipe, tmp_path / "cpu", runtime=cpu)
+    with pretended_gpu() as gpu:
+        train(recipe, tmp_path / "gpu", runtime=pretended_runtime())
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("cpu", "gpu"))
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) <= tolerance
+    assert waits_in_steps(gpu) == []

@@ -18,6 +18,7 @@ from jpegcurr.training import loop, train
 from jpegcurr.training.augment import augment
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.sampling import Batch
+from jpegcurr.training.flops import Utilisation
 from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.create import create_model
@@ -26,7 +27,12 @@ from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.state import EpochProgress, TrainState
 
 # What is named, and the name: within a step, the functions that a step consists of.
-_PHASES = ((Runtime, "upload", "upload"), (loop, "backward", "step"), (loop, "update", "update"), (train, "score", "evaluation"))
+_PHASES = (
+    (Runtime, "upload", "upload"),
+    (loop, "backward", "step"),
+    (loop, "update", "update"),
+    (train, "score", "evaluation"),
+)
 _WITHIN_STEP = (
     (augment, "augment", "policy"),
     (augment, "erase", "erase"),
@@ -95,6 +101,7 @@ def full_size_step(micro: int, size: int = 224, model: str = "convnext_tiny") ->
             ema=ModelEmaV3(net),
             optimizer=create_optimizer(net, recipe.optim),
             scaler=runtime.scaler(),
+            utilisation=Utilisation(net, None),
         )
         loader, plan = _MadeLoader(runtime, micro, size), plan_epochs(recipe)[0]
         progress = EpochProgress.at_start(0, runtime)
