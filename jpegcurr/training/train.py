@@ -25,6 +25,7 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets, open_weights
 from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
+from jpegcurr.training.flops import Utilisation, peak_flops
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.metrics import Scores, score
@@ -183,6 +184,7 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
+        utilisation=Utilisation(model, peak_flops(runtime.name, runtime.dtype)),
     )
 
 
