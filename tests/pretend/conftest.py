@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 import pytest
+import torch._dynamo.device_interface  # noqa: F401 (torch imports it at some calls: once for all forks)
 from pretend import backend
 
 

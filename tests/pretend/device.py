@@ -356,20 +356,27 @@ def _set(owner: Any, setting: str, value: bool) -> Iterator[None]:
 
 def _replacements() -> Iterator[tuple[Any, str, Any]]:
     """Yield what torch and safetensors do otherwise on a GPU of their own: owner, attribute, replacement."""
-    clear, generator, inference = torch.clear_autocast_cache, torch.Generator, torch.autograd.grad_mode.inference_mode
+    clear, inference = torch.clear_autocast_cache, torch.autograd.grad_mode.inference_mode
 
     def clear_both() -> None:
         autocast.forget_casts()
         clear()
 
     yield torch, "clear_autocast_cache", clear_both
-    yield torch, "Generator", lambda device="cpu": generator()
+    yield torch, "Generator", _AnyGenerator
     # A wrapper cannot be a view of an inference tensor: no gradients are recorded, and nothing else changes.
     yield inference, "__enter__", _enter_no_grad
     yield inference, "__exit__", _exit_no_grad
     # safetensors takes tensors of CUDA to the host itself, and asks others for their address.
     for module in [each for each in list(sys.modules.values()) if vars(each).get("save_file") is _save_file]:
         yield module, "save_file", _from_host(_save_file)
+
+
+class _AnyGenerator(torch.Generator):
+    """A generator of the CPU, for whichever device it is asked for."""
+
+    def __new__(cls, device: object = "cpu") -> "_AnyGenerator":
+        return super().__new__(cls, "cpu")
 
 
 def _from_host(save: Callable[..., Any]) -> Callable[..., Any]:
