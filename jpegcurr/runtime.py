@@ -138,6 +138,11 @@ class Runtime:
         return self.device.type == "cpu"
 
     @property
+    def eager_half(self) -> bool:
+        """Whether training is in half precision on a GPU, kernel by kernel: not compiled."""
+        return not self.on_cpu and self.dtype != torch.float32 and not self.compile
+
+    @property
     def _backend(self) -> Any:
         """The module of torch that is about the device, ``torch.cuda``."""
         return torch.get_device_module(self.device)

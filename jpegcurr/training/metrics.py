@@ -41,7 +41,7 @@ class Normaliser(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the normalised images."""
-        return (images.float() - self.mean) / self.std
+        return (images - self.mean) / self.std
 
     def equals(self, other: "Normaliser") -> bool:
         """Return whether the other has the same numbers, apart from rounding to three decimals."""

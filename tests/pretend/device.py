@@ -206,7 +206,7 @@ class PretendedGpu(TorchDispatchMode):
         if not self.values and name in ("convolution", "convolution_backward"):
             made = _in_cudnn_layout(made, tensors)
         out = _mapped(_on_device, made)
-        self._note(func, name, args, mine, out)
+        self._note(func, name, args, [tensor for tensor in mine if tensor is not kwargs.get("out")], out)
         return return_and_correct_aliasing(func, args, kwargs, out)
 
     def _run_on_host(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -95,7 +95,7 @@ def full_size_step(micro: int, size: int = 224, model: str = "convnext_tiny") ->
             1000,
             images=2 * micro,
             model=net,
-            prepared=runtime.prepare(net),
+            prepared=train._prepare(net, runtime),
             augment=augment.Augment(recipe, 1000, normalise),
             loss_of=recipe_loss(recipe),
             ema=ModelEmaV3(net),

@@ -44,9 +44,9 @@ def apply_at_once(images: torch.Tensor, layer: Layer, fill: Sequence[int], inter
         middles=np.arange(max(height, width)) + 0.5,
         sides=sides,
         to_unit=2 / sides,
-        last=sides - 1,
-        zero=np.array(0.0),
-        offsets=np.arange(-1.0, 3.0).reshape(4, 1, 1, 1),
+        last=(sides - 1).astype(np.int32),
+        zero=np.array(0, np.int32),
+        offsets=np.arange(-1, 3, dtype=np.int32).reshape(4, 1, 1, 1),
         brightest=np.array(255.0),
         levels=np.arange(256.0)[:, None],
         to_negative=np.array([[0, -1], [-1, 1]], np.float32).reshape(2, 2, 1, 1, 1, 1),
@@ -95,7 +95,7 @@ def _send(device: torch.device, **arrays: Array) -> _Sent:
     places = dict(zip(arrays, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
     for name, array in arrays.items():
         packed.numpy()[places[name] : places[name] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    sent = packed.pin_memory().to(device, non_blocking=True)
+    sent = (packed if device.type == "meta" else packed.pin_memory()).to(device, non_blocking=True)
     return {
         name: sent[places[name] : places[name] + array.nbytes].view(torch.from_numpy(array.reshape(-1)).dtype).view(array.shape)
         for name, array in arrays.items()
@@ -158,7 +158,7 @@ def _equalize(tables: torch.Tensor, levels: torch.Tensor, brightest: torch.Tenso
 def _blend(images: torch.Tensor, samples: _Samples, sent: _Sent) -> None:
     """Blend every sample with an image: its grey, its mean grey, a smooth one, or black."""
     selected = images[sent["blended"]]
-    values, start = selected.float(), torch.zeros_like(selected, dtype=torch.float32)
+    start = torch.zeros_like(selected, dtype=torch.float32)
     color, contrast, sharp = (samples.part(name) for name in ("Color", "Contrast", "Sharpness"))
     if contrast.stop:
         weighted = selected[: contrast.stop] * sent["grey"]
@@ -168,19 +168,19 @@ def _blend(images: torch.Tensor, samples: _Samples, sent: _Sent) -> None:
             pixels = grey.shape[2] * grey.shape[3]
             start[contrast] = (grey[contrast].sum((1, 2, 3), keepdim=True) + pixels // 2) // pixels
     if sharp.stop > sharp.start:
-        start[sharp] = values[sharp]
-        _smooth(values[sharp], start[sharp])
-    change = sent["factors"] * (values - start)
+        start[sharp] = selected[sharp]
+        _smooth(start[sharp])
+    change = (selected - start).mul_(sent["factors"])
     images[sent["blended"]] = start.add_(change).clamp_(0, 255).to(torch.uint8)
 
 
-def _smooth(values: torch.Tensor, out: torch.Tensor) -> None:
-    """Write Pillow's SMOOTH of ``values`` [k 3 h w] into ``out``, but for the edge. Sums of levels are exact in any order."""
+def _smooth(values: torch.Tensor) -> None:
+    """Replace ``values`` [k 3 h w] by Pillow's SMOOTH of them, but for the edge. Sums of levels are exact in any order."""
     if min(values.shape[2:]) < 3:
         return
     nine = torch.nn.functional.avg_pool2d(values, 3, stride=1, divisor_override=1)
     total = nine.add_(values[:, :, 1:-1, 1:-1], alpha=4)
-    out[:, :, 1:-1, 1:-1] = total.add_(6.5).div_(13).floor_()
+    values[:, :, 1:-1, 1:-1] = total.add_(6.5).div_(13).floor_()
 
 
 # Operations that move pixels.
@@ -221,25 +221,26 @@ def _move(images: torch.Tensor, part: slice, sent: _Sent, interpolation: Interpo
     centre, of_x, of_y, shift = sent["maps"][part].view(-1, 4, 2, 1, 1).unbind(1)
     x, y = sent["middles"][:width] - centre[:, :1], sent["middles"][:height, None] - centre[:, 1:]
     places = (of_x * x + of_y * y).add_(shift)  # [k 2 h w], x first
-    planes = images[numbers].to(torch.float32, memory_format=torch.contiguous_format)
+    planes = images[numbers].contiguous()
     if interpolation == "bicubic":
         moved = _sample_cubic(planes, places, sent)
     else:
         scaled = (places * sent["to_unit"]).sub_(1).permute(0, 2, 3, 1).float()
-        moved = torch.nn.functional.grid_sample(planes, scaled, "bilinear", "border", align_corners=False)
+        moved = torch.nn.functional.grid_sample(planes.float(), scaled, "bilinear", "border", align_corners=False)
     inside = ((places >= 0) & (places < sent["sides"])).all(1, keepdim=True)
     levels = moved.add_(SLACK[interpolation]).clamp_(0, 255).to(torch.uint8)
     images[numbers] = torch.where(inside, levels, sent["fill"])
 
 
 def _sample_cubic(planes: torch.Tensor, places: torch.Tensor, sent: _Sent) -> torch.Tensor:
-    """Return ``planes`` [k 3 h w] at ``places`` [k 2 h w] by the cubic of ``pillow_ops``, from the 16 pixels around each."""
-    count, channels, _, width = planes.shape
+    """Return uint8 ``planes`` [k 3 h w] at ``places`` [k 2 h w] by the cubic of ``pillow_ops``, float32."""
+    count, channels, height, width = planes.shape
     exact = places - 0.5
     before = exact.floor()
     by_x, by_y = _cubic_weights(exact.sub_(before).float(), sent)
-    pixels = (before[:, None] + sent["offsets"]).clamp_(sent["zero"], sent["last"]).long()  # [k 4 2 h w]
-    index = (pixels[:, :, 1] * width)[:, :, None] + pixels[:, None, :, 0]  # [k 4 4 h w], rows first
+    pixels = (before.int()[:, None] + sent["offsets"]).clamp_(sent["zero"], sent["last"])  # [k 4 2 h w]
+    index = torch.empty(count, 4, 4, height, width, dtype=torch.int64, device=planes.device)  # rows first
+    torch.add((pixels[:, :, 1] * width)[:, :, None], pixels[:, None, :, 0], out=index)
     taps = planes.flatten(2).gather(2, index.view(count, 1, -1).expand(-1, channels, -1)).view(count, channels, 4, 4, -1)
     lines = taps[:, :, :, 0] * by_x[0][:, :, None]
     for number in (1, 2, 3):
