@@ -138,6 +138,11 @@ class Runtime:
         return self.device.type == "cpu"
 
     @property
+    def jpeg_on_device(self) -> bool:
+        """Whether JPEGs on the fly after the resize are arithmetic on the device; on a CPU a codec on threads is faster."""
+        return not self.on_cpu
+
+    @property
     def eager_half(self) -> bool:
         """Whether training is in half precision on a GPU, kernel by kernel: not compiled."""
         return not self.on_cpu and self.dtype != torch.float32 and not self.compile

@@ -119,3 +119,21 @@ def test_a_full_step_of_convnext_tiny_stays_within_its_launches_and_bytes() -> N
     convolutions = [one for one in operations if one.name == "convolution"]
     assert len(convolutions) == 22
     assert {tensor.layout for one in convolutions for tensor in (one.inputs[0], one.outputs[0])} == {"nhwc"}
+
+
+def test_jpegs_after_the_resize_are_the_devices(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """Qualities of a range beside a stored file, and in validation: the CPU's weights and accuracies, and no further wait."""
+    source = f"{betons}/train-source.beton"
+    harsh = f"data.q50={{train: {{beton: {source}, quality: [5, 95], stage: after_resize}}, val: "
+    harsh += f"{{beton: {betons}/val-source.beton, quality: 20, stage: after_resize}}}}"
+    mixture = "curriculum=[{data: {clean: 0.5, q50: 0.5}, until_epoch: 1}]"
+    recipe = tiny_recipe(betons, tmp_path, harsh, mixture, "schedule.warmup_epochs=0", "evaluate=[q50]", "loader.kind=plain")
+    on_cpu = train(recipe, tmp_path / "cpu", runtime=cpu)
+    with pretended_gpu() as gpu:
+        on_gpu = train(recipe, tmp_path / "gpu", runtime=pretended_runtime())
+    assert differences(tmp_path / "cpu", tmp_path / "gpu") == []
+    accuracies = [{name: value for name, value in rows[-1].items() if "q50" in name} for rows in (on_cpu.rows, on_gpu.rows)]
+    assert accuracies[0] == accuracies[1] != {}
+    assert [wait for wait in gpu.waits if wait.phase in ("jpeg", *IN_STEP)] == []
+    assert gpu.faults == []
+    assert any(operation.phase == "jpeg" for operation in gpu.operations)

@@ -17,6 +17,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training import loop, train
 from jpegcurr.training.augment import augment
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.data import device_jpeg
 from jpegcurr.training.data.sampling import Batch
 from jpegcurr.training.flops import Utilisation
 from jpegcurr.training.loss import recipe_loss
@@ -29,6 +30,7 @@ from jpegcurr.training.state import EpochProgress, TrainState
 # What is named, and the name: within a step, the functions that a step consists of.
 _PHASES = (
     (Runtime, "upload", "upload"),
+    (device_jpeg, "jpeg_unchecked", "jpeg"),
     (loop, "backward", "step"),
     (loop, "update", "update"),
     (train, "score", "evaluation"),

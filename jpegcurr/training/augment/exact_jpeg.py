@@ -76,9 +76,9 @@ def jpeg(images: Tensor, quality: int | Tensor, *, subsampling: Subsampling = "4
         return jpeg(images[None], quality, subsampling=subsampling, gradient=gradient)[0]
     qualities = _check_qualities(quality, images)
     if gradient == "none":
-        return _in_chunks(images, qualities, subsampling)
+        return jpeg_unchecked(images, qualities, subsampling)
     linear = _without_rounding(images, subsampling)
-    shown = _in_chunks(images.detach().round().clamp(0, 255).to(torch.uint8), qualities, subsampling)
+    shown = jpeg_unchecked(images.detach().round().clamp(0, 255).to(torch.uint8), qualities, subsampling)
     return shown + (linear - linear.detach())  # the difference is zero, so that the levels are exact
 
 
@@ -113,7 +113,8 @@ def _check_qualities(quality: int | Tensor, images: Tensor) -> Tensor:
     return quality.reshape(-1).to(images.device, torch.int32, non_blocking=True)
 
 
-def _in_chunks(images: Tensor, qualities: Tensor, subsampling: Subsampling) -> Tensor:
+def jpeg_unchecked(images: Tensor, qualities: Tensor, subsampling: Subsampling = "420") -> Tensor:
+    """Return what ``jpeg`` does of qualities, int32 [n] or [1] on the images' device, known to be valid: nothing waits."""
     count = max(1, _CHUNK.get(images.device.type, _DEVICE_CHUNK) // (images.shape[2] * images.shape[3]))
     if torch.compiler.is_compiling() or len(images) <= count:
         return _round_trip(images, qualities, subsampling)

@@ -63,7 +63,7 @@ _NO_REALLOC, _ACCURATE_DCT = 1024, 4096
 
 
 def tasks_of(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
-    """Return one ``TASK`` record for every ``SAMPLE`` record."""
+    """Return one ``TASK`` record for every ``SAMPLE`` record; what the device does to a sample is no part of its task."""
     tasks = np.zeros(len(samples), TASK)
     for name in SAMPLE.names or ():
         tasks[name] = samples[name]
@@ -75,6 +75,8 @@ def tasks_of(sampler: EpochSampler, samples: np.ndarray) -> np.ndarray:
         tasks["image_height"][mine], tasks["image_width"][mine] = beton.heights[indices], beton.widths[indices]
         tasks["raw"][mine] = beton.modes[indices] != MODE_JPEG
         tasks["before_crop"][mine] = variant.before_crop
+    deferred = sampler.deferred(samples)
+    tasks["quality"][deferred], tasks["flip"][deferred] = 0, False
     return tasks
 
 

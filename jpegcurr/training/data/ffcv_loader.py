@@ -28,6 +28,7 @@ from jpegcurr.errors import TrainingError
 from jpegcurr.runtime import Runtime, torch_threads_kept
 from jpegcurr.system import available_cpus
 from jpegcurr.training.data.decode_kernel import BYTE, GOOD, TASK, tasks_of
+from jpegcurr.training.data.device_jpeg import finish_on_device
 from jpegcurr.training.data.ffcv_kernel import SampleDecoder
 from jpegcurr.training.data.readahead import Readahead
 from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
@@ -65,12 +66,14 @@ class FfcvLoader:
         try:
             for number, numbers in enumerate(thread.batches, first):
                 with torch_threads_kept():  # FFCV's thread sets them when it starts
-                    images, status = thread.take()
+                    images, samples, status = thread.take()
                 indices = self._repaired(epoch, numbers, images.numpy(), status)
+                uploaded = self._runtime.upload(images.permute(0, 3, 1, 2))
+                shown = finish_on_device(uploaded, self._sampler, epoch, samples, indices, self._runtime)
                 labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
                 position = self._sampler.position(epoch, number)
                 targets = upload_targets(self._sampler, indices, self._runtime)
-                yield Batch(self._runtime.upload(images.permute(0, 3, 1, 2)), labels, numbers, epoch, position, targets)
+                yield Batch(shown, labels, numbers, epoch, position, targets)
         finally:
             thread.end()
 
@@ -142,7 +145,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         self._lanes = loader.num_workers
         self._samples = sampler.samples_of(epoch, self.batches)
         self._readahead = Readahead(sampler, epoch, self.batches)
-        self._images: deque[torch.Tensor] = deque()
+        self._rendering: deque[tuple[torch.Tensor, np.ndarray]] = deque()  # images, and the ``SAMPLE`` records of a batch
         self._failure: Exception | None = None
         super().__init__(loader, np.concatenate(self.batches) if self.batches else np.empty(0, np.int64))
 
@@ -157,16 +160,17 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
     def run_pipeline(self, number: int, batch_indices: Indices, *others: object) -> Any:
         """Run FFCV's pipeline on the tasks of the next batch."""
         self._readahead.start(number)
-        tasks = tasks_of(self._sampler, next(self._samples))
+        samples = next(self._samples)
+        tasks = tasks_of(self._sampler, samples)
         size = self._sampler.size(self._epoch)
         images = self._runtime.memory(len(tasks), size, size, 3)
         self.storage_state = (tasks, *_lanes(tasks, self._lanes), images.numpy(), np.zeros(len(tasks), BYTE))
         result = super().run_pipeline(number, batch_indices, *others)
-        self._images.append(images)
+        self._rendering.append((images, samples))
         return result
 
-    def take(self) -> tuple[torch.Tensor, NDArray[np.int8]]:
-        """Return the next batch: images, uint8 [b h w 3], and the decoder's status of each, int8 [b]."""
+    def take(self) -> tuple[torch.Tensor, np.ndarray, NDArray[np.int8]]:
+        """Return the next batch: images, uint8 [b h w 3], their ``SAMPLE`` records, and the decoder's status, int8 [b]."""
         fields = next(self, None)
         if fields is None:
             reason = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
@@ -174,7 +178,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
                 f"FFCV's loading thread failed ({reason}). Use the other loader: --set loader.kind=plain."
             ) from self._failure
         (status,) = fields
-        return self._images.popleft(), status
+        return *self._rendering.popleft(), status
 
     def end(self) -> None:
         """Stop after the current batch.

@@ -81,6 +81,7 @@ def open_loaders(recipe: Recipe, datasets: Datasets | None = None, runtime: Runt
 def open_loader(kind: str, sampler: EpochSampler, runtime: Runtime) -> Loader:
     """Open one loader of a kind that ``choose_kind`` returned. Raises RecipeError if its batches do not fit into the memory."""
     _check_memory(sampler)
+    sampler = replace(sampler, jpeg_on_device=runtime.jpeg_on_device)
     openers: dict[str, Callable[[EpochSampler, Runtime], Loader]] = {
         "compiled": _open_compiled,
         "ffcv": _open_ffcv,

@@ -135,6 +135,9 @@ class EpochSampler:
     With ``repeats`` each sample of an epoch occurs that many times, usually in one step. With ``balance`` samples are drawn by
     class (``balancing.draw``), and may be drawn more than once. Either way the n-th occurrence of sample i has the number
     ``i + n * len(beton)`` in the order, and gets another crop.
+
+    With ``jpeg_on_device`` the images that are encoded after the resize are yielded by rendering as they were before, and
+    ``device_jpeg`` does the rest.
     """
 
     variants: Mapping[str, Variant]
@@ -151,6 +154,7 @@ class EpochSampler:
     balance: Balance | None = None
     os_cache: bool = True
     skip_broken: bool = False
+    jpeg_on_device: bool = False
     rank: int = 0
     ranks: int = 1
 
@@ -260,6 +264,12 @@ class EpochSampler:
         for name, column in zip(VIEW, views.T, strict=True):
             samples[name] = column
         return samples
+
+    def deferred(self, samples: np.ndarray | np.void) -> NDArray[np.bool_]:
+        """Return whether each ``SAMPLE`` record is encoded, and then mirrored, by the device: bool, of their shape."""
+        after_resize = np.array([not variant.before_crop for variant in self.variants.values()])
+        deferred: NDArray[np.bool_] = self.jpeg_on_device & (samples["quality"] > 0) & after_resize[samples["variant"]]
+        return deferred
 
     def samples_of(self, epoch: int, batches: Sequence[Indices]) -> Iterator[np.ndarray]:
         """Yield the records of one batch after the other; many are drawn in one call, which takes a sixth of the time."""

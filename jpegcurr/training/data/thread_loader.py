@@ -16,6 +16,7 @@ import torch
 
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.data.device_jpeg import finish_on_device
 from jpegcurr.training.data.readahead import Readahead
 from jpegcurr.training.data.sampling import Batch, EpochSampler, Indices
 from jpegcurr.training.data.transforms import make_sample
@@ -97,12 +98,13 @@ class ThreadLoader:
         pieces = [slice(first, first + self._piece) for first in range(0, len(samples), self._piece)]
         make = partial(self._make_samples, self._sampler, epoch)
         tasks = [start(partial(make, samples[piece], out[piece])) for piece in pieces]
-        return _PendingBatch(images, numbers, place, samples["index"], tasks)
+        return _PendingBatch(images, numbers, place, samples, tasks)
 
     def _finished(self, pending: "_PendingBatch") -> Batch:
         indices = np.array([index for task in pending.tasks for index in task()], np.int64)
-        self.replaced += int((indices != pending.indices).sum())
+        self.replaced += int((indices != pending.samples["index"]).sum())
         images = self._runtime.upload(pending.images.permute(0, 3, 1, 2))
+        images = finish_on_device(images, self._sampler, pending.place[0], pending.samples, indices, self._runtime)
         labels = self._runtime.upload(torch.from_numpy(self._sampler.labels[indices]))
         return Batch(images, labels, pending.numbers, *pending.place, upload_targets(self._sampler, indices, self._runtime))
 
@@ -114,11 +116,11 @@ _Task = Callable[[], list[int]]
 class _PendingBatch:
     """A batch whose pieces are being decoded into ``images``, uint8 [b h w 3], by ``tasks``, which wait when called.
 
-    ``place`` is its epoch, and its position in it.
+    ``place`` is its epoch, and its position in it; ``samples`` are its ``SAMPLE`` records.
     """
 
     images: torch.Tensor
     numbers: Indices
     place: tuple[int, int]
-    indices: Indices
+    samples: np.ndarray
     tasks: list[_Task]

@@ -54,13 +54,18 @@ def _make_replacement(sampler: EpochSampler, epoch: int, index: int, out: Pixels
 
 
 def render(sampler: EpochSampler, sample: np.void, size: int) -> Pixels:
-    """Return one sample as RGB uint8 [size size 3]; raise ImageError, which names it, if it does not decode."""
+    """Return one sample as RGB uint8 [size size 3]; raise ImageError, which names it, if it does not decode.
+
+    One that the device encodes is returned as it is before that (``device_jpeg``).
+    """
     variant = list(sampler.variants.values())[sample["variant"]]
     quality, index = int(sample["quality"]), int(sample["index"])
     before_crop = quality > 0 and variant.before_crop
     image = read_pixels(variant.beton, index, quality=quality if before_crop else None, scratch=True)
     pixels = _take_view(image, [int(sample[name]) for name in VIEW], size, sampler.image.interpolation)
     pixels = shift(pixels, *(int(sample[name]) for name in SHIFT))
+    if sampler.deferred(sample):
+        return pixels
     if quality and not before_crop:
         pixels = round_trip(pixels, quality)
     return np.asarray(cv2.flip(pixels, 1), np.uint8) if sample["flip"] else pixels  # OpenCV takes a third of NumPy's time
