@@ -5,11 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from samples import jpeg
 
 from jpegcurr.analysis.evaluation import evaluate
 from jpegcurr.analysis.evaluation.evaluate import (
@@ -22,7 +26,7 @@ from jpegcurr.analysis.evaluation.evaluate import (
 )
 from jpegcurr.analysis.evaluation.naming import quality_lines, quality_names, run_names
 from jpegcurr.analysis.evaluation.outputs import accuracy_curve
-from jpegcurr.analysis.evaluation.per_image import Outcomes
+from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.evaluation.tables import (
     accuracy_matrix,
     changed_classes,
@@ -85,6 +89,40 @@ def test_quality_50_on_the_fly_gives_the_predictions_of_the_stored_file(betons: 
         "quality 50, on the fly, before the crop",
         "quality 50, on the fly, after the resize",
     )
+
+
+@pytest.mark.parametrize("kind", ["plain", "images", "device"])
+def test_qualities_after_the_resize_are_those_of_pillow_from_one_pass(
+    betons: Path, photos: Path, trained: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Compare every batch that the model gets with what Pillow makes of the first one, for two models and a set twice."""
+    run = load_run(trained, cpu)
+    monkeypatch.setattr(Runtime, "jpeg_on_device", kind == "device")
+    data = photos / "val" if kind == "images" else betons / "val-source.beton"
+    sets = open_sets([run], expand_qualities([data], ["source", 30, 5], "after_resize"))
+    sets += [sets[1], *open_sets([run], expand_qualities([data], [30]))]
+    inputs: list[torch.Tensor] = []
+    passes = []
+    normalise = type(run.normalise).forward
+    monkeypatch.setattr(type(run.normalise), "forward", lambda self, images: inputs.append(images) or normalise(self, images))
+    monkeypatch.setattr(evaluate, "observe", lambda *given, **options: passes.append(1) or observe(*given, **options))
+    results = list(evaluate_runs([run, replace(run)], sets, cpu, loader="plain"))
+    assert len(passes) == 2, "of those after the resize, and of the one before the crop"
+    assert [result.tested for result in results] == 2 * ["source", 30, 5, 30, 30]
+    assert [result.at_load for result in results[:3]] == [
+        None,
+        "quality 30, on the fly, after the resize",
+        "quality 5, on the fly, after the resize",
+    ]
+    source, *encoded = inputs[:4]
+    for quality, images in zip((30, 5, 30), encoded, strict=True):
+        for before, after in zip(source.permute(0, 2, 3, 1).numpy(), images.permute(0, 2, 3, 1).numpy(), strict=True):
+            assert np.array_equal(after, np.asarray(Image.open(BytesIO(jpeg(Image.fromarray(before), quality=quality)))))
+    assert same_outcomes(results[1], results[3])
+    assert not same_outcomes(results[1], results[4]), "before the crop is another treatment"
+    alone = evaluate_runs([run], open_sets([run], expand_qualities([data], [5], "after_resize")), cpu, loader="plain")
+    assert same_outcomes(results[2], next(alone))
+    assert same_outcomes(results[2], results[7])
 
 
 def test_every_image_counts_once_with_any_batch(betons: Path, trained: Path, cpu: Runtime) -> None:

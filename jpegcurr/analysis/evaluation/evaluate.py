@@ -12,6 +12,7 @@ import torch
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
 from jpegcurr.analysis.evaluation.merge import Merge
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
+from jpegcurr.analysis.evaluation.qualities import EvaluationSet, plan_pass
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.beton.manifest import read_manifest, refuse_second_encode
 from jpegcurr.encoding.jpeg.codec import Quality, check_quality
@@ -34,7 +35,6 @@ from jpegcurr.training.run_folder import data_of
 log = logging.getLogger("jpegcurr")
 
 BETON = ".beton"
-EvaluationSet = Dataset | ImageSet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -317,7 +317,8 @@ def evaluate_runs(
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of each run on each data set, run by run; every image counts once.
 
-    Runs whose images differ in nothing but their normalisation share one pass over a data set, which is then decoded once.
+    Runs whose images differ in nothing but their normalisation share one pass over a data set, which is then decoded once. So
+    do a data set and the qualities of it that are encoded after the resize.
 
     Args:
         runs: models in evaluation mode.
@@ -341,14 +342,16 @@ def evaluate_runs(
             if (row, column) not in pending:
                 together = [other for other, candidate in enumerate(runs) if _input_key(candidate) == _input_key(run)]
                 models = [(runs[other].model, runs[other].normalise) for other in together]
-                of_set = _open_loader(run, dataset, kind, runtime, merge)
+                plan = plan_pass(dataset, datasets)
+                of_set = _open_loader(run, plan.dataset, kind, runtime, merge)
                 groups = None if merge is None else merge.numbers(run.class_list)
                 loss = _loss_name(run) if merge is None else "cross_entropy"
-                observed = observe(models, of_set, runtime, on_images, loss=loss, groups=groups)
+                observed = observe(models, of_set, runtime, on_images, loss=loss, groups=groups, qualities=plan.qualities)
                 if isinstance(of_set, ImageLoader) and of_set.unread and dataset.path not in reported:
                     reported.add(dataset.path)
                     log.warning("%s", _describe_unread(dataset, of_set.unread))
-                pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
+                for at, of_column in zip(plan.columns, observed, strict=True):
+                    pending |= {(other, at): of_run for other, of_run in zip(together, of_column, strict=True)}
             outcomes = pending.pop((row, column))
             _check_finite(run, dataset, outcomes)
             yield _evaluation(run, dataset, kind, outcomes, merge)

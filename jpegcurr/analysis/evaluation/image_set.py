@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round_trip
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
@@ -94,7 +94,7 @@ def open_images(path: Path, labels: Path | None = None, max_pixels: int = MAX_PI
 
 
 class ImageLoader:
-    """Batches of an ``ImageSet``, as both loaders yield them of betons: read, encoded and cropped on threads.
+    """Batches of an ``ImageSet``, as both loaders yield them of betons: read, encoded before the crop if at all, and cropped.
 
     With several processes each image belongs to exactly one, as in ``EpochSampler``. An image that cannot be read has the label
     ``LEFT_OUT`` and is in ``unread``, with the reason.
@@ -124,15 +124,12 @@ class ImageLoader:
         """Return the position of an image, its crop uint8 [3 s s], and why it cannot be read; empty if it can."""
         item, on_the_fly = self._images.source.items[position], self._images.on_the_fly
         quality = on_the_fly.quality if on_the_fly is not None and isinstance(on_the_fly.quality, int) else None
-        stage = on_the_fly.stage if on_the_fly is not None else None
         max_pixels = self._images.max_pixels
         try:
             data = self._images.source.store.read(item)
-            if quality is not None and stage == "before_crop":
+            if quality is not None:
                 data = reencode(data, [EncodeSpec(quality)], max_pixels)[0].data
             crop = centre_crop(decode_rgb(data, scratch=True, max_pixels=max_pixels), self._section)
-            if quality is not None and stage == "after_resize":
-                crop = torch.from_numpy(round_trip(crop.permute(1, 2, 0).numpy(), quality)).permute(2, 0, 1)
         except ImageError as error:
             size = self._section.size
             return position, torch.zeros(3, size, size, dtype=torch.uint8), str(error)

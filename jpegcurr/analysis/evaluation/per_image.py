@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jpegcurr.analysis.evaluation.qualities import batches_at
 from jpegcurr.analysis.stats import Flags, calibration_error
 from jpegcurr.runtime import Runtime, World
 from jpegcurr.training.data.sampling import Loader
@@ -62,23 +63,28 @@ def observe(
     *,
     loss: str = "cross_entropy",
     groups: Sequence[Sequence[int]] | None = None,
-) -> list[Outcomes]:
+    qualities: Sequence[int | None] = (None,),
+) -> list[list[Outcomes]]:
     """Return the outcomes of each model on one pass of ``loader``, over the images of all processes together, in their order.
+
+    There is one list, of an entry for each model, for each of ``qualities``: see ``batches_at``.
 
     Every process must call it, and each gets all outcomes. Images with a negative label are left out: they cannot be read.
     ``on_images`` is called after every batch with its number of images, times the models. ``loss`` is that of
     ``image_losses``. The probabilities of outputs in one of ``groups`` are added; labels are then numbers of groups.
     """
-    parts: list[torch.Tensor] = []
-    for outputs, labels, targets in evaluate_batches(models, loader.at(0), runtime):
+    parts: list[list[torch.Tensor]] = [[] for _ in qualities]
+    batches = batches_at(loader.at(0), qualities, runtime)
+    for number, (outputs, labels, targets) in enumerate(evaluate_batches(models, batches, runtime)):
         logits = outputs if groups is None else [add_probabilities(of_model, groups) for of_model in outputs]
         losses = [image_losses(loss, of_model, labels, targets) for of_model in logits]
         columns = [_columns(*of_model, labels) for of_model in zip(logits, losses, strict=True)]
-        parts.append(torch.stack(columns).cpu())
+        parts[number % len(qualities)].append(torch.stack(columns).cpu())
         if on_images:
             on_images(len(labels) * len(models))
-    mine = torch.cat(parts, dim=2) if parts else torch.zeros(len(models), COLUMNS, 0, dtype=torch.float64)
-    return [_outcomes(columns[:, columns[0] >= 0]) for columns in _gather(mine, runtime.world)]
+    none = torch.zeros(len(models), COLUMNS, 0, dtype=torch.float64)
+    gathered = [_gather(torch.cat([none, *of_quality], dim=2), runtime.world) for of_quality in parts]
+    return [[_outcomes(columns[:, columns[0] >= 0]) for columns in of_quality] for of_quality in gathered]
 
 
 def _gather(mine: torch.Tensor, world: World) -> torch.Tensor:
