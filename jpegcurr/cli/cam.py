@@ -19,6 +19,7 @@ from jpegcurr.cli.options import (
     JsonOption,
     MaxPixelsOption,
     MeanOption,
+    OnTheFlyOption,
     QualitiesOption,
     QuietOption,
     SizeOption,
@@ -44,6 +45,7 @@ def cam(
         ),
     ],
     qualities: QualitiesOption = COMPARED,
+    on_the_fly: OnTheFlyOption = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page; its data is written beside it as .json.")
     ] = Path("report.html"),
@@ -96,7 +98,8 @@ def cam(
 ) -> None:
     """Compare Grad-CAM maps between JPEG qualities and models over all images, in one offline HTML page.
 
-    The other qualities are compared with the first. Each image is encoded in memory, as `jpegcurr encode` would store it.
+    The other qualities are compared with the first. Each image is encoded in memory, as `jpegcurr encode` would store it; or,
+    with --on-the-fly, the crop that the model receives is.
     """
     lock_outputs(context, {output: "-o"})
     from jpegcurr.analysis.cam.compare import compare_cams
@@ -104,7 +107,7 @@ def cam(
     from jpegcurr.analysis.cam.methods import find_method
     from jpegcurr.analysis.report.export import report_values
     from jpegcurr.analysis.report.html import report_files, write_report
-    from jpegcurr.analysis.report.text import describe_converted
+    from jpegcurr.analysis.report.text import describe_converted, describe_stage
     from jpegcurr.files import refuse_existing
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifiers
@@ -143,6 +146,7 @@ def cam(
             seed=seed,
             metrics=measured,
             max_pixels=max_pixels,
+            stage="after_resize" if on_the_fly else "before_crop",
             on_images=lambda done, total: bar.update("cam", done, total),
         )
     report = write_report(study, output)
@@ -153,6 +157,6 @@ def cam(
         return
     for sentence in report.summary:
         out.print(sentence, markup=False)
-    for sentence in filter(None, (study.unknown, describe_converted(study))):
+    for sentence in filter(None, (describe_stage(study), study.unknown, describe_converted(study))):
         out.print(sentence, markup=False)
     out.print(f"{output}", markup=False)

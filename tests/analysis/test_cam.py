@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -493,3 +494,39 @@ def test_cam_lists_and_reads_files_as_encode_does() -> None:
     assert find_images(Path("images")) == [Path("images", name) for name in ("1.jpg", "b/2.jpg", "pipe.jpg")]
     with pytest.raises(ImageError, match="not a regular file"):
         read_image(Path("images/pipe.jpg"))
+
+
+def test_after_the_resize_the_crops_of_one_decode_are_encoded_as_by_pillow(
+    photos: Path, trained: Path, cpu: Runtime, study: CamStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, decoded = load_run(trained, cpu), []
+    decode = pipeline.decode_rgb
+    monkeypatch.setattr(pipeline, "decode_rgb", lambda data, **options: decoded.append(1) or decode(data, **options))
+    views = {"layer": "stages.1", "limit": 10, "pictures": 3}
+    resized = compare_cams([run], photos / "val", [*SPECS[:2], EncodeSpec(5, "444")], cpu, stage="after_resize", **views)  # type: ignore[arg-type]
+    assert len(decoded) == 10 + 3, "and those that are shown a second time"
+    for example in resized.examples:
+        source = Image.fromarray(example.pictures["source"])
+        for name, options in (("q50", {"quality": 50}), ("q5", {"quality": 5, "subsampling": "4:4:4"})):
+            shown = np.asarray(Image.open(BytesIO(jpeg(source, **options))))
+            assert np.array_equal(example.pictures[name], shown)
+    assert np.array_equal(resized.columns[0].logit, study.columns[0].logit), "the source is the same"
+    assert not np.array_equal(resized.columns[1].logit, study.columns[1].logit)
+    for stage, specs in (("after_crop", SPECS), ("after_resize", [EncodeSpec(50, "keep")])):
+        with pytest.raises(UsageError, match=r"stage"):
+            compare_cams([run], photos / "val", specs, cpu, stage=stage)  # type: ignore[arg-type]
+
+
+def test_the_stage_is_stated_on_the_page_in_its_json_and_in_the_terminal(
+    photos: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["cam", str(trained), str(photos / "val"), "--layer", "stages.1", "--limit", "4", "--on-the-fly", "-q"]
+    with pytest.raises(SystemExit) as left:
+        main(line)
+    assert left.value.code in (0, None)
+    sentence = "Qualities are encoded after the resize, at the size the model receives"
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    values = json.loads(Path("report.json").read_text(encoding="utf-8"))
+    assert values["stage"] == "after_resize"
+    assert "encoded after the resize" in values["provenance"]["Qualities"]
+    assert sentence in Path("report.html").read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_specs
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import UsageError
+from jpegcurr.recipe.schema import Stage
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import sanitize
 from jpegcurr.training.models.description import describe_model, hash_weights
@@ -52,14 +53,15 @@ def compare_cams(
     metrics: Sequence[str] = (),
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    stage: Stage = "before_crop",
     on_images: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CamStudy:
     """Compute the maps of every image of a folder in every model at every quality, and compare them.
 
-    Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped. An image and
-    view takes about 100 bytes. Where fewer than half of the images have another one of their class (because these are not
-    known, say), the first view's maps are kept too, 200 bytes an image on a grid of 7x7: the baseline then compares images
-    half the list apart.
+    Each image is re-encoded at full resolution, exactly as ``jpegcurr encode`` stores it, before it is cropped; or, with
+    ``stage``, the crop that the model gets is, of one decode and one resize for all qualities. An image and view takes about
+    100 bytes. Where fewer than half of the images have another one of their class (because these are not known, say), the
+    first view's maps are kept too, 200 bytes an image on a grid of 7x7: the baseline then compares images half the list apart.
 
     Args:
         models: whatever ``load_model`` takes, one or more with the same classes, in any order; the first at the first quality
@@ -78,6 +80,7 @@ def compare_cams(
             passes an image.
         threads: threads for reading and encoding; the number of processors if None.
         max_pixels: how many pixels an image may have; a larger one is skipped.
+        stage: encode the whole image, or, as ``after_resize``, what the model gets of it, which degrades it much more.
         on_images: called with the number of images done and in all; an image that is shown counts twice.
 
     Raises:
@@ -92,6 +95,7 @@ def compare_cams(
         _check_classes(first, run)
     if target_rule not in get_args(TargetRule):
         raise UsageError(f"--target {target_rule!r} is not known. Give {', '.join(get_args(TargetRule))}.")
+    _check_stage(stage, specs)
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
     layer = layer or _last_stage(first)
@@ -102,7 +106,9 @@ def compare_cams(
     files = list(labelled.files)
     labelled = labelled.renamed(first.class_list.truths)
     truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
-    runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels)
+    runner = ViewRunner(
+        runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels, stage
+    )
     total = len(files) + min(pictures, len(files))
     results = _collect(runner, files, threads, lambda done: on_images(done, total))
     files = results.files()
@@ -135,7 +141,19 @@ def compare_cams(
         method=method,
         target_rule=target_rule,
         seed=seed,
+        stage=stage,
     )
+
+
+def _check_stage(stage: Stage, specs: Sequence[EncodeSpec]) -> None:
+    """Raise UsageError for a stage that is none, and for specifications that only whole images can have."""
+    if stage not in get_args(Stage):
+        raise UsageError(f"stage {stage!r} is not known. Give {' or '.join(get_args(Stage))}.")
+    if stage == "after_resize" and any(spec.resize or spec.subsampling == "keep" for spec in specs):
+        raise UsageError(
+            "A resize, or the subsampling keep, is of a stored image, and stage after_resize encodes its crop. Give qualities, "
+            "with subsampling 420, 422 or 444."
+        )
 
 
 def _last_stage(run: Classifier) -> str:

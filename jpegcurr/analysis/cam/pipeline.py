@@ -18,11 +18,11 @@ from jpegcurr.analysis.cam.methods import Method
 from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, TargetRule, ViewColumns
 from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
 from jpegcurr.analysis.prediction.predict import read_file
-from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
+from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round_trip
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
-from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.schema import ImageSection, Stage
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
@@ -90,6 +90,7 @@ class ViewRunner:
     measures: Mapping[str, Measure] = field(default_factory=dict)
     seed: int = 0
     max_pixels: int = MAX_PIXELS
+    stage: Stage = "before_crop"
 
     @cached_property
     def sections(self) -> list[ImageSection]:
@@ -121,7 +122,7 @@ class ViewRunner:
                 yield batch
 
     def _prepare(self, file: Path) -> PreparedImage:
-        """Read one file, encode the whole image at every quality, and crop the results."""
+        """Read one file, encode it at every quality, before the crop or after it, and return the crops."""
         specs = {spec.name: spec for spec in [*([self.near] if self.near else []), *self.specs]}
         try:
             if self.target_rule == "label" and self.truths[file] < 0:
@@ -131,11 +132,18 @@ class ViewRunner:
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
             converted = False
-            encoded = reencode(read_file(file), list(specs.values()), self.max_pixels)
-            for name, jpeg in zip(specs, encoded, strict=True):
+            stored = list(specs.values()) if self.stage == "before_crop" else [EncodeSpec("source")]
+            encoded = reencode(read_file(file), stored, self.max_pixels)
+            for spec, jpeg in zip(stored, encoded, strict=True):
                 converted |= jpeg.converted
                 pixels = decode_rgb(jpeg.data, scratch=True, max_pixels=self.max_pixels)
-                crops |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
+                crops |= {(number, spec.name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
+            if self.stage == "after_resize":
+                crops = {
+                    (number, name): _encoded(crops[number, "source"], spec)
+                    for number in range(len(self.sections))
+                    for name, spec in specs.items()
+                }
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
         return PreparedImage(file, crops, converted=converted)
@@ -194,6 +202,13 @@ class ViewRunner:
             targets=chosen.numpy().astype(np.int32),
             faithfulness=faithfulness,
         )
+
+
+def _encoded(crop: torch.Tensor, spec: EncodeSpec) -> torch.Tensor:
+    """Return what a JPEG shows of a crop, uint8 [3 s s]; the crop itself at ``source``."""
+    if spec.quality == "source":
+        return crop
+    return torch.from_numpy(round_trip(crop.permute(1, 2, 0).numpy(), spec.quality, spec.subsampling)).permute(2, 0, 1)
 
 
 class ResultCollector:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.jpeg.pillow import Pixels
+from jpegcurr.recipe.schema import Stage
 
 Map = NDArray[np.float32]
 Column = NDArray[np.float32]
@@ -104,6 +105,7 @@ class CamStudy:
         grid: the size of the maps, (h, w).
         preprocessing: how the inputs of each model are made, in words.
         seed: the seed of the random examples and of noise in ``faithfulness``.
+        stage: whether whole images were encoded, or their crops.
     """
 
     views: tuple[CamView, ...]
@@ -126,6 +128,7 @@ class CamStudy:
     method: str
     target_rule: TargetRule
     seed: int
+    stage: Stage = "before_crop"
 
     @property
     def labelled(self) -> NDArray[np.bool_]:

@@ -46,6 +46,7 @@ def report_values(report: Report) -> dict[str, Any]:
         "grid": list(study.grid),
         "method": study.method,
         "explains": study.target_rule,
+        "stage": study.stage,
         "null_of": study.baseline_of,
         "seed": study.seed,
         "images": report.images,

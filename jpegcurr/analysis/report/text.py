@@ -12,6 +12,7 @@ from jpegcurr.analysis.cam.similarity import Comparison, MetricSummary
 from jpegcurr.analysis.class_names import readable_name
 from jpegcurr.analysis.stats import LEVEL, explain_no_class, precise_p, state_p
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING
+from jpegcurr.recipe.schema import Stage
 from jpegcurr.system import library_versions
 from jpegcurr.text import join_words, sanitize
 
@@ -22,6 +23,10 @@ TARGETS = {
     "reference": "each image's prediction in the first view, the same in all views",
     "label": "each image's label, the same in all views",
     "own": "each view's own prediction",
+}
+STAGES: dict[Stage, str] = {
+    "before_crop": "re-encoded at full resolution before the crop, as jpegcurr encode stores them",
+    "after_resize": "encoded after the resize, at the size the model receives, all from one decode",
 }
 BASELINES = {"same class": "another image of the same class", "half the list": "another image"}
 CONVERTED = f"a JPEG of quality {CONVERTED_QUALITY}, {':'.join(CONVERTED_SUBSAMPLING)}"  # what ``source`` is for other files
@@ -188,6 +193,15 @@ def describe_converted(study: CamStudy) -> str:
     )
 
 
+def describe_stage(study: CamStudy) -> str:
+    """Say that the crops were encoded, not the whole images; empty if the whole images were."""
+    if study.stage == "before_crop":
+        return ""
+    return (
+        "Qualities are encoded after the resize, at the size the model receives, which degrades images more than a stored file."
+    )
+
+
 def _listed(names: Sequence[str]) -> str:
     """Join at most a few names, and count the others; names that have commas are separated by semicolons."""
     few = [*names[:_NAMED], *([f"{len(names) - _NAMED:,} more"] if len(names) > _NAMED else [])]
@@ -206,6 +220,8 @@ def warnings(study: CamStudy) -> list[str]:
         sentences.append(f"{len(study.names)} evenly spaced images of {study.available} are compared (--limit).")
     if study.unknown:
         sentences.append(study.unknown)
+    if stage := describe_stage(study):
+        sentences.append(stage)
     if converted := describe_converted(study):
         sentences.append(converted)
     dark = sum(int(columns.dark.sum()) for columns in study.columns)
@@ -232,7 +248,7 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Layer": study.layer,
         "Grid": f"{study.grid[0]}x{study.grid[1]} cells",
         "Class explained": TARGETS[study.target_rule],
-        "Qualities": f"{', '.join(qualities)}: re-encoded at full resolution before the crop, as jpegcurr encode stores them"
+        "Qualities": f"{', '.join(qualities)}: {STAGES[study.stage]}"
         + (f"; source is {_source(study)}" if "source" in qualities else ""),
         "Encoder": "OpenCV's libjpeg, 4:2:0; the same entropy-coded data as Pillow's save(quality=...)",
         "Decoder": "libjpeg's accurate DCT; the same pixels as Pillow",
