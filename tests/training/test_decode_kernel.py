@@ -111,6 +111,28 @@ def test_on_the_fly_before_the_crop_gives_the_stored_pixels(betons: Path, cpu: R
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_before_the_crop_of_any_part_of_any_side_the_pixels_are_those_of_the_stored_file(
+    tmp_path: Path, cpu: Runtime, kind: str
+) -> None:
+    """Only the blocks are encoded that a crop touches: for small crops, at edges, of images of one block and less too."""
+    sides = [(5, 64), (64, 5), (15, 17), (33, 19), (19, 34), (64, 64), (50, 47), (1, 40), (40, 3), (49, 18)]
+    pictures = [photograph("cat").crop((40, 30, 40 + width, 30 + height)) for height, width in sides for _ in range(6)]
+    variants, quality = [], 15
+    for name in ("source", "stored"):
+        payloads = [jpeg(picture, quality=96) for picture in pictures]
+        if name == "stored":
+            payloads = [reencode(payload, [EncodeSpec(quality)])[0].data for payload in payloads]
+        rows = [(data, *picture.size, 0) for data, picture in zip(payloads, pictures, strict=True)]
+        beton = Beton(write_beton(tmp_path / f"{name}.beton", rows))
+        variants.append(Variant(beton, OnTheFlyJpeg(beton=beton.path, quality=quality) if name == "source" else None))
+    image = ImageSection(size=32, scale=(0.02, 0.5), ratio=(0.2, 5.0), interpolation="bicubic")
+    samplers = [EpochSampler({"": variant}, image, train=True, batch=20, seed=1) for variant in variants]
+    for number in range(5):
+        (on_the_fly, _), (stored, _) = (epoch(kind, sampler, cpu, number) for sampler in samplers)
+        assert torch.equal(on_the_fly, stored)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_on_the_fly_after_the_resize_encodes_the_pixels_that_the_model_gets(betons: Path, cpu: Runtime, kind: str) -> None:
     beton = Beton(betons / "val-source.beton")
     image = ImageSection(size=48, interpolation="area")

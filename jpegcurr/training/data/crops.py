@@ -20,6 +20,17 @@ def images_at_once(size: int, most: int) -> int:
     return max(1, min(most, PIXELS_AT_ONCE // (size * size)))
 
 
+def blocks_around(start: int, length: int, end: int) -> tuple[int, int]:
+    """Return first and end of the pixels along a side of ``end`` that decide what a JPEG at 4:2:0 shows of a part of it.
+
+    A block depends on its own pixels; a pixel on its block and, because chroma is interpolated, on the next sample of chroma,
+    two pixels further. So the pixels from a multiple of 16 on, to another or to the image's edge, can be encoded in place of
+    the whole. There are at least 16 unless the image has fewer: libjpeg does not interpolate rows of two samples or fewer.
+    """
+    first = max(min(start - 2, end - 16), 0) // 16 * 16
+    return first, min((start + length + 17) // 16 * 16, end)
+
+
 def validation_views(heights: Sizes, widths: Sizes, image: ImageSection) -> Sizes:
     """Return what validation shows of images, int64 [n 6]: top, left, height, width, and the size to which that is resized.
 

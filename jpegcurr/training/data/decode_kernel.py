@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.training.data.crops import __file__ as crops_source
+from jpegcurr.training.data.crops import blocks_around
 from jpegcurr.training.data.resample_kernel import AREA, BICUBIC, BILINEAR, resample, resample_centre
 from jpegcurr.training.data.resample_kernel import __file__ as resample_source
 from jpegcurr.training.data.sampling import SAMPLE, EpochSampler
@@ -167,6 +168,9 @@ SOURCES = tuple(Path(file) for file in (resample_source, crops_source))  # of th
 decode_tasks = _compile(version_of(*SOURCES))
 
 
+_blocks_around: Callable[..., tuple[int, int]] = njit(nogil=True)(blocks_around)
+
+
 @njit(nogil=True)
 def _is_sound(task):  # type: ignore[no-untyped-def]
     """Return whether the metadata can be those of an image that contains the crop."""
@@ -223,8 +227,12 @@ def _make(task, stored, pixels, jpeg, decoder, encoder, image, filter_):  # type
             return BROKEN
     elif not _read(task, stored.ctypes.data) or not _decode(decoder, stored.ctypes.data, task.size, whole):
         return BROKEN
-    if task.quality and task.before_crop and not _reencode(whole, task.quality, jpeg, decoder, encoder):
-        return BROKEN
+    if task.quality and task.before_crop:
+        first_row, end_row = _blocks_around(task.top, task.height, height)
+        first_column, end_column = _blocks_around(task.left, task.width, width)
+        part = whole[first_row:end_row, first_column:end_column]
+        if not _reencode(part, task.quality, jpeg, decoder, encoder):
+            return BROKEN
     _resize(whole, task, image, filter_)
     if task.row or task.column:
         _shift(image, task.row, task.column)
@@ -257,7 +265,8 @@ def _decode(decoder, address, size, pixels):  # type: ignore[no-untyped-def]
     height, width = pixels.shape[0], pixels.shape[1]
     if header[0] != width or header[1] != height:
         return False
-    return _decompress(decoder, address, size, pixels.ctypes.data, width, 0, height, _RGB, _ACCURATE_DCT) == 0
+    pitch = pixels.strides[0]
+    return _decompress(decoder, address, size, pixels.ctypes.data, width, pitch, height, _RGB, _ACCURATE_DCT) == 0
 
 
 @njit(nogil=True)
@@ -270,7 +279,8 @@ def _reencode(pixels, quality, jpeg, decoder, encoder):  # type: ignore[no-untyp
     cells[0], cells[1] = jpeg.ctypes.data, jpeg.size
     cell = cells.ctypes.data
     flags = _NO_REALLOC | _ACCURATE_DCT
-    if _compress(encoder, pixels.ctypes.data, width, 0, height, _RGB, cell, cell + 8, _SAMP_420, quality, flags) != 0:
+    pitch = pixels.strides[0]
+    if _compress(encoder, pixels.ctypes.data, width, pitch, height, _RGB, cell, cell + 8, _SAMP_420, quality, flags) != 0:
         return False
     return _decode(decoder, cells[0], cells[1], pixels)
 

@@ -16,7 +16,7 @@ from jpegcurr.encoding.jpeg.codec import round_trip
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
 from jpegcurr.recipe.schema import ImageSection, Interpolation
-from jpegcurr.training.data.crops import centre_start, columns_first, validation_views, whole_views
+from jpegcurr.training.data.crops import blocks_around, centre_start, columns_first, validation_views, whole_views
 from jpegcurr.training.data.sampling import SHIFT, VIEW, EpochSampler
 
 ATTEMPTS = 10  # samples that are tried as a replacement of a broken one
@@ -61,14 +61,25 @@ def render(sampler: EpochSampler, sample: np.void, size: int) -> Pixels:
     variant = list(sampler.variants.values())[sample["variant"]]
     quality, index = int(sample["quality"]), int(sample["index"])
     before_crop = quality > 0 and variant.before_crop
-    image = read_pixels(variant.beton, index, quality=quality if before_crop else None, scratch=True)
-    pixels = _take_view(image, [int(sample[name]) for name in VIEW], size, sampler.image.interpolation)
+    image, view = read_pixels(variant.beton, index, scratch=True), [int(sample[name]) for name in VIEW]
+    if before_crop:
+        image, view = _encode_blocks(image, view, quality)
+    pixels = _take_view(image, view, size, sampler.image.interpolation)
     pixels = shift(pixels, *(int(sample[name]) for name in SHIFT))
     if sampler.deferred(sample):
         return pixels
     if quality and not before_crop:
         pixels = round_trip(pixels, quality)
     return np.asarray(cv2.flip(pixels, 1), np.uint8) if sample["flip"] else pixels  # OpenCV takes a third of NumPy's time
+
+
+def _encode_blocks(image: Pixels, view: Sequence[int], quality: int) -> tuple[Pixels, list[int]]:
+    """Return the part of an image that a view is of, as a JPEG of the whole image shows it, and where in it the view lies."""
+    top, left, height, width, *to = view
+    first_row, end_row = blocks_around(top, height, image.shape[0])
+    first_column, end_column = blocks_around(left, width, image.shape[1])
+    part = np.ascontiguousarray(image[first_row:end_row, first_column:end_column])
+    return round_trip(part, quality), [top - first_row, left - first_column, height, width, *to]
 
 
 def centre_crop(pixels: Pixels, image: ImageSection) -> torch.Tensor:
