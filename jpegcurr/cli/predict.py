@@ -115,13 +115,13 @@ def predict(
     outputs.check(files.files, force=force)
     runtime = resolve_runtime(device)
     loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
-    with progress_bar("img", quiet=quiet) as bar:
+    with progress_bar(quiet=quiet) as bar:
         summary = classify_files(
             loaded,
             files,
             runtime,
             outputs,
-            lambda done: bar.update("predict", done, len(files)),
+            lambda done: bar.update(f"classifying by {run.name or run}", done, len(files)),
             keep=None if as_json else PRINTED,
             max_pixels=max_pixels,
             view=view,

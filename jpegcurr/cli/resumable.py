@@ -1,0 +1,98 @@
+"""Commands that can be resumed: their option, the journal beside their output, and the message of a stop."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jpegcurr.cli.terminal import err
+from jpegcurr.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from jpegcurr.analysis.journal import Journal
+    from jpegcurr.progress import Progress
+    from jpegcurr.runtime import World
+
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run of the same command, from what it kept beside its output.")
+]
+
+
+@contextmanager
+def journal_beside(
+    context: typer.Context,
+    outputs: "Sequence[Path]",
+    *,
+    resume: bool,
+    force: bool,
+    option: str = "--csv FILE.csv",
+    world: "World | None" = None,
+) -> "Iterator[Journal]":
+    """Yield the journal of a command during its work, beside the first of its ``outputs``; without any it keeps nothing.
+
+    Every process of torchrun has one of its own. Ctrl-C and SIGTERM become a message with the command that continues.
+
+    Raises:
+        UsageError: an interrupted run has left one, and neither ``resume`` nor ``force`` is set; or there is no output, and
+            ``resume`` is set. The message then names the ``option`` for an output.
+        Interrupted: the work was stopped.
+    """
+    from jpegcurr.analysis.journal import Journal, journal_of
+
+    if resume and not outputs:
+        raise UsageError(
+            f"--resume continues from what a run keeps beside its output, and this one writes none. Give {option}."
+        )
+    path = journal_of(outputs[0]) if outputs else None
+    if path is not None and world is not None and not world.is_main:
+        path = path.with_name(f"{path.name}.{world.rank}")
+    try:
+        with Journal(path, resume=resume, force=force or bool(world and not world.is_main and not resume)) as journal:
+            yield journal
+            if world is not None:
+                world.total(0)  # what the others keep is needed until the main process has written everything
+        if path is not None and (world is None or world.is_main):
+            for other in path.parent.glob(f"{escape(path.name)}.*"):  # of a run with more processes
+                other.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        if path is None:
+            raise Interrupted(f"stopped. Nothing was kept; with {option} a stopped run can be resumed.") from None
+        again = f"start again: {command_line(context, world)}"
+        if journal.kept:
+            again = f"resume after {journal.kept:,} images: {command_line(context, world, '--resume')}"
+        raise Interrupted(f"stopped. To {again}") from None
+    except UsageError:
+        raise
+    except Exception:
+        if journal.kept and (world is None or world.is_main):
+            resumed = command_line(context, world, "--resume")
+            err.print(f"The results of {journal.kept:,} images are kept. To resume: {resumed}", markup=False)
+        raise
+
+
+def show_from(journal: "Journal", progress: "Progress", *, quiet: bool) -> "Callable[[int, int], None]":
+    """Return a function that shows how many are done and in all, and first says how many an interrupted run has done."""
+    noted = quiet
+
+    def show(done: int, total: int) -> None:
+        nonlocal noted
+        if journal.resumed and not noted:
+            err.print(f"resumed: {journal.resumed:,} of {total:,} images are done", markup=False)
+        noted = True
+        progress(done, total)
+
+    return show
+
+
+def command_line(context: typer.Context, world: "World | None" = None, *more: str) -> str:
+    """Return the command that was given, for a shell, with ``more`` options that it does not have yet."""
+    words: list[str] = list(context.find_root().obj)
+    machines = world is not None and world.ranks > world.local_ranks
+    torchrun = world is not None and world.ranks > 1 and not machines
+    start = ["torchrun", "--nproc-per-node", str(world.local_ranks), "-m"] if world is not None and torchrun else []
+    where = "as before, on each machine, " if machines else ""
+    return where + shlex.join([*start, "jpegcurr", *words, *(word for word in more if word not in words)])
