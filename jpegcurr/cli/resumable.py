@@ -41,7 +41,7 @@ def journal_beside(
             ``resume`` is set. The message then names the ``option`` for an output.
         Interrupted: the work was stopped.
     """
-    from jpegcurr.analysis.journal import Journal, journal_of
+    from jpegcurr.analysis.journal import Journal, has_results, journal_of
 
     if resume and not outputs:
         raise UsageError(
@@ -50,8 +50,10 @@ def journal_beside(
     path = journal_of(outputs[0]) if outputs else None
     if path is not None and world is not None and not world.is_main:
         path = path.with_name(f"{path.name}.{world.rank}")
+    beside_main = world is not None and not world.is_main  # the main process has refused what is to be refused
+    journal = Journal(path, resume=resume, force=force or (beside_main and not resume))
     try:
-        with Journal(path, resume=resume, force=force or bool(world and not world.is_main and not resume)) as journal:
+        with journal:
             yield journal
             if world is not None:
                 world.total(0)  # what the others keep is needed until the main process has written everything
@@ -61,10 +63,10 @@ def journal_beside(
     except KeyboardInterrupt:
         if path is None:
             raise Interrupted(f"stopped. Nothing was kept; with {option} a stopped run can be resumed.") from None
-        again = f"start again: {command_line(context, world)}"
-        if journal.kept:
-            again = f"resume after {journal.kept:,} images: {command_line(context, world, '--resume')}"
-        raise Interrupted(f"stopped. To {again}") from None
+        if not has_results(path):
+            raise Interrupted(f"stopped before anything was kept. To start again: {command_line(context, world)}") from None
+        after = f" after {journal.kept:,} images" if journal.kept else ""
+        raise Interrupted(f"stopped. To resume{after}: {command_line(context, world, '--resume')}") from None
     except UsageError:
         raise
     except Exception:

@@ -314,7 +314,7 @@ def test_a_wrong_use_is_one_sentence(
 
 
 def test_nothing_is_left_of_a_pass_that_is_interrupted(images: Path, run: Run, cpu: Runtime) -> None:
-    def stop(done: int) -> None:
+    def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     before = sorted(Path().rglob("*"))
@@ -336,7 +336,7 @@ def test_no_more_than_two_batches_of_pixels_are_held(
             alive.add(prediction.view.base)
             yield prediction
 
-    def count(done: int) -> None:
+    def count(done: int, total: int) -> None:
         nonlocal most
         most = max(most, len(alive))
 
