@@ -35,16 +35,14 @@ class Meter:
     def __init__(self, title: str, unit: str, clock: Clock = monotonic) -> None:
         self.title, self.unit = title, unit
         self.done = self.total = 0
+        self.resumed = 0  # how many an earlier run has done
         self._clock, self._began = clock, clock()
-        self._before: int | None = None  # the number at the first update, which is an earlier run's if it is large
         self._samples: deque[tuple[float, int]] = deque()
 
     def update(self, done: int, total: int) -> None:
         """Note that ``done`` of ``total`` are done."""
         now = self._clock()
         self.done, self.total = done, total
-        if self._before is None:
-            self._before = done
         if self._samples and now - self._samples[-1][0] < _STEP:
             return
         self._samples.append((now, done))
@@ -79,9 +77,8 @@ class Meter:
 
     def describe_whole(self) -> str:
         """Return ``50,000 images in 2 min``; and how many this run has done of them, if an earlier one has done others."""
-        ours = self.done - (self._before or 0)
-        resumed = f", {ours:,} of them" if self._before and ours < self.done else ""
-        return f"{self.done:,} {self.unit}{resumed} in {duration(self.elapsed())}"
+        now = f", {self.done - self.resumed:,} of them now," if self.resumed else ""
+        return f"{self.done:,} {self.unit}{now} in {duration(self.elapsed())}"
 
 
 def _describe_rate(speed: float, unit: str) -> str:
@@ -127,6 +124,12 @@ class Progress:
         meter = self._meter or self.begin("")
         meter.update(done, total)
         self._display.show(meter)
+
+    def resume(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` were done by an earlier run."""
+        meter = self._meter or self.begin("")
+        meter.resumed = done
+        self(done, total)
 
     def update(self, title: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` of the work ``title`` are done; another title begins the next piece of work."""
@@ -264,7 +267,8 @@ def fit(meter: Meter, columns: int) -> "tuple[Text, int, Text]":
     title = Text(meter.title, no_wrap=True)
     shortest = min(title.cell_len, _SHORTEST_TITLE)
     numbers = next((text for text in candidates if shortest + 1 + len(text) <= columns), few[:columns])
-    title.truncate(max(columns - len(numbers) - 1, 0), overflow="ellipsis")
+    room = columns - len(numbers) - 1
+    title.truncate(room, overflow="ellipsis") if room > 1 else title.truncate(0, overflow="crop")
     left = columns - title.cell_len - len(numbers) - 2
     return title, min(left, _LONGEST_BAR) if left >= _SHORTEST_BAR else 0, Text(numbers, no_wrap=True)
 
@@ -308,7 +312,7 @@ def show_progress(
         with Live(bar, console=console, transient=True, refresh_per_second=5):
             yield from _run(bar, title, unit, clock)
     else:
-        yield from _run(Lines(lambda line: console.print(line, markup=False)), title, unit, clock)
+        yield from _run(Lines(lambda line: console.print(line, markup=False, highlight=False)), title, unit, clock)
 
 
 def _run(display: Display, title: str, unit: str, clock: Clock) -> Iterator[Progress]:

@@ -320,12 +320,13 @@ class EncodeBar:
         self._done = done
         if done:
             err.print(f"encoding {source.split}: {done:,} of {len(source.items):,} images are already there", markup=False)
-        self._bar.update(f"encoding {source.split}", done, len(source.items))
+        self._bar.begin(f"encoding {source.split}")
+        self._bar.resume(done, len(source.items))
 
     def done(self, source: "Source", outcomes: "Sequence[Outcome]") -> None:
         """Count more images of the split, and print those that failed."""
         self._done += len(outcomes)
-        self._bar.update(f"encoding {source.split}", self._done, len(source.items))
+        self._bar(self._done, len(source.items))
         for outcome in outcomes:
             if outcome.reason:
                 self._failed += 1

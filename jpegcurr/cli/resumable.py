@@ -84,8 +84,10 @@ def show_from(journal: "Journal", progress: "Progress", *, quiet: bool) -> "Call
         nonlocal noted
         if journal.resumed and not noted:
             err.print(f"resumed: {journal.resumed:,} of {total:,} images are done", markup=False)
+            progress.resume(done, total)
+        else:
+            progress(done, total)
         noted = True
-        progress(done, total)
 
     return show
 
