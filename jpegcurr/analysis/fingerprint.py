@@ -31,22 +31,22 @@ _INSTALLED = ("torch", "timm", "torchvision", "jpegcurr")  # packages of network
 
 def machine_facts(runtime: Runtime) -> Facts:
     """Return what computes: device, precision and threads, the processor's instructions, processes, versions of libraries."""
-    versions = {f"the version of {name}": version for name, version in library_versions(_LIBRARIES).items()}
+    versions = {f"version of {name}": version for name, version in library_versions(_LIBRARIES).items()}
     instructions = torch.backends.cpu.get_cpu_capability()
     processes = f"{runtime.world.rank} of {runtime.world.ranks}"
-    return {"the device": runtime.reason, "the processor's instructions": instructions, "the process": processes, **versions}
+    return {"device": runtime.reason, "instructions of the processor": instructions, "process": processes, **versions}
 
 
 def model_facts(runs: Sequence[Classifier]) -> Facts:
     """Return what the models are: weights, preprocessing, layers and their code, classes, images at a time."""
-    facts: Facts = {"the models": [f"{run.path} ({run.weights})" for run in runs]}
+    facts: Facts = {"models": [f"{run.path} ({run.weights})" for run in runs]}
     for run in runs:
         facts |= {
-            f"the weights of {run.path}": describe_model(run).sha256,
-            f"the preprocessing of {run.path}": digest([str(describe_model(run)), run.image.model_dump(mode="json")]),
-            f"the layers of {run.path}": digest([str(run.model), *_hash_code(run.model)]),
-            f"the classes of {run.path}": digest([run.classes, run.names_known, repr(run.class_list.targets)]),
-            f"the batch of {run.path}": run.batch,
+            f"weights of {run.path}": describe_model(run).sha256,
+            f"preprocessing of {run.path}": digest([str(describe_model(run)), run.image.model_dump(mode="json")]),
+            f"layers of {run.path}": digest([str(run.model), *_hash_code(run.model)]),
+            f"classes of {run.path}": digest([run.classes, run.names_known, repr(run.class_list.targets)]),
+            f"images at a time of {run.path}": run.batch,
         }
     return facts
 
@@ -62,7 +62,7 @@ def _hash_code(model: nn.Module) -> list[str]:
 def file_facts(labelled: LabelledFiles, folder: str) -> Facts:
     """Return what the image files are: names, sizes and classes."""
     rows = ((os.fsencode(file).hex(), _size(file), name) for file, name in zip(labelled.files, labelled.classes, strict=True))
-    return {f"the images or labels of {folder}": digest(rows)}
+    return {f"images or labels of {folder}": digest(rows)}
 
 
 def find_changed_file(files: Iterable[Path], since: int) -> str:

@@ -250,15 +250,14 @@ def _scan(file: IO[bytes]) -> Iterator[_Frame]:
 
 
 def describe_difference(before: Facts, now: Facts) -> str:
-    """Return, in words that follow a noun, the first fact that differs; empty if none does. Long values are not shown."""
+    """Return, in words that follow a noun, the first fact that differs; empty if none does. Digests are not shown."""
     for name in dict.fromkeys([*now, *before]):
         was, value = before.get(name), now.get(name)
         if was == value:
             continue
-        shown = [_show(fact) for fact in (was, value)]
-        if all(len(text) <= _LONGEST for text in shown):
-            return f"with {name} {shown[0]}, and this one has {shown[1]}"
-        return f"with other {name}"
+        there, here = _show(was), _show(value)
+        values = f": {there} there, {here} here" if max(len(there), len(here)) <= _LONGEST else ""
+        return f"with other {name}{values}"
     return ""
 
 

@@ -153,13 +153,11 @@ def cam(
                 journal=journal,
             )
         report = write_report(study, output)
-    for name, reason in study.skipped:
-        err.print(f"skipped: {name}: {reason}", markup=False)
-    if as_json:
-        out.print_json(json.dumps({"report": str(output), **report_values(report)}))
-        return
-    for sentence in report.summary:
-        out.print(sentence, markup=False)
-    for sentence in filter(None, (study.unknown, describe_converted(study))):
-        out.print(sentence, markup=False)
-    out.print(f"{output}", markup=False)
+        for name, reason in study.skipped:
+            err.print(f"skipped: {name}: {reason}", markup=False)
+        if as_json:
+            out.print_json(json.dumps({"report": str(output), **report_values(report)}))
+            return
+        for sentence in (*report.summary, study.unknown, describe_converted(study), str(output)):
+            if sentence:
+                out.print(sentence, markup=False)

@@ -126,8 +126,7 @@ def evaluate(
             if world.is_main:
                 pairs = compare_evaluations(results)
                 files.write(results, pairs)
-        if world.is_main:
-            print_evaluations(results, pairs, files.paths, as_json=as_json)
+                print_evaluations(results, pairs, files.paths, as_json=as_json)
 
 
 def print_evaluations(

@@ -132,10 +132,10 @@ def predict(
                 view=view,
                 journal=journal,
             )
-    if as_json:
-        out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
-    else:
-        print_predictions(summary, outputs.written())
+        if as_json:
+            out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
+        else:
+            print_predictions(summary, outputs.written())
     print_unread(summary)
     if len(summary.unread) == len(files):
         raise JpegcurrError(f"None of the {len(files)} files is a readable image.")

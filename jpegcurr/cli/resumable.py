@@ -32,7 +32,7 @@ def journal_beside(
     option: str = "--csv FILE.csv",
     world: "World | None" = None,
 ) -> "Iterator[Journal]":
-    """Yield the journal of a command during its work, beside the first of its ``outputs``; without any it keeps nothing.
+    """Yield the journal of a command until its results are printed, beside the first of its ``outputs``; without any, none.
 
     Every process of torchrun has one of its own. Ctrl-C and SIGTERM become a message with the command that continues.
 
@@ -54,12 +54,15 @@ def journal_beside(
     journal = Journal(path, resume=resume, force=force or (beside_main and not resume))
     try:
         with journal:
-            yield journal
+            with _whole_if_unread() as unread:
+                yield journal
             if world is not None:
                 world.total(0)  # what the others keep is needed until the main process has written everything
         if path is not None and (world is None or world.is_main):
             for other in path.parent.glob(f"{escape(path.name)}.*"):  # of a run with more processes
                 other.unlink(missing_ok=True)
+        if unread:
+            raise unread[0]
     except KeyboardInterrupt:
         if path is None:
             raise Interrupted(f"stopped. Nothing was kept; with {option} a stopped run can be resumed.") from None
@@ -74,6 +77,16 @@ def journal_beside(
             resumed = command_line(context, world, "--resume")
             err.print(f"The results of {journal.kept:,} images are kept. To resume: {resumed}", markup=False)
         raise
+
+
+@contextmanager
+def _whole_if_unread() -> Iterator[list[BrokenPipeError]]:
+    """Catch the end of the reader of stdout, which takes nothing from the work: its files are written before it is printed."""
+    broken: list[BrokenPipeError] = []
+    try:
+        yield broken
+    except BrokenPipeError as error:
+        broken.append(error)
 
 
 def show_from(journal: "Journal", progress: "Progress", *, quiet: bool) -> "Callable[[int, int], None]":

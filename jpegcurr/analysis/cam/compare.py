@@ -186,14 +186,14 @@ def _describe_work(
 ) -> dict[str, Any]:
     """Return everything that decides the results of the first pass, for the journal."""
     return {
-        "the qualities": [spec.name for spec in runner.specs],
+        "qualities": [spec.name for spec in runner.specs],
         "--layer": runner.layer,
         "--method": method,
         "--target": runner.target_rule,
         "--metrics": list(metrics),
         "--seed": runner.seed if metrics else None,
         "--max-pixels": runner.max_pixels,
-        "the number of images": len(labelled),
+        "number of images": len(labelled),
         **model_facts(runner.runs),
         **file_facts(labelled, str(folder)),
         **machine_facts(runner.runtime),

@@ -24,10 +24,10 @@ def evaluation_facts(
     merge: Merge | None,
 ) -> Facts:
     """Return the facts, by names for people; ``kind`` is the loader's, ``losses`` are those that the runs are judged by."""
-    facts: Facts = {"the validation sets": [_name(dataset) for dataset in datasets], **model_facts(runs)}
+    facts: Facts = {"validation sets": [_name(dataset) for dataset in datasets], **model_facts(runs)}
     facts |= {
-        "the loader": kind,
-        "the losses": list(losses),
+        "loader": kind,
+        "losses": list(losses),
         "--merge": None if merge is None else digest(merge.groups.items()),
     }
     for dataset in datasets:
@@ -43,11 +43,11 @@ def set_facts(dataset: Dataset | ImageSet) -> Facts:
     """Return what the images of a validation set are: those that an evaluation compares, see ``identity``."""
     if isinstance(dataset, Dataset):
         known = identify(dataset) | {"at_load": None}
-        return {f"the images or labels of {dataset.path}": digest(sorted(known.items()))}
+        return {f"images or labels of {dataset.path}": digest(sorted(known.items()))}
     source = dataset.source
     rows = ((os.fsencode(item.key).hex(), item.size, source.classes[item.label]) for item in source.items)
     shares = None if source.shares is None else sorted((key, sorted(row.items())) for key, row in source.shares.items())
-    return {f"the images or labels of {dataset.path}": digest(chain(rows, [shares, dataset.max_pixels]))}
+    return {f"images or labels of {dataset.path}": digest(chain(rows, [shares, dataset.max_pixels]))}
 
 
 def find_changed_set(datasets: Iterable[Dataset | ImageSet], since: int) -> str:

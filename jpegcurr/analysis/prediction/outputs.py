@@ -240,7 +240,7 @@ def _open_journal(
     """Return the part of a journal that keeps the pass, and how many files an interrupted pass has done."""
     if journal.path is None:
         return journal.part(0), 0
-    options = {"--view": view, "--max-pixels": max_pixels, "the number of files": len(files)}
+    options = {"--view": view, "--max-pixels": max_pixels, "number of files": len(files)}
     facts = {**options, **model_facts([run]), **file_facts(files, "the command"), **machine_facts(runtime)}
     resumed = journal.begin(facts, partial(find_changed_file, files.files))
     return journal.part(0), resumed
