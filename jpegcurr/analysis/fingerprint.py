@@ -19,7 +19,7 @@ from jpegcurr.encoding.jpeg.codec import LIBRARIES
 from jpegcurr.encoding.sources.base import file_changed_at
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.runtime import Runtime
-from jpegcurr.system import library_versions
+from jpegcurr.system import library_versions, source_commit
 from jpegcurr.training.models.description import describe_model
 from jpegcurr.training.models.load import Classifier
 
@@ -34,16 +34,18 @@ def machine_facts(runtime: Runtime) -> Facts:
     versions = {f"version of {name}": version for name, version in library_versions(_LIBRARIES).items()}
     instructions = torch.backends.cpu.get_cpu_capability()
     processes = f"{runtime.world.rank} of {runtime.world.ranks}"
-    return {"device": runtime.reason, "instructions of the processor": instructions, "process": processes, **versions}
+    machine = {"device": runtime.reason, "instructions of the processor": instructions, "process": processes}
+    return {**machine, **versions, "commit of jpegcurr": source_commit()}
 
 
 def model_facts(runs: Sequence[Classifier]) -> Facts:
     """Return what the models are: weights, preprocessing, layers and their code, classes, images at a time."""
     facts: Facts = {"models": [f"{run.path} ({run.weights})" for run in runs]}
     for run in runs:
+        described = describe_model(run)
         facts |= {
-            f"weights of {run.path}": describe_model(run).sha256,
-            f"preprocessing of {run.path}": digest([str(describe_model(run)), run.image.model_dump(mode="json")]),
+            f"weights of {run.path}": described.sha256,
+            f"preprocessing of {run.path}": digest([described.as_dict(), run.image.model_dump(mode="json")]),
             f"layers of {run.path}": digest([str(run.model), *_hash_code(run.model)]),
             f"classes of {run.path}": digest([run.classes, run.names_known, repr(run.class_list.targets)]),
             f"images at a time of {run.path}": run.batch,

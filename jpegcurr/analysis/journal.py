@@ -14,7 +14,7 @@ import json
 import logging
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ _LONGEST = 60  # characters of a fact that a message shows
 class _Header(BaseModel):
     journal: Literal[1]
     begun: int  # nanoseconds, by the clock of the file system
+    outputs: list[str] = []
     facts: dict[str, Any]
 
 
@@ -68,8 +69,12 @@ class Journal:
         resumed: how many of them an interrupted run has left.
     """
 
-    def __init__(self, path: str | Path | None = None, *, resume: bool = False, force: bool = False) -> None:
+    def __init__(
+        self, path: str | Path | None = None, *, resume: bool = False, force: bool = False, outputs: Sequence[Path] = ()
+    ) -> None:
         """With ``resume``, continue what is there; with ``force``, replace it, or with both replace what cannot be continued.
+
+        ``outputs`` are noted for ``planned_outputs``.
 
         Raises:
             UsageError: there is one with results, and neither is set.
@@ -77,6 +82,7 @@ class Journal:
         self.path = None if path is None else Path(path)
         self.kept = self.resumed = 0
         self._resume, self._force = resume, force
+        self._outputs = [str(output.absolute()) for output in outputs]
         self._frames: dict[int, list[_Frame]] = {}
         self._file: IO[bytes] | None = None
         self._writable = False
@@ -138,7 +144,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = path.open("w+b", buffering=0)
-            header = {"journal": 1, "begun": path.stat().st_mtime_ns, "facts": facts}
+            header = {"journal": 1, "begun": path.stat().st_mtime_ns, "outputs": self._outputs, "facts": facts}
             self._writable = self._write(self._file, json.dumps(header).encode() + b"\n")
         except OSError as error:
             self._give_up(error)
@@ -202,6 +208,17 @@ class Part:
 def journal_of(output: Path) -> Path:
     """Return the place of the journal of a command that writes ``output``: beside it, hidden."""
     return output.with_name(f".{output.name}.journal")
+
+
+def planned_outputs(path: Path) -> list[Path]:
+    """Return the files that an interrupted run was about to write, or was writing; none if there is no such run."""
+    if not has_results(path):
+        return []
+    try:
+        with path.open("rb") as file:
+            return [Path(output) for output in _read_header(file).outputs]
+    except ValueError:  # ``begin`` says so
+        return []
 
 
 def has_results(path: Path) -> bool:

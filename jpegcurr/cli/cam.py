@@ -28,7 +28,7 @@ from jpegcurr.cli.options import (
     parse_settings,
     parse_specs,
 )
-from jpegcurr.cli.resumable import ResumeOption, journal_beside, show_from
+from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
@@ -124,12 +124,13 @@ def cam(
             raise UsageError(f"{run} is given twice, and a model cannot be compared with itself. Give each once.")
     specs = parse_specs(qualities or COMPARED)
     lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
-    refuse_existing(report_files(output), force=force)
+    written = report_files(output)
+    refuse_existing(written, force=may_replace(written, resume=resume, force=force))
     find_method(method)
     measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
     find_metrics(measured)
     keep_freed_memory()
-    with journal_beside(context, [output], resume=resume, force=force) as journal:
+    with journal_beside(context, written, resume=resume, force=force) as journal:
         runtime = resolve_runtime(device)
         settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
         runs = load_classifiers(run_folders, runtime, weights, settings)

@@ -32,7 +32,7 @@ from jpegcurr.cli.options import (
     parse_qualities,
     parse_settings,
 )
-from jpegcurr.cli.resumable import ResumeOption, journal_beside, show_from
+from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import out, print_table, progress_bar, show_log
 from jpegcurr.system import keep_freed_memory
 
@@ -102,7 +102,7 @@ def evaluate(
     with joined(collective_backend()) as world:
         show_log(quiet=True, mute=not world.is_main)
         if world.is_main:
-            files.check(force=force)
+            files.check(force=may_replace(files.paths, resume=resume, force=force))
         keep_freed_memory()
         stage: Stage = "after_resize" if on_the_fly else "before_crop"
         with journal_beside(context, files.paths, resume=resume, force=force, world=world) as journal:

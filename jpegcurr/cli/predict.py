@@ -26,7 +26,7 @@ from jpegcurr.cli.options import (
     lock_outputs,
     parse_settings,
 )
-from jpegcurr.cli.resumable import ResumeOption, journal_beside, show_from
+from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -114,8 +114,8 @@ def predict(
     files = find_labelled(images, labels)
     shown = (report, positive, threshold)
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion, *shown)
-    outputs.check(files.files, force=force)
-    with journal_beside(context, outputs.files, resume=resume, force=force) as journal:
+    outputs.check(files.files, force=may_replace(outputs.written(), resume=resume, force=force))
+    with journal_beside(context, outputs.written(), resume=resume, force=force) as journal:
         runtime = resolve_runtime(device)
         settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
         loaded = load_classifier(run, runtime, weights, settings=settings)

@@ -51,7 +51,7 @@ def journal_beside(
     if path is not None and world is not None and not world.is_main:
         path = path.with_name(f"{path.name}.{world.rank}")
     beside_main = world is not None and not world.is_main  # the main process has refused what is to be refused
-    journal = Journal(path, resume=resume, force=force or (beside_main and not resume))
+    journal = Journal(path, resume=resume, force=force or (beside_main and not resume), outputs=outputs)
     try:
         with journal:
             with _whole_if_unread() as unread:
@@ -77,6 +77,18 @@ def journal_beside(
             resumed = command_line(context, world, "--resume")
             err.print(f"The results of {journal.kept:,} images are kept. To resume: {resumed}", markup=False)
         raise
+
+
+def may_replace(outputs: "Sequence[Path]", *, resume: bool, force: bool) -> bool:
+    """Return whether outputs may be replaced: by ``--force``, or by ``--resume`` of a run that was to write the same ones.
+
+    It may have been killed between two of them.
+    """
+    from jpegcurr.analysis.journal import journal_of, planned_outputs
+
+    if force or not (resume and outputs):
+        return force
+    return {output.absolute() for output in outputs} <= set(planned_outputs(journal_of(outputs[0])))
 
 
 @contextmanager

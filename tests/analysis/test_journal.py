@@ -91,7 +91,7 @@ def test_nothing_is_left_of_work_that_fails_before_its_first_batch() -> None:
     assert Journal().begin(FACTS) == 0, "without a file nothing is kept"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_torn_or_damaged_end_costs_only_its_batches(data: st.DataObject) -> None:
     write(4)
@@ -256,7 +256,10 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int
             "--classes made/c.csv --plot made/p.svg",
             "made/.e.csv.journal",
         ),
-        ("cam one two images --qualities source,10 --metrics confidence --pictures 6 -o made/r.html", "made/.r.html.journal"),
+        (
+            "cam one images --qualities source,10 --metrics confidence --pictures 3 --limit 12 -o made/r.html",
+            "made/.r.html.journal",
+        ),
         (
             "predict one images -o made/p.csv --submission made/s.csv --id path --sheet made/s.html --sheet-limit 9 "
             "--by-class made/by --copy --confusion made/c.csv --report made/r.html --positive cat",
@@ -272,9 +275,9 @@ def test_a_command_that_is_stopped_anywhere_ends_in_the_same_bytes(
     code, printed, err = run(command, capsys)
     assert code == 0, err
     wanted, batches, images = outputs(), len(counts), sum(counts)
-    assert batches >= 4
+    assert batches >= 3
     done = 0
-    for stop in (1, 2, None):
+    for stop in (1, 1, None):
         counts = stopping(stop)
         code, again, err = run(command + " --resume", capsys)
         assert (f"resumed: {done:,} of" in err) == (done > 0), err
@@ -284,9 +287,11 @@ def test_a_command_that_is_stopped_anywhere_ends_in_the_same_bytes(
         assert code == 130
         resume = f"To resume after {done:,} images: jpegcurr {shlex.join(shlex.split(command))} --resume"
         assert resume in err
-        assert [str(path) for path in Path("made").iterdir()] == [journal]
+        assert {str(path) for path in Path("made").iterdir()} - wanted.keys() == {journal}
         with Path(journal).open("ab") as file:
             file.write(b"torn")
+        written = min(name for name in wanted if name.count("/") == 1)  # as if it had been killed between two outputs
+        Path(written).write_bytes(wanted[written])
     assert code == 0, err
     assert (again, done) == (printed, images), "no batch is computed twice"
     assert outputs() == wanted
@@ -327,9 +332,8 @@ def test_a_stopped_command_is_not_forgotten_and_not_mixed_up(
     image = Path("images/cat/00.jpg")
     content = image.read_bytes()
     image.write_bytes(bytes(len(content)))
-    code, _, err = run(base + "images --csv e.csv --resume", capsys)
-    assert "e.csv exists" in err, "and is not replaced by --resume alone"
-    Path("e.csv").unlink()
+    code, _, err = run(base + "images --csv e.csv --classes e.csv.bak --resume", capsys)
+    assert "e.csv exists" in err, "and is not replaced by --resume of a run that had other outputs"
     code, _, err = run(base + "images --csv e.csv --resume", capsys)
     assert (code, "images/cat/00.jpg has changed since the run of .e.csv.journal was begun." in err) == (2, True), err
     code, _, err = run(base + "images --csv e.csv --resume --force", capsys)
