@@ -23,7 +23,7 @@ Clock = Callable[[], float]
 
 WINDOW = 30  # seconds that the speed is of: the time left follows what is fast or slow now
 KNOWN = 3  # seconds after which a speed is known
-FIRST, LAST = 5, 30  # seconds between lines: at first, and at most in work of many minutes
+FIRST, LAST = 5, 60  # seconds between lines: at first, and at most in work of hours
 _STEP = 0.25  # seconds between samples of the speed
 _NOTEBOOK = 1  # seconds before a notebook's line appears, and between its replacements
 _SHORTEST_TITLE, _SHORTEST_BAR, _LONGEST_BAR = 16, 10, 40  # columns
@@ -33,13 +33,15 @@ class Meter:
     """The numbers of one piece of work."""
 
     def __init__(self, title: str, unit: str, clock: Clock = monotonic) -> None:
-        self.title, self.unit = title, unit
-        self.done = self.total = 0
-        self.resumed = 0  # how many an earlier run has done
+        self.title = self.whole = title  # ``whole`` stays the name of all of it
+        self.unit = unit
+        self.done: float = 0
+        self.total: float = 0
+        self.resumed: float = 0  # how many an earlier run has done
         self._clock, self._began = clock, clock()
-        self._samples: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, float]] = deque()
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: float, total: float) -> None:
         """Note that ``done`` of ``total`` are done."""
         now = self._clock()
         self.done, self.total = done, total
@@ -65,7 +67,7 @@ class Meter:
         """Return ``3,200 of 50,000 images``, ``412 images/s`` and ``2 min left``, as far as that is known."""
         if not self.total:
             return []
-        return [f"{self.done:,} of {self.total:,} {self.unit}", *self.describe_speed(self.unit)]
+        return [f"{int(self.done):,} of {int(self.total):,} {self.unit}", *self.describe_speed(self.unit)]
 
     def describe_speed(self, unit: str) -> list[str]:
         """Return ``412 images/s`` and ``2 min left``, as far as that is known."""
@@ -76,9 +78,9 @@ class Meter:
         return [_describe_rate(speed, unit), *left]
 
     def describe_whole(self) -> str:
-        """Return ``50,000 images in 2 min``; and how many this run has done of them, if an earlier one has done others."""
-        now = f", {self.done - self.resumed:,} of them now," if self.resumed else ""
-        return f"{self.done:,} {self.unit}{now} in {duration(self.elapsed())}"
+        """Return ``evaluating: 50,000 images in 2 min``, with how many of them are this run's, if not all."""
+        now = f", {int(self.done - self.resumed):,} of them now," if self.resumed else ""
+        return f"{_prefix(self.whole)}{int(self.done):,} {self.unit}{now} in {duration(self.elapsed())}"
 
 
 def _describe_rate(speed: float, unit: str) -> str:
@@ -114,21 +116,21 @@ class Progress:
 
     def rename(self, title: str) -> None:
         """Name what the same work is at now."""
-        if self._meter is None:
-            self.begin(title)
-        else:
-            self._meter.title = sanitize(title)
+        self.meter.title = sanitize(title)
 
-    def __call__(self, done: int, total: int) -> None:
+    @property
+    def meter(self) -> Meter:
+        """The numbers of the current piece of work."""
+        return self._meter or self.begin("")
+
+    def __call__(self, done: float, total: float) -> None:
         """Show that ``done`` of ``total`` are done."""
-        meter = self._meter or self.begin("")
-        meter.update(done, total)
-        self._display.show(meter)
+        self.meter.update(done, total)
+        self._display.show(self.meter)
 
-    def resume(self, done: int, total: int) -> None:
+    def resume(self, done: float, total: float) -> None:
         """Show that ``done`` of ``total`` were done by an earlier run."""
-        meter = self._meter or self.begin("")
-        meter.resumed = done
+        self.meter.resumed = done
         self(done, total)
 
     def update(self, title: str, done: int, total: int) -> None:
@@ -183,7 +185,7 @@ class Lines:
         if elapsed < self._due or meter.done >= meter.total:
             return
         self._due = elapsed + min(max(elapsed / 20, FIRST), LAST)
-        line = _title(meter) + ", ".join(meter.describe())
+        line = _prefix(meter.title) + ", ".join(meter.describe())
         if line != self._line:
             self._write(line)
         self._line = line
@@ -191,7 +193,7 @@ class Lines:
     def end(self, meter: Meter) -> None:
         """Write how long all of it took, unless it was over before the first line was due."""
         if meter.elapsed() >= FIRST and meter.done:
-            self._write(_title(meter) + meter.describe_whole())
+            self._write(meter.describe_whole())
 
 
 class NotebookLine:
@@ -210,12 +212,12 @@ class NotebookLine:
         elapsed = meter.elapsed()
         if elapsed >= self._due:
             self._due = elapsed + _NOTEBOOK
-            self._draw(_title(meter) + ", ".join(meter.describe()))
+            self._draw(_prefix(meter.title) + ", ".join(meter.describe()))
 
     def end(self, meter: Meter) -> None:
         """Replace the line, if there is one, by how long all of it took."""
         if self._meter is meter and self._handle is not None:
-            self._draw(_title(meter) + meter.describe_whole())
+            self._draw(meter.describe_whole())
 
     def _draw(self, line: str) -> None:
         data = {"text/plain": line}
@@ -262,7 +264,7 @@ def fit(meter: Meter, columns: int) -> "tuple[Text, int, Text]":
     """Return the title, the columns of the bar, 0 for none, and the numbers, so that all of it fits into a line."""
     from rich.text import Text
 
-    few = f"{meter.done:,}/{meter.total:,}" if meter.total else ""
+    few = f"{int(meter.done):,}/{int(meter.total):,}" if meter.total else ""
     candidates = ["  ".join(meter.describe()), "  ".join([few, *meter.describe_speed("")]), few]
     title = Text(meter.title, no_wrap=True)
     shortest = min(title.cell_len, _SHORTEST_TITLE)
@@ -273,8 +275,8 @@ def fit(meter: Meter, columns: int) -> "tuple[Text, int, Text]":
     return title, min(left, _LONGEST_BAR) if left >= _SHORTEST_BAR else 0, Text(numbers, no_wrap=True)
 
 
-def _title(meter: Meter) -> str:
-    return f"{meter.title}: " if meter.title else ""
+def _prefix(title: str) -> str:
+    return f"{title}: " if title else ""
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_a_pipe_gets_a_line_every_few_seconds_and_one_for_the_whole() -> None:
 def test_short_work_is_silent_and_long_work_is_not_chatty() -> None:
     assert written([50] * 4, 200) == []
     hour = written([10] * 3600, 36000)
-    assert 120 < len(hour) < 160, "half a minute apart, at last"
+    assert 60 < len(hour) < 120, "a minute apart, at last"
     assert len(set(hour)) == len(hour)
 
 
@@ -135,8 +135,14 @@ def test_one_bar_serves_one_piece_of_work_after_another() -> None:
     more(10)
     more(10)
     progress.rename("pruning\nlate\x1b[2J")
+    clock.now += 5
+    more(5)
     progress.end()
-    assert lines[4:] == ["pruning: 10 of 30 images", "pruning\ufffdlate\ufffd[2J: 20 images in 6 s"]
+    assert lines[4:] == [
+        "pruning: 10 of 30 images",
+        "pruning\ufffdlate\ufffd[2J: 25 of 30 images, 3.0 images/s, 2 s left",
+        "pruning: 25 images in 11 s",
+    ]
 
 
 @settings(max_examples=200, deadline=None)

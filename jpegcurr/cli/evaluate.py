@@ -109,6 +109,7 @@ def evaluate(
             runtime = resolve_runtime(device, world=world)
             loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
             with progress_bar(quiet=quiet or not world.is_main) as bar:
+                bar.begin("evaluating")
                 results = evaluate_models(
                     loaded,
                     data,
