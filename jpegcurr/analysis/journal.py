@@ -13,6 +13,7 @@ bytes; on a GPU, whose libraries choose algorithms anew in every process, as far
 import json
 import logging
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -282,6 +283,11 @@ def _show(fact: Any) -> str:
     if isinstance(fact, list):
         return ", ".join(map(str, fact)) or "none"
     return "not set" if fact is None else str(fact)
+
+
+def given_words() -> list[str]:
+    """Return the words of the command as a page states it: without ``--resume``, which changes no byte of the page."""
+    return ["jpegcurr", *(word for word in sys.argv[1:] if word != "--resume")]
 
 
 def pack_json(texts: Any) -> NDArray[np.uint8]:

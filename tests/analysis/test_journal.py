@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -207,14 +208,17 @@ def here(betons: Path, trained: Path, photos: Path, monkeypatch: pytest.MonkeyPa
     shutil.copytree(photos / "val", "images")
     Path("images/cat/broken.jpg").write_bytes(b"no image")
     Path("images/grass/more.png").write_bytes(jpeg(photograph("grass").crop((0, 0, 64, 64))))
+    monkeypatch.setattr("sys.argv", ["jpegcurr"])
     monkeypatch.setattr(pipeline, "BATCH", 5)
     monkeypatch.setattr(predict, "BATCH", 5)
     monkeypatch.setattr("jpegcurr.training.models.load.Run.batch", 5)
 
 
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    words = shlex.split(command)
+    sys.argv[1:] = words  # which pages state; ``here`` has put a list of its own there
     with pytest.raises(SystemExit) as left:
-        main(shlex.split(command))
+        main(words)
     printed = capsys.readouterr()
     return int(left.value.code or 0), printed.out, printed.err
 
