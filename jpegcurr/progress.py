@@ -38,13 +38,14 @@ class Meter:
         self.done: float = 0
         self.total: float = 0
         self.resumed: float = 0  # how many an earlier run has done
-        self._clock, self._began = clock, clock()
+        self._clock = clock
+        self._began = self._updated = clock()
         self._samples: deque[tuple[float, float]] = deque()
 
     def update(self, done: float, total: float) -> None:
         """Note that ``done`` of ``total`` are done."""
         now = self._clock()
-        self.done, self.total = done, total
+        self.done, self.total, self._updated = done, total, now
         if self._samples and now - self._samples[-1][0] < _STEP:
             return
         self._samples.append((now, done))
@@ -56,12 +57,31 @@ class Meter:
         return self._clock() - self._began
 
     def speed(self) -> float | None:
-        """Return how many are done a second, lately; None before that is known, and where nothing moves."""
+        """Return how many are done a second, lately; None before that is known.
+
+        It is of the time up to the last update, so that it does not fall between two batches, unless the next update is
+        overdue: then of the time up to now.
+        """
         if not self._samples:
             return None
         since, before = self._samples[0]
-        seconds = self._clock() - since
+        seconds = (self._clock() if self._waited() > self._patience() else self._updated) - since
         return (self.done - before) / seconds if self.done > before and seconds >= KNOWN else None
+
+    def _waited(self) -> float:
+        return self._clock() - self._updated
+
+    def _patience(self) -> float:
+        """Return the seconds after which an update is overdue: twice those that it took lately."""
+        return 2 * max((self._updated - self._samples[0][0]) / max(len(self._samples) - 1, 1), KNOWN)
+
+    def left(self) -> float | None:
+        """Return the seconds that are left, at the speed of late; None before that is known."""
+        speed = self.speed()
+        if speed is None:
+            return None
+        since = self._waited() if self._waited() <= self._patience() else 0
+        return max((self.total - self.done) / speed - since, 0)
 
     def describe(self) -> list[str]:
         """Return ``3,200 of 50,000 images``, ``412 images/s`` and ``2 min left``, as far as that is known."""
@@ -71,11 +91,10 @@ class Meter:
 
     def describe_speed(self, unit: str) -> list[str]:
         """Return ``412 images/s`` and ``2 min left``, as far as that is known."""
-        speed = self.speed()
-        if speed is None:
+        speed, left = self.speed(), self.left()
+        if speed is None or left is None:
             return []
-        left = [f"{duration((self.total - self.done) / speed)} left"] if self.total > self.done else []
-        return [_describe_rate(speed, unit), *left]
+        return [_describe_rate(speed, unit), *([f"{duration(left)} left"] if self.total > self.done else [])]
 
     def describe_whole(self) -> str:
         """Return ``evaluating: 50,000 images in 2 min``, with how many of them are this run's, if not all."""
