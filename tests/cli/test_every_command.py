@@ -122,7 +122,10 @@ def test_json_is_one_document_and_quiet_is_silent(command: str, keys: str, run: 
             "inspect betons/val-q50.beton --verify",
             [r"verifying val-q50.beton: \d+ of 16 images", "verifying val-q50.beton: 16"],
         ),
-        ("evaluate run --device cpu --data images --qualities 50", ["evaluating run on images at 50: 16 images in"]),
+        (
+            "evaluate run --device cpu --data images --qualities 50",
+            ["evaluating run on images at 50: 8 of 16 images", "evaluating: 16 images in"],
+        ),
         ("predict run images --device cpu", [r"classifying by run: \d+ of 16 images", "classifying by run: 16 images in"]),
         ("cam run images --device cpu --pictures 3", ["comparing maps of run: 16 of 19 images", "comparing maps of run: 19"]),
         ("channels run --device cpu --qualities source,50", ["comparing channels: 32 images in"]),
