@@ -94,7 +94,7 @@ def compare_cams(
         raise UsageError(f"--target {target_rule!r} is not known. Give {', '.join(get_args(TargetRule))}.")
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
-    layer = layer or _last_stage(first)
+    layer = layer or last_stage(first)
     hashes = [(run, hash_weights(run)) for run in runs]
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in hashes for spec in specs)
     available = find_labelled([folder], None if labels is None else Path(labels))
@@ -138,7 +138,8 @@ def compare_cams(
     )
 
 
-def _last_stage(run: Classifier) -> str:
+def last_stage(run: Classifier) -> str:
+    """Return the layer that is explained if none is named; raise UsageError if timm names no stages of the model."""
     names = stages(run.model)
     if not names:
         raise UsageError(
