@@ -64,7 +64,7 @@ def compare_cams(
     Args:
         models: whatever ``load_model`` takes, one or more with the same classes, in any order; the first at the first quality
             is the reference. A mapping gives networks their names.
-        images: a folder of them, in folders named after their classes or not.
+        images: a folder of them, in folders named after their classes or not; or one file.
         labels: a table of the images' classes, as for ``jpegcurr encode``, instead of their folders' names.
         qualities: numbers, ``source``, or ``EncodeSpec``.
         runtime: the device to compute on; by default a GPU if there is one.

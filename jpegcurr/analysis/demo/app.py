@@ -200,6 +200,7 @@ def serve(build: Callable[[], "gradio.Blocks"], bound: socket.socket, on_ready: 
 
         app = FastAPI(openapi_url=None)  # its page of documentation would load scripts from elsewhere
         page = build()
+        page.has_launched = True  # or gradio would take any path of this machine in place of an uploaded file
         gradio.mount_gradio_app(
             app,
             page,
