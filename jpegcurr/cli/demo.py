@@ -4,6 +4,7 @@ import json
 import os
 import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -86,6 +87,11 @@ def demo(
             if not quiet:
                 err.print("Ctrl-C ends it.", markup=False)
             if open_browser:
-                webbrowser.open(address)
+                Thread(target=_open_page, args=[address], daemon=True).start()  # a browser in a terminal would stop the server
 
         serve(lambda: build_page(models, pictures, runtime, max_pixels=max_pixels), bound, on_ready)
+
+
+def _open_page(address: str) -> None:
+    if not webbrowser.open(address):
+        err.print("There is no browser to open.", markup=False)

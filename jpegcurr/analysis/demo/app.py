@@ -25,7 +25,7 @@ from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import find_images
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.system import install_command
+from jpegcurr.system import WINDOWS, install_command
 from jpegcurr.text import sanitize
 from jpegcurr.training.models.description import describe_model
 
@@ -170,7 +170,8 @@ def bind_port(port: int) -> Iterator[socket.socket]:
         UsageError: the port is taken, or not allowed.
     """
     with socket.socket() as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not WINDOWS:  # where it would share a port that is in use
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago is free
         try:
             bound.bind((HOST, port))
             bound.listen()
