@@ -127,7 +127,7 @@ def build_page(
         gradio.HTML(_render_intro(models, runtime), elem_classes="intro")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=1, min_width=300, elem_classes="inputs"):
-                upload = gradio.File(label="Picture", height=120, elem_id="upload")
+                upload = gradio.File(label="Picture", height=140, elem_id="upload")
                 picture = gradio.Dropdown(
                     choices,
                     value=0 if choices else None,
