@@ -31,6 +31,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = (
     "encode",
     "inspect",
+    "preview",
     "train",
     "study",
     "evaluate",
@@ -168,6 +169,7 @@ except SystemExit as left:
         "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
+        "preview images -o page.html",
         "inspect betons/val-q50.beton",
         "inspect betons/val-q50.beton --verify",
         f"train --recipe two_phase.yaml --plan {SMALL}",
