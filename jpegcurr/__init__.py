@@ -39,6 +39,7 @@ _HOMES = {
     "SplitDraw": "jpegcurr.encoding.sources.base",
     "show_progress": "jpegcurr.progress",
     "Journal": "jpegcurr.analysis.journal",
+    "preview": "jpegcurr.analysis.preview.preview",
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",
     "Recipe": "jpegcurr.recipe.schema",
