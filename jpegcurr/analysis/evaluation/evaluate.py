@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
+from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes, Measured, bytes_of, measure_sets
 from jpegcurr.analysis.evaluation.merge import Merge
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
@@ -52,6 +53,8 @@ class Evaluation:
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
         merged: the outputs whose probabilities were added, by class; None if there are none.
+        jpegs: the bytes of the images that were evaluated; None where they are encoded after the resize or at several
+            qualities, which no file stores, and where nobody asked ``evaluate_runs`` for them.
     """
 
     run: Path
@@ -67,6 +70,7 @@ class Evaluation:
     keys: str | None
     outcomes: Outcomes
     merged: Mapping[str, tuple[str, ...]] | None = None
+    jpegs: JpegBytes | None = None
 
     @property
     def class_list(self) -> Classes:
@@ -99,6 +103,7 @@ class Evaluation:
             "loader": self.loader,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
+            **(self.jpegs.as_dict() if self.jpegs else {}),
             **({"merged": {name: list(outputs) for name, outputs in self.merged.items()}} if self.merged else {}),
             **self.description.as_dict(),
             "class_images": self.class_images(),
@@ -119,6 +124,7 @@ def evaluate(
     max_pixels: int = MAX_PIXELS,
     merge: str | Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    byte_progress: Callable[[int, int], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate one or more models on the same images, as ``jpegcurr evaluate`` does; every image counts once.
 
@@ -135,6 +141,7 @@ def evaluate(
         merge: outputs that count as one class, ``{"right": ["a", "b"], ...}`` or as the option ``--merge``: their probabilities
             are added.
         progress: called with the number of images done and in all, counted once for each model.
+        byte_progress: called before, with the number of a beton's images whose bytes at ``qualities`` are measured, and of all.
 
     Returns:
         The evaluations, model by model; ``compare_evaluations`` compares them with the first.
@@ -159,7 +166,8 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    return list(evaluate_runs(loaded, opened, runtime, loader=loader, on_images=count, merge=merged))
+    measured = measure_sets(opened, runtime.world, byte_progress)
+    return list(evaluate_runs(loaded, opened, runtime, loader=loader, on_images=count, merge=merged, measured=measured))
 
 
 def _read_merge(merge: str | Mapping[str, Sequence[str]] | None) -> Merge | None:
@@ -314,6 +322,7 @@ def evaluate_runs(
     loader: str = "auto",
     on_images: Callable[[int], None] | None = None,
     merge: Merge | None = None,
+    measured: Measured | None = None,
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of each run on each data set, run by run; every image counts once.
 
@@ -326,6 +335,7 @@ def evaluate_runs(
         loader: the decode path for all runs: a kind of loader, or ``auto``, which is plain if any run was trained with it.
         on_images: called with the number of further images that are done, counted once for each run.
         merge: outputs that count as one class; a run with the merged classes as its own is judged as it is.
+        measured: the bytes of betons that are encoded on the fly, where these are wanted.
 
     Raises:
         UsageError: ``merge`` has an output that a run lacks, or leaves one out.
@@ -336,6 +346,7 @@ def evaluate_runs(
     kind, _ = choose_kind("plain" if loader == "auto" and without_ffcv else loader)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
     reported: set[Path] = set()
+    read: dict[int, JpegBytes] = {}  # of images in no beton, by data set
     for row, run in enumerate(runs):
         for column, dataset in enumerate(datasets):
             if (row, column) not in pending:
@@ -345,13 +356,16 @@ def evaluate_runs(
                 groups = None if merge is None else merge.numbers(run.class_list)
                 loss = _loss_name(run) if merge is None else "cross_entropy"
                 observed = observe(models, of_set, runtime, on_images, loss=loss, groups=groups)
-                if isinstance(of_set, ImageLoader) and of_set.unread and dataset.path not in reported:
-                    reported.add(dataset.path)
-                    log.warning("%s", _describe_unread(dataset, of_set.unread))
+                if isinstance(of_set, ImageLoader):
+                    read[column] = of_set.read.over(runtime.world)
+                    if of_set.unread and dataset.path not in reported:
+                        reported.add(dataset.path)
+                        log.warning("%s", _describe_unread(dataset, of_set.unread))
                 pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
             outcomes = pending.pop((row, column))
             _check_finite(run, dataset, outcomes)
-            yield _evaluation(run, dataset, kind, outcomes, merge)
+            jpegs = bytes_of(dataset, read.get(column), measured or {})
+            yield replace(_evaluation(run, dataset, kind, outcomes, merge), jpegs=jpegs)
 
 
 def _loss_name(run: Classifier) -> str:
