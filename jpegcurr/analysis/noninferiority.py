@@ -10,6 +10,7 @@ all shares of gained images that the data allow (Hsueh, Liu and Chen, Biometrics
 Losses and margins are shares of the images here, from 0 to 1, not points.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, log, sqrt
@@ -165,3 +166,15 @@ def fewest_images(margin: float, level: float) -> int:
     With that many, a loss of the margin leaves all unchanged in at most ``level`` of samples.
     """
     return ceil(log(level - UNLIKELY) / log(1 - margin))
+
+
+def count_shown(tests: Sequence[Noninferiority]) -> int:
+    """Return how many of ``tests``, from the first on, are shown before one is not: the fixed-sequence procedure.
+
+    All tests are at the full level, and yet the chance that any of those counted is wrong is at most the level, however the
+    tests depend on each other and whatever their true losses: a wrong one is counted only if the first whose loss is not below
+    the margin is shown, which is one test at the level (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen, J. Stat.
+    Plan. Inference 99:25, 2001). For this the order must be fixed without the outcomes, and nothing may be claimed of what
+    comes behind the first test that is not shown.
+    """
+    return next((number for number, test in enumerate(tests) if not test.shown), len(tests))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from jpegcurr.cli.options import (
     LoaderOption,
     MaxPixelsOption,
     MeanOption,
+    MergeOption,
     OnTheFlyOption,
     QualitiesOption,
     QuietOption,
@@ -33,6 +34,7 @@ from jpegcurr.cli.options import (
     parse_settings,
 )
 from jpegcurr.cli.terminal import out, print_table, progress_bar, show_log
+from jpegcurr.errors import UsageError
 from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -59,16 +61,14 @@ def evaluate(
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the accuracy of each class, one row per class.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality.")] = None,
-    labels: ImageLabelsOption = None,
-    merge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLASS=OUTPUT,OUTPUT;...",
-            help="Judge by fewer classes: the probabilities of a model's outputs in each are added. Name every output once: "
-            "'negative=amb_neg,negative;positive=amb_pos,positive'.",
-        ),
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality, or bytes: --axis.")
     ] = None,
+    axis: Annotated[
+        Literal["quality", "bytes"], typer.Option(help="What --plot draws accuracy against; bytes are kB an image.")
+    ] = "quality",
+    labels: ImageLabelsOption = None,
+    merge: MergeOption = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
     mean: MeanOption = None,
@@ -96,7 +96,11 @@ def evaluate(
 
     chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
     settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
-    files = EvaluationFiles(csv, classes, plot)
+    if axis == "bytes" and on_the_fly:
+        raise UsageError(
+            "--axis bytes: with --on-the-fly the JPEGs are of what the model gets, and no file stores them. Omit one."
+        )
+    files = EvaluationFiles(csv, classes, plot, axis)
     with joined(collective_backend()) as world:
         show_log(quiet=True, mute=not world.is_main)
         if world.is_main:
@@ -117,6 +121,7 @@ def evaluate(
                 max_pixels=max_pixels,
                 merge=merge,
                 progress=lambda done, total: bar.update("evaluate", done, total),
+                byte_progress=lambda done, total: bar.update("count bytes", done, total),
             )
         if world.is_main:
             pairs = compare_evaluations(results)
@@ -140,6 +145,8 @@ def print_evaluations(
         out.print(f"The probabilities of outputs are added: {merged}", markup=False)
     columns, cells = tables.score_table(results)
     print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
+    if counted := tables.describe_bytes(results):
+        out.print(counted, markup=False)
     if matrix := tables.accuracy_matrix(results):
         out.print()
         print_table(*matrix)
