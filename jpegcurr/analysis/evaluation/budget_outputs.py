@@ -100,9 +100,10 @@ def explain_stop(budget: Budget) -> str:
         )
     fewest = fewest_images(test.margin, budget.level)
     unchanged = f" {fewest:,} is the least, even if no answer changes." if test.images < fewest else ""
+    more = f"{max(needed, test.images + 1):,} for a chance of {POWER:.0%}"
     return (
-        f"{measured}; that its loss is below {points} cannot be told with {images}.{unchanged} It would take about "
-        f"{max(needed, test.images + 1):,} for a chance of {POWER:.0%}, if the shares of images lost and gained are those of these {images}."
+        f"{measured}; that its loss is below {points} cannot be told with {images}.{unchanged} It would take about {more}, if as "
+        "large a share of them is lost, and gained, as here."
     )
 
 
@@ -129,10 +130,8 @@ def quality_table(budget: Budget) -> Table:
     """Return a row for each quality of one budget, from the reference down; what was not tested has no verdict but ``-``."""
     reference, jpegs = budget.reference, budget.reference_jpegs
     columns = ["quality", "verdict", "kB/image", "MB", f"of {reference.tested}", "top-1, %"]
-    rows = [
-        [str(reference.tested), "", f"{jpegs.mean / 1e3:,.2f}", f"{jpegs.total / 1e6:,.2f}", "", f"{reference.scores.top1:.2f}"]
-    ]
-    rows[0] += [""] * 5
+    sizes = [f"{jpegs.mean / 1e3:,.2f}", f"{jpegs.total / 1e6:,.2f}"]
+    rows = [[str(reference.tested), "", *sizes, "", f"{reference.scores.top1:.2f}", *[""] * 5]]
     rows += [[str(test.quality), test.verdict, *_cells(budget, test)] for test in budget.tests]
     return [*columns, "points", "loss below", "lost", "gained", "p"], rows
 
@@ -170,7 +169,7 @@ def write_budgets(path: Path, budgets: Sequence[Budget]) -> None:
 
 
 def budget_curve(budgets: Sequence[Budget]) -> str:
-    """Draw top-1 over bytes, a line for each budget, with what it may lose at least and the chosen qualities; return the SVG.
+    """Draw top-1 over bytes, a line for each budget, with the least accuracy allowed and the chosen quality; return SVG text.
 
     A band reaches down to the accuracy that the one-sided test does not exclude, so a quality whose band is above the margin is
     shown by itself.
@@ -178,11 +177,8 @@ def budget_curve(budgets: Sequence[Budget]) -> str:
     names = budget_names(budgets)
     lines, margins, marks = [], [], []
     for number, (name, budget) in enumerate(zip(names, budgets, strict=True)):
-        lines.append(
-            _line(
-                name, number, budget, labelled=all(budget.reference.data != other.reference.data for other in budgets[:number])
-            )
-        )
+        labelled = all(budget.reference.data != other.reference.data for other in budgets[:number])
+        lines.append(_line(name, number, budget, labelled=labelled))
         least = budget.reference.scores.top1 - budget.within
         of = f"{name}: " if len(budgets) > 1 else ""
         edge = [min(lines[-1].x or [0]), max(lines[-1].x or [0])]
