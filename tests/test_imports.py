@@ -34,6 +34,7 @@ COMMANDS = (
     "train",
     "study",
     "evaluate",
+    "budget",
     "predict",
     "cam",
     "channels",

@@ -24,6 +24,7 @@ from jpegcurr.analysis.stats import paired_variance
 
 UNLIKELY = 1e-4  # the chance, added to every p-value, that the share of gained images is not where it is looked for
 POWER = 0.8
+Counts = NDArray[np.int64]
 _TAIL = 1e-12  # of the number of gained images, which is not summed
 _GRID = 24  # shares of gained images; the probability is smooth in them, and the grid is refined once
 _RESOLUTION = 1e-5  # of the bound: a thousandth of a point
@@ -91,7 +92,7 @@ def noninferiority_p(lost: int, gained: int, images: int, margin: float) -> floa
     low, high = float(interval.low), min(float(interval.high), (1 - margin) / 2)
     if low >= high:
         return UNLIKELY  # no such share goes with a loss of the margin
-    numbers = np.arange(binom.ppf(_TAIL, images, low), binom.isf(_TAIL, images, high) + 1)
+    numbers = np.arange(int(binom.ppf(_TAIL, images, low)), int(binom.isf(_TAIL, images, high)) + 1)
     limits = _most_lost(numbers, images, margin, float(score(lost, gained, images, margin)))
     shares = np.linspace(low, high, _GRID)
     highest = int(np.argmax(chances := _rejected(shares, numbers, limits, images, margin)))
@@ -106,20 +107,18 @@ def score(lost: ArrayLike, gained: ArrayLike, images: int, margin: float) -> NDA
     return np.asarray(sqrt(images) * below / np.sqrt(paired_variance(lost, gained, images, -margin)))
 
 
-def _most_lost(gained: NDArray[np.float64], images: int, margin: float, least: float) -> NDArray[np.float64]:
+def _most_lost(gained: Counts, images: int, margin: float, least: float) -> Counts:
     """Return the most lost images with a score of ``least`` or more for every number of ``gained`` ones; -1 if none has it."""
     threshold = least - _SLACK * (1 + abs(least))
-    low, high = np.full(gained.shape, -1.0), images - gained  # the score falls with the number of lost images
+    low, high = np.full(gained.shape, -1), images - gained  # the score falls with the number of lost images
     while (open_ := low < high).any():
-        middle = np.where(open_, np.ceil((low + high) / 2), 0)
+        middle = np.where(open_, (low + high + 1) // 2, 0)
         reached = score(middle, gained, images, margin) >= threshold
         low, high = np.where(open_ & reached, middle, low), np.where(open_ & ~reached, middle - 1, high)
     return np.asarray(low)
 
 
-def _rejected(
-    shares: NDArray[np.float64], gained: NDArray[np.float64], limits: NDArray[np.float64], images: int, margin: float
-) -> NDArray[np.float64]:
+def _rejected(shares: NDArray[np.float64], gained: Counts, limits: Counts, images: int, margin: float) -> NDArray[np.float64]:
     """Return the probability of at most ``limits`` lost images where the loss is ``margin``, for every share of gained ones."""
     column = shares[:, None]
     of_the_rest = np.minimum((column + margin) / (1 - column), 1)

@@ -22,6 +22,7 @@ from jpegcurr.cli.options import (
     MaxPixelsOption,
     MeanOption,
     MergeOption,
+    QualitiesOption,
     QuietOption,
     SizeOption,
     StdOption,
@@ -44,15 +45,7 @@ def budget(
         list[Path], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} A search for each.", autocompletion=complete_model)
     ],
     data: ValidationOption = None,
-    qualities: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--qualities",
-            "--quality",
-            metavar="Q,Q,...",
-            help="JPEG qualities that may be chosen, 1 to 100; 95,90,85,75,60,50,40,30,20,10 if not given.",
-        ),
-    ] = None,
+    qualities: QualitiesOption = None,
     within: Annotated[
         float, typer.Option(metavar="POINTS", help="The loss that the quality is to stay below, points of top-1.")
     ] = 0.5,
@@ -87,7 +80,8 @@ def budget(
 ) -> None:
     """Find the lowest JPEG quality that is shown to lose less than --within points of accuracy, and the bytes that it saves.
 
-    Source images are encoded again while they are loaded, as encode would write them, and tested from the highest quality down.
+    Source images are encoded again while they are loaded, as encode would write them, and tested from the highest quality down
+    (95,90,85,75,60,50,40,30,20,10, or --qualities) until one is not shown.
     """
     lock_outputs(context, {csv: "--csv", plot: "--plot"})
     from jpegcurr.analysis.evaluation.budget import budget as search_budgets

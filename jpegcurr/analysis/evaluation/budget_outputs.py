@@ -102,8 +102,8 @@ def explain_stop(budget: Budget) -> str:
     unchanged = f" {fewest:,} is the least, even if no answer changes." if test.images < fewest else ""
     more = f"{max(needed, test.images + 1):,} for a chance of {POWER:.0%}"
     return (
-        f"{measured}; that its loss is below {points} cannot be told with {images}.{unchanged} It would take about {more}, if as "
-        "large a share of them is lost, and gained, as here."
+        f"{measured}; that its loss is below {points} cannot be told with {images}.{unchanged} It would take about {more}, "
+        "if as large a share of them is lost, and gained, as here."
     )
 
 
@@ -188,7 +188,7 @@ def budget_curve(budgets: Sequence[Budget]) -> str:
             marks.append((budget.chosen.jpegs.mean / 1e3, f"{of}quality {budget.chosen.quality}"))
     return line_chart(
         [*lines, *margins],
-        x_label="kB an image (1,000 bytes), whole images at their stored size; points are JPEG qualities",
+        x_label="kB an image, at each JPEG quality",
         y_label=f"top-1, %; bands: down to the loss that is not excluded at {budgets[0].level:.3g}, one-sided",
         title=f"Accuracy by bytes, {budgets[0].reference.weights} weights",
         marks=marks,

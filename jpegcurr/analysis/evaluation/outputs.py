@@ -64,7 +64,7 @@ class EvaluationFiles:
 
 
 def bytes_curve(results: Sequence[Evaluation]) -> str:
-    """Draw top-1 over the mean bytes of an image with Wilson's 95 % intervals, and name the qualities; return the SVG text.
+    """Draw top-1 over the mean bytes of an image, in thousands, and name the qualities; return the SVG text.
 
     Evaluations whose bytes no file has are left out, with a warning. The lines are those of ``accuracy_curve``.
 
@@ -89,7 +89,7 @@ def bytes_curve(results: Sequence[Evaluation]) -> str:
         series.append(Series(name, [result.scores.top1 for result in line], low, high, x, labels=labels))
     return line_chart(
         series,
-        x_label="kB an image (1,000 bytes), whole images at their stored size; points are JPEG qualities",
+        x_label="kB an image, at each JPEG quality",
         y_label="top-1, %, with 95 % intervals (Wilson)",
         title=f"Accuracy by bytes, {results[0].weights} weights",
         standalone=True,
