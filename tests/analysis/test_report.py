@@ -336,6 +336,18 @@ def test_the_json_has_everything(study: CamStudy, report: Report, written: Path)
     assert content["views"][1]["right"] == study.right(1).sum()
 
 
+def test_bytes_are_in_the_table_the_chart_and_the_files(study: CamStudy, page: Page, written: Path) -> None:
+    assert [study.jpegs[name].mean for name in ("source", "q50", "q10")] == [90_000, 30_000, 18_000]
+    assert "kB an image 90.0 4.00 bits a pixel 30.0 1.33 bits a pixel 18.0 0.80 bits a pixel" in spaced(page.text)
+    assert any(attributes.get("aria-label") == "accuracy by bytes, as a curve" for attributes in page.all("div"))
+    content = json.loads(written.with_suffix(".json").read_text())
+    assert [view["bytes_per_image"] for view in content["views"]] == 2 * [90_000, 30_000, 18_000]
+    assert [row["bytes"] for row in rows_of(written.with_suffix(".views.csv"))] == 2 * ["2160000", "720000", "432000"]
+    without = cam_study(runs=["a"])
+    page_without = Page(render(build_report(replace(without, jpegs={}))))
+    assert "kB an image" not in page_without.text
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     head, *rows = read_csv(path)
     return [dict(zip(head, row, strict=True)) for row in rows]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jpegcurr.analysis.evaluation.budget import Budget, QualityTest
+from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES
 from jpegcurr.analysis.evaluation.naming import data_names, join_name, run_name
 from jpegcurr.analysis.evaluation.tables import Table
 from jpegcurr.analysis.html.line_chart import Series, line_chart
@@ -17,7 +18,7 @@ from jpegcurr.text import join_words, megabytes
 CSV_COLUMNS = (
     *("run", "weights", "data", "images", "against", "within", "level", "quality", "verdict", "chosen", "top1"),
     *("loss", "low", "high", "bound", "lost", "gained", "p_value", "images_needed"),
-    *("bytes", "bytes_per_image", "bits_per_pixel", "share"),
+    *(*BYTES, "share"),
 )
 
 

@@ -22,6 +22,7 @@ from jpegcurr.training.data.loaders import loading_workers
 
 CHUNK = 16  # images
 AHEAD = 4  # chunks for every thread
+BYTES = ("bytes", "bytes_per_image", "bits_per_pixel")  # the columns of tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class JpegBytes:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, for JSON and CSV."""
-        return {"bytes": self.total, "bytes_per_image": self.mean, "bits_per_pixel": self.bits_per_pixel}
+        return dict(zip(BYTES, (self.total, self.mean, self.bits_per_pixel), strict=True))
 
 
 NOTHING = JpegBytes(0, 0, 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jpegcurr.analysis.class_names import full_name, have_readable_names, readable_name
 from jpegcurr.analysis.evaluation.evaluate import BETON, Evaluation, paired_values
+from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES
 from jpegcurr.analysis.evaluation.naming import (
     axis_labels,
     axis_position,
@@ -20,7 +21,6 @@ from jpegcurr.analysis.stats import LEVEL, ClassChange, Paired, compare_classes,
 from jpegcurr.files import csv_writer
 
 CSV_SCORES = ("run", "weights", "data", "quality", "tested", "at_load", "loader", "images", "top1", "top5", "loss", "ece")
-CSV_BYTES = ("bytes", "bytes_per_image", "bits_per_pixel")
 CSV_PAIRED = ("difference", "low", "high", "lost", "gained", "p_value", "test", "detectable", "verdict")
 MAX_CLASSES = 5  # listed of those that lost accuracy, and of those that gained
 
@@ -148,7 +148,7 @@ def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Pair
     """
     merged = ["merged"] if any(evaluation.merged for evaluation in results) else []
     with csv_writer(path) as writer:
-        names = [*CSV_SCORES, *CSV_BYTES, *CSV_PAIRED, *merged]
+        names = [*CSV_SCORES, *BYTES, *CSV_PAIRED, *merged]
         writer.writerow(names)
         for evaluation, pair in zip(results, pairs, strict=True):
             row = evaluation.as_dict() | (paired_values(pair) or {}) | {"merged": describe_merge(evaluation)}
