@@ -9,6 +9,7 @@ from jpegcurr.analysis.evaluation.evaluate import Evaluation, compare_evaluation
 from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes
 from jpegcurr.analysis.noninferiority import UNLIKELY, Noninferiority, assess_noninferiority, count_shown
 from jpegcurr.analysis.stats import LEVEL, Paired
+from jpegcurr.encoding.beton.manifest import read_manifest
 from jpegcurr.encoding.jpeg.codec import Quality, check_quality
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.errors import UsageError
@@ -160,9 +161,11 @@ def budget(
         JpegcurrError: as ``evaluate``.
     """
     ladder = check_options(qualities, check_quality(against), within, level)
+    paths = [Path(path) for path in ([data] if isinstance(data, str | Path) else data or ())]
+    _refuse_encoded(paths)
     results = evaluate(
         models,
-        data,
+        paths,
         [check_quality(against), *ladder],
         runtime=runtime,
         labels=labels,
@@ -203,6 +206,17 @@ def check_options(qualities: Sequence[Quality] | None, against: Quality, within:
     if ladder[0] >= highest:
         raise UsageError(f"--qualities {ladder[0]} is not below --against {against}, which it would be compared with. Omit it.")
     return ladder
+
+
+def _refuse_encoded(paths: Sequence[Path]) -> None:
+    """Raise UsageError for a beton whose images have a quality already."""
+    for path in paths:
+        manifest = read_manifest(path)
+        if manifest is not None and manifest.quality != "source":
+            raise UsageError(
+                f"{path} has quality {manifest.quality}, and a budget is of the source images, which are encoded at every "
+                "quality. Give their beton, or the images themselves. To measure this file as it is: jpegcurr evaluate."
+            )
 
 
 def search(line: Sequence[Evaluation], *, within: float, level: float) -> Budget:

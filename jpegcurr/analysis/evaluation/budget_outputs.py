@@ -77,7 +77,7 @@ def state_result(budget: Budget) -> str:
     if chosen is None:
         return f"No quality is shown to lose less than {points} of top-1 against {against}."
     sentence = f"Quality {chosen.quality} is the lowest that is shown to lose less than {points} of top-1 against {against}."
-    sizes = f"{megabytes(chosen.jpegs.total)} in place of {megabytes(budget.reference_jpegs.total)}"
+    sizes = f"{_bytes(chosen.jpegs.total)} in place of {_bytes(budget.reference_jpegs.total)}"
     images = f"{budget.reference_jpegs.images:,} images"
     if chosen.jpegs.total >= budget.reference_jpegs.total:
         return f"{sentence} It saves nothing: the {images} take {sizes}."
@@ -90,7 +90,8 @@ def explain_stop(budget: Budget) -> str:
     if stopped is None:
         lowest = budget.tests[-1].quality
         return f"All qualities down to {lowest} are shown; try lower ones: --qualities." if lowest > 1 else "All are shown."
-    test, measured = stopped.test, f"Quality {stopped.quality} lost {_points(-stopped.pair.difference)}"
+    test, change = stopped.test, stopped.pair.difference
+    measured = f"Quality {stopped.quality} {'gained' if change > 0 else 'lost'} {_points(abs(change))}"
     needed, images = test.images_needed, f"{test.images:,} image{'s' if test.images > 1 else ''}"
     if -stopped.pair.high > budget.within:
         return f"{measured} (95 % {-stopped.pair.high:.2f} to {-stopped.pair.low:.2f}), which is more than {points}."
@@ -102,10 +103,11 @@ def explain_stop(budget: Budget) -> str:
     fewest = fewest_images(test.margin, budget.level)
     unchanged = f" {fewest:,} is the least, even if no answer changes." if test.images < fewest else ""
     more = f"{max(needed, test.images + 1):,} for a chance of {POWER:.0%}"
-    return (
-        f"{measured}; that its loss is below {points} cannot be told with {images}.{unchanged} It would take about {more}, "
-        "if as large a share of them is lost, and gained, as here."
+    flips = (
+        "as large a share of them is lost, and gained, as here" if test.lost or test.gained else "none of them changes either"
     )
+    cannot = f"that its loss is below {points} cannot be told with {images}.{unchanged}"
+    return f"{measured}; {cannot} It would take about {more}, if {flips}."
 
 
 def explain_order(budget: Budget) -> str:
@@ -118,6 +120,10 @@ def explain_order(budget: Budget) -> str:
     if alone:
         sentence += f" {join_words(alone)} would be shown alone, but counts for nothing behind a quality that is not shown."
     return sentence
+
+
+def _bytes(count: int) -> str:
+    return megabytes(count) if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _points(number: float) -> str:
