@@ -150,7 +150,20 @@ def summary_table(budgets: Sequence[Budget]) -> Table:
         chosen = budget.chosen
         rows.append([name, *([str(chosen.quality), *_cells(budget, chosen)] if chosen else ["none", *[""] * 9])])
     share = f"of {budgets[0].reference.tested}"
-    columns = ["model", "lowest shown", "kB/image", "MB", share, "top-1, %", "points", "loss below", "lost", "gained", "p"]
+    one_model = len({budget.reference.run for budget in budgets}) == 1
+    columns = [
+        "data" if one_model else "model",
+        "lowest shown",
+        "kB/image",
+        "MB",
+        share,
+        "top-1, %",
+        "points",
+        "loss below",
+        "lost",
+        "gained",
+        "p",
+    ]
     return columns, rows
 
 

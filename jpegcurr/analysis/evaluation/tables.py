@@ -57,10 +57,10 @@ def describe_bytes(results: Sequence[Evaluation]) -> str:
     """Return what is counted as bytes; empty if nothing is."""
     if not any(evaluation.jpegs for evaluation in results):
         return ""
-    stored, made = "samples as they are stored" if results[0].data.suffix == BETON else "files as they are", []
-    if any(evaluation.jpegs and evaluation.at_load for evaluation in results):
-        made = ["at a quality, JPEGs of whole images as encode writes them (4:2:0)"]
-    return f"Bytes: {'; '.join([stored, *made])}."
+    kinds = dict.fromkeys("samples as they are stored" if one.data.suffix == BETON else "files as they are" for one in results)
+    made = any(evaluation.jpegs and evaluation.at_load for evaluation in results)
+    at_quality = ["at a quality, JPEGs of whole images as encode writes them (4:2:0)"] if made else []
+    return f"Bytes: {'; '.join([*kinds, *at_quality])}."
 
 
 def accuracy_matrix(results: Sequence[Evaluation]) -> Table | None:

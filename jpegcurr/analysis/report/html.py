@@ -112,7 +112,10 @@ def _accuracy_chart(report: Report) -> Markup:
 
 
 def _bytes_chart(report: Report) -> Markup:
-    """Draw accuracy over the mean bytes of an image, if these were counted and there are at least two qualities."""
+    """Draw accuracy over the mean bytes of an image, if these were counted and there are at least two qualities.
+
+    Intervals are in ``_accuracy_chart``: here they would be bands, of which several hide one another.
+    """
     jpegs = report.study.jpegs
     if not report.labelled or len(report.qualities) < 2 or not all(quality in jpegs for quality in report.qualities):
         return Markup()
@@ -120,10 +123,9 @@ def _bytes_chart(report: Report) -> Markup:
     names = [report.qualities[column] for column in order]
     series = []
     for number, (row, views) in enumerate(zip(report.rows, report.matrix, strict=True)):
-        accuracies = [view.accuracy if (view := views[column]) else None for column in order]
-        y, low, high = ([getattr(at, part) if at else nan for at in accuracies] for part in ("percent", "low", "high"))
+        y = [view.accuracy.percent if (view := views[column]) and view.accuracy else nan for column in order]
         labels = None if number else names  # other runs' points are above or below those of the first
-        series.append(Series(row.name, y, low, high, [jpegs[name].mean / 1e3 for name in names], labels=labels))
+        series.append(Series(row.name, y, x=[jpegs[name].mean / 1e3 for name in names], labels=labels))
     return page_chart(series, x_label="kB an image", y_label="accuracy, %")
 
 
