@@ -209,7 +209,7 @@ def _likeliest_variance(mean: float, changes: Sequence[float], counts: Sequence[
 
 def paired_variance(lost: ArrayLike, gained: ArrayLike, images: ArrayLike, difference: float) -> NDArray[np.float64]:
     """Return the variance of an image's change, -1, 0 or 1, under the likeliest shares of ``lost`` and ``gained`` images whose
-    ``difference``, gained less lost, is that given: equation 4 of Tango (Stat. Med. 17:891, 1998), in the shape of the counts.
+    ``difference``, gained less lost, is that given (Tango, Stat. Med. 17:891, 1998), in the shape of the counts.
     """
     loss = abs(difference)
     more, fewer, of = (

@@ -142,6 +142,7 @@ def print_budgets(budgets: "Sequence[Budget]", written: Sequence[Path], *, as_js
         out.print()
         for name, one in zip(outputs.budget_names(budgets), budgets, strict=True):
             out.print(f"{name}: {outputs.explain_stop(one)}", markup=False)
+        out.print("Every row is a search by itself, at the full level.", markup=False)
     for sentence in dict.fromkeys(map(outputs.explain_order, budgets)):
         out.print(sentence, markup=False)
     lines = [test.evaluation for one in budgets for test in one.tests]
