@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jpegcurr.analysis.evaluation.budget import Budget, QualityTest
-from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES
+from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES, JpegBytes
 from jpegcurr.analysis.evaluation.naming import data_names, join_name, run_name
 from jpegcurr.analysis.evaluation.tables import Table
 from jpegcurr.analysis.html.line_chart import Series, line_chart
 from jpegcurr.analysis.noninferiority import POWER, fewest_images
-from jpegcurr.analysis.stats import short_p
 from jpegcurr.errors import UsageError
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable, write_text
 from jpegcurr.text import join_words, megabytes
@@ -113,8 +112,9 @@ def explain_stop(budget: Budget) -> str:
 def explain_order(budget: Budget) -> str:
     """Return how often the claims are wrong and what is not claimed, for the foot of a table."""
     sentence = (
-        f"Shown: by an exact one-sided test on the same images, from the highest quality down until one is not shown, so the "
-        f"chance that any quality shown loses {_points(budget.within)} or more is at most {budget.level:.3g}."
+        "Shown: by an exact one-sided test on the same images, from the highest quality down until one is not shown, so the "
+        f"chance that any quality shown loses {_points(budget.within)} or more is at most {budget.level:.3g}. "
+        "Loss <: the least margin for which a quality would be shown."
     )
     alone = [str(test.quality) for test in budget.tests if test.verdict == "not tested" and test.test.shown]
     if alone:
@@ -130,47 +130,40 @@ def _points(number: float) -> str:
     return f"{number:.4g} point{'' if number == 1 else 's'}"
 
 
-# Tables
+# Tables, of 80 columns
 
 
 def quality_table(budget: Budget) -> Table:
-    """Return a row for each quality of one budget, from the reference down; what was not tested has no verdict but ``-``."""
-    reference, jpegs = budget.reference, budget.reference_jpegs
-    columns = ["quality", "verdict", "kB/image", "MB", f"of {reference.tested}", "top-1, %"]
-    sizes = [f"{jpegs.mean / 1e3:,.2f}", f"{jpegs.total / 1e6:,.2f}"]
-    rows = [[str(reference.tested), "", *sizes, "", f"{reference.scores.top1:.2f}", *[""] * 5]]
+    """Return a row for each quality of one budget, from the reference down."""
+    reference = budget.reference
+    first = [_kilobytes(budget.reference_jpegs), "", f"{reference.scores.top1:.2f}", *[""] * 4]
+    rows = [[str(reference.tested), "", *first]]
     rows += [[str(test.quality), test.verdict, *_cells(budget, test)] for test in budget.tests]
-    return [*columns, "points", "loss below", "lost", "gained", "p"], rows
+    return ["quality", "verdict", *_columns(budget)], rows
 
 
 def summary_table(budgets: Sequence[Budget]) -> Table:
-    """Return a row for each budget: the chosen quality, or that of the reference where there is none."""
+    """Return a row for each budget: the chosen quality, and nothing behind ``none`` where there is none."""
     rows = []
     for name, budget in zip(budget_names(budgets), budgets, strict=True):
         chosen = budget.chosen
-        rows.append([name, *([str(chosen.quality), *_cells(budget, chosen)] if chosen else ["none", *[""] * 9])])
-    share = f"of {budgets[0].reference.tested}"
+        rows.append([name, *([str(chosen.quality), *_cells(budget, chosen)] if chosen else ["none", *[""] * 7])])
     one_model = len({budget.reference.run for budget in budgets}) == 1
-    columns = [
-        "data" if one_model else "model",
-        "lowest shown",
-        "kB/image",
-        "MB",
-        share,
-        "top-1, %",
-        "points",
-        "loss below",
-        "lost",
-        "gained",
-        "p",
-    ]
-    return columns, rows
+    return ["data" if one_model else "model", "lowest", *_columns(budgets[0])], rows
+
+
+def _columns(budget: Budget) -> list[str]:
+    return ["kB/image", f"of {budget.reference.tested}", "top-1, %", "points", "loss <", "lost", "gained"]
 
 
 def _cells(budget: Budget, test: QualityTest) -> list[str]:
-    sizes = [f"{test.jpegs.mean / 1e3:,.2f}", f"{test.jpegs.total / 1e6:,.2f}", f"{budget.share(test):.1%}"]
+    sizes = [_kilobytes(test.jpegs), f"{budget.share(test):.1%}"]
     accuracy = [f"{test.evaluation.scores.top1:.2f}", f"{test.pair.difference:+.2f}", f"{100 * test.test.bound:.2f}"]
-    return [*sizes, *accuracy, f"{test.pair.lost:,}", f"{test.pair.gained:,}", short_p(test.test.p_value)]
+    return [*sizes, *accuracy, f"{test.pair.lost:,}", f"{test.pair.gained:,}"]
+
+
+def _kilobytes(jpegs: JpegBytes) -> str:
+    return f"{jpegs.mean / 1e3:,.2f}"
 
 
 # Files
