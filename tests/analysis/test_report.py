@@ -167,7 +167,7 @@ def test_without_the_script_the_page_says_what_the_study_says(
         before, after = (100 * right / row.images for right in row.right[:2])
         cells = f"<td>{row.images}</td><td>{before:.1f}</td><td>{after:.1f}</td><td>{after - before:+.1f}</td>"
         assert f"{cells}<td>{row.flips[1]}</td><td>{row.pearson[1]:.2f}</td></tr>" in text
-    assert text.count("<svg ") == 4, "each chart is there for a phone too"
+    assert text.count("<svg ") == 6, "each chart is there for a phone too"
     assert {f"image-{number}" for number in range(8)} == {tag["id"] for tag in page.all("article")}
     assert page.all("noscript")
     assert all(f"{100 * share:.1f} %" in words for example in study.examples for _, share in example.predictions[0].top)

@@ -196,7 +196,7 @@ def check_options(qualities: Sequence[Quality] | None, against: Quality, within:
         ladder = [quality for quality in LADDER if quality < highest]
         if not ladder:
             raise UsageError(
-                f"--against {against}: no quality is tried below it. Give some: --qualities {max(highest // 2, 1)}."
+                f"--against {against}: the qualities that are tried end at {LADDER[-1]}. Give others: --qualities."
             )
         return ladder
     numbers = {quality for quality in map(check_quality, qualities) if quality != "source"}

@@ -58,8 +58,8 @@ def describe_bytes(results: Sequence[Evaluation]) -> str:
     if not any(evaluation.jpegs for evaluation in results):
         return ""
     kinds = dict.fromkeys("samples as they are stored" if one.data.suffix == BETON else "files as they are" for one in results)
-    made = any(evaluation.jpegs and evaluation.at_load for evaluation in results)
-    at_quality = ["at a quality, JPEGs of whole images as encode writes them (4:2:0)"] if made else []
+    encoded = any(evaluation.jpegs and evaluation.at_load for evaluation in results)
+    at_quality = ["at a quality, JPEGs of whole images as encode writes them (4:2:0)"] if encoded else []
     return f"Bytes: {'; '.join([*kinds, *at_quality])}."
 
 
