@@ -169,9 +169,10 @@ class ModelSection(Section):
     """The network, and the weights that it starts from. The default is random weights.
 
     Attributes:
-        name: any timm model, such as ``convnext_tiny``; one of ``convnext_isotropic_{small,base,large}``; ``hf-hub:NAME`` or
-            ``local-dir:FOLDER``; or your own, ``module:function`` or ``file.py:function``, which returns an ``nn.Module`` and
-            gets those of ``num_classes``, ``drop_path_rate`` and ``pretrained`` that it has parameters for.
+        name: any timm model, such as ``convnext_tiny``; one of ``convnext_isotropic_{small,base,large}``; a step from ResNet to
+            ConvNeXt, such as ``roadmap50_5c``; ``hf-hub:NAME`` or ``local-dir:FOLDER``; or your own, ``module:function`` or
+            ``file.py:function``, which returns an ``nn.Module`` and gets those of ``num_classes``, ``drop_path_rate`` and
+            ``pretrained`` that it has parameters for.
         drop_path: stochastic depth: the probability of dropping the last residual branch. 0 disables it.
         pretrained: start from the weights that timm publishes under ``name``.
         checkpoint: start from this file of timm's, the ConvNeXt authors', torchvision's, mmpretrain's, transformers' or
