@@ -66,6 +66,7 @@ _HOMES = {
     "load_model": "jpegcurr.training.models.load",
     "load_run": "jpegcurr.training.models.load",
     "evaluate": "jpegcurr.analysis.evaluation.evaluate",
+    "budget": "jpegcurr.analysis.evaluation.budget",
     "evaluate_run": "jpegcurr.analysis.evaluation.evaluate",
     "predict_images": "jpegcurr.analysis.prediction.predict",
     "compare_evaluations": "jpegcurr.analysis.evaluation.evaluate",

@@ -35,6 +35,7 @@ COMMANDS = (
     "train",
     "study",
     "evaluate",
+    "budget",
     "predict",
     "cam",
     "channels",

@@ -17,6 +17,7 @@ from typer.main import get_command
 import jpegcurr
 from jpegcurr.cli import terminal
 from jpegcurr.cli.board import board
+from jpegcurr.cli.budget import budget
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.convert import convert
@@ -144,6 +145,7 @@ for command, summary in (
     (runs, "Compare runs: what differs, and what came of it."),
     (board, "Draw the curves of one run or more as a page."),
     (evaluate, "Measure and compare runs at JPEG qualities."),
+    (budget, "Find the lowest JPEG quality within a loss of accuracy."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (demo, "Show one picture at any JPEG quality, as a model sees it."),
