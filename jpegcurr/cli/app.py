@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
+from jpegcurr.cli.audit import audit
 from jpegcurr.cli.board import board
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
@@ -132,6 +133,7 @@ def _handle_top(
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
+    (audit, "Read the headers of images: what JPEGs they are."),
     (split, "Draw train, val and test splits of images, by class."),
     (convert, "Convert what encode wrote into other formats."),
     (inspect, "Describe or verify what encode wrote."),

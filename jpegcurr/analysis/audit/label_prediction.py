@@ -55,12 +55,12 @@ class LabelPrediction:
     """
 
     target: str
-    images: int
-    classes: int
-    duplicates: int
-    rare: int
-    rare_classes: int
-    unsampled: int
+    images: int = 0
+    classes: int = 0
+    duplicates: int = 0
+    rare: int = 0
+    rare_classes: int = 0
+    unsampled: int = 0
     accuracy: float = float("nan")
     majority: float = float("nan")
     p_value: float = float("nan")

@@ -290,5 +290,8 @@ def _is_standard(body: bytes) -> bool:
 def _clean(text: object) -> str:
     """Return a text of a marker as one short line."""
     if isinstance(text, bytes):
-        text = text.decode("utf-8", "replace")
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError:
+            text = text.decode("cp1252", "replace")
     return " ".join(str(text).replace("\0", " ").split())[:_LONGEST_TEXT]
