@@ -2,8 +2,8 @@
 
     python calibrate_traces.py IMAGES
 
-IMAGES is a folder of JPEGs, of which reduced copies, by 2 and by 3, count as never compressed, as do scikit-image's photographs,
-synthetic noise, and altered copies of all (blurred, sharpened, of more contrast, darkened, of fewer levels, enlarged).
+IMAGES is a folder of JPEGs. Their copies reduced by 2 and by 3 count as never compressed, as do scikit-image's photographs and
+noise; and so do altered copies of these: blurred, sharpened, of more contrast, darkened, of fewer levels, enlarged.
 """
 
 import sys
@@ -16,25 +16,37 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from jpegcurr.encoding.jpeg.double_compression import THRESHOLD, find_trace
-from jpegcurr.encoding.jpeg.quantisation import libjpeg_tables
+from jpegcurr.encoding.jpeg.double_compression import THRESHOLD, Trace, find_trace
+from jpegcurr.encoding.jpeg.quantisation import _MOZJPEG, libjpeg_tables
 
-PHOTOGRAPHS = "astronaut brick camera chelsea coffee coins grass gravel ihc moon motorcycle_left motorcycle_right page".split()
+PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "ihc", "moon", "page")
+PHOTOGRAPHS += ("motorcycle_left", "motorcycle_right")
 LATER = (30, 50, 60, 70, 75, 80, 85, 90, 93, 95, 96, 98, 100)
 EARLIER = (30, 50, 60, 70, 75, 80, 85, 90, 92, 95)
 
 
 def jpeg(image: Image.Image, quality: int, subsampling: int = 2) -> bytes:
+    """Compress an image."""
     file = BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling=subsampling)
     return file.getvalue()
 
 
 def again(image: Image.Image, quality: int) -> Image.Image:
+    """Compress an image and decode it."""
     return Image.open(BytesIO(jpeg(image, quality)))
 
 
-def trace(image: Image.Image, quality: int, subsampling: int = 2):
+def by_mozjpeg(image: Image.Image, quality: int) -> Image.Image:
+    """Compress an image with the tables of mozjpeg and decode it."""
+    file, scale = BytesIO(), 200 - 2 * quality
+    table = [max(1, (step * scale + 50) // 100) for row in _MOZJPEG for step in row]
+    image.save(file, "JPEG", qtables=[table, table])
+    return Image.open(file)
+
+
+def trace(image: Image.Image, quality: int, subsampling: int = 2) -> Trace | None:
+    """Compress an image and look for an earlier compression."""
     return find_trace(jpeg(image, quality, subsampling), libjpeg_tables(quality)[0])
 
 
@@ -50,6 +62,7 @@ def noise(seed: int) -> Image.Image:
 
 
 def plain(images: Path) -> Iterator[Image.Image]:
+    """Yield pictures that were never compressed, or reduced so that nothing is left of it."""
     for name in PHOTOGRAPHS:
         photograph = Image.open(str(files("skimage").joinpath("data", f"{name}.png"))).convert("RGB")
         for left, top in ((3, 5), (120, 60), (37, 201)):
@@ -62,6 +75,7 @@ def plain(images: Path) -> Iterator[Image.Image]:
 
 
 def altered(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield copies as editors make them."""
     yield image.filter(ImageFilter.GaussianBlur(1))
     yield image.filter(ImageFilter.UnsharpMask(2, 150, 3))
     yield ImageEnhance.Contrast(image).enhance(1.7)
@@ -72,6 +86,7 @@ def altered(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def main() -> None:
+    """Print the tables."""
     never = list(plain(Path(sys.argv[1])))
     kinds = {"photographs, reduced, noise": never, "altered": [copy for image in never[::4] for copy in altered(image)]}
     every = []
@@ -83,10 +98,15 @@ def main() -> None:
             every += by_quality[quality]
         scores = np.concatenate(list(by_quality.values()))
         above = int((scores > THRESHOLD).sum())
-        print(f"{name}: {len(images)} images, {len(scores)} files judged, {above} above {THRESHOLD:g} ({100 * above / len(scores):.2f} %)")
-        print("  by later quality:", {q: f"{sum(s > THRESHOLD for s in found)}/{len(found)}" for q, found in by_quality.items()})
-    print("quantiles of all, 50 %, 90, 99, 99.5, 99.9, 100:", np.quantile(every, [0.5, 0.9, 0.99, 0.995, 0.999, 1]).round(1))
-    print("above 20, 30, 40, 60, 100:", [int((np.array(every) > limit).sum()) for limit in (20, 30, 40, 60, 100)], len(every))
+        print(
+            f"{name}: {len(images)} images, {len(scores)} files judged, {above} above {THRESHOLD:g} ({100 * above / len(scores):.2f} %)"
+        )
+        print(
+            "  by later quality:", {q: f"{sum(s > THRESHOLD for s in found)}/{len(found)}" for q, found in by_quality.items()}
+        )
+    print("quantiles, 50 %, 90, 99, 99.5, 99.9, 100:", np.quantile(every, [0.5, 0.9, 0.99, 0.995, 0.999, 1]).round(1))
+    limits = (20, 30, 40, 60, 100)
+    print(f"of {len(every)} above", {limit: int((np.array(every) > limit).sum()) for limit in limits}, flush=True)
     sample = never[::5]
     print(f"planted, % detected of {len(sample)} images (of these, % with the true quality in the stated range):")
     for later in (50, 75, 85, 90, 95, 98):
@@ -102,7 +122,8 @@ def main() -> None:
         for earlier in (50, 75):
             small = again(image, earlier).resize((image.width * 2 // 3, image.height * 2 // 3), Image.Resampling.BICUBIC)
             moved = again(image, earlier).crop((3, 5, image.width, image.height))
-            for name, copy in (("resized to 2/3", small), ("cropped by (3, 5)", moved)):
+            other = by_mozjpeg(image, earlier)
+            for name, copy in (("resized to 2/3", small), ("cropped by (3, 5)", moved), ("by mozjpeg's tables", other)):
                 found = trace(copy, 95)
                 counts[f"{earlier}, {name}, 95"].append(found is not None and found.detected)
     for name, hits in counts.items():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,11 +68,13 @@ def audit(
     from jpegcurr.files import refuse_existing
 
     show_log(quiet=quiet)
-    written = {path: option for path, option in ((output, "-o"), (csv, "--csv")) if path is not None}
-    for path, option in written.items():
-        refuse_existing([path], force=force, option=option)
-    lock_outputs(context, dict(written))
-    with interruptible("stopped. Nothing was written."), progress_bar("img", quiet=quiet) as bar:
+    written: dict[Path | None, str] = {}
+    for path, option in ((output, "-o"), (csv, "--csv")):
+        if path is not None:
+            written[path] = option
+            refuse_existing([path], force=force, option=option)
+    lock_outputs(context, written)
+    with interruptible("stopped. Nothing was written."), AuditBars() as bars:
         report = audit_images(
             src,
             labels=labels,
@@ -85,23 +88,31 @@ def audit(
             seed=seed,
             csv=csv,
             workers=workers,
-            watcher=None if quiet else AuditBar(bar),
+            watcher=None if quiet else bars,
         )
         if output is not None:
             write_audit(report, output)
     if as_json:
         out.print_json(json.dumps(report.as_dict()))
     else:
-        print_audit(report, list(written))
+        print_audit(report, [path for path in written if path is not None])
     if report.unread == report.images:
         raise JpegcurrError(f"None of the {report.images:,} files is a readable image.")
 
 
-class AuditBar:
-    """Progress of an audit on a bar, and its first unreadable files in words."""
+class AuditBars(ExitStack):
+    """Progress of an audit, one bar for files and one for shuffles, and its first unreadable files in words."""
 
-    def __init__(self, bar: Bar) -> None:
-        self._bar, self._split, self._done, self._failed = bar, "", 0, 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Bar | None = None
+        self._unit, self._split, self._done, self._failed = "", "", 0, 0
+
+    def _show(self, unit: str, title: str, done: int, total: int) -> None:
+        if self._bar is None or unit != self._unit:
+            self.close()  # the bar before
+            self._bar, self._unit = self.enter_context(progress_bar(unit)), unit
+        self._bar.update(title, done, total)
 
     def read(self, source: "Source", facts: "Sequence[FileFacts]") -> None:
         """Count more files of a split, and print those that cannot be read."""
@@ -115,11 +126,11 @@ class AuditBar:
                 elif self._failed == MOST_FAILURES + 1:
                     err.print("not readable: more files, which --csv lists", markup=False)
         self._done += len(facts)
-        self._bar.update(f"audit {source.split}", self._done, len(source.items))
+        self._show("img", f"audit {source.split}", self._done, len(source.items))
 
     def tested(self, target: str, done: int, total: int) -> None:
         """Show the progress of the prediction of ``target``."""
-        self._bar.update(f"predict the {target}", done, total)
+        self._show("shuffles", f"predict the {target}", done, total)
 
 
 def print_audit(report: "AuditReport", written: Sequence[Path]) -> None:

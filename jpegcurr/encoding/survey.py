@@ -1,4 +1,4 @@
-"""Survey of the image files of a data set: the facts of every file from its header, and traces of an earlier compression in some."""
+"""Survey of the image files of a data set: facts from every header, and traces of an earlier compression in some."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from jpegcurr.errors import EncodeError, ImageError
 
 AHEAD = 4  # chunks submitted for each worker
 # libjpeg decodes these, with 8 bits a sample, and the first component of these colours is luma.
-_DECODED = ("baseline", "extended", "progressive")
+DECODED = ("baseline", "extended", "progressive")
 _WITH_LUMA = ("grey", "YCbCr")
 
 
@@ -72,7 +72,7 @@ def _has_luma(anatomy: JpegAnatomy) -> bool:
         check_pixels(anatomy.width, anatomy.height, MAX_PIXELS)
     except ImageError:
         return False
-    return anatomy.process in _DECODED and anatomy.precision == 8 and anatomy.colour in _WITH_LUMA and anatomy.ended
+    return anatomy.process in DECODED and anatomy.precision == 8 and anatomy.colour in _WITH_LUMA and anatomy.ended
 
 
 def survey(source: Source, executor: Executor, workers: int, *, sample: int = 0, seed: int = 0) -> Iterator[list[FileFacts]]:
@@ -86,7 +86,7 @@ def survey(source: Source, executor: Executor, workers: int, *, sample: int = 0,
     chosen = np.zeros(len(source.items), np.bool_)
     if sample:
         chosen[source.items.shuffled(seed)[:sample]] = True
-    read = partial(_read_chunk, source.store)
+    read = partial(read_chunk, source.store)
     with closing(map_in_order(read, _parts(source, chosen), executor, AHEAD * workers)) as results:
         yield from results
 
@@ -98,7 +98,8 @@ def _parts(source: Source, chosen: NDArray[np.bool_]) -> Iterator[tuple[list[Ite
         start += len(chunk)
 
 
-def _read_chunk(store: Store, part: tuple[Sequence[Item], Sequence[bool]]) -> list[FileFacts]:
+def read_chunk(store: Store, part: tuple[Sequence[Item], Sequence[bool]]) -> list[FileFacts]:
+    """Read the facts of a few images, and for each of them say whether its coefficients are read too; see ``survey``."""
     return [_read_item(store, item, traces) for item, traces in zip(*part, strict=True)]
 
 

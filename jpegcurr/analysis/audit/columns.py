@@ -1,7 +1,8 @@
-"""Columns of numbers about the files of one split, some 40 bytes a file, and the header fields that a label may be predicted from."""
+"""Columns of numbers about the files of one split, some 40 bytes a file, and the header fields that may tell a label."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +45,10 @@ _DTYPES = {
 
 
 class FileColumns:
-    """One value of every column for each file added, int or float [n]; ``formats`` and ``encoders`` are what codes stand for."""
+    """One value of every column for each file added, [n]; ``formats`` and ``encoders`` are what codes stand for."""
 
     def __init__(self, files: int) -> None:
-        self._columns = {name: np.zeros(files, dtype) for name, dtype in _DTYPES.items()}
+        self._columns: dict[str, NDArray[Any]] = {name: np.zeros(files, dtype) for name, dtype in _DTYPES.items()}
         self._formats: dict[str, int] = {"": 0}
         self._encoders: dict[str, int] = {"": 0, OTHERS: 1}
         self._added = 0
@@ -55,7 +56,7 @@ class FileColumns:
     def __len__(self) -> int:
         return self._added
 
-    def __getitem__(self, name: str) -> NDArray[np.generic]:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         return self._columns[name][: self._added]
 
     @property
@@ -77,7 +78,8 @@ class FileColumns:
     def bits_per_pixel(self) -> NDArray[np.float64]:
         """Bits of the file for each pixel, float64 [n]; nan where the size is unknown."""
         pixels = self["width"].astype(np.float64) * self["height"].astype(np.float64)
-        return np.divide(8.0 * self["bytes"], pixels, out=np.full(len(self), np.nan), where=pixels > 0)
+        bits: NDArray[np.float64] = np.divide(8.0 * self["bytes"], pixels, out=np.full(len(self), np.nan), where=pixels > 0)
+        return bits
 
     def add(self, key: str, facts: FileFacts) -> None:
         """Append a file."""
@@ -113,7 +115,7 @@ class FileColumns:
         return self._encoders.setdefault(text, len(self._encoders))
 
 
-def header_fields(splits: Sequence[FileColumns], images: NDArray[np.int64]) -> Mapping[str, Sequence[NDArray[np.generic]]]:
+def header_fields(splits: Sequence[FileColumns], images: NDArray[np.int64]) -> Mapping[str, Sequence[NDArray[Any]]]:
     """Return the header fields of ``images``, positions among the files of all ``splits``, as columns.
 
     Floats are numbers, unsigned integers are categories.

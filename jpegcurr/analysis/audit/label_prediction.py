@@ -1,12 +1,13 @@
 """Prediction of labels from headers: whether they tell more than chance would, and which field of theirs does.
 
-A model that sees only what the headers say must not know the class of an image: where it does, a network may learn the encoder in
-place of the subject. The model is a linear one on binned fields, fitted by scikit-learn's ridge regression to the classes'
-indicators, for many shuffles of the labels at once: a fit shares its left side with all of them.
+A model that sees only what the headers say must not know the class of an image: where it does, a network may learn the
+encoder in place of the subject. The model is ridge regression of the classes' indicators on binned fields, which is solved for
+many shuffles of the labels at once: only the right side of its equations depends on them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,14 @@ BINS = 16  # of a field
 STRENGTH = 1.0  # of the ridge: one image's worth of every bin
 _BLOCK = 1 << 23  # numbers of a block of shuffles
 
-Column = NDArray[np.generic]
+Column = NDArray[Any]
+
+
+class _Counts(TypedDict):
+    duplicates: int
+    rare: int
+    rare_classes: int
+    unsampled: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class LabelPrediction:
         accuracy: of the model; ``majority`` is the share of the largest class.
         p_value: the share of shuffles of the labels that are predicted as well, counting the labels themselves as one.
         constant: fields that are the same in every image.
+        repeated: fields that say the same as one before them, by its name: bits a pixel where all images are of one size.
         fields: the others, the one that predicts best alone first.
         missing: why nothing was computed; "" if it was.
     """
@@ -66,6 +75,7 @@ class LabelPrediction:
     p_value: float = float("nan")
     permutations: int = 0
     constant: tuple[str, ...] = ()
+    repeated: Mapping[str, str] = field(default_factory=dict)
     fields: tuple[FieldScore, ...] = ()
     missing: str = ""
 
@@ -78,11 +88,11 @@ def predict_labels(
     *,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> LabelPrediction:
     """Predict ``labels``, int [n], from the header fields that ``take(indices)`` returns, by name, each one column or more.
 
-    Images of equal ``fingerprints``, uint64 [n], count once. Every class has its share in each of five folds; a class with fewer
+    Images of equal ``fingerprints``, uint64 [n], count once. Every class has its share in each of five folds; one with fewer
     images is left out. At most ``MOST_IMAGES`` take part, and fewer where there are many classes, drawn by ``seed``. Shuffles
     permute the labels within folds, so that every shuffle keeps the classes of each fold, under which the test is exact.
 
@@ -91,18 +101,21 @@ def predict_labels(
     """
     chosen, counts = choose_images(labels, fingerprints, seed)
     kept, truth = np.unique(labels[chosen], return_inverse=True)
-    sizes = {"images": len(chosen), "classes": len(kept), **counts}
+    prediction = LabelPrediction(target, len(chosen), len(kept), **counts)
     if len(kept) < 2:
         missing = f"at least two {_plural(target)} with {FOLDS} different images each are needed, and there are {len(kept)}"
-        return LabelPrediction(target, **sizes, missing=missing)
+        return replace(prediction, missing=missing)
     matrices = {name: one_hot(columns) for name, columns in take(chosen).items()}
     constant = tuple(name for name, matrix in matrices.items() if not matrix.shape[1])
     matrices = {name: matrix for name, matrix in matrices.items() if matrix.shape[1]}
+    repeated = _repeated(matrices)
+    matrices = {name: matrix for name, matrix in matrices.items() if name not in repeated}
     majority = float(np.bincount(truth).max() / len(truth))
+    prediction = replace(
+        prediction, accuracy=majority, majority=majority, permutations=permutations, constant=constant, repeated=repeated
+    )
     if not matrices:
-        return LabelPrediction(
-            target, **sizes, accuracy=majority, majority=majority, p_value=1.0, permutations=permutations, constant=constant
-        )
+        return replace(prediction, p_value=1.0)
     test = _Test(truth, seed)
     steps, done = (2 * len(matrices) + 1) * permutations, 0
 
@@ -120,21 +133,23 @@ def predict_labels(
         advance(permutations)
         scores.append((name, alone, p_alone, without))
     corrected = holm(np.array([p_alone for _, _, p_alone, _ in scores]))
-    fields = [
+    scores_by_field = [
         FieldScore(name, alone, p_alone, float(p_holm), without)
         for (name, alone, p_alone, without), p_holm in zip(scores, corrected, strict=True)
     ]
-    fields.sort(key=lambda field: -field.alone)
-    return LabelPrediction(
-        target,
-        **sizes,
-        accuracy=accuracy,
-        majority=majority,
-        p_value=p_value,
-        permutations=permutations,
-        constant=constant,
-        fields=tuple(fields),
-    )
+    scores_by_field.sort(key=lambda score: -score.alone)
+    return replace(prediction, accuracy=accuracy, p_value=p_value, fields=tuple(scores_by_field))
+
+
+def _repeated(matrices: Mapping[str, NDArray[np.float32]]) -> dict[str, str]:
+    """Return the fields whose bins are those of an earlier one, and that one's name."""
+    names = list(matrices)
+    return {
+        name: earlier
+        for place, name in enumerate(names)
+        for earlier in names[:place]
+        if np.array_equal(matrices[name], matrices[earlier])
+    }
 
 
 def _plural(target: str) -> str:
@@ -143,7 +158,7 @@ def _plural(target: str) -> str:
 
 def choose_images(
     labels: NDArray[np.integer], fingerprints: NDArray[np.uint64], seed: int
-) -> tuple[NDArray[np.int64], dict[str, int]]:
+) -> tuple[NDArray[np.int64], _Counts]:
     """Return the positions of the images that take part, in ascending order, and how many do not, by reason."""
     _, first = np.unique(fingerprints, return_index=True)
     images = np.sort(first)
@@ -154,19 +169,22 @@ def choose_images(
     classes = int((per_class >= FOLDS).sum())
     most = max(min(MOST_IMAGES, MOST_CELLS // max(classes, 1)), 2 * FOLDS * classes)
     chosen = images if len(images) <= most else _stratified_sample(images, labels[images], most, seed)
-    counts = {"duplicates": len(labels) - len(first), "rare": rare, "rare_classes": rare_classes}
-    return chosen, {**counts, "unsampled": len(images) - len(chosen)}
+    unsampled = len(images) - len(chosen)
+    return chosen, {
+        "duplicates": len(labels) - len(first),
+        "rare": rare,
+        "rare_classes": rare_classes,
+        "unsampled": unsampled,
+    }
 
 
-def _stratified_sample(
-    images: NDArray[np.int64], labels: NDArray[np.integer], most: int, seed: int
-) -> NDArray[np.int64]:
-    """Return about ``most`` of ``images``: of every class its share, and at least ``FOLDS``."""
+def _stratified_sample(images: NDArray[np.int64], labels: NDArray[np.integer], most: int, seed: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of ``images``: of every class its share, and at least ``FOLDS``."""
     random = np.random.default_rng([seed, 1])
     parts = []
     for label in np.unique(labels):
         members = images[labels == label]
-        count = max(FOLDS, round(most * len(members) / len(images)))
+        count = max(FOLDS, most * len(members) // len(images))
         parts.append(random.choice(members, min(count, len(members)), replace=False))
     return np.sort(np.concatenate(parts))
 
@@ -209,9 +227,7 @@ class _Test:
         splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
         self._folds = [fold for _, fold in splitter.split(np.zeros(len(truth)), truth)]
 
-    def run(
-        self, features: NDArray[np.float32], permutations: int, advance: Callable[[int], None]
-    ) -> tuple[float, float]:
+    def run(self, features: NDArray[np.float32], permutations: int, advance: Callable[[int], None]) -> tuple[float, float]:
         """Return the accuracy on ``features``, [n bins], and its p-value."""
         folds = [_Fold.of(features[fold], self._truth[fold], self._classes) for fold in self._folds]
         right = []

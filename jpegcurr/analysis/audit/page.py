@@ -1,4 +1,4 @@
-"""The page of an audit: one offline file with the facts of every split, their distributions, the classes, and what they mean."""
+"""The page of an audit: one offline file with the facts of every split, their distributions, the classes, and their meaning."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -126,8 +126,13 @@ def audit(
         print(jpegcurr.audit("data/imagenet").as_dict())
 
     Args:
-        src: the data set, or more of them, as ``encode_dataset`` and ``open_sources`` take it; so are ``labels``, ``label_from``,
-            ``splits``, ``classes``, ``flat_classes`` and ``limit``.
+        src: the data set, or more of them, as for ``open_sources``.
+        labels: a table of labels, as for ``open_sources``.
+        label_from: which folder is the class, where ``labels`` is a list of bare paths.
+        splits: the splits to read; all of them if not given.
+        classes: the classes to read; all of them if not given.
+        flat_classes: take every folder as a class, also one that is named like a split.
+        limit: how many images of a split to read, chosen by ``seed``.
         sample: how many images of a split are searched for an earlier compression.
         permutations: shuffles of the labels to compare the prediction with; 0 leaves the prediction out.
         seed: of ``limit``, the sample, the folds and the shuffles.

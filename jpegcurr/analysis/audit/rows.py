@@ -60,7 +60,7 @@ def file_row(split: str, key: str, label: str, facts: FileFacts) -> list[object]
 
 
 def _trace_cells(sampled: bool, trace: Trace | None) -> list[object]:
-    """Return the cells of an earlier compression: ``yes``, ``no`` or ``unknown`` where one was looked for, and the likeliest."""
+    """Return whether an earlier compression shows, ``yes``, ``no`` or ``unknown``, and the likeliest; "" if unsampled."""
     if not sampled or trace is None:
         return ["unknown" if sampled else "", "", "", ""]
     return ["yes" if trace.detected else "no", trace.lowest, trace.highest, trace.score]

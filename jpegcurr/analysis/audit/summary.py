@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +56,10 @@ class TraceCounts:
 class SplitSummary:
     """The files of one split.
 
-    Counts are of files, by value, the most frequent first. A spread is (least, median, most). ``qualities`` are those of JPEGs:
-    (quality, maker, exact), where ``maker`` is ``other`` the nearest one. ``resized`` is the side that nearly all images have
-    in common, in words; "" if there is none. A histogram is (middles, counts) of its bins. Shares in a document are of ``images``.
+    Counts are of files, by value, the most frequent first. A spread is (least, median, most). ``qualities`` are those of JPEGs,
+    exact or nearest; ``makers`` are those of their tables; ``split_quality`` counts those with another quality for chroma, and
+    ``largest_factor`` is that of the tables furthest from libjpeg's. ``resized`` is the side that nearly all images have in
+    common, in words; "" if there is none. A histogram is (middles, counts) of its bins.
     """
 
     name: str
@@ -167,7 +169,7 @@ def summarise_split(name: str, columns: FileColumns, traces: TraceCounts) -> Spl
     )
 
 
-def _histogram(values: NDArray[np.generic], edges: NDArray[np.floating]) -> Histogram:
+def _histogram(values: NDArray[Any], edges: NDArray[np.floating]) -> Histogram:
     """Return the middles of bins and how many values are in each; those beyond the last edge count in the last bin.
 
     Empty bins at both ends are left out, but for one next to the others, so that a line falls to 0.
@@ -181,20 +183,20 @@ def _histogram(values: NDArray[np.generic], edges: NDArray[np.floating]) -> Hist
     return ((edges[:-1] + edges[1:]) / 2)[kept].tolist(), counts[kept].tolist()
 
 
-def _counts(codes: NDArray[np.generic], names: Sequence[str] | None = None) -> dict[str, int]:
+def _counts(codes: NDArray[Any], names: Sequence[str] | None = None) -> dict[str, int]:
     """Return how often each value is there, by name, the most frequent first."""
     values, counts = np.unique(codes, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return {(names[values[place]] if names else str(values[place])): int(counts[place]) for place in order}
 
 
-def _spread(values: NDArray[np.generic]) -> Spread:
+def _spread(values: NDArray[Any]) -> Spread:
     if not values.size:
         return (float("nan"),) * 3
     return float(values.min()), float(np.median(values)), float(values.max())
 
 
-def _common_side(width: NDArray[np.generic], height: NDArray[np.generic]) -> str:
+def _common_side(width: NDArray[Any], height: NDArray[Any]) -> str:
     """Return which side nearly all images have in common; "" if there is none."""
     if len(width) < _LEAST_TO_JUDGE:
         return ""
@@ -209,7 +211,7 @@ def _common_side(width: NDArray[np.generic], height: NDArray[np.generic]) -> str
 def summarise_classes(
     names: Sequence[str], labels: NDArray[np.int64], splits: Sequence[FileColumns]
 ) -> tuple[ClassSummary, ...]:
-    """Summarise the files of every class that has some; ``labels``, int64 [n], are those of the files of all splits in order."""
+    """Summarise the files of every class that has some; ``labels``, int64 [n], are of the files of all splits in order."""
     columns = {
         name: np.concatenate([split[name] for split in splits])
         for name in ("unread", "process", "quality", "layout", "width", "height", "bytes")
@@ -241,7 +243,7 @@ def summarise_classes(
     return tuple(summaries)
 
 
-def _most_common(codes: NDArray[np.generic]) -> tuple[int, float]:
+def _most_common(codes: NDArray[Any]) -> tuple[int, float]:
     """Return the most frequent code and its share; 0 and nan without any."""
     if not codes.size:
         return 0, float("nan")
@@ -249,9 +251,7 @@ def _most_common(codes: NDArray[np.generic]) -> tuple[int, float]:
     return int(counts.argmax()), float(counts.max() / len(codes))
 
 
-def count_duplicates(
-    fingerprints: NDArray[np.uint64], splits: NDArray[np.int64], labels: NDArray[np.int64]
-) -> Duplicates:
+def count_duplicates(fingerprints: NDArray[np.uint64], splits: NDArray[np.int64], labels: NDArray[np.int64]) -> Duplicates:
     """Count files of equal fingerprints, uint64 [n], which are also in another split, or have another label, int64 [n] each."""
     _, group = np.unique(fingerprints, return_inverse=True)
     groups = int(group.max(initial=-1)) + 1
@@ -264,4 +264,3 @@ def count_duplicates(
         return int(sizes[least != most].sum())
 
     return Duplicates(len(group) - groups, across(splits), across(labels))
-

@@ -27,7 +27,7 @@ OF_SUBJECT = {"sides", "bytes", "bits a pixel"}
 def percent(count: float, total: float) -> str:
     """Return a share such as ``76.4 %``; one that is neither none nor all never looks as if it were."""
     if not total:
-        return "–"
+        return "-"
     share = 100 * count / total
     if 0 < share < 0.1:
         return "< 0.1 %"
@@ -39,7 +39,7 @@ def distribution(counts: Mapping[str, int] | Mapping[int, int], total: int, most
     named = list(counts.items())[:most]
     words = ", ".join(f"{value} {percent(count, total)}" for value, count in named)
     rest = len(counts) - len(named)
-    return f"{words}, {rest} more" if rest > 0 else words or "–"
+    return f"{words}, {rest} more" if rest > 0 else words or "-"
 
 
 def split_facts(split: SplitSummary) -> dict[str, str]:
@@ -47,7 +47,7 @@ def split_facts(split: SplitSummary) -> dict[str, str]:
     jpegs = split.jpegs
     formats = distribution(split.formats, split.images - split.unread)
     exact = split.makers.get("libjpeg", 0)
-    tables = distribution({maker: count for maker, count in split.makers.items()}, jpegs)
+    tables = distribution(split.makers, jpegs)
     if "other" in split.makers:
         tables += f" (nearest quality stated; steps differ by a factor of {split.largest_factor:.2f} at most)"
     if split.split_quality:
@@ -63,7 +63,7 @@ def split_facts(split: SplitSummary) -> dict[str, str]:
         "format": formats,
         "suffix of another format": f"{split.misnamed:,}",
         "quality": qualities,
-        "made by the tables of": tables if exact or jpegs else "–",
+        "made by the tables of": tables if exact or jpegs else "-",
         "chroma": distribution(split.layouts, jpegs),
         "coding": distribution(split.processes, jpegs),
         "Huffman tables": distribution(split.huffman, jpegs),
@@ -85,7 +85,7 @@ def _most_stated(split: SplitSummary) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return "–" if values[0] != values[0] else " / ".join(f"{value:,.10g}" for value in values)
+    return "-" if values[0] != values[0] else " / ".join(f"{value:,.10g}" for value in values)
 
 
 def trace_words(traces: TraceCounts) -> str:
@@ -99,10 +99,11 @@ def trace_words(traces: TraceCounts) -> str:
 
 def sentences(report: AuditReport) -> list[str]:
     """Return what the facts mean, in sentences."""
-    lines = []
+    by_line: dict[str, list[str]] = {}  # what is true of several splits is said once
     for split in report.splits:
-        name = "" if len(report.splits) == 1 else f"{split.name}: "
-        lines += [name + line for line in _split_sentences(split)]
+        for line in _split_sentences(split):
+            by_line.setdefault(line, []).append(split.name)
+    lines = [line if len(report.splits) == 1 else f"{join_words(names)}: {line}" for line, names in by_line.items()]
     lines += _duplicate_sentences(report)
     for prediction in report.predictions:
         lines += prediction_sentences(prediction)
@@ -138,7 +139,8 @@ def _trace_sentence(split: SplitSummary) -> str:
     if split.resized:
         resized = f" Since {split.resized}, the set was probably resized, and what came before a resize cannot be told."
     if not traces.judged:
-        return f"Whether the JPEGs were compressed before cannot be told: of {traces.sampled:,} none has coefficients enough.{resized}"
+        none = f"of {traces.sampled:,} sampled, none has coefficients enough"
+        return f"Whether the JPEGs were compressed before cannot be told: {none}.{resized}"
     expected = FALSE_ALARMS * traces.judged
     counted = f"{traces.detected:,} of {traces.judged:,} sampled JPEGs show an earlier compression on their grid of blocks"
     if traces.p_value >= LEVEL:
@@ -178,7 +180,9 @@ def prediction_sentences(prediction: LabelPrediction) -> list[str]:
     if prediction.p_value >= LEVEL:
         line = f"Headers alone do not tell the {target}: {accuracy} of {prediction.images:,} images are predicted, and the most"
         return [f"{line} frequent {target} has {majority} ({shuffles}).", *_left_out(prediction)]
-    line = f"Headers alone tell the {target} of {accuracy} of {prediction.images:,} images, where the most frequent {target} has"
+    line = (
+        f"Headers alone tell the {target} of {accuracy} of {prediction.images:,} images, where the most frequent {target} has"
+    )
     lines = [f"{line} {majority} ({shuffles})."]
     telling = [field for field in prediction.fields if field.p_holm < LEVEL]
     if telling:
@@ -187,7 +191,7 @@ def prediction_sentences(prediction: LabelPrediction) -> list[str]:
     if encoder:
         lines.append(
             f"{join_words(encoder).capitalize()} {'differs' if len(encoder) == 1 else 'differ'} by {target}: a trace of the "
-            "encoder, which a network can learn in place of the subject. Encode all images alike, and test on images of one kind."
+            "encoder, which a network can learn in place of the subject. Encode all images alike, and test on such images."
         )
     elif telling:
         lines.append("Sides and bytes depend on the subject too, so this need not be a trace of the encoder.")
@@ -227,13 +231,13 @@ def class_rows(classes: Sequence[ClassSummary], most: int | None = None) -> list
 
 def _class_row(one: ClassSummary) -> list[str]:
     if not one.jpegs:
-        common, chroma, quality = "–", "–", "–"
+        common, chroma, quality = "-", "-", "-"
     else:
         quality = f"{one.quality:g}"
         common = f"{one.common_quality} ({percent(one.common_quality_share, 1)})"
         chroma = f"{one.common_layout} ({percent(one.common_layout_share, 1)})"
     if one.unread == one.images:
-        return [one.name, f"{one.images:,}", quality, common, chroma, "–", "–", "–"]
+        return [one.name, f"{one.images:,}", quality, common, chroma, "-", "-", "-"]
     sides = f"{one.width:,.10g} x {one.height:,.10g}"
     return [one.name, f"{one.images:,}", quality, common, chroma, sides, f"{one.file_bytes:,.10g}", f"{one.bits_per_pixel:.2f}"]
 

@@ -130,6 +130,17 @@ def read_anatomy(data: bytes) -> JpegAnatomy:
     raise ImageError("the file ends before its first scan")
 
 
+def name_quality(data: bytes) -> str:
+    """Return the quality of a JPEG's tables: ``75``, ``about 75`` where they are not exactly libjpeg's, or ``unknown``."""
+    try:
+        quantisation = read_anatomy(data).quantisation
+    except ImageError:
+        return "unknown"
+    if quantisation is None:
+        return "unknown"
+    return str(quantisation.quality) if quantisation.maker == "libjpeg" else f"about {quantisation.quality}"
+
+
 def _walk(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield the marker, the start and the end of every segment's contents, up to the first scan's header."""
     if data[:2] != _START:
@@ -291,7 +302,9 @@ def _clean(text: object) -> str:
     """Return a text of a marker as one short line."""
     if isinstance(text, bytes):
         try:
-            text = text.decode("utf-8")
+            decoded = text.decode("utf-8")
         except UnicodeDecodeError:
-            text = text.decode("cp1252", "replace")
-    return " ".join(str(text).replace("\0", " ").split())[:_LONGEST_TEXT]
+            decoded = text.decode("cp1252", "replace")
+    else:
+        decoded = str(text)
+    return " ".join(decoded.replace("\0", " ").split())[:_LONGEST_TEXT]

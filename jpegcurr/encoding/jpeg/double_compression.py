@@ -1,8 +1,8 @@
 """Traces of an earlier compression in the DCT coefficients of a JPEG, on the grid of its blocks.
 
 Coefficients that were rounded to multiples of one step and then of another have gaps and peaks in their histogram (Lukas and
-Fridrich, DFRWS 2003). What the histogram would be without the first rounding is known from the same image: pixels cut four
-rows and columns off the grid have coefficients as they were before it (calibration: Fridrich, Goljan and Hogea, 2002). For every
+Fridrich, DFRWS 2003). What the histogram would be without the first rounding is known from the same image: pixels cut four rows
+and columns off the grid have coefficients as they were before it (calibration: Fridrich, Goljan and Hogea, 2002). For every
 quality of an earlier compression, their histogram is rounded by its steps, blurred by the rounding of pixels in between, and
 rounded by the steps of the file; the likelihood of the file's own coefficients says which of these, if any, it was.
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.jpeg.quantisation import ZIGZAG, Table, libjpeg_tables
 
-THRESHOLD = 40.0  # of the log-likelihood ratio; how often photographs without a trace exceed it: experiments/010
+THRESHOLD = 30.0  # of the log-likelihood ratio; how often photographs without a trace exceed it: experiments/010
 TRIED = range(10, 100)  # qualities of the earlier compression
 LEAST = 500  # coefficients other than 0: of an image with fewer nothing can be told
 _MODES = range(1, 16)  # of the zigzag order, without the first, which is the blocks' mean
@@ -33,7 +33,11 @@ _MIXED = 0.1  # share of coefficients that an alternative leaves as they are: pi
 _FLOOR = 0.05  # images in a bin where the reference has none
 _SHIFT = 4  # pixels, the furthest from the grid
 _SIDE = 1024  # pixels of the part of a large image that is used
-_FLATTEST, _DARKEST, _BRIGHTEST = 4, 1, 254  # blocks with less contrast, or with black or white, have rounded values of their own
+_FLATTEST, _DARKEST, _BRIGHTEST = (
+    4,
+    1,
+    254,
+)  # blocks with less contrast, or with black or white, have rounded values of their own
 
 _FREQUENCIES = np.arange(8)
 _DCT = np.sqrt(2 / 8) * np.cos((2 * _FREQUENCIES + 1) * _FREQUENCIES[:, None] * np.pi / 16)
@@ -65,12 +69,12 @@ class Trace:
 def find_trace(data: bytes, table: Table) -> Trace | None:
     """Look for an earlier compression of a JPEG, whose luma has the quantisation ``table``.
 
-    An earlier one at the same or a higher quality leaves little or no trace, and one on another grid (before a resize, or a crop
-    by other than multiples of 8 pixels) leaves none that this finds.
+    An earlier one at the same or a higher quality leaves little or no trace, and one on another grid (before a resize, or a
+    crop by other than multiples of 8 pixels) leaves none that this finds.
 
     Returns:
-        The likeliest one; None where nothing can be told: too few coefficients, or a file that libjpeg does not decode without a
-        warning.
+        The likeliest one; None where nothing can be told: too few coefficients, or a file that libjpeg does not decode without
+        a warning.
     """
     try:
         luma: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]

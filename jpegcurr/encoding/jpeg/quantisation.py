@@ -54,8 +54,8 @@ ZIGZAG = sorted(np.ndindex(8, 8), key=lambda at: (sum(at), at[0] if sum(at) % 2 
 class Quantisation:
     """The quality of a file's quantisation tables.
 
-    ``quality`` is exact where ``exact`` is set: the tables are those that ``maker`` makes for it. Elsewhere it is the quality of
-    libjpeg whose tables are nearest, and ``factor`` says how near: the geometric mean of the ratios of their steps, the larger
+    ``quality`` is exact where ``exact`` is set: the tables are those that ``maker`` makes for it. Else it is the quality of
+    libjpeg with the nearest tables, and ``factor`` says how near: the geometric mean of the ratios of their steps, the larger
     by the smaller. ``chroma`` is the quality of the chroma tables where it is another than that of luma, as in
     ``cjpeg -quality 90,70``; else None.
     """
@@ -70,8 +70,8 @@ class Quantisation:
 def libjpeg_tables(quality: int, *, baseline: bool = True) -> tuple[Table, Table]:
     """Return libjpeg's tables of luma and of chroma for a quality, 1 to 100.
 
-    ``baseline`` limits steps to 255, as Pillow, OpenCV and ``cjpeg -baseline`` do and ``cjpeg`` alone does not; it matters below
-    quality 25.
+    ``baseline`` limits steps to 255, as Pillow, OpenCV and ``cjpeg -baseline`` do and ``cjpeg`` alone does not; it matters
+    below quality 25.
     """
     return _scaled(_LUMA, quality, baseline), _scaled(_CHROMA, quality, baseline)
 
