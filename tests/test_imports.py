@@ -30,6 +30,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = (
     "encode",
+    "audit",
     "inspect",
     "train",
     "study",
@@ -113,6 +114,7 @@ def test_encoding_stands_alone() -> None:
             },
         ),
         ("submitit", {"slurm/task.py", "slurm/jobs.py"}),
+        ("sklearn", {"analysis/audit/label_prediction.py"}),
         ("tensorboard", {"analysis/runs/event_files.py"}),
         ("wandb", set()),
     ],
@@ -156,6 +158,7 @@ except SystemExit as left:
         "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
+        "audit images --sample 8 -o audit.html",
         "inspect betons/val-q50.beton",
         "inspect betons/val-q50.beton --verify",
         f"train --recipe two_phase.yaml --plan {SMALL}",

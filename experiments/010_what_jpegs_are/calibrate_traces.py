@@ -98,9 +98,8 @@ def main() -> None:
             every += by_quality[quality]
         scores = np.concatenate(list(by_quality.values()))
         above = int((scores > THRESHOLD).sum())
-        print(
-            f"{name}: {len(images)} images, {len(scores)} files judged, {above} above {THRESHOLD:g} ({100 * above / len(scores):.2f} %)"
-        )
+        share = f"{above} above {THRESHOLD:g} ({100 * above / len(scores):.2f} %)"
+        print(f"{name}: {len(images)} images, {len(scores)} files judged, {share}")
         print(
             "  by later quality:", {q: f"{sum(s > THRESHOLD for s in found)}/{len(found)}" for q, found in by_quality.items()}
         )
