@@ -135,12 +135,9 @@ class AuditBars(ExitStack):
 
 def print_audit(report: "AuditReport", written: Sequence[Path]) -> None:
     """Print the facts of every split, the classes that differ most from all, and what the facts mean."""
-    from jpegcurr.analysis.audit.text import CLASS_COLUMNS, FIELD_COLUMNS, class_rows, field_rows, sentences, split_facts
+    from jpegcurr.analysis.audit.text import CLASS_COLUMNS, FIELD_COLUMNS, class_rows, fact_rows, field_rows, sentences
 
-    by_split = [split_facts(split) for split in report.splits]
-    rows = [[name, *(facts[name] for facts in by_split)] for name in by_split[0]]
-    shown = [row for row in rows if set(row[1:]) != {"0"}]
-    print_table(["", *(split.name for split in report.splits)], shown, left=1 + len(by_split))
+    print_table(["", *(split.name for split in report.splits)], fact_rows(report), left=1 + len(report.splits))
     for prediction in report.predictions:
         if prediction.fields:
             print_table(list(FIELD_COLUMNS), field_rows(prediction), title=f"Predicting the {prediction.target}")

@@ -62,7 +62,7 @@ def test_an_encoder_that_gives_the_class_away_is_named() -> None:
     assert {"chroma", "sides", "orientation"} <= set(prediction.constant)
     text = " ".join(sentences(report))
     assert f"Headers alone tell the class of {100 * prediction.accuracy:.1f} % of 40 images" in text
-    assert "By itself tells the class: quality 100.0 %" in text
+    assert "A field by itself tells the class: quality 100.0 %" in text
     assert "a trace of the encoder" in text
     write_classes("fair", {"dark": 75, "light": 75})
     (fair,) = jpegcurr.audit("fair", sample=0).predictions

@@ -7,8 +7,6 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from samples import jpeg, photograph
 
@@ -72,12 +70,13 @@ def test_chroma_of_another_quality_and_altered_tables_are_told_apart() -> None:
     assert name_quality(made_of(altered)).startswith("about ")
 
 
-@given(st.lists(st.integers(1, 65535), min_size=64, max_size=64))
-def test_any_table_has_a_nearest_quality(steps: list[int]) -> None:
-    found = read_quality((tuple(steps),))
-    assert found.quality in QUALITIES
-    assert found.factor >= 1
-    assert found.exact == (found.factor == 1)
+def test_any_table_has_a_nearest_quality() -> None:
+    random = np.random.default_rng(0)
+    for most in (3, 40, 255, 65535):
+        for _ in range(10):
+            found = read_quality((tuple(random.integers(1, most, 64).tolist()),))
+            assert found.quality in QUALITIES
+            assert (found.exact, found.factor > 1) == (False, True)
 
 
 def test_mozjpegs_default_tables_are_exact() -> None:
@@ -131,16 +130,19 @@ def test_other_processes_are_named(process: int) -> None:
     assert (anatomy.quantisation is None) == (process == 0xC3)
 
 
-@given(st.data())
-def test_a_damaged_file_is_a_reason_and_no_crash(data: st.DataObject) -> None:
-    whole = bytearray(jpeg(SMALL, quality=50, comment="x"))
-    for _ in range(data.draw(st.integers(0, 4))):
-        whole[data.draw(st.integers(0, min(700, len(whole) - 1)))] = data.draw(st.integers(0, 255))
-    cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    with suppress(ImageError):
-        assert isinstance(read_anatomy(cut), JpegAnatomy)
-    facts = read_facts(cut, traces=True)
-    assert bool(facts.reason) == (facts.width == 0)
+def test_a_damaged_file_is_a_reason_and_no_crash() -> None:
+    random, whole = np.random.default_rng(0), jpeg(SMALL, quality=50, comment="x")
+    read = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in random.integers(0, 700, random.integers(0, 4)):
+            damaged[place] = random.integers(0, 256)
+        cut = bytes(damaged[: random.integers(0, len(whole))] if random.random() < 0.3 else damaged)
+        with suppress(ImageError):
+            read += isinstance(read_anatomy(cut), JpegAnatomy)
+        facts = read_facts(cut, traces=True)
+        assert bool(facts.reason) == (facts.width == 0)
+    assert 50 < read < 250
 
 
 def test_other_formats_are_named_and_what_is_no_image_has_a_reason() -> None:

@@ -12,9 +12,9 @@ from jpegcurr.analysis.audit.text import (
     CLASS_COLUMNS,
     FIELD_COLUMNS,
     class_rows,
+    fact_rows,
     field_rows,
     sentences,
-    split_facts,
     trace_rows,
 )
 from jpegcurr.analysis.html.line_chart import Series, page_chart
@@ -29,12 +29,11 @@ def write_audit(report: AuditReport, path: str | Path) -> None:
 
 def render(report: AuditReport) -> str:
     """Return the page; the same for the same report."""
-    by_split = [split_facts(split) for split in report.splits]
     page: str = template("jpegcurr.analysis", "audit.html.jinja").render(
         report=report,
         style=source("page.css"),
         sentences=sentences(report),
-        facts=[(name, [facts[name] for facts in by_split]) for name in by_split[0]],
+        facts=fact_rows(report),
         charts=_charts(report),
         predictions=[(prediction, field_rows(prediction)) for prediction in report.predictions],
         field_columns=FIELD_COLUMNS,

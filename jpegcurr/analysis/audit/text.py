@@ -79,6 +79,13 @@ def split_facts(split: SplitSummary) -> dict[str, str]:
     }
 
 
+def fact_rows(report: AuditReport) -> list[list[str]]:
+    """Return a row for each fact, with a column for each split; counts of what is nowhere are left out."""
+    by_split = [split_facts(split) for split in report.splits]
+    rows = [[name, *(facts[name] for facts in by_split)] for name in by_split[0]]
+    return [row for row in rows if set(row[1:]) != {"0"}]
+
+
 def _most_stated(split: SplitSummary) -> str:
     first = next(iter(split.encoders.items()), None)
     return f", most often {first[0]!r} ({first[1]:,})" if first else ""
@@ -145,7 +152,8 @@ def _trace_sentence(split: SplitSummary) -> str:
     counted = f"{traces.detected:,} of {traces.judged:,} sampled JPEGs show an earlier compression on their grid of blocks"
     if traces.p_value >= LEVEL:
         alarms = f"no more than false alarms, of which up to {expected:.1f} are expected"
-        counted = f"{counted}, {alarms}" if traces.detected else f"None{counted[1:]}"
+        none = f"None of {traces.judged:,} sampled JPEGs shows an earlier compression on its grid of blocks"
+        counted = f"{counted}, {alarms}" if traces.detected else none
         return f"{counted}. One at the quality of the file or above would leave no trace.{resized}"
     named = [f"{_quality_range(*range_)} ({count})" for range_, count in traces.earlier.most_common(3)]
     return (
@@ -186,7 +194,7 @@ def prediction_sentences(prediction: LabelPrediction) -> list[str]:
     lines = [f"{line} {majority} ({shuffles})."]
     telling = [field for field in prediction.fields if field.p_holm < LEVEL]
     if telling:
-        lines.append(f"By itself tells the {target}: {_name_fields(telling)}.")
+        lines.append(f"A field by itself tells the {target}: {_name_fields(telling)}.")
     encoder = [field.name for field in telling if field.name not in OF_SUBJECT]
     if encoder:
         lines.append(

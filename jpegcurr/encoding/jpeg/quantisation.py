@@ -114,8 +114,8 @@ def _known_tables() -> tuple[tuple[Maker, dict[Table, set[int]], dict[Table, set
     known = (("libjpeg", {}, {}), ("mozjpeg", {}, {}))
     for quality in QUALITIES:
         for baseline in (True, False):
-            made = (*libjpeg_tables(quality, baseline=baseline), *[_scaled(_MOZJPEG, quality, baseline)] * 2)
-            for (_, *by_table), tables in zip(known, (made[:2], made[2:]), strict=True):
+            tables_of = (*libjpeg_tables(quality, baseline=baseline), *[_scaled(_MOZJPEG, quality, baseline)] * 2)
+            for (_, *by_table), tables in zip(known, (tables_of[:2], tables_of[2:]), strict=True):
                 for qualities, table in zip(by_table, tables, strict=True):
                     qualities.setdefault(table, set()).add(quality)
     return known
