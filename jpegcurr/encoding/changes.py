@@ -94,6 +94,8 @@ def _changes(facts: FileFacts, spec: EncodeSpec) -> list[str]:
     if spec.quality == "source":
         if plain and not resized:
             return []
+        if not anatomy.ended:
+            return ["files without an end-of-image marker, which may not decode"]
         reasons = ["images that are turned by a flag"] if turned else []
         reasons += [f"{anatomy.layout} chroma"] if anatomy.layout in ("CMYK", "other") else []
         reasons += ["images that are resized"] if resized else []

@@ -247,5 +247,13 @@ def test_a_dry_run_tells_what_else_would_change(capsys: pytest.CaptureFixture[st
     assert "val: source keeps every file as it is" in out
     first, _ = json.loads(run("encode d --quality 50 --dry-run -q --json", capsys)[1])["changes"]
     assert (first["sampled"], first["qualities"]) == (18, {"75": 11, "90": 6})
+    # What is foretold is what happens: three images are converted, and the one that is cut off fails.
+    assert run("encode d --quality source,50 --split train --max-failures 3 -q", capsys)[0] == 0
+    source = json.loads(run("inspect betons/train-source.beton -q --json", capsys)[1])
+    assert (source["manifest"]["failures"], source["manifest"]["images"] - source["manifest"]["copied"]) == (3, 3)
+    assert sum(source["qualities_of_tables"].values()) == 17
+    assert source["qualities_of_tables"]["95"] == 3
+    stored = json.loads(run("inspect betons/train-q50.beton -q --json", capsys)[1])
+    assert (stored["qualities_of_tables"], stored["subsampling"]) == ({"50": 17}, {"4:2:0": 17})
     kept = run("encode d --quality 50 --subsampling keep --split val --dry-run -q", capsys)[1]
     assert "val: quality 50 changes nothing besides" in kept
