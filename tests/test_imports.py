@@ -75,6 +75,13 @@ def test_imports_go_one_way(module: Path) -> None:
             assert RANK[name.split(".")[1]] <= own, f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("module", ["create", "listing", "normalisation"])
+def test_who_asks_timm_for_models_has_registered_ours(module: str) -> None:
+    """A test of the function cannot see it: another test's import has registered them in the same process."""
+    own = {f"jpegcurr.training.models.{name}" for name in ("isotropic", "roadmap")}
+    assert own <= imports(PACKAGE / f"training/models/{module}.py")
+
+
 def test_there_are_no_circular_imports() -> None:
     """Check imports inside functions too."""
     names = {".".join(["jpegcurr", *module.parts]): module for module in MODULES}

@@ -146,7 +146,7 @@ for command, summary in (
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (channels, "Compare channel activations between JPEG qualities."),
     (recipe, "List the fields of recipes, or print a shipped one."),
-    (models, "List pretrained classifiers, their accuracy and cost."),
+    (models, "List pretrained classifiers, or the roadmap to ConvNeXt."),
     (export, "Write a model's weights for other programs."),
     (push, "Send a run to the Hugging Face hub, with a model card."),
 ):
