@@ -28,6 +28,7 @@ from jpegcurr.cli.help import WIDEST, Command
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.preview import preview
 from jpegcurr.cli.push import push
 from jpegcurr.cli.recipe import recipe
 from jpegcurr.cli.runs import runs
@@ -132,8 +133,9 @@ def _handle_top(
 
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
-    (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (audit, "Read the headers of images: what JPEGs they are."),
+    (preview, "Show images at JPEG qualities, and what each costs."),
+    (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (split, "Draw train, val and test splits of images, by class."),
     (convert, "Convert what encode wrote into other formats."),
     (inspect, "Describe or verify what encode wrote."),
