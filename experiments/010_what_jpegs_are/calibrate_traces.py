@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from jpegcurr.encoding.jpeg.double_compression import THRESHOLD, Trace, find_trace
+from jpegcurr.encoding.jpeg.double_compression import THRESHOLD, Trace, find_moved_trace, find_trace
 from jpegcurr.encoding.jpeg.quantisation import _MOZJPEG, libjpeg_tables
 
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "ihc", "moon", "page")
@@ -127,6 +127,28 @@ def main() -> None:
                 counts[f"{earlier}, {name}, 95"].append(found is not None and found.detected)
     for name, hits in counts.items():
         print(f"{name}: {sum(hits)} of {len(hits)} detected")
+    calibrate_moved(never)
+
+
+def calibrate_moved(never: list[Image.Image]) -> None:
+    """Print the same of other grids: files without an earlier compression, and those cropped by (3, 5) after one."""
+    few = never[::12]
+    copies = [copy for image in never[::60] for copy in altered(image)]
+    for name, images in (("photographs, reduced, noise", few), ("altered", copies)):
+        for quality in (85, 88, 90, 93, 95, 98):
+            found = [find_moved_trace(jpeg(image, quality), libjpeg_tables(quality)[0]) for image in images]
+            scores = [one.score for one in found if one]
+            print(
+                f"other grids, {name}, {quality}: {len(scores)} files, scores 50 %, 90, 100:",
+                np.quantile(scores, [0.5, 0.9, 1]),
+            )
+    for earlier, later in ((50, 85), (75, 85), (75, 90), (75, 95), (85, 95), (90, 95)):
+        cropped = [again(image, earlier).crop((3, 5, image.width, image.height)) for image in few]
+        found = [find_moved_trace(jpeg(image, later), libjpeg_tables(later)[0]) for image in cropped]
+        hits = [one for one in found if one and one.detected]
+        right = sum(one.offset == (5, 3) and one.lowest <= earlier <= one.highest for one in hits)
+        judged = sum(one is not None for one in found)
+        print(f"other grids, {earlier}, cropped, {later}: {len(hits)} of {judged} detected, {right} with grid and quality")
 
 
 if __name__ == "__main__":

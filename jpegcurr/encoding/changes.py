@@ -60,7 +60,7 @@ def sample_changes(
         EncodeError: the source fails, as in an encode.
     """
     chunks = list(split_into_chunks(source.items, source.items.shuffled(seed)[:sample]))
-    parts = [(chunk, [False] * len(chunk)) for chunk in chunks]
+    parts = [(chunk, [0] * len(chunk)) for chunk in chunks]
     results = map_in_order(partial(read_chunk, source.store), parts, executor, ahead=max(1, len(parts)))
     facts = [one for chunk in results for one in chunk if not one.reason]
     anatomies = [one.anatomy for one in facts if one.anatomy]

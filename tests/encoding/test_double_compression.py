@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from samples import jpeg, photograph
 
-from jpegcurr.encoding.jpeg.double_compression import Trace, find_trace
+from jpegcurr.encoding.jpeg.double_compression import Trace, find_moved_trace, find_trace
 from jpegcurr.encoding.jpeg.quantisation import libjpeg_tables
 from jpegcurr.encoding.survey import read_facts
 
@@ -48,6 +48,18 @@ def test_another_grid_hides_an_earlier_compression() -> None:
     assert not trace(once.resize((170, 128), Image.Resampling.BICUBIC), 95).detected
     assert not trace(once.crop((3, 5, 256, 192)), 95).detected
     assert trace(once.crop((8, 16, 256, 192)), 95).detected
+
+
+def test_a_crop_in_between_is_told_with_its_place() -> None:
+    once = Image.open(BytesIO(jpeg(picture("coffee"), quality=75))).crop((3, 5, 195, 149))
+    moved = find_moved_trace(jpeg(once, quality=95), libjpeg_tables(95)[0])
+    assert moved is not None
+    assert (moved.detected, moved.offset) == (True, (5, 3))
+    assert moved.lowest <= 75 <= moved.highest
+    never = find_moved_trace(jpeg(picture("coffee").crop((3, 5, 195, 149)), quality=90), libjpeg_tables(90)[0])
+    assert never is not None
+    assert not never.detected
+    assert find_moved_trace(jpeg(once, quality=70), libjpeg_tables(70)[0]) is None, "the later steps are too coarse"
 
 
 def test_of_few_coefficients_nothing_is_told() -> None:

@@ -77,7 +77,15 @@ class AuditReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON; a number that is not known is None."""
-        splits = [{**asdict(split), "jpegs": split.jpegs, "traces": _trace_values(split.traces)} for split in self.splits]
+        splits = [
+            {
+                **asdict(split),
+                "jpegs": split.jpegs,
+                "traces": _trace_values(split.traces),
+                "moved": _trace_values(split.moved),
+            }
+            for split in self.splits
+        ]
         document = {
             "schema_version": SCHEMA_VERSION,
             "where": self.where,
@@ -133,7 +141,7 @@ def audit(
         classes: the classes to read; all of them if not given.
         flat_classes: take every folder as a class, also one that is named like a split.
         limit: how many images of a split to read, chosen by ``seed``.
-        sample: how many images of a split are searched for an earlier compression.
+        sample: how many images of a split are searched for an earlier compression, at most 32 of them on all grids.
         permutations: shuffles of the labels to compare the prediction with; 0 leaves the prediction out.
         seed: of ``limit``, the sample, the folds and the shuffles.
         csv: a file that gets a row for every image, which this replaces if it exists.
@@ -157,7 +165,7 @@ def audit(
     )
     names = list(dict.fromkeys(name for source in sources for name in source.classes))
     columns = [FileColumns(len(source.items)) for source in sources]
-    traces = [TraceCounts() for _ in sources]
+    traces = [(TraceCounts(), TraceCounts()) for _ in sources]
     done, total = 0, sum(len(source.items) for source in sources)
     with ExitStack() as stack:
         executor, threads = stack.enter_context(open_executor(workers))
@@ -168,7 +176,9 @@ def audit(
                     item = source.items[len(numbers)]
                     numbers.add(item.key, one)
                     if one.sampled:
-                        counts.add(one.trace)
+                        counts[0].add(one.trace)
+                    if one.moved_sampled:
+                        counts[1].add(one.moved)
                     if write is not None:
                         write.writerow(file_row(source.split, item.key, source.classes[item.label], one))
                 done += len(facts)
@@ -193,7 +203,7 @@ def _report(
     sources: Sequence[Source],
     names: Sequence[str],
     columns: Sequence[FileColumns],
-    traces: Sequence[TraceCounts],
+    traces: Sequence[tuple[TraceCounts, TraceCounts]],
     sample: int,
     permutations: int,
     seed: int,
@@ -226,7 +236,7 @@ def _report(
     return AuditReport(
         where=sources[0].where,
         splits=tuple(
-            summarise_split(source.split, numbers, counts)
+            summarise_split(source.split, numbers, *counts)
             for source, numbers, counts in zip(sources, columns, traces, strict=True)
         ),
         classes=summarise_classes(names, labels, columns),

@@ -34,6 +34,11 @@ HEADER = (
     "earlier_lowest",
     "earlier_highest",
     "earlier_score",
+    "moved",
+    "moved_lowest",
+    "moved_highest",
+    "moved_score",
+    "moved_offset",
 )
 
 
@@ -46,7 +51,7 @@ def file_row(split: str, key: str, label: str, facts: FileFacts) -> list[object]
     problem = facts.reason or ("" if anatomy is None or anatomy.ended else "no end-of-image marker")
     row: list[object] = [split, key, label, problem, facts.format, facts.bytes_in, *known]
     if anatomy is None:
-        return [*row, *[""] * 16, checksum, "", "", "", ""]
+        return [*row, *[""] * 16, checksum, *[""] * 9]
     quantisation = anatomy.quantisation
     if quantisation is None:
         row += [""] * 5
@@ -56,7 +61,8 @@ def file_row(split: str, key: str, label: str, facts: FileFacts) -> list[object]
         row += [chroma if anatomy.components > 1 else ""]
     row += [anatomy.layout, anatomy.colour, anatomy.process, anatomy.precision, anatomy.huffman, anatomy.restart]
     row += [" ".join(anatomy.markers), anatomy.orientation, anatomy.make, anatomy.software, anatomy.comment, checksum]
-    return [*row, *_trace_cells(facts.sampled, facts.trace)]
+    offset = "" if facts.moved is None else "{} {}".format(*facts.moved.offset)
+    return [*row, *_trace_cells(facts.sampled, facts.trace), *_trace_cells(facts.moved_sampled, facts.moved), offset]
 
 
 def _trace_cells(sampled: bool, trace: Trace | None) -> list[object]:

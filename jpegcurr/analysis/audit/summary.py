@@ -59,7 +59,8 @@ class SplitSummary:
     Counts are of files, by value, the most frequent first. A spread is (least, median, most). ``qualities`` are those of JPEGs,
     exact or nearest; ``makers`` are those of their tables; ``split_quality`` counts those with another quality for chroma, and
     ``largest_factor`` is that of the tables furthest from libjpeg's. ``resized`` is the side that nearly all images have in
-    common, in words; "" if there is none. A histogram is (middles, counts) of its bins.
+    common, in words; "" if there is none. ``traces`` are of earlier compressions on the files' own grid, ``moved`` on others. A
+    histogram is (middles, counts) of its bins.
     """
 
     name: str
@@ -90,6 +91,7 @@ class SplitSummary:
     bits_histogram: Histogram
     side_histogram: Histogram
     traces: TraceCounts
+    moved: TraceCounts
 
     @property
     def jpegs(self) -> int:
@@ -128,7 +130,7 @@ class Duplicates:
     across_classes: int
 
 
-def summarise_split(name: str, columns: FileColumns, traces: TraceCounts) -> SplitSummary:
+def summarise_split(name: str, columns: FileColumns, traces: TraceCounts, moved: TraceCounts) -> SplitSummary:
     """Summarise the files of one split."""
     read = ~columns["unread"].astype(np.bool_)
     jpeg = columns["process"] > 0
@@ -166,6 +168,7 @@ def summarise_split(name: str, columns: FileColumns, traces: TraceCounts) -> Spl
         bits_histogram=_histogram(columns.bits_per_pixel[read], np.arange(0, _MOST_BITS + 0.5, 0.5)),
         side_histogram=_histogram(np.maximum(columns["width"], columns["height"])[read], _SIDES),
         traces=traces,
+        moved=moved,
     )
 
 

@@ -76,6 +76,7 @@ def split_facts(split: SplitSummary) -> dict[str, str]:
         "bytes a file": _spread(split.file_bytes),
         "bits a pixel": " / ".join(f"{value:.2f}" for value in split.bits_per_pixel),
         "earlier compression": trace_words(split.traces),
+        "the same, then cropped": trace_words(split.moved),
     }
 
 
@@ -126,7 +127,7 @@ def _split_sentences(split: SplitSummary) -> list[str]:
         layout, alike = next(iter(split.layouts.items()))
         most = f"quality {quality} ({percent(count, jpegs)}, {by})" if quality else "no quality"
         lines.append(f"{jpegs:,} JPEGs, most often of {most} and {layout} ({percent(alike, jpegs)}).")
-    lines.append(_trace_sentence(split))
+    lines += [_trace_sentence(split), _moved_sentence(split.moved)]
     problems = [
         (split.unread, "cannot be read"),
         (split.unended, "do not end in an end-of-image marker: cut off, perhaps"),
@@ -160,6 +161,14 @@ def _trace_sentence(split: SplitSummary) -> str:
         f"{counted}, most often at quality {join_words(named)}; up to {expected:.1f} are expected as false alarms "
         f"({state_p(short_p(traces.p_value))}).{resized}"
     )
+
+
+def _moved_sentence(traces: TraceCounts) -> str:
+    if not traces.judged or traces.p_value >= LEVEL:
+        return ""
+    named = [f"{_quality_range(*range_)} ({count})" for range_, count in traces.earlier.most_common(3)]
+    counted = f"{traces.detected:,} of {traces.judged:,} sampled JPEGs show an earlier compression on another grid"
+    return f"{counted}, most often at quality {join_words(named)}: they were cropped after it."
 
 
 def _quality_range(lowest: int, highest: int) -> str:
