@@ -230,7 +230,7 @@ def test_shares_never_look_like_all_or_none() -> None:
         "100 %",
         "-",
     ]
-    assert distribution({"a": 2, "b": 1}, 3, most=1) == "a 66.7 %, 1 more"
+    assert distribution({"a": 2, "b": 1}, 3, most=1) == "a (66.7 %), 1 more"
 
 
 @pytest.mark.usefixtures("awkward")

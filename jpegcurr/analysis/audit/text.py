@@ -35,9 +35,9 @@ def percent(count: float, total: float) -> str:
 
 
 def distribution(counts: Mapping[str, int] | Mapping[int, int], total: int, most: int = MOST_VALUES) -> str:
-    """Return ``96 67 %, 75 6.2 %`` of counts whose most frequent values come first; the rest is counted."""
+    """Return ``96 (67 %), 75 (6.2 %)`` of counts whose most frequent values come first; the rest is counted."""
     named = list(counts.items())[:most]
-    words = ", ".join(f"{value} {percent(count, total)}" for value, count in named)
+    words = ", ".join(f"{value} ({percent(count, total)})" for value, count in named)
     rest = len(counts) - len(named)
     return f"{words}, {rest} more" if rest > 0 else words or "-"
 
