@@ -63,6 +63,8 @@ _HOMES = {
     "learning_rate": "jpegcurr.training.schedule",
     "create_schedule": "jpegcurr.training.optim",
     "train": "jpegcurr.training.train",
+    "audit": "jpegcurr.analysis.audit.report",
+    "write_audit": "jpegcurr.analysis.audit.page",
     "load_model": "jpegcurr.training.models.load",
     "load_run": "jpegcurr.training.models.load",
     "evaluate": "jpegcurr.analysis.evaluation.evaluate",

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
+from jpegcurr.cli.audit import audit
 from jpegcurr.cli.board import board
 from jpegcurr.cli.budget import budget
 from jpegcurr.cli.cam import cam
@@ -135,6 +136,7 @@ def _handle_top(
 
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
+    (audit, "Read the headers of images: what JPEGs they are."),
     (preview, "Show images at JPEG qualities, and what each costs."),
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (split, "Draw train, val and test splits of images, by class."),
