@@ -37,6 +37,7 @@ _HOMES = {
     "Manifest": "jpegcurr.encoding.beton.manifest",
     "open_sources": "jpegcurr.encoding.sources.open",
     "SplitDraw": "jpegcurr.encoding.sources.base",
+    "preview": "jpegcurr.analysis.preview.preview",
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",
     "Recipe": "jpegcurr.recipe.schema",

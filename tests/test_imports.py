@@ -31,6 +31,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = (
     "encode",
     "inspect",
+    "preview",
     "train",
     "study",
     "evaluate",
@@ -72,6 +73,13 @@ def test_imports_go_one_way(module: Path) -> None:
     for name in imports(PACKAGE / module.with_suffix(".py")):
         if name.startswith("jpegcurr."):
             assert RANK[name.split(".")[1]] <= own, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["create", "listing", "normalisation"])
+def test_who_asks_timm_for_models_has_registered_ours(module: str) -> None:
+    """A test of the function cannot see it: another test's import has registered them in the same process."""
+    own = {f"jpegcurr.training.models.{name}" for name in ("isotropic", "roadmap")}
+    assert own <= imports(PACKAGE / f"training/models/{module}.py")
 
 
 def test_there_are_no_circular_imports() -> None:
@@ -156,6 +164,7 @@ except SystemExit as left:
         "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
+        "preview images -o page.html",
         "inspect betons/val-q50.beton",
         "inspect betons/val-q50.beton --verify",
         f"train --recipe two_phase.yaml --plan {SMALL}",

@@ -27,6 +27,7 @@ from jpegcurr.cli.help import WIDEST, Command
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.preview import preview
 from jpegcurr.cli.push import push
 from jpegcurr.cli.recipe import recipe
 from jpegcurr.cli.runs import runs
@@ -131,6 +132,7 @@ def _handle_top(
 
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
+    (preview, "Show images at JPEG qualities, and what each costs."),
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (split, "Draw train, val and test splits of images, by class."),
     (convert, "Convert what encode wrote into other formats."),
@@ -144,7 +146,7 @@ for command, summary in (
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (channels, "Compare channel activations between JPEG qualities."),
     (recipe, "List the fields of recipes, or print a shipped one."),
-    (models, "List pretrained classifiers, their accuracy and cost."),
+    (models, "List pretrained classifiers, or the roadmap to ConvNeXt."),
     (export, "Write a model's weights for other programs."),
     (push, "Send a run to the Hugging Face hub, with a model card."),
 ):

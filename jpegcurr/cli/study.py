@@ -35,7 +35,9 @@ def study(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="STUDY", help="A YAML file, or a shipped study: two_phase_study.", autocompletion=complete_study
+            metavar="STUDY",
+            help="A YAML file, or a shipped study: two_phase_study, roadmap_study, kernel_study.",
+            autocompletion=complete_study,
         ),
     ],
     out_folder: Annotated[
