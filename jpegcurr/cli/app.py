@@ -20,6 +20,7 @@ from jpegcurr.cli.board import board
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.convert import convert
+from jpegcurr.cli.demo import demo
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
 from jpegcurr.cli.export import export
@@ -144,6 +145,7 @@ for command, summary in (
     (evaluate, "Measure and compare runs at JPEG qualities."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
+    (demo, "Show one picture at any JPEG quality, as a model sees it."),
     (channels, "Compare channel activations between JPEG qualities."),
     (recipe, "List the fields of recipes, or print a shipped one."),
     (models, "List pretrained classifiers, or the roadmap to ConvNeXt."),

@@ -64,7 +64,7 @@ def compare_cams(
     Args:
         models: whatever ``load_model`` takes, one or more with the same classes, in any order; the first at the first quality
             is the reference. A mapping gives networks their names.
-        images: a folder of them, in folders named after their classes or not.
+        images: a folder of them, in folders named after their classes or not; or one file.
         labels: a table of the images' classes, as for ``jpegcurr encode``, instead of their folders' names.
         qualities: numbers, ``source``, or ``EncodeSpec``.
         runtime: the device to compute on; by default a GPU if there is one.
@@ -94,7 +94,7 @@ def compare_cams(
         raise UsageError(f"--target {target_rule!r} is not known. Give {', '.join(get_args(TargetRule))}.")
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
-    layer = layer or _last_stage(first)
+    layer = layer or last_stage(first)
     hashes = [(run, hash_weights(run)) for run in runs]
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in hashes for spec in specs)
     available = find_labelled([folder], None if labels is None else Path(labels))
@@ -138,7 +138,8 @@ def compare_cams(
     )
 
 
-def _last_stage(run: Classifier) -> str:
+def last_stage(run: Classifier) -> str:
+    """Return the layer that is explained if none is named; raise UsageError if timm names no stages of the model."""
     names = stages(run.model)
     if not names:
         raise UsageError(

@@ -114,6 +114,18 @@ def _refuse_fixed_size(run: Classifier, runtime: Runtime) -> None:
 
 
 @torch.inference_mode()
+def class_probabilities(run: Classifier, batch: torch.Tensor, images: Sequence[Path | str]) -> NDArray[np.float32]:
+    """Return the probability of every class for crops, uint8 [b 3 h w] on the model's device, as float32 [b classes].
+
+    Raises:
+        JpegcurrError: an output is not a finite number; it names the first such one of ``images``.
+    """
+    logits = run.model(run.normalise(batch)).float()
+    require_finite(logits, run.path, images)
+    probabilities: NDArray[np.float32] = logits.softmax(dim=1).cpu().numpy()
+    return probabilities
+
+
 def _classify_batch(
     run: Classifier, labelled: Sequence[tuple[Path, int | None]], runtime: Runtime, max_pixels: int, view: View
 ) -> list[FilePrediction]:
@@ -129,10 +141,7 @@ def _classify_batch(
             predictions[file] = FilePrediction(file, truth, None, None, str(error))
     if views:
         batch = torch.stack(list(views.values())).to(runtime.device, memory_format=torch.channels_last)
-        logits = run.model(run.normalise(batch)).float()
-        require_finite(logits, run.path, list(views))
-        probabilities = logits.softmax(dim=1).cpu().numpy()
-        for file, row in zip(views, probabilities, strict=True):
+        for file, row in zip(views, class_probabilities(run, batch, list(views)), strict=True):
             predictions[file] = FilePrediction(file, truths[file], row, views[file].permute(1, 2, 0).numpy())
     return [predictions[file] for file, _ in labelled]
 
