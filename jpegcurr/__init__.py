@@ -37,6 +37,8 @@ _HOMES = {
     "Manifest": "jpegcurr.encoding.beton.manifest",
     "open_sources": "jpegcurr.encoding.sources.open",
     "SplitDraw": "jpegcurr.encoding.sources.base",
+    "show_progress": "jpegcurr.progress",
+    "Journal": "jpegcurr.analysis.journal",
     "preview": "jpegcurr.analysis.preview.preview",
     "JpegcurrError": "jpegcurr.errors",
     "UsageError": "jpegcurr.errors",

@@ -18,7 +18,7 @@ LAYERS = (
     ("__init__",),
     ("errors",),
     ("text", "system"),
-    ("descriptors", "files", "json_files"),
+    ("descriptors", "files", "json_files", "progress"),
     ("recipe", "slurm", "runtime"),
     ("encoding",),
     ("training",),

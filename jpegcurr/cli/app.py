@@ -66,7 +66,8 @@ def _command() -> Callable[..., object]:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False, obj=given)
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         if not _is_reported_elsewhere(error):
