@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jpegcurr.cli.options import FlatClassesOption, ForceOption, JsonOption, LabelFromOption, QuietOption, lock_outputs
-from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
+from jpegcurr.cli.terminal import err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import JpegcurrError
+from jpegcurr.progress import Progress
 
 if TYPE_CHECKING:
     from jpegcurr.analysis.audit.report import AuditReport
@@ -74,7 +74,7 @@ def audit(
             written[path] = option
             refuse_existing([path], force=force, option=option)
     lock_outputs(context, written)
-    with interruptible("stopped. Nothing was written."), AuditBars() as bars:
+    with interruptible("stopped. Nothing was written."), progress_bar(quiet=quiet) as bar:
         report = audit_images(
             src,
             labels=labels,
@@ -88,7 +88,7 @@ def audit(
             seed=seed,
             csv=csv,
             workers=workers,
-            watcher=None if quiet else bars,
+            watcher=None if quiet else AuditBar(bar),
         )
         if output is not None:
             write_audit(report, output)
@@ -100,19 +100,12 @@ def audit(
         raise JpegcurrError(f"None of the {report.images:,} files is a readable image.")
 
 
-class AuditBars(ExitStack):
-    """Progress of an audit, one bar for files and one for shuffles, and its first unreadable files in words."""
+class AuditBar:
+    """Progress of an audit, split by split and then of the shuffles, and its first unreadable files in words."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._bar: Bar | None = None
-        self._unit, self._split, self._done, self._failed = "", "", 0, 0
-
-    def _show(self, unit: str, title: str, done: int, total: int) -> None:
-        if self._bar is None or unit != self._unit:
-            self.close()  # the bar before
-            self._bar, self._unit = self.enter_context(progress_bar(unit)), unit
-        self._bar.update(title, done, total)
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._split, self._done, self._failed = "", 0, 0
 
     def read(self, source: "Source", facts: "Sequence[FileFacts]") -> None:
         """Count more files of a split, and print those that cannot be read."""
@@ -126,11 +119,11 @@ class AuditBars(ExitStack):
                 elif self._failed == MOST_FAILURES + 1:
                     err.print("not readable: more files, which --csv lists", markup=False)
         self._done += len(facts)
-        self._show("img", f"audit {source.split}", self._done, len(source.items))
+        self._bar.update(f"auditing {source.split}", self._done, len(source.items), "files")
 
     def tested(self, target: str, done: int, total: int) -> None:
         """Show the progress of the prediction of ``target``."""
-        self._show("shuffles", f"predict the {target}", done, total)
+        self._bar.update(f"predicting the {target}", done, total, "shuffles")
 
 
 def print_audit(report: "AuditReport", written: Sequence[Path]) -> None:
