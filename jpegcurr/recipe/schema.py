@@ -648,7 +648,9 @@ class Recipe(Section):
         curriculum: phases, in order; the last ``until_epoch`` is the length of the run.
         targets: distributions in place of classes. None: the class of an image is its target.
         ema: speed of the average of the weights. None keeps no average.
-        evaluate: names of the data sets whose ``val`` is evaluated after every epoch.
+        evaluate: names of the data sets whose ``val`` is evaluated.
+        evaluate_every: number of epochs between two evaluations, counted from epoch 0; the last epochs of the run and of every
+            phase are evaluated too. The weights of an epoch that is not are never the best ones.
         tracking: trackers that metrics are sent to, besides ``metrics.jsonl``: ``tensorboard``, ``wandb``, or both in a list.
         seed: of the initial weights and of everything that is drawn at random.
     """
@@ -657,6 +659,7 @@ class Recipe(Section):
     data: Annotated[dict[str, DataSection], Field(min_length=1, max_length=MOST_SETS)]
     curriculum: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)]
     evaluate: tuple[str, ...] = ()
+    evaluate_every: Positive = 1
     image: ImageSection = ImageSection()
     augment: AugmentSection = AugmentSection()
     mix: MixSection = MixSection()
@@ -691,6 +694,11 @@ class Recipe(Section):
         prefixes = ["ema_" if weights == "ema" else "" for weights in self.weights]
         metrics = [f"{prefix}{metric}" for prefix in prefixes for metric in ("top1", "top5", "loss")]
         return tuple(f"val/{name}/{metric}" for name in self.evaluate for metric in metrics)
+
+    def evaluates(self, epoch: int) -> bool:
+        """Return whether the weights are evaluated after ``epoch``."""
+        ends = epoch + 1
+        return ends % self.evaluate_every == 0 or any(ends == phase.until_epoch for phase in self.curriculum)
 
     def freezes(self, epoch: int) -> bool:
         """Return whether ``epoch`` trains the classifier alone."""

@@ -39,7 +39,7 @@ STATE = "state.safetensors"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
 # the schedule's horizon, as long as the plans of the epochs already trained stay the same.
-_FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data", "save"})
+_FREE = frozenset({"curriculum", "evaluate", "evaluate_every", "loader", "tracking", "data", "save"})
 # The files that a run writes under a hidden name first: of ``files.staged``, of ``export_model``, and of safetensors itself.
 _PARTIAL = re.compile(
     r"\.(recipe\.yaml|board\.html|(run|wandb|best|config)\.json|metrics\.jsonl|summary\.csv|(state|model|epoch-\d+)\.safetensors)\.partial"

@@ -146,7 +146,7 @@ def _train_locked(
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
             with _name_the_checkpoint(out, recipe), _explain_uncompiled():
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
-                row |= _validate(state, loaders.val)
+                row |= _validate(state, loaders.val) if recipe.evaluates(plan.epoch) else {}
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
