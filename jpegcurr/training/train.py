@@ -35,6 +35,7 @@ from jpegcurr.training.models.freeze import freeze
 from jpegcurr.training.models.half_precision import HalfPrecisionForward
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
+from jpegcurr.training.per_device import fit_per_device
 from jpegcurr.training.run_folder import (
     STATE,
     check_folder,
@@ -116,8 +117,11 @@ def _train_locked(
         datasets = open_datasets(recipe, classes_of(out) if resume else None)
         if resume:
             check_same_data(out, datasets)
-    loaders = open_loaders(recipe, datasets, runtime)
-    state = _create_state(recipe, runtime, datasets, start=not resume)
+    fitted, remark = fit_per_device(recipe, runtime, len(datasets.classes))
+    if remark:
+        log.info(remark)
+    loaders = open_loaders(fitted, datasets, runtime)
+    state = _create_state(fitted, runtime, datasets, start=not resume)
     progress = load_state(out / STATE, state) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
@@ -137,7 +141,7 @@ def _train_locked(
     started, first = perf_counter(), progress.epoch
     try:
         if world.is_main:
-            run_id = write_head(recipe, out, datasets, loaders, runtime, state.normalise)
+            run_id = write_head(recipe, out, datasets, loaders, runtime, state)
             metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
