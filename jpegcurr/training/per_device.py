@@ -36,10 +36,12 @@ def fit_per_device(recipe: Recipe, runtime: Runtime, classes: int) -> tuple[Reci
         if any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
             reason = "the network has batch norm, whose statistics are those of a forward pass"
         else:
-            free, (fixed, each) = _SHARE * runtime.free_memory(), _memory_of(model, recipe, runtime)
-            while recipe.allows(2 * fitted, ranks) and fixed + 2 * fitted * each <= free:
+            free, (fixed, per_image) = _SHARE * runtime.free_memory(), _memory_of(model, recipe, runtime)
+            while recipe.allows(2 * fitted, ranks) and fixed + 2 * fitted * per_image <= free:
                 fitted *= 2
-            reason = f"{(fixed + fitted * each) / 1e9:.1f} of {free / _SHARE / 1e9:.1f} GB of the device's memory, by estimate"
+            reason = (
+                f"{(fixed + fitted * per_image) / 1e9:.1f} of {free / _SHARE / 1e9:.1f} GB of the device's memory, by estimate"
+            )
     fitted = min(int(other) for other in runtime.world.gather(torch.tensor(fitted)))
     batch = recipe.batch.model_copy(update={"per_device": fitted})
     return recipe.model_copy(update={"batch": batch}), f"batch.per_device: auto is {fitted} images ({reason})"
@@ -58,6 +60,6 @@ def _memory_of(model: torch.nn.Module, recipe: Recipe, runtime: Runtime) -> tupl
         model.zero_grad(set_to_none=True)
 
     few, more = (runtime.peak_memory(lambda count=count: train_on(count)) for count in _MEASURED)  # type: ignore[misc]
-    each = (more - few) / (_MEASURED[1] - _MEASURED[0])
+    per_image = (more - few) / (_MEASURED[1] - _MEASURED[0])
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return max(few - _MEASURED[0] * each, 0) + _COPIES * weights, each + _AUGMENTING * 3 * size**2
+    return max(few - _MEASURED[0] * per_image, 0) + _COPIES * weights, per_image + _AUGMENTING * 3 * size**2

@@ -140,3 +140,5 @@ def test_a_full_step_of_convnext_tiny_stays_within_its_launches_and_bytes() -> N
     convolutions = [one for one in operations if one.name == "convolution"]
     assert len(convolutions) == 22
     assert {tensor.layout for one in convolutions for tensor in (one.inputs[0], one.outputs[0])} == {"nhwc"}
+    gradients = [tensor for one in operations if one.name == "mul" and one.phase == "backward" for tensor in one.outputs]
+    assert {tensor.layout for tensor in gradients if len(tensor.shape) == 4} == {"nhwc"}, "the last stage's too"
