@@ -205,7 +205,7 @@ def run(commands: list[list[str]]) -> None:
     import_all()  # and with it all other packages
     for module in [name for name in sys.modules if name.split(".")[0] == "jpegcurr"]:
         del sys.modules[module]
-    warnings.filterwarnings("ignore", "Overwriting convnext_isotropic")
+    warnings.filterwarnings("ignore", "Overwriting (convnext_isotropic|roadmap)")
     with hidden():
         importlib.import_module("jpegcurr.system").WINDOWS = True
         import_all()

@@ -18,7 +18,7 @@ LAYERS = (
     ("__init__",),
     ("errors",),
     ("text", "system"),
-    ("descriptors", "files", "json_files"),
+    ("descriptors", "files", "json_files", "progress"),
     ("recipe", "slurm", "runtime"),
     ("encoding",),
     ("training",),
@@ -31,12 +31,14 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = (
     "encode",
     "inspect",
+    "preview",
     "train",
     "study",
     "evaluate",
     "predict",
     "cam",
     "channels",
+    "demo",
     "models",
     "export",
     "runs",
@@ -72,6 +74,13 @@ def test_imports_go_one_way(module: Path) -> None:
     for name in imports(PACKAGE / module.with_suffix(".py")):
         if name.startswith("jpegcurr."):
             assert RANK[name.split(".")[1]] <= own, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["create", "listing", "normalisation"])
+def test_who_asks_timm_for_models_has_registered_ours(module: str) -> None:
+    """A test of the function cannot see it: another test's import has registered them in the same process."""
+    own = {f"jpegcurr.training.models.{name}" for name in ("isotropic", "roadmap")}
+    assert own <= imports(PACKAGE / f"training/models/{module}.py")
 
 
 def test_there_are_no_circular_imports() -> None:
@@ -112,6 +121,10 @@ def test_encoding_stands_alone() -> None:
                 "training/data/resample_kernel.py",
             },
         ),
+        ("gradio", {"analysis/demo/app.py"}),
+        ("uvicorn", {"analysis/demo/app.py"}),
+        ("fastapi", {"analysis/demo/app.py"}),
+        ("starlette", {"analysis/demo/app.py"}),
         ("submitit", {"slurm/task.py", "slurm/jobs.py"}),
         ("tensorboard", {"analysis/runs/event_files.py"}),
         ("wandb", set()),
@@ -156,6 +169,7 @@ except SystemExit as left:
         "recipe --show two_phase --resolved",
         "encode images --quality 50 --dry-run",
         "encode images --quality 50 --output others",
+        "preview images -o page.html",
         "inspect betons/val-q50.beton",
         "inspect betons/val-q50.beton --verify",
         f"train --recipe two_phase.yaml --plan {SMALL}",

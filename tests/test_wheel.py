@@ -26,7 +26,7 @@ import json, sys, warnings
 for name in [name for name in sys.modules if name.split(".")[0] == "jpegcurr"]:
     del sys.modules[name]
 sys.path.insert(0, sys.argv[1])
-warnings.filterwarnings("ignore", "Overwriting convnext_isotropic")
+warnings.filterwarnings("ignore", "Overwriting (convnext_isotropic|roadmap)")
 from importlib.metadata import distribution
 (entry,) = distribution("jpegcurr").entry_points
 main = entry.load()

@@ -4,13 +4,14 @@
 values that several sections share. ``loading`` reads a recipe from a YAML file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from jpegcurr.errors import did_you_mean, warn_renamed
+from jpegcurr.recipe.fit import fit_half_life, fit_rate, fit_warmup
 from jpegcurr.recipe.shares import check_shares, largest_shares
 
 
@@ -169,9 +170,10 @@ class ModelSection(Section):
     """The network, and the weights that it starts from. The default is random weights.
 
     Attributes:
-        name: any timm model, such as ``convnext_tiny``; one of ``convnext_isotropic_{small,base,large}``; ``hf-hub:NAME`` or
-            ``local-dir:FOLDER``; or your own, ``module:function`` or ``file.py:function``, which returns an ``nn.Module`` and
-            gets those of ``num_classes``, ``drop_path_rate`` and ``pretrained`` that it has parameters for.
+        name: any timm model, such as ``convnext_tiny``; one of ``convnext_isotropic_{small,base,large}``; a step from ResNet to
+            ConvNeXt, such as ``roadmap50_5c``; ``hf-hub:NAME`` or ``local-dir:FOLDER``; or your own, ``module:function`` or
+            ``file.py:function``, which returns an ``nn.Module`` and gets those of ``num_classes``, ``drop_path_rate`` and
+            ``pretrained`` that it has parameters for.
         drop_path: stochastic depth: the probability of dropping the last residual branch. 0 disables it.
         pretrained: start from the weights that timm publishes under ``name``.
         checkpoint: start from this file of timm's, the ConvNeXt authors', torchvision's, mmpretrain's, transformers' or
@@ -197,11 +199,16 @@ class ModelSection(Section):
         """The user's own function that returns the network, ``module:function``; None if it is timm's or a hub's."""
         return self.name if is_factory(self.name) else None
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the weights that it starts from are trained already, as far as the recipe says."""
+        return self.pretrained or self.checkpoint is not None
+
     @model_validator(mode="after")
     def _check_one_start(self) -> Self:
         if self.pretrained and self.checkpoint is not None:
             raise ValueError("pretrained and checkpoint both name initial weights: omit one of them")
-        if self.freeze_until and not (self.pretrained or self.checkpoint or self.factory):
+        if self.freeze_until and not (self.is_trained or self.factory):
             raise ValueError("freeze_until would freeze random weights: set pretrained or checkpoint, or omit it")
         return self
 
@@ -434,9 +441,10 @@ class ScheduleSection(Section):
     """The learning rate: linear warm-up to ``lr``, then a cosine down to ``min_lr``.
 
     Attributes:
-        lr: peak learning rate. It belongs to ``batch.size`` and is not scaled with it.
+        lr: peak learning rate. One that is given belongs to ``batch.size`` and is not scaled with it. Omitted, it fits: for
+            AdamW 4e-3 for batches of 4096, or 1e-4 for 64 of weights that are trained already, scaled by the root of the batch.
         min_lr: lower limit of the learning rate after warm-up.
-        warmup_epochs: length of the warm-up. 0 disables it.
+        warmup_epochs: length of the warm-up. 0 disables it. Omitted: a tenth of the epochs, at most 20.
         start_factor: the warm-up starts at this factor times ``lr``.
         decay: steps instead of the cosine. None: the cosine.
         per: update the rate at every ``step``, or only at every ``epoch``.
@@ -586,10 +594,10 @@ class TargetsSection(Section):
 
 
 class EmaSection(Section):
-    """An exponential moving average of the weights, updated after every optimiser step. Without either field, decay is 0.9999.
+    """An exponential moving average of the weights, updated after every optimiser step.
 
-    The authors' 0.9999 at batch 4096 of ImageNet is a half-life of 22 epochs. ``ema: null`` keeps no average: the run then has
-    no ``ema`` folder and no columns such as ``val/clean/ema_top1``.
+    Without either field, half_life is a tenth of the epochs, at most 22, which is the authors' decay of 0.9999 at batch 4096 of
+    ImageNet. ``ema: null`` keeps no average: the run then has no ``ema`` folder and no columns such as ``val/clean/ema_top1``.
 
     Attributes:
         decay: share that the average keeps at a step; it then covers about ``1 / (1 - decay)`` steps.
@@ -742,6 +750,19 @@ class Recipe(Section):
         return {"batch.size": self.batch.size} | phases
 
     @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """Fill what is omitted because it follows from the run."""
+        values: dict[str, float] = {}
+        if "lr" not in self.schedule.model_fields_set:
+            values["lr"] = fit_rate(self.optim.name, self.batch.size, self.model.is_trained)
+        if "warmup_epochs" not in self.schedule.model_fields_set:
+            values["warmup_epochs"] = fit_warmup(self.epochs)
+        self.__dict__["schedule"] = _with_defaults(self.schedule, values)
+        if self.ema is not None and self.ema.decay is None and self.ema.half_life is None:
+            self.__dict__["ema"] = _with_defaults(self.ema, {"half_life": fit_half_life(self.epochs)})
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> Self:
         self.micro()
         self._check_curriculum()
@@ -758,9 +779,8 @@ class Recipe(Section):
     def _check_lengths(self) -> None:
         warmup, frozen = self.schedule.warmup_epochs, self.model.freeze_until
         if 0 < warmup >= self.epochs:
-            default = "" if "warmup_epochs" in self.schedule.model_fields_set else ", the default,"
             raise ValueError(
-                f"schedule.warmup_epochs {warmup}{default} leaves nothing of {self.epochs} epochs: a tenth of them, "
+                f"schedule.warmup_epochs {warmup} leaves nothing of {self.epochs} epochs: a tenth of them, "
                 f"{self.epochs // 10}, is usual"
             )
         if frozen > self.epochs:
@@ -796,6 +816,16 @@ class Recipe(Section):
                 raise ValueError(f"evaluate.{number} is {name!r}, but data.{name}.val is not given")
         for name in set(self.data) - set(self.training_sets) - set(self.evaluate):
             raise ValueError(f"data.{name} is trained on in no phase and not in evaluate: name it there, or omit it")
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def _with_defaults(section: SectionType, values: Mapping[str, object]) -> SectionType:
+    """Return a copy of a section with other defaults: as with any default, its ``model_fields_set`` does not name them."""
+    copy = section.model_copy()
+    copy.__dict__.update(values)
+    return copy
 
 
 def _check_name(field: str, name: str, data: dict[str, DataSection]) -> None:

@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from math import exp2, log2, sqrt
 
+from jpegcurr.recipe.fit import CONVNEXT_RATE, TUNING_RATE
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.text import join_words
 from jpegcurr.training.curriculum import plan_epochs
@@ -16,10 +17,7 @@ from jpegcurr.training.data.datasets import Dataset, open_weights
 _STALE = 0.01  # share of the initial weights in the final average from which on its accuracy is another's
 _LONG_WARMUP = 0.2  # of the epochs; published ones reach a sixth (isotropic ConvNeXts)
 _FEW_STEPS, _SMALL_BATCH = 10, 32  # steps of an epoch, and a batch that is small enough even so
-# ConvNeXt's largest rate that is known to train from scratch, and its batch; and how far above it is too high.
-_RATE, _BATCH, _TOO_HIGH = 4e-3, 4096, 3.0
-# The same of fine-tuning: ``recipes/finetune.yaml``, which is three times the published rate (5e-5 for 512), scaled.
-_TUNING_RATE, _TUNING_BATCH, _TUNING_TOO_HIGH = 1e-4, 64, 5.0
+_TOO_HIGH, _TUNING_TOO_HIGH = 3.0, 5.0  # times a rate that is known to work
 
 
 def schedule_advice(recipe: Recipe, images: int) -> list[str]:
@@ -60,8 +58,7 @@ def validation_warning(recipe: Recipe, omitted: Sequence[str] = ()) -> str | Non
 def rate_warning(recipe: Recipe) -> str | None:
     """Return a warning if AdamW has a rate far above those that are known to work for its batch, else None.
 
-    Adam's rate scales with the square root of the batch (Malladi et al., "On the SDEs and scaling rules for adaptive gradient
-    algorithms", 2022). From scratch only ConvNeXt's is known; for pretrained weights, that of ``recipes/finetune.yaml``. While
+    The rates are those of ``recipe.fit``, scaled by the square root of the batch; from scratch only ConvNeXt's is known. While
     the classifier alone is trained, any rate may do.
     """
     plans = plan_epochs(recipe)[recipe.model.freeze_until :]
@@ -69,21 +66,21 @@ def rate_warning(recipe: Recipe) -> str | None:
         return None
     size = recipe.batch.size
     rate = max(plan.lr / sqrt(plan.batch) for plan in plans) * sqrt(size)
-    if recipe.model.pretrained or recipe.model.checkpoint is not None:
-        equivalent = _TUNING_RATE * sqrt(size / _TUNING_BATCH)
+    if recipe.model.is_trained:
+        equivalent = TUNING_RATE.at(size)
         if rate < _TUNING_TOO_HIGH * equivalent:
             return None
         return (
             f"schedule.lr: {rate:.1e} for batches of {size} is high for weights that are trained already, and may undo them: "
-            f"{equivalent:.1e} is usual ({_TUNING_RATE:.0e} for {_TUNING_BATCH}, scaled by the root of the batch)."
+            f"{equivalent:.1e} is usual ({TUNING_RATE.rate:.0e} for {TUNING_RATE.batch}, scaled by the root of the batch)."
         )
-    equivalent = _RATE * sqrt(size / _BATCH)
+    equivalent = CONVNEXT_RATE.at(size)
     if not recipe.model.name.startswith("convnext") or rate < _TOO_HIGH * equivalent:
         return None
     return (
         f"schedule.lr: {rate:.1e} for batches of {size} is {rate / equivalent:.0f} times the rate that ConvNeXt "
-        f"was trained with ({_RATE:.0e} for {_BATCH}, scaled by the root of the batch): {equivalent:.1e} would be the same. "
-        "It may not learn."
+        f"was trained with ({CONVNEXT_RATE.rate:.0e} for {CONVNEXT_RATE.batch}, scaled by the root of the batch): "
+        f"{equivalent:.1e} would be the same. It may not learn."
     )
 
 

@@ -113,16 +113,16 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> Recipe | None:
 
 
 def resumed_recipe(recipe: Recipe, out: Path) -> Recipe:
-    """Return ``recipe`` as the run in ``out`` resumes it: a run of an earlier version keeps what that version did.
+    """Return ``recipe`` as the run in ``out`` resumes it: what ``recipe`` does not set itself stays as the run was started.
 
-    These are fields that the version did not have, unless ``recipe`` sets them itself. The log names them. So the command that
-    started the run resumes it, any number of times.
+    These are fields that an earlier version did not have, and values that follow from a run's length, batch and start. The log
+    names them. So the command that started the run resumes it, any number of times.
     """
     if not (out / STATE).is_file():
         return recipe
     kept, fields = keep_former(recipe, read_tree(out / "recipe.yaml"))
     if fields:
-        log.info("%s keeps what earlier versions of jpegcurr did: %s", out, ", ".join(fields))
+        log.info("%s keeps what it was started with: %s", out, ", ".join(fields))
     return kept
 
 

@@ -113,6 +113,7 @@ def test_each_size_has_its_published_drop_path_and_result(
         *[(f"convnext_{size}_22k_to_1k_384", f"convnext_{size}_22k_to_1k", {"image", "batch"}) for size in SIZES],
         *[(f"convnext_{size}_1k_384", f"convnext_{size}_22k_to_1k_384", {"model", "optim"}) for size in ("base", "large")],
         ("convnext_isotropic_small", "convnext_tiny", {"model", "schedule"}),
+        ("roadmap", "convnext_tiny", {"model", "ema"}),
         ("convnext_isotropic_base", "convnext_isotropic_small", {"model"}),
         ("convnext_isotropic_large", "convnext_isotropic_small", {"model", "mix", "batch"}),
         ("convnext_tiny_22k", "convnext_tiny", {"model", "data", "curriculum", "evaluate", "mix", "schedule", "ema"}),

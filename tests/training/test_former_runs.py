@@ -41,7 +41,7 @@ def test_a_run_keeps_the_layers_that_its_rates_were_of(
         train(recipe("optim.layer_ids=authors"), Path("run"), runtime=cpu, resume=True)
     with caplog.at_level("INFO"):
         train(recipe(), Path("run"), runtime=cpu, resume=True)
-    assert f"run keeps what earlier versions of jpegcurr did: {former}" in caplog.text
+    assert f"run keeps what it was started with: {former}" in caplog.text
     assert all(torch.equal(tensor, weights(Path("whole"))[name]) for name, tensor in weights(Path("run")).items())
     assert load_recipe(Path("run/recipe.yaml")).optim.layer_ids == "contiguous", "from now on the run states it"
     train(recipe(), Path("today"), runtime=cpu)

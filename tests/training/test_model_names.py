@@ -7,7 +7,8 @@ import pytest
 import timm
 from timm.models import _registry as registry
 
-import jpegcurr.training.models.isotropic  # noqa: F401  (registers its models)
+import jpegcurr.training.models.isotropic
+import jpegcurr.training.models.roadmap  # noqa: F401  (both register their models)
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.training.models.names import check_model, deprecated_names, model_names
@@ -21,6 +22,7 @@ def test_names_are_those_that_timm_has_and_ours() -> None:
     registered = {name: registry._model_entrypoints[name].__module__ for name in timm.list_models()}
     assert model_names() == {name for name, module in registered.items() if module.startswith(("timm.", "jpegcurr."))}
     assert len([name for name in model_names() if name.startswith("convnext_isotropic_")]) == 3
+    assert len([name for name in model_names() if name.startswith("roadmap50_")]) == 25
 
 
 def test_former_names_are_those_that_timm_still_accepts() -> None:

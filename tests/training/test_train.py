@@ -703,7 +703,7 @@ def test_a_run_from_before_val_resize_validates_as_it_did(
     for until in (2, 4):
         caplog.clear()
         metrics = train(recipe, Path("run"), runtime=cpu, resume=True, until=until)
-        assert "keeps what earlier versions of jpegcurr did: image.val_resize=box" in caplog.text
+        assert "keeps what it was started with: image.val_resize=box" in caplog.text
     by_box = train(tiny_recipe(betons, tmp_path, "image.val_resize=box"), Path("box"), runtime=cpu)
     today = train(recipe, Path("today"), runtime=cpu)
     columns = [f"val/{data}/{column}" for data in ("clean", "q50") for column in ("loss", "ema_loss")]

@@ -19,7 +19,6 @@ from jpegcurr.recipe.schema import Recipe
 from jpegcurr.text import join_words, sanitize
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.models.description import describe_model
-from jpegcurr.training.models.isotropic import IsotropicConvNeXt
 from jpegcurr.training.models.load import Run
 from jpegcurr.training.run_head import RunData, read_head, read_whole_head
 from jpegcurr.training.tracking import Row, read_metrics
@@ -71,9 +70,10 @@ def write_card(run: Run, publication: Publication) -> str:
     """
     head, whole = read_head(run.path, _REMEDY), read_whole_head(run.path, _REMEDY)
     row, averaged, best_by = _measured(run)
-    isotropic = isinstance(run.model, IsotropicConvNeXt)
+    home = type(run.model).__module__
+    own_module = home if home.startswith("jpegcurr.") else ""
     return _template().render(
-        front_matter=_front_matter(publication, isotropic=isotropic),
+        front_matter=_front_matter(publication, only_timm=bool(own_module)),
         title=publication.repository.partition("/")[2],
         repository=publication.repository,
         architecture=public_name(run.recipe),
@@ -85,7 +85,7 @@ def write_card(run: Run, publication: Publication) -> str:
         done=epochs_trained(run),
         epochs=run.recipe.epochs,
         scores=list(_scores(row, head.data, "ema_" if averaged else "")),
-        isotropic=isotropic,
+        own_module=own_module,
         inputs=str(describe_model(run)).partition(", weights")[0],
         area=run.image.interpolation == "area",
         start=_start(run.recipe),
@@ -133,14 +133,14 @@ def _code(text: str) -> _Plain:
     return _Plain(f"`{quoted}`")
 
 
-def _front_matter(publication: Publication, *, isotropic: bool) -> str:
+def _front_matter(publication: Publication, *, only_timm: bool) -> str:
     """Return the YAML that the hub reads; see huggingface.co/docs/hub/model-cards."""
     fields: dict[str, Any] = {"library_name": "timm", "pipeline_tag": "image-classification"}
     if publication.license:
         fields["license"] = publication.license
     if publication.datasets:
         fields["datasets"] = list(publication.datasets)
-    tags = ["image-classification", "timm", *(() if isotropic else ("transformers",)), "jpeg", "jpegcurr"]
+    tags = ["image-classification", "timm", *(() if only_timm else ("transformers",)), "jpeg", "jpegcurr"]
     text: str = yaml.safe_dump({**fields, "tags": tags}, sort_keys=False)
     return text
 

@@ -1,9 +1,9 @@
 """Models from timm: creating them, starting them from weights, and exporting them in timm's layout.
 
 A run folder and its ``ema`` folder each hold ``config.json`` and ``model.safetensors``, so that
-``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr (an isotropic ConvNeXt needs
-``import jpegcurr.training.models.isotropic`` first, which registers it with timm). A network of one's own is loaded by jpegcurr
-alone, or by ``load_state_dict``.
+``timm.create_model("local-dir:RUN", pretrained=True)`` loads them without jpegcurr (an isotropic ConvNeXt or a network of the
+roadmap needs ``import jpegcurr.training.models.isotropic`` or ``roadmap`` first, which registers it with timm). A network of
+one's own is loaded by jpegcurr alone, or by ``load_state_dict``.
 """
 
 import json
@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
+import jpegcurr.training.models.isotropic
+import jpegcurr.training.models.roadmap  # noqa: F401 (both register their models with timm)
 from jpegcurr.errors import RecipeError
 from jpegcurr.files import move_into_place
 from jpegcurr.recipe.schema import ImageSection, ModelSection

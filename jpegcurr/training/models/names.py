@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.schema import HUBS, ModelSection
+from jpegcurr.training.models.roadmap_steps import roadmap_names
 
 _MODEL = re.compile(r"^@register_model\b.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 _DEPRECATIONS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
@@ -41,8 +42,8 @@ def find_weights(path: Path) -> Path:
 
 @cache
 def model_names() -> frozenset[str]:
-    """Return the names of timm's architectures and ours, read from the source files that register them."""
-    return frozenset(name for text in _sources() for name in _MODEL.findall(text))
+    """Return the names of timm's architectures, read from the source files that register them, and ours."""
+    return frozenset(name for text in _sources() for name in _MODEL.findall(text)) | roadmap_names().keys()
 
 
 @cache

@@ -8,7 +8,8 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 
-import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
+import jpegcurr.training.models.isotropic
+import jpegcurr.training.models.roadmap  # noqa: F401 (both register their models with timm)
 from jpegcurr.errors import RecipeError
 from jpegcurr.json_files import parse_json, read_bounded
 from jpegcurr.recipe.schema import ImageSection, ModelSection, Recipe
