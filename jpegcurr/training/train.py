@@ -32,7 +32,7 @@ from jpegcurr.training.metrics import Scores, score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
 from jpegcurr.training.models.freeze import freeze
-from jpegcurr.training.models.half_precision import HalfPrecisionForward
+from jpegcurr.training.models.half_precision import prepare_for_training
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.per_device import fit_per_device
@@ -183,7 +183,7 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         classes,
         images=len(first.beton),
         model=model,
-        prepared=_prepare(model, runtime),
+        prepared=prepare_for_training(model, runtime),
         augment=Augment(recipe, classes, normalise),
         loss_of=recipe_loss(recipe, open_weights(recipe, first, datasets.classes)),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
@@ -197,12 +197,7 @@ def _freeze(state: TrainState, plan: EpochPlan) -> TrainState:
     """Freeze or thaw the model as ``plan`` has it; processes that train together then agree anew on the gradients."""
     if not state.recipe.model.freeze_until or not freeze(state.model, frozen=state.recipe.freezes(plan.epoch)):
         return state
-    return replace(state, prepared=_prepare(state.model, state.runtime))
-
-
-def _prepare(model: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
-    """Return ``model`` as training calls it on this device; see ``Runtime.prepare``."""
-    return runtime.prepare(HalfPrecisionForward(model, runtime.dtype) if runtime.eager_half else model)
+    return replace(state, prepared=prepare_for_training(state.model, state.runtime))
 
 
 def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:

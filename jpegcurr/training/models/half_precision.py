@@ -19,8 +19,15 @@ from timm.layers import LayerNorm, LayerNorm2d, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXtBlock
 from torch.func import functional_call
 
+from jpegcurr.runtime import Runtime
+
 _Norm = LayerNorm | LayerNorm2d
 _PRODUCTS = (torch.nn.Linear, torch.nn.Conv2d)
+
+
+def prepare_for_training(model: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
+    """Return ``model`` as training calls it on this device; see ``Runtime.prepare``."""
+    return runtime.prepare(HalfPrecisionForward(model, runtime.dtype) if runtime.eager_half else model)
 
 
 class HalfPrecisionForward(torch.nn.Module):
