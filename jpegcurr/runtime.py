@@ -8,7 +8,7 @@ pretended GPU of the tests (tests/pretend).
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -160,6 +160,18 @@ class Runtime:
     def memory(self, *shape: int) -> torch.Tensor:
         """Return uint8 memory on the host, page-locked if batches are copied from it to a GPU."""
         return torch.empty(shape, dtype=torch.uint8, pin_memory=not self.on_cpu)
+
+    def free_memory(self) -> int:
+        """Return the bytes of a GPU that are free, or kept by torch for what comes."""
+        kept = self._backend.memory_reserved(self.device) - self._backend.memory_allocated(self.device)
+        return int(self._backend.mem_get_info(self.device)[0] + kept)
+
+    def peak_memory(self, work: Callable[[], object]) -> int:
+        """Return the most bytes of a GPU that ``work`` needs at a time, beside what is allocated already."""
+        before = self._backend.memory_allocated(self.device)
+        self._backend.reset_peak_memory_stats(self.device)
+        work()
+        return int(self._backend.max_memory_allocated(self.device) - before)
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """Start a copy to the device and return it at once; do not change ``tensor`` afterwards. On a CPU, return it itself.

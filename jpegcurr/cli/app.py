@@ -16,10 +16,13 @@ from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
+from jpegcurr.cli.audit import audit
 from jpegcurr.cli.board import board
+from jpegcurr.cli.budget import budget
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.convert import convert
+from jpegcurr.cli.demo import demo
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
 from jpegcurr.cli.export import export
@@ -65,7 +68,8 @@ def _command() -> Callable[..., object]:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False, obj=given)
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         if not _is_reported_elsewhere(error):
@@ -132,6 +136,7 @@ def _handle_top(
 
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
+    (audit, "Read the headers of images: what JPEGs they are."),
     (preview, "Show images at JPEG qualities, and what each costs."),
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (split, "Draw train, val and test splits of images, by class."),
@@ -142,8 +147,10 @@ for command, summary in (
     (runs, "Compare runs: what differs, and what came of it."),
     (board, "Draw the curves of one run or more as a page."),
     (evaluate, "Measure and compare runs at JPEG qualities."),
+    (budget, "Find the lowest JPEG quality within a loss of accuracy."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
+    (demo, "Show one picture at any JPEG quality, as a model sees it."),
     (channels, "Compare channel activations between JPEG qualities."),
     (recipe, "List the fields of recipes, or print a shipped one."),
     (models, "List pretrained classifiers, or the roadmap to ConvNeXt."),

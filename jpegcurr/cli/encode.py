@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,7 +29,7 @@ from jpegcurr.cli.options import (
     parse_shard_size,
     parse_specs,
 )
-from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
+from jpegcurr.cli.terminal import err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
 from jpegcurr.text import duration, megabytes, sanitize
@@ -36,10 +37,12 @@ from jpegcurr.text import duration, megabytes, sanitize
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
     from jpegcurr.encoding.box_windows import BoxFormat, BoxLabel, BoxOptions
+    from jpegcurr.encoding.changes import EncodeChanges
     from jpegcurr.encoding.estimate import EncodeEstimate
     from jpegcurr.encoding.jpeg.codec import Filter, Resize
     from jpegcurr.encoding.sources.base import Source
     from jpegcurr.encoding.workers import Outcome
+    from jpegcurr.progress import Progress
 
 log = logging.getLogger("jpegcurr")
 
@@ -165,6 +168,7 @@ def encode(
     - --to webdataset: train-q50.wds/train-q50-000000.tar and on
     - --to parquet: train-q50.parquet/train-q50-00000.parquet and on
     """
+    from jpegcurr.encoding.changes import sample_changes
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
     from jpegcurr.encoding.outputs.paths import parse_formats
@@ -202,7 +206,8 @@ def encode(
         outputs = plan_outputs(sources, specs, output, kinds)
         if dry_run:
             estimates = estimate_splits(sources, outputs, executor, seed=seed, max_pixels=max_pixels)
-            print_estimates(sources, estimates, output, refusal(outputs, replacing=force), as_json=as_json)
+            changes = [sample_changes(source, specs, executor, seed=seed) for source in sources if source.boxes is None]
+            print_estimates(sources, estimates, output, refusal(outputs, replacing=force), changes, as_json=as_json)
             return
         if not quiet:
             for source in sources:
@@ -311,20 +316,21 @@ def interruptible(message: str) -> Iterator[None]:
 class EncodeBar:
     """Progress of ``encode_dataset`` on a bar, and its first failures in words."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: "Progress") -> None:
         self._bar, self._done, self._failed = bar, 0, 0
 
     def begin(self, source: "Source", done: int) -> None:
         """Begin a split, of which ``done`` images are already encoded."""
         self._done = done
         if done:
-            err.print(f"encode {source.split}: {done:,} of {len(source.items):,} images are already there", markup=False)
-        self._bar.update(f"encode {source.split}", done, len(source.items))
+            err.print(f"encoding {source.split}: {done:,} of {len(source.items):,} images are already there", markup=False)
+        self._bar.begin(f"encoding {source.split}")
+        self._bar.resume(done, len(source.items))
 
     def done(self, source: "Source", outcomes: "Sequence[Outcome]") -> None:
         """Count more images of the split, and print those that failed."""
         self._done += len(outcomes)
-        self._bar.update(f"encode {source.split}", self._done, len(source.items))
+        self._bar(self._done, len(source.items))
         for outcome in outcomes:
             if outcome.reason:
                 self._failed += 1
@@ -337,7 +343,7 @@ class EncodeBar:
 @contextmanager
 def encode_progress(*, quiet: bool) -> "Iterator[EncodeBar | None]":
     """Yield the watcher for ``encode_dataset``; None if ``quiet``."""
-    with progress_bar("img", quiet=quiet) as bar:
+    with progress_bar(quiet=quiet) as bar:
         yield None if quiet else EncodeBar(bar)
 
 
@@ -370,11 +376,17 @@ def _json_classes(source: "Source") -> dict[str, object]:
 
 
 def print_estimates(
-    sources: "Sequence[Source]", estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool
+    sources: "Sequence[Source]",
+    estimates: "Sequence[EncodeEstimate]",
+    folder: Path,
+    refused: str,
+    changes: "Sequence[EncodeChanges]" = (),
+    *,
+    as_json: bool,
 ) -> None:
     """Print the classes, files, sizes and seconds of ``--dry-run``, and whatever would stop the encode.
 
-    ``estimates`` are of the ``sources``, in their order; ``refused`` is "" if nothing would.
+    ``estimates`` are of the ``sources``, in their order; ``refused`` is "" if nothing would; ``changes`` are of whole images.
     """
     from jpegcurr.files import nearest_folder
 
@@ -393,7 +405,8 @@ def print_estimates(
             }
             for source, estimate in zip(sources, estimates, strict=True)
         ]
-        out.print_json(json.dumps({"splits": splits, "free_bytes": free, "refused": refused or None}))
+        changed = [asdict(one) for one in changes]
+        out.print_json(json.dumps({"splits": splits, "changes": changed, "free_bytes": free, "refused": refused or None}))
         return
     rows = [
         [str(path), f"{estimate.images:,}", megabytes(estimate.bytes_in), f"about {megabytes(size)}"]
@@ -403,6 +416,8 @@ def print_estimates(
     for source in sources:
         out.print(describe_classes(source), markup=False)
     print_table(["file to write", "images", "source size", "output size"], rows)
+    for line in (line for one in changes for line in one.describe()):
+        out.print(line, markup=False)
     seconds = sum(estimate.seconds for estimate in estimates)
     needed = sum(sum(estimate.bytes_out.values()) for estimate in estimates)
     sampled = sum(estimate.sampled for estimate in estimates)

@@ -91,7 +91,7 @@ def preview(
         refuse_existing([csv], force=force, option="--csv")
     specs = parse_specs(qualities or [",".join(map(str, QUALITIES))], subsampling)
     keep_freed_memory()
-    with interruptible("stopped. Nothing was written."), progress_bar("img", quiet=quiet) as bar:
+    with interruptible("stopped. Nothing was written."), progress_bar(quiet=quiet) as bar:
         result = measure_set(
             where,
             [spec.quality for spec in specs],

@@ -32,9 +32,10 @@ from jpegcurr.training.metrics import Scores, score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
 from jpegcurr.training.models.freeze import freeze
-from jpegcurr.training.models.half_precision import HalfPrecisionForward
+from jpegcurr.training.models.half_precision import prepare_for_training
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
+from jpegcurr.training.per_device import fit_per_device
 from jpegcurr.training.run_folder import (
     STATE,
     check_folder,
@@ -116,8 +117,11 @@ def _train_locked(
         datasets = open_datasets(recipe, classes_of(out) if resume else None)
         if resume:
             check_same_data(out, datasets)
-    loaders = open_loaders(recipe, datasets, runtime)
-    state = _create_state(recipe, runtime, datasets, start=not resume)
+    fitted, remark = fit_per_device(recipe, runtime, len(datasets.classes))
+    if remark:
+        log.info(remark)
+    loaders = open_loaders(fitted, datasets, runtime)
+    state = _create_state(fitted, runtime, datasets, start=not resume)
     progress = load_state(out / STATE, state) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
@@ -137,7 +141,7 @@ def _train_locked(
     started, first = perf_counter(), progress.epoch
     try:
         if world.is_main:
-            run_id = write_head(recipe, out, datasets, loaders, runtime, state.normalise)
+            run_id = write_head(recipe, out, datasets, loaders, runtime, state)
             metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
@@ -146,7 +150,7 @@ def _train_locked(
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
             with _name_the_checkpoint(out, recipe), _explain_uncompiled():
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
-                row |= _validate(state, loaders.val)
+                row |= _validate(state, loaders.val) if recipe.evaluates(plan.epoch) else {}
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
@@ -179,7 +183,7 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         classes,
         images=len(first.beton),
         model=model,
-        prepared=_prepare(model, runtime),
+        prepared=prepare_for_training(model, runtime),
         augment=Augment(recipe, classes, normalise),
         loss_of=recipe_loss(recipe, open_weights(recipe, first, datasets.classes)),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
@@ -193,12 +197,7 @@ def _freeze(state: TrainState, plan: EpochPlan) -> TrainState:
     """Freeze or thaw the model as ``plan`` has it; processes that train together then agree anew on the gradients."""
     if not state.recipe.model.freeze_until or not freeze(state.model, frozen=state.recipe.freezes(plan.epoch)):
         return state
-    return replace(state, prepared=_prepare(state.model, state.runtime))
-
-
-def _prepare(model: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
-    """Return ``model`` as training calls it on this device; see ``Runtime.prepare``."""
-    return runtime.prepare(HalfPrecisionForward(model, runtime.dtype) if runtime.eager_half else model)
+    return replace(state, prepared=prepare_for_training(state.model, state.runtime))
 
 
 def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:

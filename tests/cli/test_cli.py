@@ -118,6 +118,20 @@ def tree() -> dict[str, tuple[int, int]]:
         ("evaluate run --plot file/x.svg", "file cannot be written to: file is not a folder.*with --plot"),
         ("evaluate run --plot there.svg", "there.svg exists.*--plot, or replace it with --force"),
         ("evaluate run --csv x --classes ./x", "x would be written twice"),
+        ("evaluate run --axis bytes", r"--axis bytes is for --plot FILE\.svg"),
+        ("evaluate run --qualities 50 --on-the-fly --axis bytes --plot x.svg", "no file stores them"),
+        ("budget run --within 0", "--within 0: no number of images can show that nothing is lost"),
+        ("budget run --within 100", "--within 100: a loss is between 0 and 100 points"),
+        ("budget run --within nan", "--within nan: a loss is between 0 and 100 points"),
+        ("budget run --level 0.6", r"--level 0\.6: .* from 0\.001 to 0\.5"),
+        ("budget run --qualities source", "--qualities names none that could be chosen"),
+        ("budget run --qualities 90,95 --against 95", "--qualities 95 is not below --against 95"),
+        ("budget run --against 10", "--against 10: the qualities that are tried end at 10"),
+        ("budget run --against good", "quality 'good'.*from 1 to 100, or source"),
+        ("budget run --plot there.svg", "there.svg exists.*--plot, or replace it with --force"),
+        ("budget run --csv x.svg --plot ./x.svg", "x.svg would be written twice"),
+        ("budget run --plot x.png", r"the curve is drawn as SVG; .* ends in \.svg"),
+        ("budget run --data none.beton", r"none\.beton does not exist"),
         ("predict run nowhere", "nowhere does not exist"),
         ("predict run empty", "empty holds no images"),
         ("predict nowhere images", "nowhere does not exist"),
@@ -141,12 +155,13 @@ def test_a_mistake_is_a_sentence_on_stderr_with_exit_code_2_and_nothing_written(
     assert tree() == before
 
 
-def test_encode_without_arguments_reads_data_imagenet(run, imagenet: Path) -> None:
+def test_encode_without_arguments_reads_data_imagenet(run, imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jpegcurr.progress.FIRST", 0)  # seconds before the first line
     done = run("encode --quality 50")
     assert done.code == 0
     assert sorted(path.name for path in Path("betons").glob("*.beton")) == ["train-q50.beton", "val-q50.beton"]
     assert re.search(r"betons/train-q50\.beton +48 .* 0$", done.out, re.MULTILINE)
-    assert "encode train: 48/48 img" in done.err
+    assert "encoding train: 48 images in " in done.err
     again = run("encode --quality 50")
     assert (again.code, "--force" in again.err) == (2, True)
     assert run("encode --quality 50 --force --quiet").err == ""

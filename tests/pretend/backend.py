@@ -69,6 +69,25 @@ class Backend:
     def set_rng_state(self, _state: torch.Tensor, _device: object = None) -> None:
         """Do nothing, likewise."""
 
+    def memory_reserved(self, _device: object = None) -> int:
+        return self.memory_allocated()
+
+    def memory_allocated(self, _device: object = None) -> int:
+        """Return what was allocated since the mode was entered, as if nothing were ever freed."""
+        from pretend.device import PretendedGpu
+
+        return PretendedGpu.entered().allocated
+
+    max_memory_allocated = memory_allocated
+
+    def reset_peak_memory_stats(self, _device: object = None) -> None:
+        """Do nothing: what is allocated only grows."""
+
+    def mem_get_info(self, _device: object = None) -> tuple[int, int]:
+        from pretend.device import PretendedGpu
+
+        return PretendedGpu.entered().memory, PretendedGpu.entered().memory
+
     def current_stream(self, _device: object = None) -> Stream:
         return Stream.current
 

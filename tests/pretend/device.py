@@ -121,7 +121,7 @@ class PretendedGpu(TorchDispatchMode):
         super().__init__()
         register_once()
         self.values, self.home = values, torch.device("cpu" if values else "meta")
-        self._phases = [""]
+        self._phases, self.allocated, self.memory = [""], 0, 141 << 30
         self.operations, self.waits, self.faults = list[costs.Operation](), list[Wait](), list[str]()
         self._pinned = dict[int, torch.UntypedStorage]()  # kept, so that no other memory gets their address
         self._in_flight = list[_InFlight]()
@@ -309,6 +309,7 @@ class PretendedGpu(TorchDispatchMode):
         """Start one piece of work in the current stream, which uses some memory and makes other."""
         stream = Stream.current
         stream.count += 1
+        self.allocated += sum(map(costs.size_of, new))
         if stream is COMPUTING and not self._foreign:
             return
         for tensor in new:

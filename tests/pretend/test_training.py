@@ -1,5 +1,6 @@
 """All of training on the pretended GPU: the numbers of a CPU, no waiting within a step, precision, layouts, and launches."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_other_optimisers_wait_for_nothing(betons: Path, cpu: Runtime, tmp_path:
     assert waits_in_steps(gpu) == []
 
 
+def test_per_device_auto_is_what_the_memory_holds_and_changes_nothing_else(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With 8 as the usual number: 8 and 16 divide a step of 48 images, 32 does not; images are mixed in chunks of 8."""
+    monkeypatch.setattr("jpegcurr.recipe.schema.USUAL_PER_DEVICE", 8)
+    options = ("mix={mixup: 0.8, chunk: 8}", "batch={size: 48, per_device: auto}", "model.drop_path=0", *ONE_EPOCH)
+    losses = {}
+    for name, memory in (("much", 64 << 30), ("little", 9_000_000)):
+        with pretended_gpu() as gpu, caplog.at_level("INFO"):
+            gpu.memory = memory
+            rows = train(recipe_of(betons, tmp_path, *options), tmp_path / name, runtime=pretended_runtime()).rows
+        losses[name] = [row["train/loss"] for row in rows]
+        assert gpu.faults == waits_in_steps(gpu) == []
+    found = [record.message.partition(" (")[0] for record in caplog.records if "per_device" in record.message]
+    assert found == [f"batch.per_device: auto is {number} images" for number in (16, 8)]
+    assert losses["much"] == pytest.approx(losses["little"], rel=1e-5)
+    assert json.loads((tmp_path / "much/run.json").read_text())["per_device"] == 16
+    assert "per_device: auto" in (tmp_path / "much/recipe.yaml").read_text()
+
+
 # What a micro-batch of 512 launches today in each phase, and a little more: to be lowered, never raised unseen.
 MOST_LAUNCHES = {
     "upload": 2,
@@ -119,6 +140,8 @@ def test_a_full_step_of_convnext_tiny_stays_within_its_launches_and_bytes() -> N
     convolutions = [one for one in operations if one.name == "convolution"]
     assert len(convolutions) == 22
     assert {tensor.layout for one in convolutions for tensor in (one.inputs[0], one.outputs[0])} == {"nhwc"}
+    gradients = [tensor for one in operations if one.name == "mul" and one.phase == "backward" for tensor in one.outputs]
+    assert {tensor.layout for tensor in gradients if len(tensor.shape) == 4} == {"nhwc"}, "the last stage's too"
 
 
 def test_jpegs_after_the_resize_are_the_devices(betons: Path, cpu: Runtime, tmp_path: Path) -> None:

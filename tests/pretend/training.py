@@ -23,6 +23,7 @@ from jpegcurr.training.flops import Utilisation
 from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models.create import create_model
+from jpegcurr.training.models.half_precision import prepare_for_training
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.state import EpochProgress, TrainState
@@ -97,7 +98,7 @@ def full_size_step(micro: int, size: int = 224, model: str = "convnext_tiny") ->
             1000,
             images=2 * micro,
             model=net,
-            prepared=train._prepare(net, runtime),
+            prepared=prepare_for_training(net, runtime),
             augment=augment.Augment(recipe, 1000, normalise),
             loss_of=recipe_loss(recipe),
             ema=ModelEmaV3(net),

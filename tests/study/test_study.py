@@ -21,7 +21,7 @@ import torch._dynamo
 import yaml
 from forked import PYTHON
 from safetensors.torch import load_file
-from samples import encode_all, image, tiny_recipe
+from samples import encode_all, image, tiny_recipe, tiny_tree
 from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
@@ -212,6 +212,20 @@ def test_maps_and_lists_of_overrides_mean_the_same(betons: Path) -> None:
     assert swap.schedule.lr == 0.5
 
 
+def test_an_arm_has_only_the_data_that_it_uses(betons: Path) -> None:
+    """The base recipe may name the data of all arms; a set that none uses is an error, as in a recipe."""
+    data = tiny_tree(betons)["data"]
+    drawn = {"train": {"beton": str(betons / "train-source.beton"), "quality": [20, 95]}}
+    trunk = load_study(write_study(betons)).trunks[0].name
+    curricula = arms(drawn={"set": ["curriculum=" + PHASES.format("clean", "drawn")]})
+    study = load_study(write_study(betons, base={"data": data | {"drawn": drawn}, "evaluate": []}, arms=curricula))
+    assert [set(recipe.data) for recipe in study.recipes.values()] == [{"clean"}, {"clean", "q50"}, {"clean", "drawn"}]
+    assert study.trunks[0].arms == ("clean", "swap", "drawn")
+    assert study.trunks[0].name == trunk, "a study that has begun keeps its trunks"
+    with pytest.raises(RecipeError, match=r"base\.yaml: data\.drawn is used in no arm: name it in a phase or in evaluate"):
+        load_study(write_study(betons, base={"data": data | {"drawn": drawn}}))
+
+
 def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
     betons: Path, cpu: Runtime, unbroken: tuple[Path, list[str]]
 ) -> None:
@@ -357,11 +371,15 @@ def test_a_trunk_that_fails_fails_its_arms_and_no_others(betons: Path, cpu: Runt
     assert [result.task.arm for result in notes.results if result.status == "done"] == [None, "clean", "swap"]
 
 
-def test_the_command_writes_a_page_and_tables(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_page_and_tables(
+    betons: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jpegcurr.progress.FIRST", 0)  # seconds before the first line of progress
     write_study(betons)
     assert command("study small.yaml --device cpu") == 0
     out = Path("studies/small")
     printed = capsys.readouterr()
+    assert re.search(r"^small: 0 of \d+ epochs$", printed.err, re.MULTILINE), printed.err
     known = json.loads((out / "study.json").read_text())
     assert known["verdict"][0] in printed.out
     assert str(out / "study.html") in printed.out

@@ -2,11 +2,12 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import cached_property
 from itertools import islice
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from jpegcurr.analysis.cam.faithfulness import Measure
 from jpegcurr.analysis.cam.methods import Method
 from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, TargetRule, ViewColumns
 from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
+from jpegcurr.analysis.evaluation.jpeg_bytes import NOTHING, JpegBytes
+from jpegcurr.analysis.journal import Arrays, pack_json, unpack_json
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round_trip
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
@@ -31,6 +34,7 @@ from jpegcurr.training.models.load import Classifier
 
 BATCH = 32
 AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are kept
+_ARRAYS = [column.name for column in fields(ViewColumns) if column.name not in ("similarity", "faithfulness")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,12 +42,14 @@ class PreparedImage:
     """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none.
 
     ``converted`` is True if the crops at quality ``source`` are of a JPEG that ``codec.reencode`` made in place of the file.
+    ``jpegs`` has the bytes of the whole image's JPEGs, by quality.
     """
 
     file: Path
     crops: Mapping[tuple[int, str], torch.Tensor]
     reason: str = ""
     converted: bool = False
+    jpegs: Mapping[str, JpegBytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,14 +137,16 @@ class ViewRunner:
                     f"{file.absolute().parent.name!r}); a table can name it: --labels"
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
-            converted = False
+            converted, jpegs = False, {}
             stored = list(specs.values()) if self.stage == "before_crop" else [EncodeSpec("source")]
             encoded = reencode(read_file(file), stored, self.max_pixels)
             for spec, jpeg in zip(stored, encoded, strict=True):
                 converted |= jpeg.converted
+                jpegs[spec.name] = JpegBytes(1, len(jpeg.data), jpeg.width * jpeg.height)
                 pixels = decode_rgb(jpeg.data, scratch=True, max_pixels=self.max_pixels)
                 crops |= {(number, spec.name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
             if self.stage == "after_resize":
+                jpegs = {}  # no file has the crops
                 crops = {
                     (number, name): _encoded(crops[number, "source"], spec)
                     for number in range(len(self.sections))
@@ -146,7 +154,7 @@ class ViewRunner:
                 }
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
-        return PreparedImage(file, crops, converted=converted)
+        return PreparedImage(file, crops, converted=converted, jpegs=jpegs)
 
     def run_batch(
         self, batch: Sequence[PreparedImage], targets: Sequence[Labels] | None = None
@@ -217,12 +225,14 @@ class ResultCollector:
     Attributes:
         skipped: (file, reason) pairs of the images that could not be read.
         grid: the size of the maps, (h, w); (0, 0) before the first batch.
+        jpegs: the bytes of the images that were read, by quality.
     """
 
     def __init__(self, runner: ViewRunner, expected: Sequence[Path]) -> None:
         """``expected`` are the files to come, in order; their classes decide which baseline there can be."""
         self.skipped: list[tuple[str, str]] = []
         self.grid = (0, 0)
+        self.jpegs = {spec.name: NOTHING for spec in runner.specs if runner.stage == "before_crop"}
         self._runner = runner
         self._expected = expected
         self._truth = np.array([runner.truths[file] for file in expected], np.int32)
@@ -234,23 +244,65 @@ class ResultCollector:
         self._ceiling = unknown_columns(len(expected))
         self._baseline = open_baseline(self._truth)
 
-    def add(self, batch: Sequence[PreparedImage]) -> None:
-        """Run a batch and keep its results; raises as ``ViewRunner.run_batch``."""
-        self.skipped += [(str(image.file), image.reason) for image in batch if not image.crops]
-        rows = self._added + np.flatnonzero([bool(image.crops) for image in batch])
+    @property
+    def added(self) -> int:
+        """The number of files whose results are there."""
+        return self._added
+
+    def add(self, batch: Sequence[PreparedImage]) -> Arrays:
+        """Run a batch and keep its results; return them for ``restore``. Raises as ``ViewRunner.run_batch``."""
+        skipped = [(str(image.file), image.reason) for image in batch if not image.crops]
+        start = self._added
+        maps = self._run(batch, start + np.flatnonzero([bool(image.crops) for image in batch]))
+        self.skipped += skipped
         self._added += len(batch)
+        columns = {name: column[start : self._added] for name, column in self._all_columns().items()}
+        jpegs = pack_json({name: astuple(jpegs) for name, jpegs in self.jpegs.items()})  # of all images so far
+        return {**columns, "maps": maps, "skipped": pack_json(skipped), "jpegs": jpegs}
+
+    def restore(self, results: Arrays) -> None:
+        """Keep the results of the next batch, which ``add`` has returned in an interrupted run."""
+        rows = self._added + np.flatnonzero(results["read"])
+        count = len(results["read"])
+        for name, column in self._all_columns().items():
+            column[self._added : self._added + count] = results[name]
+        self.skipped += [(file, reason) for file, reason in unpack_json(results["skipped"])]
+        self.jpegs = {name: JpegBytes(*jpegs) for name, jpegs in unpack_json(results["jpegs"]).items()}
+        self._added += count
+        if len(rows):
+            self._add_maps(results["maps"], rows)
+
+    def _add_maps(self, maps: Map, rows: NDArray[np.int64]) -> None:
+        self._baseline.add(maps, rows)
+        self.grid = maps.shape[1], maps.shape[2]
+
+    def _all_columns(self) -> dict[str, NDArray[Any]]:
+        """Return every column [expected] by a name of its own."""
+        columns: dict[str, NDArray[Any]] = {"read": self._read, "converted": self._converted}
+        columns |= {f"ceiling.{name}": column for name, column in self._ceiling.items()}
+        for number, view in enumerate(self._columns):
+            columns |= {f"{number}.{name}": getattr(view, name) for name in _ARRAYS}
+            columns |= {f"{number}.similarity.{name}": column for name, column in view.similarity.items()}
+            columns |= {f"{number}.faithfulness.{name}": column for name, column in view.faithfulness.items()}
+        return columns
+
+    def _run(self, batch: Sequence[PreparedImage], rows: NDArray[np.int64]) -> Map:
+        """Run the readable images of a batch, whose places are ``rows``, fill their columns, and return their first maps."""
         if not len(rows):
-            return
+            return np.zeros((0, 0, 0), np.float32)
         outputs, near = self._runner.run_batch([image for image in batch if image.crops])
         first = outputs[0]
         for number, (columns, output) in enumerate(zip(self._columns, outputs, strict=True)):
             _fill(columns, rows, output, first if number else None)
         if near is not None:
             _fill_similarity(self._ceiling, rows, first, near)
-        self._baseline.add(first.maps, rows)
+        self._add_maps(first.maps, rows)
         self._read[rows] = True
         self._converted[rows] = [image.converted for image in batch if image.crops]
-        self.grid = first.maps.shape[1], first.maps.shape[2]
+        for image in batch:
+            if image.crops:
+                self.jpegs = {name: jpegs + image.jpegs[name] for name, jpegs in self.jpegs.items()}
+        return first.maps
 
     def files(self) -> list[Path]:
         """Return the files that were read, in order."""
@@ -266,10 +318,9 @@ class ResultCollector:
 
     def columns(self) -> tuple[ViewColumns, ...]:
         """Return the results of every view."""
-        arrays = [column.name for column in fields(ViewColumns) if column.name not in ("similarity", "faithfulness")]
         return tuple(
             ViewColumns(
-                **{name: getattr(columns, name)[self._read] for name in arrays},
+                **{name: getattr(columns, name)[self._read] for name in _ARRAYS},
                 similarity=self._of_read(columns.similarity),
                 faithfulness=self._of_read(columns.faithfulness),
             )

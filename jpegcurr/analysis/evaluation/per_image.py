@@ -1,13 +1,16 @@
 """Per-image outcomes of models on a validation set, in the order of the file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jpegcurr.analysis.evaluation.image_set import ImageLoader
+from jpegcurr.analysis.evaluation.jpeg_bytes import NOTHING, JpegBytes
 from jpegcurr.analysis.evaluation.qualities import batches_at
+from jpegcurr.analysis.journal import Part, pack_json, unpack_json
 from jpegcurr.analysis.stats import Flags, calibration_error
 from jpegcurr.runtime import Runtime, World
 from jpegcurr.training.data.sampling import Loader
@@ -61,6 +64,7 @@ def observe(
     runtime: Runtime,
     on_images: Callable[[int], None] | None = None,
     *,
+    kept: Part,
     loss: str = "cross_entropy",
     groups: Sequence[Sequence[int]] | None = None,
     qualities: Sequence[int | None] = (None,),
@@ -70,20 +74,38 @@ def observe(
     There is one list, of an entry for each model, for each of ``qualities``: see ``batches_at``.
 
     Every process must call it, and each gets all outcomes. Images with a negative label are left out: they cannot be read.
-    ``on_images`` is called after every batch with its number of images, times the models. ``loss`` is that of
-    ``image_losses``. The probabilities of outputs in one of ``groups`` are added; labels are then numbers of groups.
+    ``on_images`` is called after every batch with its number of images, times the models; not for those that are ``kept`` of an
+    interrupted pass. ``loss`` is that of ``image_losses``. The probabilities of outputs in one of ``groups`` are added; labels
+    are then numbers of groups.
     """
-    parts: list[list[torch.Tensor]] = [[] for _ in qualities]
-    batches = batches_at(loader.at(0), qualities, runtime)
-    for number, (outputs, labels, targets) in enumerate(evaluate_batches(models, batches, runtime)):
+    unread: list[tuple[str, str]] = loader.unread if isinstance(loader, ImageLoader) else []
+    parts: list[torch.Tensor] = []  # of every batch, [qualities models columns images]
+    files = loader if isinstance(loader, ImageLoader) else None
+    for batch in kept.recovered():
+        parts.append(torch.from_numpy(batch["columns"]))
+        unread += [(name, reason) for name, reason in unpack_json(batch["unread"])]
+        if files is not None:
+            files.read = JpegBytes(*unpack_json(batch["read"]))
+    noted = len(unread)
+    batches = loader.at(0, len(parts)) if len(parts) < len(loader) else iter(())
+    of_batch: list[torch.Tensor] = []
+    for outputs, labels, targets in evaluate_batches(models, batches_at(batches, qualities, runtime), runtime):
         logits = outputs if groups is None else [add_probabilities(of_model, groups) for of_model in outputs]
         losses = [image_losses(loss, of_model, labels, targets) for of_model in logits]
-        columns = [_columns(*of_model, labels) for of_model in zip(logits, losses, strict=True)]
-        parts[number % len(qualities)].append(torch.stack(columns).cpu())
+        of_batch.append(torch.stack([_columns(*of_model, labels) for of_model in zip(logits, losses, strict=True)]).cpu())
+        images = len(labels) * len(models)
+        if len(of_batch) == len(qualities):
+            parts.append(torch.stack(of_batch))
+            of_batch = []
+            read = NOTHING if files is None else files.read  # of all images so far
+            reasons = pack_json(unread[noted:])
+            values = {"columns": parts[-1].numpy(), "unread": reasons, "read": pack_json(astuple(read))}
+            kept.append(images * len(qualities), values)
+            noted = len(unread)
         if on_images:
-            on_images(len(labels) * len(models))
-    none = torch.zeros(len(models), COLUMNS, 0, dtype=torch.float64)
-    gathered = [_gather(torch.cat([none, *of_quality], dim=2), runtime.world) for of_quality in parts]
+            on_images(images)
+    mine = torch.cat(parts, dim=3) if parts else torch.zeros(len(qualities), len(models), COLUMNS, 0, dtype=torch.float64)
+    gathered = [_gather(of_quality, runtime.world) for of_quality in mine]
     return [[_outcomes(columns[:, columns[0] >= 0]) for columns in of_quality] for of_quality in gathered]
 
 

@@ -57,7 +57,7 @@ def apply_at_once(images: torch.Tensor, layer: Layer, fill: Sequence[int], inter
         fill=np.array(fill, np.uint8).reshape(3, 1, 1),
     )
     if len(tables):
-        _look_up(images, tables, sent)
+        _map_levels(images, tables, sent)
     if len(blends):
         _blend(images, blends, sent)
     most = max(_MOST_TAPS // (16 * height * width), 1)
@@ -116,7 +116,7 @@ def _tables_of(samples: _Samples) -> NDArray[np.uint8]:
     return tables.numpy()
 
 
-def _look_up(images: torch.Tensor, samples: _Samples, sent: _Sent) -> None:
+def _map_levels(images: torch.Tensor, samples: _Samples, sent: _Sent) -> None:
     """Replace every level by its entry in a table, of which each sample has one for each channel: [k 256 3]."""
     rows, numbers = images.permute(0, 2, 3, 1), sent["tabled"]
     levels = rows[numbers].flatten(1, 2).long()

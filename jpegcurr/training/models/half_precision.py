@@ -5,6 +5,9 @@ the layer scale to the end of a block, since a float32 ``gamma`` makes the produ
 kernel of its own. Here the LayerNorms are timm's fast ones, which compute in float32 and read and write the lower
 precision, ``gamma`` has that precision too, and the small parameters are cast together. Compiled code has no use
 for this: it fuses the casts.
+
+The gradient of global average pooling is the same for all pixels, so it has no layout, and torch computes the last stage's
+gradients in NCHW. Here they are put into channels_last, that of all other stages, where they begin.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +15,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm, LayerNorm2d
+from timm.layers import LayerNorm, LayerNorm2d, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXtBlock
 from torch.func import functional_call
 
+from jpegcurr.runtime import Runtime
+
 _Norm = LayerNorm | LayerNorm2d
 _PRODUCTS = (torch.nn.Linear, torch.nn.Conv2d)
+
+
+def prepare_for_training(model: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
+    """Return ``model`` as training calls it on this device; see ``Runtime.prepare``."""
+    return runtime.prepare(HalfPrecisionForward(model, runtime.dtype) if runtime.eager_half else model)
 
 
 class HalfPrecisionForward(torch.nn.Module):
@@ -32,13 +42,14 @@ class HalfPrecisionForward(torch.nn.Module):
         self.model, self.dtype = model, dtype
         self._names = list(_small_parameters(model))
         self._norms = [module for module in model.modules() if isinstance(module, _Norm)]
+        self._pools = [module for module in model.modules() if isinstance(module, SelectAdaptivePool2d)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the model's output."""
         parameters = {name: self.model.get_parameter(name) for name in self._names}
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         cast = dict(zip(trained, _Cast.apply(self.dtype, *trained.values()), strict=True)) if trained else {}
-        with _fast(self._norms):
+        with _fast(self._norms), _channels_last_gradients(self._pools):
             output: torch.Tensor = functional_call(self.model, cast, (images,))
         return output
 
@@ -65,6 +76,26 @@ def _fast(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
         yield
     finally:
         _set_fast(norms, before)
+
+
+@contextmanager
+def _channels_last_gradients(pools: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Let the gradients of what ``pools`` get be in channels_last."""
+    handles = [pool.register_forward_pre_hook(_hook_gradient) for pool in pools]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook_gradient(_pool: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    if inputs[0].requires_grad and inputs[0].dim() == 4:
+        inputs[0].register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
+
+
+def _in_channels_last(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def _set_fast(norms: Sequence[torch.nn.Module], values: Sequence[object]) -> None:
