@@ -63,6 +63,14 @@ ValShareOption = Annotated[
 TestShareOption = Annotated[
     float | None, typer.Option("--test", metavar="SHARE", help="Draw this share of every class for test.")
 ]
+MergeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS=OUTPUT,OUTPUT;...",
+        help="Judge by fewer classes: the probabilities of a model's outputs in each are added. Name every output once: "
+        "'negative=amb_neg,negative;positive=amb_pos,positive'.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that supports it.")

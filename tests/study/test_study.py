@@ -21,7 +21,7 @@ import torch._dynamo
 import yaml
 from forked import PYTHON
 from safetensors.torch import load_file
-from samples import encode_all, image, tiny_recipe
+from samples import encode_all, image, tiny_recipe, tiny_tree
 from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
@@ -210,6 +210,20 @@ def test_maps_and_lists_of_overrides_mean_the_same(betons: Path) -> None:
     assert (clean.schedule.lr, clean.schedule.min_lr, clean.schedule.warmup_epochs, clean.ema.decay) == (1e-5, 1e-6, 0, 0.5)
     assert swap.model_copy(update={"schedule": clean.schedule, "batch": clean.batch}) == clean
     assert swap.schedule.lr == 0.5
+
+
+def test_an_arm_has_only_the_data_that_it_uses(betons: Path) -> None:
+    """The base recipe may name the data of all arms; a set that none uses is an error, as in a recipe."""
+    data = tiny_tree(betons)["data"]
+    drawn = {"train": {"beton": str(betons / "train-source.beton"), "quality": [20, 95]}}
+    trunk = load_study(write_study(betons)).trunks[0].name
+    curricula = arms(drawn={"set": ["curriculum=" + PHASES.format("clean", "drawn")]})
+    study = load_study(write_study(betons, base={"data": data | {"drawn": drawn}, "evaluate": []}, arms=curricula))
+    assert [set(recipe.data) for recipe in study.recipes.values()] == [{"clean"}, {"clean", "q50"}, {"clean", "drawn"}]
+    assert study.trunks[0].arms == ("clean", "swap", "drawn")
+    assert study.trunks[0].name == trunk, "a study that has begun keeps its trunks"
+    with pytest.raises(RecipeError, match=r"base\.yaml: data\.drawn is used in no arm: name it in a phase or in evaluate"):
+        load_study(write_study(betons, base={"data": data | {"drawn": drawn}}))
 
 
 def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
