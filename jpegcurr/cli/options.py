@@ -75,7 +75,10 @@ DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cu
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that supports it.")
 ]
-CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the model with torch.compile; on a GPU that is the default."),
+]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
 ToOption = Annotated[
     list[str] | None,
