@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ echo "0,10" >> $out/log.csv
 echo "1,$((70 + gain + seed * seed)).$seed" >> $out/log.csv
 """
 ARMS: dict[str, Any] = {"clean": {"data": "clean"}, "q50": {"data": "q50"}}
+TIMM_TRAIN = os.path.abspath(os.environ.get("TIMM_TRAIN", ""))  # before a test changes the working directory
 
 
 def write(**changes: Any) -> Path:
@@ -281,13 +283,65 @@ def test_the_test_over_seeds_is_the_paired_one() -> None:
     assert (comparison.verdict, comparison.spread) == ("no detectable difference", 0.0), "rounding is no spread"
 
 
-def test_the_study_of_the_readme_is_read_as_written() -> None:
+def write_example(name: str) -> Path:
+    """Write the study file of the README whose comment begins with ``name``."""
     readme = (Path(jpegcurr.study.__file__).parent / "README.md").read_text()
-    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "theirs.yaml" in block)
-    Path("theirs.yaml").write_text(block)
-    study = load_command_study(Path("theirs.yaml"))
+    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if block.startswith(f"# {name}"))
+    path = Path(name)
+    path.write_text(block)
+    return path
+
+
+def test_the_study_of_the_readme_is_read_as_written() -> None:
+    study = load_command_study(write_example("theirs.yaml"))
     tasks = list_command_tasks(study)
     assert [task.name for task in tasks][:3] == ["clean/seed-0", "q50/seed-0", "clean/seed-1"]
     words = "python train.py data/q50 --seed 0 --lr 1e-3 --output out/runs/q50/seed-0"
     assert study.command(tasks[1], Path("out")) == words.split()
     assert study.metric_file(tasks[1], Path("out")) == Path("out/runs/q50/seed-0/summary.csv")
+
+
+def last_losses() -> Mapping[tuple[str, str], float]:
+    """Return the last validation loss in the ``summary.csv`` of every run, by arm and folder."""
+    losses = {}
+    for file in sorted(Path("out/runs").glob("*/*/run/summary.csv")):
+        head, *_, last = csv.reader(file.read_text().splitlines())
+        losses[file.parts[2], file.parts[3]] = float(last[head.index("eval_loss")])
+    return losses
+
+
+@pytest.mark.skipif("TIMM_TRAIN" not in os.environ, reason="timm's wheel has no train.py: set TIMM_TRAIN to a copy")
+def test_the_training_script_of_timm_is_studied_as_in_the_readme(photos: Path) -> None:
+    """Its metric is the loss here: the top-1 of 16 images is often the same for all seeds, and then there is no test."""
+    import torch
+
+    assert command(f"encode {photos} --quality source --quality 50 --to folder --output images -q") == 0
+    # Releases without --device take it from a file of settings, as do those with it.
+    Path("settings.yaml").write_text(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
+    small = "--model test_convnext --num-classes 4 --img-size 32 --epochs 2 -b 16 --workers 0 --no-prefetcher -c settings.yaml"
+    study = load_command_study(write_example("timm.yaml"))
+    words = study.config.command.replace("python train.py", f"{shlex.quote(PYTHON)} {shlex.quote(TIMM_TRAIN)}")
+    options = shlex.join(["--command", f"{words} {small}", "--metric", "{out}/run/summary.csv:eval_loss"])
+    assert command(f"study timm.yaml {options} --out out -q") == 0
+    losses = last_losses()
+    assert len(losses) == len(set(losses.values())) == 6, "arms and seeds differ"
+    for arm, quality in (("clean", "source"), ("q50", "50")):
+        settings = yaml.safe_load(Path(f"out/runs/{arm}/seed-1/run/args.yaml").read_text())
+        assert (settings["train_split"], settings["val_split"], settings["seed"]) == (f"train_{quality}", "val_source", 1)
+    known = json.loads(Path("out/study.json").read_text())
+    assert {(run["arm"], f"seed-{run['seed']}"): run["value"] for run in known["runs"]} == pytest.approx(losses, rel=1e-9)
+    clean, q50 = (np.array([losses[arm, f"seed-{seed}"] for seed in range(3)]) for arm in ("clean", "q50"))
+    (comparison,) = known["against_control"]
+    reference = ttest_rel(q50, clean)
+    interval = reference.confidence_interval(0.95)
+    numbers = [comparison[key] for key in ("difference", "spread", "p_value", "low", "high")]
+    expected = [(q50 - clean).mean(), (q50 - clean).std(ddof=1), reference.pvalue, interval.low, interval.high]
+    assert numbers == pytest.approx(expected, rel=1e-6)
+
+    # A run that was stopped: the same command trains it again, in the same folder, and no other.
+    for path in (Path("out/outcomes/q50/seed-2.json"), Path("out/runs/q50/.seed-2.ended.json")):
+        path.unlink()
+    assert command(f"study timm.yaml {options} --out out -q") == 0
+    rows = {file.parts[2:4]: len(file.read_text().splitlines()) for file in Path("out/runs").glob("*/*/run/summary.csv")}
+    assert rows == dict.fromkeys(losses, 3) | {("q50", "seed-2"): 6}
+    assert last_losses() == pytest.approx(losses, rel=1e-6), "the same seed gives the same run"
