@@ -262,6 +262,11 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int
             "made/.e.csv.journal",
         ),
         (
+            "evaluate one two --data betons/val-source.beton --data images --qualities source,20,10 --on-the-fly "
+            "--csv made/e.csv",
+            "made/.e.csv.journal",
+        ),
+        (
             "cam one images --qualities source,10 --metrics confidence --pictures 3 --limit 12 -o made/r.html",
             "made/.r.html.journal",
         ),
