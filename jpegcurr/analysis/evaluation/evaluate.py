@@ -14,7 +14,7 @@ from jpegcurr.analysis.evaluation.facts import describe_changes, evaluation_fact
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
 from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes, Measured, bytes_of, measure_sets
 from jpegcurr.analysis.evaluation.merge import Merge
-from jpegcurr.analysis.evaluation.naming import data_names, pass_name, quality_name, run_names
+from jpegcurr.analysis.evaluation.naming import data_names, pass_name, quality_names, run_names
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
 from jpegcurr.analysis.evaluation.qualities import EvaluationSet, plan_pass
 from jpegcurr.analysis.journal import Journal
@@ -376,8 +376,8 @@ def evaluate_runs(
                 if announce is not None:
                     names = run_names([(runs[other].path, runs[other].weights) for other in together])
                     shared = [datasets[other] for other in plan.columns]
-                    qualities = dict.fromkeys(quality_name(tested_quality(one), at_load(one)) for one in shared)
-                    quality = join_words(list(qualities)) if any(map(at_load, shared)) else ""
+                    named, remark = quality_names(dict.fromkeys((tested_quality(one), at_load(one)) for one in shared))
+                    quality = join_words(named) + remark if any(map(at_load, shared)) else ""
                     announce(pass_name(names, data_names(paths)[dataset.path], quality))
                 observed = observe(
                     models, of_set, runtime, on_images, kept=kept, loss=loss, groups=groups, qualities=plan.qualities
