@@ -86,7 +86,7 @@ def test_every_lever_changes_what_it_names(bench: ModuleType, options: Any) -> N
     assert [len(steps[f"batch {batch}"].args[1]) for batch in (2, 8)] == [2, 8]
     norms = [steps[name].args[0].model.stages[0].blocks[0].norm for name in ("base", "fast norm", "batch 8")]
     assert [norm._fast_norm for norm in norms] == [False, True, False]
-    assert isinstance(steps["gamma's dtype"].args[0].model.stages[0].blocks[0], bench.CastingBlock)
+    assert type(steps["gamma's dtype"].args[0].model.stages[0].blocks[0]).__name__ == "CastingBlock"
 
 
 def test_a_lever_that_cannot_run_is_skipped_by_name(

@@ -20,9 +20,9 @@ is the share of the time that the host spends waiting for batches; a GPU may be 
 ``synthetic`` then augments and mixes two batches of the images over and over; timm mixes in its collation, as train.py does.
 Every measurement is printed as it comes.
 
-``--levers`` measures the synthetic step without a recipe again, with one change at a time. ``gamma's dtype`` casts ConvNeXt's layer scale,
-which in float32 turns all later activations into float32 under autocast; ``fast norm`` is timm's, which keeps a layer norm in
-autocast's dtype. MFU is the share of the GPU's peak for dense layers that is used (``jpegcurr.training.flops``).
+``--levers`` measures the synthetic step without a recipe again, with one change at a time. ``gamma's dtype`` casts ConvNeXt's
+layer scale, which in float32 turns all later activations into float32 under autocast; ``fast norm`` is timm's, which keeps a
+layer norm in autocast's dtype. MFU is the share of the GPU's peak for dense layers that is used (``jpegcurr.training.flops``).
 """
 
 import statistics
@@ -180,7 +180,8 @@ def open_timm(data: Data, options: Options, runtime: Runtime) -> Callable[[], La
     model = runtime.place(timm.create_model(options.model, num_classes=data.classes, **paths))
     optimizer = create_optimizer_v2(model, "adamw", lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     mixing = recipe is not None and bool(recipe.mix.mixup or recipe.mix.cutmix)
-    step = Step(model, optimizer, runtime, SoftTargetCrossEntropy() if mixing else LabelSmoothingCrossEntropy(SMOOTHING))
+    smoothing = SMOOTHING if recipe is None else recipe.optim.label_smoothing
+    step = Step(model, optimizer, runtime, SoftTargetCrossEntropy() if mixing else LabelSmoothingCrossEntropy(smoothing))
     return partial(timm_epoch, open_timm_loader(model, data, options, runtime), step, options)
 
 
@@ -196,15 +197,12 @@ def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runti
         extra = {"re_prob": recipe.augment.erase, "re_mode": recipe.augment.erase_fill}
         if mix.mixup or mix.cutmix:
             extra["collate_fn"] = FastCollateMixup(
-                mix.mixup,
-                mix.cutmix,
-                None,
-                mix.prob,
-                mix.switch_prob,
-                "batch",
-                False,
-                recipe.optim.label_smoothing,
-                data.classes,
+                mixup_alpha=mix.mixup,
+                cutmix_alpha=mix.cutmix,
+                prob=mix.prob,
+                switch_prob=mix.switch_prob,
+                label_smoothing=recipe.optim.label_smoothing,
+                num_classes=data.classes,
             )
     loader = create_loader(
         create_dataset("", root=str(data.folder), split="train", search_split=False, is_training=True),
@@ -408,9 +406,8 @@ def describe(options: Options, runtime: Runtime, runs: int) -> str:
     model = f"{options.model} at {options.size}, batch {options.batch}, {runtime.reason}"
     policy = f", {options.policy}" if options.policy else ""
     if options.recipe is not None:
-        policy += (
-            f", erasing {options.recipe.augment.erase:g}, mixing {options.recipe.mix.mixup:g} and {options.recipe.mix.cutmix:g}"
-        )
+        mix = options.recipe.mix
+        policy += f", erasing {options.recipe.augment.erase:g}, mixup {mix.mixup:g}, cutmix {mix.cutmix:g}"
     loading = f"{options.interpolation}{policy}, {options.workers} workers"
     return f"{model}; {loading}; {options.steps} steps after {WARM_UP}, {runs} runs after one warm-up"
 
