@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Betons of the GPU check: a folder's images, as often as needed, as source files and at quality 50; and a validation set."""
+"""Betons of the GPU check: a folder's images, as often as needed, as source files and at quality 50."""
 
 import argparse
 from pathlib import Path
@@ -12,16 +12,15 @@ from jpegcurr.errors import JpegcurrError
 
 
 def main() -> None:
-    """Write OUT/train-source.beton, train-q50.beton, val-source.beton and val-q50.beton."""
+    """Write OUT/train-source.beton and OUT/train-q50.beton."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="{train,val}/<class>/*")
+    parser.add_argument("folder", type=Path, help="<class>/*, or {train,val}/<class>/*, whose training images are taken")
     parser.add_argument("out", type=Path, help="folder for the betons")
-    parser.add_argument("--count", type=int, default=8192, help="training images; a quarter as many for validation (8192)")
+    parser.add_argument("--count", type=int, default=8192, help="images, some repeatedly if FOLDER has too few (8192)")
     arguments = parser.parse_args()
     try:
         with TemporaryDirectory(prefix="gpu-check-images-") as name:
-            for split, count in {"train": arguments.count, "val": arguments.count // 4}.items():
-                copy_images(arguments.folder, Path(name) / split, count)
+            copy_images(arguments.folder, Path(name) / "train", arguments.count)
             for path, manifest in encode_dataset(name, ["source", 50], arguments.out).items():
                 print(f"{path.name}: {manifest.images} images, {manifest.bytes_out / 1e6:.1f} MB", flush=True)
     except JpegcurrError as error:

@@ -114,17 +114,15 @@ def run(command: Sequence[str], complaint: str) -> str:
 
 
 def copy_jpegs(folder: Path, out: Path) -> int:
-    """Copy up to ``IMAGES`` JPEGs, evenly over the classes, to ``{train,val}/<class>/*``: a fifth for validation."""
+    """Copy up to ``IMAGES`` JPEGs of a folder, evenly over its classes, to ``<class>/*``; return their number."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         raise PackError(f"{folder} has no JPEGs. Give a folder with <class>/*.jpg of their native size.")
     chosen = [files[number * len(files) // min(IMAGES, len(files))] for number in range(min(IMAGES, len(files)))]
-    for number, file in enumerate(chosen):
-        target = out / ("val" if number % 5 == 4 else "train") / file.parent.name / file.name
+    for file in chosen:
+        target = out / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-    for name in {path.name for path in (out / "val").iterdir()} - {path.name for path in (out / "train").iterdir()}:
-        (out / "val" / name).rename(out / "train" / name)  # a class with one image here
     return len(chosen)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Photographs of native size as a labelled image folder: windows of those that scikit-image and scikit-learn ship.
 
-    photographs.py FOLDER     writes FOLDER/{train,val}/<class>/*.jpg, 180 images of up to 500 x 375 pixels
+    photographs.py FOLDER     writes FOLDER/<class>/*.jpg, 180 images of up to 500 x 375 pixels
 
 ImageNet's images have 500 x 375 pixels on average. A class is one photograph, and its windows overlap: this is for measuring
 speed, not accuracy.
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from demo_data import GREY, PHOTOGRAPHS, find_photograph
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 92
-WINDOWS = {"train": 8, "val": 2}  # of every photograph
+WINDOWS = 10  # of every photograph
 
 
 def write_photographs(folder: Path) -> int:
@@ -28,14 +28,13 @@ def write_photographs(folder: Path) -> int:
         with Image.open(find_photograph(path)) as file:
             photograph = file.convert("RGB")
         width, height = min(WIDTH, photograph.width), min(HEIGHT, photograph.height)
-        for split, count in WINDOWS.items():
-            (folder / split / name).mkdir(parents=True)
-            for window in range(count):
-                left = int(random.integers(0, photograph.width - width + 1))
-                top = int(random.integers(0, photograph.height - height + 1))
-                box = (left, top, left + width, top + height)
-                photograph.crop(box).save(folder / split / name / f"{window}.jpg", quality=QUALITY)
-    return len(list(folder.glob("*/*/*.jpg")))
+        (folder / name).mkdir(parents=True)
+        for window in range(WINDOWS):
+            left = int(random.integers(0, photograph.width - width + 1))
+            top = int(random.integers(0, photograph.height - height + 1))
+            box = (left, top, left + width, top + height)
+            photograph.crop(box).save(folder / name / f"{window}.jpg", quality=QUALITY)
+    return len(list(folder.glob("*/*.jpg")))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent
-BETONS = ("betons/train-source.beton", "betons/train-q50.beton", "betons/val-source.beton")
+BETONS = ("betons/train-source.beton", "betons/train-q50.beton")
 
 Metrics = dict[str, float]
 
@@ -69,7 +69,7 @@ def plan(folder: Path | None, device: str) -> list[Step]:
 
     tests = ["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-c", str(TOOLS.parent / "pyproject.toml")]
     photographs = Step("photographs", 5, [str(TOOLS / "gpu" / "photographs.py"), "images"], lines=False)
-    source, q50, val = BETONS
+    source, q50 = BETONS
     return [
         *([] if folder else [photographs]),
         Step("images", 20, [str(TOOLS / "gpu" / "betons.py"), images, "betons", *options["images"]], (images,), lines=False),
@@ -80,7 +80,7 @@ def plan(folder: Path | None, device: str) -> list[Step]:
         bench("kernels", 60, "step.py", images, *on, files=(images,)),
         bench("loader", 45, "loader.py", source, q50, *workers, files=(source, q50)),
         bench("loader and step", 45, "train.py", images, *on, *workers, files=(images,)),
-        bench("run", 60, "whole_run.py", source, val, *on, files=(source, val)),
+        bench("run", 60, "whole_run.py", source, source, *on, files=(source,)),
         bench("timm", 40, "train.py", images, *on, *workers, files=(images,)),
         bench("exact JPEG", 40, "jpeg.py", images, *on, files=(images,)),
     ]
