@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,7 +120,7 @@ def test_every_command_exists_and_accepts_its_options(tool: ModuleType, device: 
         if script.endswith(".py"):
             text = Path(script).read_text() + shared
             assert all(f'"{option}"' in text for option in options if option.startswith("--")), one.name
-            overrides = [value for option, value in zip(options, options[1:], strict=False) if option == "--set"]
+            overrides = [value for option, value in pairwise(options) if option == "--set"]
             if "--recipe" in options:
                 load_recipe(find_recipe(options[options.index("--recipe") + 1]), overrides)
     assert any(word.endswith("test_train.py") for word in steps["tests"].command)
