@@ -1,7 +1,6 @@
 """The packages that the GPU check needs: jpegcurr's own, in the versions of pyproject.toml, and those of its steps."""
 
 import re
-import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -76,7 +75,6 @@ def lacking(*, photographs: bool) -> list[str]:
 
 def lacking_library() -> list[str]:
     """Return a phrase if libturbojpeg cannot be loaded, with the ways to get it."""
-    sys.path.insert(0, str(ROOT))
     from jpegcurr.training.data.turbojpeg import load_library
 
     try:

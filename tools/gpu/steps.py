@@ -1,6 +1,5 @@
 """The steps of the GPU check, in order: what each runs, its share of the time, and where its metrics come from."""
 
-import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -61,8 +60,10 @@ class Step:
 
 def plan(folder: Path | None, device: str) -> list[Step]:
     """Return the steps; the shares are seconds of twelve minutes. ``folder`` None: photographs that packages ship."""
+    from jpegcurr.system import available_cpus  # not before it is known that nothing lacks
+
     images, options = str(folder or "images"), {name: shlex.split(text) for name, text in OPTIONS[device].items()}
-    on, workers = ["--device", device], ["--workers", str(min(16, len(os.sched_getaffinity(0))))]
+    on, workers = ["--device", device], ["--workers", str(min(16, available_cpus()))]
 
     def bench(name: str, share: int, program: str, *arguments: str, files: tuple[str, ...] = ()) -> Step:
         return Step(name, share, [str(TOOLS / "bench" / program), *arguments, *options[name]], files)
@@ -75,8 +76,8 @@ def plan(folder: Path | None, device: str) -> list[Step]:
         Step("images", 20, [str(TOOLS / "gpu" / "betons.py"), images, "betons", *options["images"]], (images,), lines=False),
         bench("ceilings", 20, "ceilings.py", *on),
         Step("tests", 60, [*tests, *gpu_tests()], lines=False, read_metrics=count_tests),
-        bench("the recipe's step", 120, "step.py", images, *on, files=(images,)),
-        bench("levers", 200, "step.py", images, *on, files=(images,)),
+        bench("the recipe's step", 190, "step.py", images, *on, files=(images,)),
+        bench("levers", 130, "step.py", images, *on, files=(images,)),
         bench("kernels", 60, "step.py", images, *on, files=(images,)),
         bench("loader", 45, "loader.py", source, q50, *workers, files=(source, q50)),
         bench("loader and step", 45, "train.py", images, *on, *workers, files=(images,)),
