@@ -3,6 +3,19 @@
 import timm
 import torch
 
+# The module of a network of one's own, ``nets.py:build``, which a command imports: its maps have 5x5 cells.
+FACTORY = """import timm
+import torch
+
+
+def build():
+    torch.manual_seed(0)
+    model = timm.create_model("test_convnext", num_classes=7)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+"""
+
 
 def network(name: str = "test_convnext", **options: object) -> torch.nn.Module:
     torch.manual_seed(0)

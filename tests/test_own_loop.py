@@ -1,5 +1,6 @@
 """Loops of one's own over the public API, and the examples of ``recipes/own_loop``."""
 
+import json
 import logging
 import re
 from importlib.util import module_from_spec, spec_from_file_location
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+from forked import PYTHON
+from networks import FACTORY
 from safetensors.torch import load_file
 from samples import LOADERS, image, tiny_recipe, write_beton
 
@@ -340,3 +343,35 @@ def test_timms_parts_train_through_a_swap(
     torch.manual_seed(0)
     untrained = timm.create_model("test_convnext", num_classes=4).state_dict()
     assert not any(torch.equal(trained[name], untrained[name]) for name in trained if "weight" in name)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::DeprecationWarning:zmq")
+def test_the_notebook_runs_and_agrees_with_predict(photos: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run it as it is written, but for the model, whose maps have more cells than those of the tiny run."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(EXAMPLES / "one_picture.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(notebook.cells) <= 12
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "outputs are stripped"
+    assert "one_picture.ipynb" in (EXAMPLES / "README.md").read_text()
+    assert code[0].source.count("runs/two_phase") == 1
+    code[0].source = code[0].source.replace("runs/two_phase", "nets.py:build")
+    Path("nets.py").write_text(FACTORY)
+    Path("data").mkdir()
+    Path("data/imagenet").symlink_to(photos)
+    kernel = Path("jupyter/kernels/python3/kernel.json")
+    kernel.parent.mkdir(parents=True)
+    words = [PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": words, "display_name": "Python 3", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(Path("jupyter").resolve()))
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in code]
+    pictures = [any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in code]
+    assert pictures == [False, True, True, False, True, False]
+    assert f"source: {Path('data/imagenet/val/cat/00.jpg').stat().st_size:,} bytes" in printed[1]
+    model = jpegcurr.load_model("nets.py:build", cpu)
+    ((name, share), *_) = next(jpegcurr.predict_images(model, ["data/imagenet/val/cat/00.jpg"], cpu)).top
+    assert f"source: {name} {share:.1%}" in printed[3]
+    assert printed[5].count("correlation with the map at source 0.") + printed[5].count("source 1.") == 3

@@ -32,7 +32,7 @@ def main() -> None:
 
     keep_freed_memory()
     runtime = resolve_runtime("auto")
-    compare_cams([load_run(run, runtime, "raw")], images, parse_specs(["source", "50"]), runtime, on_images=on_images)
+    compare_cams([load_run(run, runtime, "raw")], images, parse_specs(["source", "50"]), runtime, progress=on_images)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from jpegcurr.cli.board import board
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.convert import convert
+from jpegcurr.cli.demo import demo
 from jpegcurr.cli.encode import encode
 from jpegcurr.cli.evaluate import evaluate
 from jpegcurr.cli.export import export
@@ -27,6 +28,7 @@ from jpegcurr.cli.help import WIDEST, Command
 from jpegcurr.cli.inspect import inspect
 from jpegcurr.cli.models import models
 from jpegcurr.cli.predict import predict
+from jpegcurr.cli.preview import preview
 from jpegcurr.cli.push import push
 from jpegcurr.cli.recipe import recipe
 from jpegcurr.cli.runs import runs
@@ -64,7 +66,8 @@ def _command() -> Callable[..., object]:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        code = _command()(args=arguments, prog_name="jpegcurr", standalone_mode=False, obj=given)
         sys.stdout.flush()
     except (JpegcurrError, typer.TyperException) as error:
         if not _is_reported_elsewhere(error):
@@ -131,6 +134,7 @@ def _handle_top(
 
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
+    (preview, "Show images at JPEG qualities, and what each costs."),
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (split, "Draw train, val and test splits of images, by class."),
     (convert, "Convert what encode wrote into other formats."),
@@ -142,6 +146,7 @@ for command, summary in (
     (evaluate, "Measure and compare runs at JPEG qualities."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
+    (demo, "Show one picture at any JPEG quality, as a model sees it."),
     (channels, "Compare channel activations between JPEG qualities."),
     (recipe, "List the fields of recipes, or print a shipped one."),
     (models, "List pretrained classifiers, or the roadmap to ConvNeXt."),

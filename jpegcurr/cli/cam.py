@@ -28,9 +28,11 @@ from jpegcurr.cli.options import (
     parse_settings,
     parse_specs,
 )
+from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import err, out, progress_bar
 from jpegcurr.errors import UsageError, warn_renamed
 from jpegcurr.system import keep_freed_memory
+from jpegcurr.text import join_words
 
 COMPARED = ["source", "50"]  # qualities, if none are given
 
@@ -90,6 +92,7 @@ def cam(
     factory: FactoryOption = None,
     device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
+    resume: ResumeOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -121,38 +124,41 @@ def cam(
             raise UsageError(f"{run} is given twice, and a model cannot be compared with itself. Give each once.")
     specs = parse_specs(qualities or COMPARED)
     lock_outputs(context, dict.fromkeys(report_files(output)[1:], "-o"))
-    refuse_existing(report_files(output), force=force)
+    written = report_files(output)
+    refuse_existing(written, force=may_replace(written, resume=resume, force=force))
     find_method(method)
     measured = [name.strip() for name in metrics.split(",")] if metrics is not None else []
     find_metrics(measured)
     keep_freed_memory()
-    runtime = resolve_runtime(device)
-    runs = load_classifiers(run_folders, runtime, weights, parse_settings(checkpoint, mean, std, size, class_names, factory))
-    with progress_bar("img", quiet=quiet) as bar:
-        study = compare_cams(
-            runs,
-            images,
-            specs,
-            runtime,
-            layer=layer,
-            method=method,
-            labels=labels,
-            target_rule=target_rule,
-            limit=limit,
-            pictures=pictures,
-            seed=seed,
-            metrics=measured,
-            max_pixels=max_pixels,
-            on_images=lambda done, total: bar.update("cam", done, total),
-        )
-    report = write_report(study, output)
-    for name, reason in study.skipped:
-        err.print(f"skipped: {name}: {reason}", markup=False)
-    if as_json:
-        out.print_json(json.dumps({"report": str(output), **report_values(report)}))
-        return
-    for sentence in report.summary:
-        out.print(sentence, markup=False)
-    for sentence in filter(None, (study.unknown, describe_converted(study))):
-        out.print(sentence, markup=False)
-    out.print(f"{output}", markup=False)
+    with journal_beside(context, written, resume=resume, force=force) as journal:
+        runtime = resolve_runtime(device)
+        settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
+        runs = load_classifiers(run_folders, runtime, weights, settings)
+        with progress_bar(quiet=quiet) as bar:
+            bar.begin(f"comparing maps of {join_words([run.name or str(run) for run in run_folders])}")
+            study = compare_cams(
+                runs,
+                images,
+                specs,
+                runtime,
+                layer=layer,
+                method=method,
+                labels=labels,
+                target_rule=target_rule,
+                limit=limit,
+                pictures=pictures,
+                seed=seed,
+                metrics=measured,
+                max_pixels=max_pixels,
+                progress=show_from(journal, bar, quiet=quiet),
+                journal=journal,
+            )
+        report = write_report(study, output)
+        for name, reason in study.skipped:
+            err.print(f"skipped: {name}: {reason}", markup=False)
+        if as_json:
+            out.print_json(json.dumps({"report": str(output), **report_values(report)}))
+            return
+        for sentence in (*report.summary, study.unknown, describe_converted(study), str(output)):
+            if sentence:
+                out.print(sentence, markup=False)

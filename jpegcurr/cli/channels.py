@@ -107,8 +107,8 @@ def channels(
         check_prunable(loaded, arms, runtime, pruned_layers, sizes)
     chosen = split_images(arms[0].beton.labels, seed or 0) if sizes else None
     total = len(arms) * len(arms[0].beton)
-    with progress_bar("img", quiet=quiet) as bar:
-        on_images = bar.counter("channels", total)
+    with progress_bar(quiet=quiet) as bar:
+        on_images = bar.counter("comparing channels", total)
         study = study_channels(loaded, arms, runtime, layers=layers, loader=loader, chosen=chosen, on_images=on_images)
         pruned = []
         if chosen is not None:
@@ -122,7 +122,7 @@ def channels(
                 layers=pruned_layers,
                 seed=seed or 0,
                 loader=loader,
-                on_images=bar.counter("prune", total),
+                on_images=bar.counter("measuring without channels", total),
             )
     if csv is not None:
         write_text(csv, to_csv(study))

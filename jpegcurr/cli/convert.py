@@ -37,7 +37,7 @@ def convert(
     kinds = parse_formats(to)
     shard_bytes = parse_shard_size(shard_size, kinds)
     stopped = "stopped. Copied images are kept; to continue, give the same command with --resume."
-    with interruptible(stopped), progress_bar("img", quiet=quiet) as bar:
+    with interruptible(stopped), progress_bar(quiet=quiet) as bar:
         manifests = convert_output(
             src,
             kinds,
@@ -45,6 +45,6 @@ def convert(
             shard_bytes=shard_bytes,
             resume=resume,
             force=force,
-            on_sample=lambda done, total: bar.update("convert", done, total),
+            on_sample=lambda done, total: bar.update(f"converting {src.name}", done, total),
         )
     print_manifests(manifests, as_json=as_json)

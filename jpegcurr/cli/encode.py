@@ -28,7 +28,7 @@ from jpegcurr.cli.options import (
     parse_shard_size,
     parse_specs,
 )
-from jpegcurr.cli.terminal import Bar, err, out, print_table, progress_bar, show_log
+from jpegcurr.cli.terminal import err, out, print_table, progress_bar, show_log
 from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.system import keep_freed_memory
 from jpegcurr.text import duration, megabytes, sanitize
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import Filter, Resize
     from jpegcurr.encoding.sources.base import Source
     from jpegcurr.encoding.workers import Outcome
+    from jpegcurr.progress import Progress
 
 log = logging.getLogger("jpegcurr")
 
@@ -311,20 +312,21 @@ def interruptible(message: str) -> Iterator[None]:
 class EncodeBar:
     """Progress of ``encode_dataset`` on a bar, and its first failures in words."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: "Progress") -> None:
         self._bar, self._done, self._failed = bar, 0, 0
 
     def begin(self, source: "Source", done: int) -> None:
         """Begin a split, of which ``done`` images are already encoded."""
         self._done = done
         if done:
-            err.print(f"encode {source.split}: {done:,} of {len(source.items):,} images are already there", markup=False)
-        self._bar.update(f"encode {source.split}", done, len(source.items))
+            err.print(f"encoding {source.split}: {done:,} of {len(source.items):,} images are already there", markup=False)
+        self._bar.begin(f"encoding {source.split}")
+        self._bar.resume(done, len(source.items))
 
     def done(self, source: "Source", outcomes: "Sequence[Outcome]") -> None:
         """Count more images of the split, and print those that failed."""
         self._done += len(outcomes)
-        self._bar.update(f"encode {source.split}", self._done, len(source.items))
+        self._bar(self._done, len(source.items))
         for outcome in outcomes:
             if outcome.reason:
                 self._failed += 1
@@ -337,7 +339,7 @@ class EncodeBar:
 @contextmanager
 def encode_progress(*, quiet: bool) -> "Iterator[EncodeBar | None]":
     """Yield the watcher for ``encode_dataset``; None if ``quiet``."""
-    with progress_bar("img", quiet=quiet) as bar:
+    with progress_bar(quiet=quiet) as bar:
         yield None if quiet else EncodeBar(bar)
 
 

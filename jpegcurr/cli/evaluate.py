@@ -32,6 +32,7 @@ from jpegcurr.cli.options import (
     parse_qualities,
     parse_settings,
 )
+from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import out, print_table, progress_bar, show_log
 from jpegcurr.system import keep_freed_memory
 
@@ -79,6 +80,7 @@ def evaluate(
     loader: LoaderOption = "auto",
     device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
+    resume: ResumeOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -100,28 +102,32 @@ def evaluate(
     with joined(collective_backend()) as world:
         show_log(quiet=True, mute=not world.is_main)
         if world.is_main:
-            files.check(force=force)
+            files.check(force=may_replace(files.paths, resume=resume, force=force))
         keep_freed_memory()
-        runtime = resolve_runtime(device, world=world)
-        loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
         stage: Stage = "after_resize" if on_the_fly else "before_crop"
-        with progress_bar("img", quiet=quiet or not world.is_main) as bar:
-            results = evaluate_models(
-                loaded,
-                data,
-                chosen,
-                runtime=runtime,
-                labels=labels,
-                stage=stage,
-                loader=loader,
-                max_pixels=max_pixels,
-                merge=merge,
-                progress=lambda done, total: bar.update("evaluate", done, total),
-            )
-        if world.is_main:
-            pairs = compare_evaluations(results)
-            files.write(results, pairs)
-            print_evaluations(results, pairs, files.paths, as_json=as_json)
+        with journal_beside(context, files.paths, resume=resume, force=force, world=world) as journal:
+            runtime = resolve_runtime(device, world=world)
+            loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
+            with progress_bar(quiet=quiet or not world.is_main) as bar:
+                bar.begin("evaluating")
+                results = evaluate_models(
+                    loaded,
+                    data,
+                    chosen,
+                    runtime=runtime,
+                    labels=labels,
+                    stage=stage,
+                    loader=loader,
+                    max_pixels=max_pixels,
+                    merge=merge,
+                    progress=show_from(journal, bar, quiet=quiet or not world.is_main),
+                    announce=lambda name: bar.rename(f"evaluating {name}"),
+                    journal=journal,
+                )
+            if world.is_main:
+                pairs = compare_evaluations(results)
+                files.write(results, pairs)
+                print_evaluations(results, pairs, files.paths, as_json=as_json)
 
 
 def print_evaluations(

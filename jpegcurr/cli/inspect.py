@@ -35,9 +35,9 @@ def inspect(
     inspection = inspect_output(file) if other else inspect_beton(file)
     complaints = None
     if verify:
-        with progress_bar("img", quiet=quiet) as bar:
+        with progress_bar(quiet=quiet) as bar:
             verified = verify_output if other else verify_beton
-            complaints = list(verified(file, lambda done, total: bar.update("verify", done, total)))
+            complaints = list(verified(file, lambda done, total: bar.update(f"verifying {file.name}", done, total)))
     print_inspection(inspection, complaints, as_json=as_json)
     if complaints:
         first = "\n".join(f"  {complaint}" for complaint in complaints[:5])

@@ -26,6 +26,7 @@ from jpegcurr.cli.options import (
     lock_outputs,
     parse_settings,
 )
+from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import err, out, print_table, progress_bar
 from jpegcurr.errors import JpegcurrError
 from jpegcurr.system import keep_freed_memory
@@ -89,6 +90,7 @@ def predict(
     factory: FactoryOption = None,
     device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
+    resume: ResumeOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -112,24 +114,28 @@ def predict(
     files = find_labelled(images, labels)
     shown = (report, positive, threshold)
     outputs = Outputs(csv, submission, identity, raw_submission, sheet, sheet_limit, by_class, copy, confusion, *shown)
-    outputs.check(files.files, force=force)
-    runtime = resolve_runtime(device)
-    loaded = load_classifier(run, runtime, weights, settings=parse_settings(checkpoint, mean, std, size, class_names, factory))
-    with progress_bar("img", quiet=quiet) as bar:
-        summary = classify_files(
-            loaded,
-            files,
-            runtime,
-            outputs,
-            lambda done: bar.update("predict", done, len(files)),
-            keep=None if as_json else PRINTED,
-            max_pixels=max_pixels,
-            view=view,
-        )
-    if as_json:
-        out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
-    else:
-        print_predictions(summary, outputs.written())
+    outputs.check(files.files, force=may_replace(outputs.written(), resume=resume, force=force))
+    with journal_beside(context, outputs.written(), resume=resume, force=force) as journal:
+        runtime = resolve_runtime(device)
+        settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
+        loaded = load_classifier(run, runtime, weights, settings=settings)
+        with progress_bar(quiet=quiet) as bar:
+            bar.begin(f"classifying by {run.name or run}")
+            summary = classify_files(
+                loaded,
+                files,
+                runtime,
+                outputs,
+                show_from(journal, bar, quiet=quiet),
+                keep=None if as_json else PRINTED,
+                max_pixels=max_pixels,
+                view=view,
+                journal=journal,
+            )
+        if as_json:
+            out.print_json(json.dumps({**summary.as_dict(), "written": [str(path) for path in outputs.written()]}))
+        else:
+            print_predictions(summary, outputs.written())
     print_unread(summary)
     if len(summary.unread) == len(files):
         raise JpegcurrError(f"None of the {len(files)} files is a readable image.")

@@ -19,6 +19,7 @@ from jpegcurr.cli.completion import complete_study
 from jpegcurr.cli.options import CompileOption, DeviceOption, JsonOption, PlannedImagesOption, PrecisionOption, QuietOption
 from jpegcurr.cli.terminal import describe_failures, err, out, print_table, show_log
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
+from jpegcurr.progress import Lines, Nothing, Progress
 from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 from jpegcurr.text import duration
 
@@ -276,6 +277,9 @@ class Board:
     def __init__(self, study: "Study", tasks: "Sequence[Task]", folder: Path, live: Live | None, *, quiet: bool) -> None:
         self._study, self._tasks, self._folder, self._live, self._quiet = study, tasks, folder, live, quiet
         self._cells: dict[str, str] = {}
+        self._epochs: dict[str, float] = {}  # trained, by task
+        silent = quiet or live is not None
+        self._progress = Progress(Nothing() if silent else Lines(lambda line: err.print(line, markup=False)), "epochs")
         self._began = monotonic()
         self._drawn = -1.0
 
@@ -288,7 +292,14 @@ class Board:
             self._cells[task.name] = (
                 "done" if is_done(self._study, task, self._folder) else f"{epochs}/{task.last}" if epochs else "-"
             )
+            self._epochs[task.name] = max(0, min(epochs, task.last) - task.first)
+        self._progress.begin(self._study.name)
+        self._progress.resume(*self._count_epochs())
         self._draw()
+
+    def _count_epochs(self) -> tuple[float, int]:
+        """Return the epochs that are trained, and those of all tasks."""
+        return sum(self._epochs.values()), sum(task.last - task.first for task in self._tasks)
 
     def started(self, task: "Task") -> None:
         """Show that a task starts or resumes."""
@@ -299,12 +310,17 @@ class Board:
     def reached(self, task: "Task", epochs: float) -> None:
         """Show how many epochs of a task are done."""
         self._cells[task.name] = f"{max(epochs, task.first):.1f}/{task.last} ..."
+        self._epochs[task.name] = max(epochs - task.first, 0)
+        self._progress(*self._count_epochs())
         if monotonic() - self._drawn >= 0.5:
             self._draw()
 
     def ended(self, ended: "TaskResult") -> None:
         """Show that a task is done or has failed."""
         self._cells[ended.task.name] = ended.status
+        if ended.status == "done":
+            self._epochs[ended.task.name] = ended.task.last - ended.task.first
+            self._progress(*self._count_epochs())
         reason = f": {ended.reason}" if ended.reason else ""
         done = sum(cell == "done" for cell in self._cells.values())
         self._print_line(
@@ -324,7 +340,8 @@ class Board:
     def table(self) -> Table:
         """Return a table with a row for every arm and shared start, and a column for every seed."""
         done = sum(cell == "done" for cell in self._cells.values())
-        title = f"{self._study.name}: {done} of {len(self._tasks)} done, {duration(monotonic() - self._began)}"
+        facts = [f"{done} of {len(self._tasks)} done", duration(monotonic() - self._began)]
+        title = f"{self._study.name}: {', '.join([*facts, *self._progress.meter.describe_speed('epochs')])}"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         table.add_column("arm")
         for seed in self._study.seeds:

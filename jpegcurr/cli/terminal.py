@@ -6,28 +6,21 @@ Everything goes through ``SafeConsole``, so that no name or value of a user's da
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as LiveProgress
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from jpegcurr.progress import Progress, show_progress
 from jpegcurr.text import escape_json, sanitize, sanitize_lines
 
 if TYPE_CHECKING:
@@ -67,56 +60,10 @@ out = SafeConsole(highlight=False, soft_wrap=True, emoji=False, width=None if sy
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-class Bar:
-    """Progress through a known number of items: a live bar on a terminal, a line per tenth elsewhere."""
-
-    def __init__(self, progress: Progress | None, unit: str) -> None:
-        self._progress = progress
-        self._unit = unit
-        self._task = progress.add_task("", total=None) if progress else None
-        self._tenth = 0
-
-    def update(self, title: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done; a new title starts again from zero."""
-        if self._progress is not None and self._task is not None:
-            if self._progress.tasks[0].description != title:
-                self._progress.reset(self._task, total=total, description=title)
-            self._progress.update(self._task, completed=done)
-        elif 10 * done // total > self._tenth:
-            self._tenth = 10 * done // total % 10
-            err.print(f"{title}: {done}/{total} {self._unit}", markup=False)
-
-    def counter(self, title: str, total: int) -> Callable[[int], None]:
-        """Return a function that adds to the number of items done and shows it."""
-        done = 0
-
-        def add(more: int) -> None:
-            nonlocal done
-            done += more
-            self.update(title, done, total)
-
-        return add
-
-
-class _Speed(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        """Return the items per second over the last half minute."""
-        return Text(f"{task.speed:,.0f} {self._unit}/s" if task.speed else "")
-
-
-class _NoBar(Bar):
-    def update(self, title: str, done: int, total: int) -> None:
-        """Show nothing."""
-
-
 class StepBar:
     """An epoch of training, live: steps, mean loss so far, learning rate, speed, share of time spent waiting, time left."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: LiveProgress | None) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None, metrics="") if progress else None
         self._read_at = -1.0
@@ -144,22 +91,13 @@ def step_bar(*, quiet: bool = False) -> Iterator[StepBar]:
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
     metrics = TextColumn("{task.fields[metrics]}", markup=False)
-    with Progress(*columns, metrics, TimeRemainingColumn(), console=err, transient=True) as progress:
+    with LiveProgress(*columns, metrics, TimeRemainingColumn(), console=err, transient=True) as progress:
         yield StepBar(progress)
 
 
-@contextmanager
-def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Bar]:
-    """Show a bar on stderr while the block runs; a line per tenth if stderr is not a terminal."""
-    if quiet:
-        yield _NoBar(None, unit)
-        return
-    if not err.is_terminal:
-        yield Bar(None, unit)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Speed(unit))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as progress:
-        yield Bar(progress, unit)
+def progress_bar(unit: str = "images", *, quiet: bool = False) -> AbstractContextManager[Progress]:
+    """Show progress on stderr during a block; see ``jpegcurr.progress``."""
+    return show_progress(unit=unit, quiet=quiet, console=err)
 
 
 class _Lines(logging.Handler):

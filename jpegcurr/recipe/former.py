@@ -17,8 +17,8 @@ _FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
     ("optim", "layer_ids"): lambda optim: "contiguous" if optim.get("layer_decay") else "authors",
 }
 
-# What follows from the run where a recipe omits it (``fit``), and was the same for every run before. A resumed run keeps its own
-# values.
+# What follows from the run where a recipe omits it (``fit``), and was the same for every run before. A resumed run keeps the
+# values that it was started with.
 _FITTED = (("schedule", ("lr",)), ("schedule", ("warmup_epochs",)), ("ema", ("decay", "half_life")))
 _FORMER_DECAY = 0.9999  # of an average without decay and half_life
 

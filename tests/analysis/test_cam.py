@@ -285,7 +285,7 @@ def test_all_images_are_counted_and_a_few_are_shown(photos: Path, trained: Path,
     def run_study(**options: object) -> CamStudy:
         return compare_cams([run], photos / "val", SPECS[:2], cpu, layer="stages.1", **options)  # type: ignore[arg-type]
 
-    study = run_study(pictures=5, on_images=lambda done, total: progress.append((done, total)))
+    study = run_study(pictures=5, progress=lambda done, total: progress.append((done, total)))
     assert (len(study.names), len(study.columns[1].similarity["pearson"]), len(study.examples)) == (16, 16, 5)
     assert progress == [(16, 21), (21, 21)]
     pearson = study.columns[1].similarity["pearson"]

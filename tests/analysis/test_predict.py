@@ -20,7 +20,7 @@ from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import ContactSheet
 from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
 from jpegcurr.analysis.prediction.predict import FilePrediction, classify
-from jpegcurr.analysis.prediction.sort_by_class import folder_names
+from jpegcurr.analysis.prediction.sort_by_class import MARK, folder_names, sorted_folder
 from jpegcurr.cli import main
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles, find_labelled
 from jpegcurr.errors import UsageError
@@ -314,7 +314,7 @@ def test_a_wrong_use_is_one_sentence(
 
 
 def test_nothing_is_left_of_a_pass_that_is_interrupted(images: Path, run: Run, cpu: Runtime) -> None:
-    def stop(done: int) -> None:
+    def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     before = sorted(Path().rglob("*"))
@@ -323,6 +323,15 @@ def test_nothing_is_left_of_a_pass_that_is_interrupted(images: Path, run: Run, c
     with pytest.raises(KeyboardInterrupt):
         classify_files(run, find_labelled([images]), cpu, outputs, stop)
     assert sorted(Path().rglob("*")) == before
+
+
+def test_what_a_killed_process_has_left_of_a_sorted_folder_is_removed() -> None:
+    for name, mark in ((".by-abcdefgh", MARK), (".by-ijklmnop", "mine"), (".buy-qrstuvwx", MARK)):
+        Path(name, "new").mkdir(parents=True)
+        Path(name, "new", mark).touch()
+    with sorted_folder(Path("by"), ["cat"], copy=False):
+        assert not Path(".by-abcdefgh").exists()
+    assert {path.name for path in Path().iterdir()} == {"by", ".by-ijklmnop", ".buy-qrstuvwx"}
 
 
 def test_no_more_than_two_batches_of_pixels_are_held(
@@ -336,7 +345,7 @@ def test_no_more_than_two_batches_of_pixels_are_held(
             alive.add(prediction.view.base)
             yield prediction
 
-    def count(done: int) -> None:
+    def count(done: int, total: int) -> None:
         nonlocal most
         most = max(most, len(alive))
 

@@ -16,18 +16,22 @@ import pytest
 from cam_samples import MARKUP, SCRIPT, cam_study, picture
 from PIL import Image
 from prediction_samples import planted_report
+from samples import jpeg, photograph
 from studies import write_study
 
+import jpegcurr
 from jpegcurr.analysis.cam.results import CamStudy, ClassRow, Example, ExamplePrediction
 from jpegcurr.analysis.cam.similarity import by_class
 from jpegcurr.analysis.prediction.page import write_page as write_predictions
 from jpegcurr.analysis.prediction.report import PredictionReport
+from jpegcurr.analysis.preview.results import Preview
 from jpegcurr.analysis.report import images
 from jpegcurr.analysis.report.html import render, write_report
 from jpegcurr.analysis.report.images import LADDER, CompressionLevel, Picture
 from jpegcurr.analysis.report.model import build_report
 from jpegcurr.analysis.runs.board import write_board
 from jpegcurr.analysis.runs.records import read_records
+from jpegcurr.encoding.jpeg.codec import decode_rgb
 from jpegcurr.study.compare import compare_arms
 from jpegcurr.study.config import load_study
 from jpegcurr.study.page import write_page
@@ -845,4 +849,147 @@ def test_predictions_without_javascript_are_all_there(browser: Any, predictions:
     assert not page.locator(".hint").first.is_visible()
     page.locator(".scatter").first.locator(".toggle-0").uncheck()
     assert not page.locator(".scatter").first.locator(".group-0").is_visible()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def previewed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Preview, Path]:
+    """A JPEG called markup, a PNG, and a JPEG so wide that a window of it is shown, at two qualities."""
+    folder = tmp_path_factory.mktemp("preview")
+    (folder / MARKUP.replace("/", "")).write_bytes(jpeg(photograph("cat").crop((80, 40, 340, 220)), quality=94, subsampling=0))
+    photograph("coffee").crop((100, 100, 200, 190)).save(folder / "b.png")
+    wide = photograph("astronaut").resize((1300, 80))
+    (folder / "c.jpg").write_bytes(jpeg(wide, quality=97))
+    path = folder / "preview.html"
+    return jpegcurr.preview(sorted(file for file in folder.iterdir()), [80, 10], path), path
+
+
+def divider_at(page: Any, number: int = 0) -> int:
+    """Return where a divider is, in percent, as it states and as the right side is clipped, which must be the same."""
+    stated = int(page.locator(".divider").nth(number).get_attribute("aria-valuenow"))
+    clipped = page.locator(".pane.right").nth(number).evaluate("pane => getComputedStyle(pane).clipPath")
+    assert float(clipped.removesuffix("%)").rpartition(" ")[2]) == pytest.approx(stated, abs=0.5)
+    return stated
+
+
+def test_the_divider_of_a_preview_moves_by_mouse_and_by_key_and_the_quality_changes(
+    tab: Any, previewed: tuple[Preview, Path]
+) -> None:
+    with watched(tab, previewed[1]) as page:
+        assert page.locator(".divider").count() == 3
+        assert divider_at(page) == 50
+        page.locator(".stage").first.scroll_into_view_if_needed()
+        box = page.locator(".stage").first.bounding_box()
+        assert (box["width"], box["height"]) == (260, 180), "a pixel is a pixel"
+        page.mouse.move(box["x"] + 130, box["y"] + 90)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 195, box["y"] + 20, steps=3)
+        page.mouse.up()
+        page.mouse.move(box["x"] + 20, box["y"] + 20)
+        assert divider_at(page) == 75
+        page.locator(".divider").first.focus()
+        for key, place in (("ArrowLeft", 74), ("PageUp", 84), ("Home", 0), ("ArrowRight", 1), ("End", 100)):
+            page.keyboard.press(key)
+            assert divider_at(page) == place
+        right = page.locator(".pane.right").first.locator("img:visible")
+        for key, quality in (("ArrowRight", "80"), ("ArrowRight", "10"), ("ArrowLeft", "80")):
+            page.locator("[name=quality]:checked").press(key)
+            assert [right.count(), right.get_attribute("data-quality")] == [1, quality]
+            assert page.locator("tr.now th").all_text_contents() == [quality] * 3
+            assert page.locator(".tag.right").first.text_content() == quality
+
+
+def test_the_error_of_a_preview_is_grey_and_eight_times_the_difference(tab: Any, previewed: tuple[Preview, Path]) -> None:
+    preview, path = previewed
+    with watched(tab, path) as page:
+        page.locator("[value=error]").check(force=True)
+        for number, quality in enumerate(("80", "10")):
+            page.locator(f"[name=quality][value='{quality}']").check(force=True)
+            for place, picture in enumerate(preview.pictures):
+                canvas = f"article:nth-of-type({place + 1}) canvas"
+                page.locator(canvas).scroll_into_view_if_needed()
+                page.wait_for_function(
+                    f"quality => document.querySelector('{canvas}').dataset.quality === quality", arg=quality
+                )
+                source, shown = (decode_rgb(data).astype(int) for data in (picture.source, picture.jpegs[number]))
+                expected = np.clip(128 + 8 * (shown - source), 0, 255)
+                assert (drawn_on(page, canvas)[..., :3] == expected).all()
+                assert {0, 128, 255} <= set(np.unique(expected).tolist()), "some is clipped and some is exact"
+        assert page.locator(".pane.right img:visible").count() == 0
+        assert preview.pictures[2].window == (128, 0, 1152, 80)
+
+
+def test_both_sides_of_a_preview_are_enlarged_and_moved_together(tab: Any, previewed: tuple[Preview, Path]) -> None:
+    with watched(tab, previewed[1]) as page:
+        page.locator("[name=zoom][value='8']").check(force=True)
+        stage = page.locator(".stage").first
+        box = stage.bounding_box()
+        assert box["width"] < 8 * 260, "the rest is reached by moving"
+        places = []
+        for move in (None, "drag", "ArrowLeft", "ArrowUp"):
+            if move == "drag":
+                page.mouse.move(box["x"] + 100, box["y"] + 100)
+                page.mouse.down()
+                page.mouse.move(box["x"] + 60, box["y"] + 80)
+                page.mouse.up()
+            elif move:
+                stage.press(move)
+            shown = stage.locator("img:visible")
+            left, right = (shown.nth(side).bounding_box() for side in range(2))
+            assert left == right
+            assert (left["width"], left["height"]) == (8 * 260, 8 * 180)
+            assert shown.first.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+            places.append((left["x"], left["y"]))
+        assert divider_at(page) == 50
+        moves = np.diff(places, axis=0).tolist()
+        assert moves == [[-40, -20], [32, 0], [0, 32]]
+        page.locator("[name=zoom][value='1']").check(force=True)
+        assert stage.locator("img:visible").first.bounding_box() == stage.bounding_box()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_page_of_a_preview_fits_the_screen_and_can_be_read(
+    tab: Any, previewed: tuple[Preview, Path], width: int, scheme: str
+) -> None:
+    with watched(tab, previewed[1], width=width, height=844, scheme=scheme) as page:
+        for zoom in ("1", "8"):
+            page.locator(f"[name=zoom][value='{zoom}']").check(force=True)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            beyond = page.evaluate(
+                "width => [...document.querySelectorAll('body *')].filter(element =>"
+                " !element.closest('.scroll, .chart, .stage, .skip') && element.getBoundingClientRect().right > width + 1)"
+                ".map(element => element.outerHTML.slice(0, 80))",
+                width,
+            )
+            assert beyond == []
+        for selector in ("h1", ".soft", "thead th", "dt", "td small", "tr.now td", ".bar span", ".bar input:checked + span"):
+            assert contrast(page, selector) >= 4.5, selector
+        assert page.locator("h3").first.text_content() == previewed[0].pictures[0].measure.picture.name
+        assert page.locator(".chart svg:visible").count() == 2
+
+
+def test_a_finger_moves_the_divider_of_a_preview(browser: Any, previewed: tuple[Preview, Path]) -> None:
+    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(previewed[1].as_uri())
+    stage = page.locator(".stage").first
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    touch = context.new_cdp_session(page)
+    for name, places in (("touchStart", [100]), ("touchMove", [120]), ("touchMove", [200]), ("touchEnd", [])):
+        points = [{"x": box["x"] + x, "y": box["y"] + 60} for x in places]
+        touch.send("Input.dispatchTouchEvent", {"type": name, "touchPoints": points})
+    assert divider_at(page) == round(100 * 200 / 260)
+    context.close()
+
+
+def test_a_preview_without_javascript_has_its_pictures_side_by_side(browser: Any, previewed: tuple[Preview, Path]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(previewed[1].as_uri())
+    assert not page.locator(".bar").is_visible()
+    images = page.locator("article img:visible")
+    assert [image.get_attribute("data-quality") for image in images.all()] == ["source", "80", "10"] * 3
+    assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === image.width)")
+    assert page.locator("#set tbody tr").count() == 4, "files, source as a JPEG of the PNG, and two qualities"
     context.close()

@@ -113,6 +113,38 @@ def test_json_is_one_document_and_quiet_is_silent(command: str, keys: str, run: 
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("encode images --quality 50 -o out", ["encoding images: 16 images in"]),
+        ("convert betons/val-q50.beton --to folder -o out", ["converting val-q50.beton: 16 images in"]),
+        (
+            "inspect betons/val-q50.beton --verify",
+            [r"verifying val-q50.beton: \d+ of 16 images", "verifying val-q50.beton: 16"],
+        ),
+        (
+            "evaluate run --device cpu --data images --qualities 50",
+            ["evaluating run on images at 50: 8 of 16 images", "evaluating: 16 images in"],
+        ),
+        ("predict run images --device cpu", [r"classifying by run: \d+ of 16 images", "classifying by run: 16 images in"]),
+        ("cam run images --device cpu --pictures 3", ["comparing maps of run: 16 of 19 images", "comparing maps of run: 19"]),
+        ("channels run --device cpu --qualities source,50", ["comparing channels: 32 images in"]),
+    ],
+)
+def test_progress_is_on_stderr_in_words_and_numbers(
+    command: str, lines: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jpegcurr.progress.FIRST", 0)  # seconds before the first line
+    code, out, err = run(f"{command} --json")
+    assert code == 0, err
+    json.loads(out)
+    for line in lines:
+        assert re.search(f"^{line}", err, re.MULTILINE), err
+    shown = [line for line in err.splitlines() if " images" in line and ": " in line]
+    assert len(set(shown)) == len(shown)
+
+
+@pytest.mark.usefixtures("here")
 def test_predict_prints_every_file_as_json(run: Run) -> None:
     (Path("images/cat") / "bad.jpg").write_text("text")
     document = json.loads(run("predict run images --device cpu --json --quiet")[1])

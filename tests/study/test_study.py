@@ -357,11 +357,15 @@ def test_a_trunk_that_fails_fails_its_arms_and_no_others(betons: Path, cpu: Runt
     assert [result.task.arm for result in notes.results if result.status == "done"] == [None, "clean", "swap"]
 
 
-def test_the_command_writes_a_page_and_tables(betons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_page_and_tables(
+    betons: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jpegcurr.progress.FIRST", 0)  # seconds before the first line of progress
     write_study(betons)
     assert command("study small.yaml --device cpu") == 0
     out = Path("studies/small")
     printed = capsys.readouterr()
+    assert re.search(r"^small: 0 of \d+ epochs$", printed.err, re.MULTILINE), printed.err
     known = json.loads((out / "study.json").read_text())
     assert known["verdict"][0] in printed.out
     assert str(out / "study.html") in printed.out

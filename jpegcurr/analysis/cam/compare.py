@@ -11,8 +11,9 @@ All images pass once, and only columns of numbers are kept of them; the few that
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -21,10 +22,12 @@ from jpegcurr.analysis.cam.faithfulness import find_metrics
 from jpegcurr.analysis.cam.methods import OURS, find_method
 from jpegcurr.analysis.cam.pipeline import PreparedImage, ResultCollector, ViewOutput, ViewRunner
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Example, ExamplePrediction, Rule, TargetRule, ViewColumns
+from jpegcurr.analysis.fingerprint import file_facts, find_changed_file, machine_facts, model_facts
+from jpegcurr.analysis.journal import Journal, Part
 from jpegcurr.analysis.layers import stages
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_specs
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
-from jpegcurr.encoding.sources.labelled_files import find_labelled
+from jpegcurr.encoding.sources.labelled_files import LabelledFiles, find_labelled
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import sanitize
@@ -52,7 +55,8 @@ def compare_cams(
     metrics: Sequence[str] = (),
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    on_images: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    journal: Journal | None = None,
 ) -> CamStudy:
     """Compute the maps of every image of a folder in every model at every quality, and compare them.
 
@@ -64,7 +68,7 @@ def compare_cams(
     Args:
         models: whatever ``load_model`` takes, one or more with the same classes, in any order; the first at the first quality
             is the reference. A mapping gives networks their names.
-        images: a folder of them, in folders named after their classes or not.
+        images: a folder of them, in folders named after their classes or not; or one file.
         labels: a table of the images' classes, as for ``jpegcurr encode``, instead of their folders' names.
         qualities: numbers, ``source``, or ``EncodeSpec``.
         runtime: the device to compute on; by default a GPU if there is one.
@@ -78,11 +82,14 @@ def compare_cams(
             passes an image.
         threads: threads for reading and encoding; the number of processors if None.
         max_pixels: how many pixels an image may have; a larger one is skipped.
-        on_images: called with the number of images done and in all; an image that is shown counts twice.
+        progress: called with the number of images done and in all; an image that is shown counts twice.
+        journal: keeps the results of every batch, about as many bytes as they take in memory and the first view's maps; and has
+            those of an interrupted comparison.
 
     Raises:
         UsageError: no image can be read or explained, the models have different classes or grids or cannot be loaded, or there
-            is no such layer, method, metric or target rule, or a quality is given twice.
+            is no such layer, method, metric or target rule, or a quality is given twice; or the journal is of another
+            comparison.
         EncodeError: the disk or the network folder with the images fails.
     """
     folder, specs, runtime = Path(images), as_specs(qualities), runtime or resolve_runtime()
@@ -94,7 +101,7 @@ def compare_cams(
         raise UsageError(f"--target {target_rule!r} is not known. Give {', '.join(get_args(TargetRule))}.")
     near = NEAR if specs[0].quality == "source" else None
     measures = find_metrics(metrics)
-    layer = layer or _last_stage(first)
+    layer = layer or last_stage(first)
     hashes = [(run, hash_weights(run)) for run in runs]
     views = tuple(CamView(run.path, run.weights, spec.name, sha256) for run, sha256 in hashes for spec in specs)
     available = find_labelled([folder], None if labels is None else Path(labels))
@@ -104,7 +111,12 @@ def compare_cams(
     truths = dict(zip(files, labelled.numbers(first.classes, known=first.names_known), strict=True))
     runner = ViewRunner(runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels)
     total = len(files) + min(pictures, len(files))
-    results = _collect(runner, files, threads, lambda done: on_images(done, total))
+    journal = journal or Journal()
+    if journal.path is not None:
+        facts = _describe_work(runner, labelled, folder, method, list(metrics))
+        if done := journal.begin(facts, partial(find_changed_file, files)):
+            progress(done, total)
+    results = _collect(runner, files, threads, journal.part(0), lambda done: progress(done, total))
     files = results.files()
     if not files:
         what = "read, or explained" if target_rule == "label" else "read"
@@ -113,7 +125,7 @@ def compare_cams(
     columns, truth, (baseline, baseline_of) = results.columns(), results.truth(), results.baseline()
     chosen = choose_examples(columns, truth, pictures, seed)
     examples, lost_files = _run_examples(runner, files, columns, chosen, threads)
-    on_images(total, total)
+    progress(total, total)
     return CamStudy(
         views=views,
         classes=first.classes,
@@ -138,7 +150,8 @@ def compare_cams(
     )
 
 
-def _last_stage(run: Classifier) -> str:
+def last_stage(run: Classifier) -> str:
+    """Return the layer that is explained if none is named; raise UsageError if timm names no stages of the model."""
     names = stages(run.model)
     if not names:
         raise UsageError(
@@ -169,15 +182,36 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file != folder else file.name
 
 
-def _collect(runner: ViewRunner, files: Sequence[Path], threads: int | None, on_done: Callable[[int], None]) -> ResultCollector:
-    """Return the results of the first pass, over all images."""
+def _describe_work(
+    runner: ViewRunner, labelled: LabelledFiles, folder: Path, method: str, metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Return everything that decides the results of the first pass, for the journal."""
+    return {
+        "qualities": [spec.name for spec in runner.specs],
+        "--layer": runner.layer,
+        "--method": method,
+        "--target": runner.target_rule,
+        "--metrics": list(metrics),
+        "--seed": runner.seed if metrics else None,
+        "--max-pixels": runner.max_pixels,
+        "number of images": len(labelled),
+        **model_facts(runner.runs),
+        **file_facts(labelled, str(folder)),
+        **machine_facts(runner.runtime),
+    }
+
+
+def _collect(
+    runner: ViewRunner, files: Sequence[Path], threads: int | None, kept: Part, on_done: Callable[[int], None]
+) -> ResultCollector:
+    """Return the results of the first pass, over all images, from those that an interrupted run has ``kept``."""
     results = ResultCollector(runner, files)
-    done = 0
-    with closing(runner.batches(files, threads)) as batches:
+    for batch_results in kept.recovered():
+        results.restore(batch_results)
+    with closing(runner.batches(files[results.added :], threads)) as batches:
         for batch in batches:
-            results.add(batch)
-            done += len(batch)
-            on_done(done)
+            kept.append(len(batch), results.add(batch))
+            on_done(results.added)
     return results
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import islice
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from jpegcurr.analysis.cam.faithfulness import Measure
 from jpegcurr.analysis.cam.methods import Method
 from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, TargetRule, ViewColumns
 from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
+from jpegcurr.analysis.journal import Arrays, pack_json, unpack_json
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
@@ -31,6 +33,7 @@ from jpegcurr.training.models.load import Classifier
 
 BATCH = 32
 AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are kept
+_ARRAYS = [column.name for column in fields(ViewColumns) if column.name not in ("similarity", "faithfulness")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,23 +222,60 @@ class ResultCollector:
         self._ceiling = unknown_columns(len(expected))
         self._baseline = open_baseline(self._truth)
 
-    def add(self, batch: Sequence[PreparedImage]) -> None:
-        """Run a batch and keep its results; raises as ``ViewRunner.run_batch``."""
-        self.skipped += [(str(image.file), image.reason) for image in batch if not image.crops]
-        rows = self._added + np.flatnonzero([bool(image.crops) for image in batch])
+    @property
+    def added(self) -> int:
+        """The number of files whose results are there."""
+        return self._added
+
+    def add(self, batch: Sequence[PreparedImage]) -> Arrays:
+        """Run a batch and keep its results; return them for ``restore``. Raises as ``ViewRunner.run_batch``."""
+        skipped = [(str(image.file), image.reason) for image in batch if not image.crops]
+        start = self._added
+        maps = self._run(batch, start + np.flatnonzero([bool(image.crops) for image in batch]))
+        self.skipped += skipped
         self._added += len(batch)
+        columns = {name: column[start : self._added] for name, column in self._all_columns().items()}
+        return {**columns, "maps": maps, "skipped": pack_json(skipped)}
+
+    def restore(self, results: Arrays) -> None:
+        """Keep the results of the next batch, which ``add`` has returned in an interrupted run."""
+        rows = self._added + np.flatnonzero(results["read"])
+        count = len(results["read"])
+        for name, column in self._all_columns().items():
+            column[self._added : self._added + count] = results[name]
+        self.skipped += [(file, reason) for file, reason in unpack_json(results["skipped"])]
+        self._added += count
+        if len(rows):
+            self._add_maps(results["maps"], rows)
+
+    def _add_maps(self, maps: Map, rows: NDArray[np.int64]) -> None:
+        self._baseline.add(maps, rows)
+        self.grid = maps.shape[1], maps.shape[2]
+
+    def _all_columns(self) -> dict[str, NDArray[Any]]:
+        """Return every column [expected] by a name of its own."""
+        columns: dict[str, NDArray[Any]] = {"read": self._read, "converted": self._converted}
+        columns |= {f"ceiling.{name}": column for name, column in self._ceiling.items()}
+        for number, view in enumerate(self._columns):
+            columns |= {f"{number}.{name}": getattr(view, name) for name in _ARRAYS}
+            columns |= {f"{number}.similarity.{name}": column for name, column in view.similarity.items()}
+            columns |= {f"{number}.faithfulness.{name}": column for name, column in view.faithfulness.items()}
+        return columns
+
+    def _run(self, batch: Sequence[PreparedImage], rows: NDArray[np.int64]) -> Map:
+        """Run the readable images of a batch, whose places are ``rows``, fill their columns, and return their first maps."""
         if not len(rows):
-            return
+            return np.zeros((0, 0, 0), np.float32)
         outputs, near = self._runner.run_batch([image for image in batch if image.crops])
         first = outputs[0]
         for number, (columns, output) in enumerate(zip(self._columns, outputs, strict=True)):
             _fill(columns, rows, output, first if number else None)
         if near is not None:
             _fill_similarity(self._ceiling, rows, first, near)
-        self._baseline.add(first.maps, rows)
+        self._add_maps(first.maps, rows)
         self._read[rows] = True
         self._converted[rows] = [image.converted for image in batch if image.crops]
-        self.grid = first.maps.shape[1], first.maps.shape[2]
+        return first.maps
 
     def files(self) -> list[Path]:
         """Return the files that were read, in order."""
@@ -251,10 +291,9 @@ class ResultCollector:
 
     def columns(self) -> tuple[ViewColumns, ...]:
         """Return the results of every view."""
-        arrays = [column.name for column in fields(ViewColumns) if column.name not in ("similarity", "faithfulness")]
         return tuple(
             ViewColumns(
-                **{name: getattr(columns, name)[self._read] for name in arrays},
+                **{name: getattr(columns, name)[self._read] for name in _ARRAYS},
                 similarity=self._of_read(columns.similarity),
                 faithfulness=self._of_read(columns.faithfulness),
             )

@@ -3,15 +3,19 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from jpegcurr.analysis.evaluation.facts import describe_changes, evaluation_facts, find_changed_set
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
 from jpegcurr.analysis.evaluation.merge import Merge
+from jpegcurr.analysis.evaluation.naming import data_names, pass_name, quality_name, run_names
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
+from jpegcurr.analysis.journal import Journal
 from jpegcurr.analysis.stats import Paired, class_accuracy, compare_paired
 from jpegcurr.encoding.beton.manifest import read_manifest, refuse_second_encode
 from jpegcurr.encoding.jpeg.codec import Quality, check_quality
@@ -22,14 +26,12 @@ from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.classes import Classes, describe_match, have_same_labels
 from jpegcurr.training.data.datasets import Dataset, open_dataset
-from jpegcurr.training.data.identity import describe_differences, identify
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.metrics import Scores
 from jpegcurr.training.models.description import ModelDescription, describe_model
 from jpegcurr.training.models.finite import require_finite
 from jpegcurr.training.models.load import Classifier, Models, Run, load_models
-from jpegcurr.training.run_folder import data_of
 
 log = logging.getLogger("jpegcurr")
 
@@ -119,6 +121,8 @@ def evaluate(
     max_pixels: int = MAX_PIXELS,
     merge: str | Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+    journal: Journal | None = None,
 ) -> list[Evaluation]:
     """Evaluate one or more models on the same images, as ``jpegcurr evaluate`` does; every image counts once.
 
@@ -134,13 +138,16 @@ def evaluate(
         max_pixels: larger images that are in no beton are not read.
         merge: outputs that count as one class, ``{"right": ["a", "b"], ...}`` or as the option ``--merge``: their probabilities
             are added.
-        progress: called with the number of images done and in all, counted once for each model.
+        progress: called with the number of images done and in all, counted once for each model; first with those that an
+            interrupted evaluation has done, if there are any.
+        announce: called before every pass over the images with a name of it, ``two_phase on val-q50.beton``.
+        journal: keeps the outcomes of every batch, and has those of an interrupted evaluation.
 
     Returns:
         The evaluations, model by model; ``compare_evaluations`` compares them with the first.
 
     Raises:
-        UsageError, BetonError, SourceError: as ``load_models``, ``choose_sets`` and ``open_sets`` do.
+        UsageError, BetonError, SourceError: as ``load_models``, ``choose_sets``, ``open_sets`` and ``Journal.begin`` do.
         JpegcurrError: the outputs of a model are not finite numbers.
     """
     runtime = runtime or resolve_runtime()
@@ -148,7 +155,7 @@ def evaluate(
     paths = [data] if isinstance(data, str | Path) else data or ()
     wanted = None if qualities is None else [check_quality(quality) for quality in qualities]
     sets = choose_sets(loaded[0], [Path(path) for path in paths], wanted, stage)
-    merged = _read_merge(merge)
+    merged = None if merge is None else Merge.read(merge)
     opened = open_sets(loaded, sets, None if labels is None else Path(labels), max_pixels=max_pixels, merge=merged)
     total = len(loaded) * sum(len(one) for one in opened) // runtime.world.ranks
     done = 0
@@ -159,13 +166,11 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    return list(evaluate_runs(loaded, opened, runtime, loader=loader, on_images=count, merge=merged))
-
-
-def _read_merge(merge: str | Mapping[str, Sequence[str]] | None) -> Merge | None:
-    if merge is None or isinstance(merge, str):
-        return None if merge is None else Merge.parse(merge)
-    return Merge.parse(";".join(f"{name}={','.join(outputs)}" for name, outputs in merge.items()))
+    journal = journal or Journal()
+    passes = evaluate_runs(
+        loaded, opened, runtime, loader=loader, on_images=count, merge=merged, announce=announce, journal=journal
+    )
+    return list(passes)
 
 
 def _class_list(run: Classifier, merge: Merge | None) -> Classes:
@@ -268,20 +273,10 @@ def open_sets(
             classes = _class_list(run, merge)
             if remark := describe_match(dataset.match(classes).labels, dataset.classes, classes):
                 log.warning("%s", remark)
-            if differences := _describe_changes(run, dataset):
+            if differences := describe_changes(run, dataset):
                 log.warning("%s has changed since %s was trained: %s", dataset.path, run.path, "; ".join(differences))
     parts = (split_on_the_fly(val) for val in sets.values())
     return [replace(opened[path], on_the_fly=on_the_fly) for path, on_the_fly in parts]
-
-
-def _describe_changes(run: Classifier, dataset: EvaluationSet) -> list[str]:
-    """Return in what a file that the run recorded is another now; nothing for a file that it did not use."""
-    if not (isinstance(dataset, Dataset) and isinstance(run, Run) and run.path.exists()):  # it may have been moved since
-        return []
-    recorded = [facts for facts in data_of(run.path).values() if facts["path"] == str(dataset.path)]
-    if not recorded:
-        return []
-    return describe_differences({**recorded[0], "at_load": None}, {**identify(dataset), "at_load": None})
 
 
 def open_betons(run: Classifier, sets: Mapping[str, Path | OnTheFlyJpeg]) -> list[Dataset]:
@@ -314,6 +309,8 @@ def evaluate_runs(
     loader: str = "auto",
     on_images: Callable[[int], None] | None = None,
     merge: Merge | None = None,
+    announce: Callable[[str], None] | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of each run on each data set, run by run; every image counts once.
 
@@ -324,18 +321,28 @@ def evaluate_runs(
         datasets: as ``open_sets`` opens them.
         runtime: where to compute, and in which precision.
         loader: the decode path for all runs: a kind of loader, or ``auto``, which is plain if any run was trained with it.
-        on_images: called with the number of further images that are done, counted once for each run.
+        on_images: called with the number of further images that are done, counted once for each run; first with those that the
+            journal has, if any.
         merge: outputs that count as one class; a run with the merged classes as its own is judged as it is.
+        announce: called before every pass over the images with a name of it, ``two_phase on val-q50``.
+        journal: keeps the outcomes of every batch, and has those of an interrupted evaluation.
 
     Raises:
-        UsageError: ``merge`` has an output that a run lacks, or leaves one out.
+        UsageError: ``merge`` has an output that a run lacks, or leaves one out; or the journal is of another evaluation.
         RecipeError: the loader asked for is not available.
         JpegcurrError: the outputs of a run for an image are not finite numbers.
     """
     without_ffcv = any(run.loader == "plain" for run in runs) or all(isinstance(dataset, ImageSet) for dataset in datasets)
     kind, _ = choose_kind("plain" if loader == "auto" and without_ffcv else loader)
+    journal = journal or Journal()
+    if journal.path is not None:
+        facts = evaluation_facts(runs, datasets, runtime, kind, [_loss_name(run) for run in runs], merge)
+        done = journal.begin(facts, partial(find_changed_set, datasets))
+        if done and on_images:
+            on_images(done)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
     reported: set[Path] = set()
+    paths = [dataset.path for dataset in datasets]
     for row, run in enumerate(runs):
         for column, dataset in enumerate(datasets):
             if (row, column) not in pending:
@@ -344,7 +351,12 @@ def evaluate_runs(
                 of_set = _open_loader(run, dataset, kind, runtime, merge)
                 groups = None if merge is None else merge.numbers(run.class_list)
                 loss = _loss_name(run) if merge is None else "cross_entropy"
-                observed = observe(models, of_set, runtime, on_images, loss=loss, groups=groups)
+                kept = journal.part(row * len(datasets) + column)
+                if announce is not None:
+                    names = run_names([(runs[other].path, runs[other].weights) for other in together])
+                    quality = quality_name(tested_quality(dataset), at_load(dataset))
+                    announce(pass_name(names, data_names(paths)[dataset.path], quality if at_load(dataset) else ""))
+                observed = observe(models, of_set, runtime, on_images, kept=kept, loss=loss, groups=groups)
                 if isinstance(of_set, ImageLoader) and of_set.unread and dataset.path not in reported:
                     reported.add(dataset.path)
                     log.warning("%s", _describe_unread(dataset, of_set.unread))
@@ -394,7 +406,7 @@ def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Ou
         data=dataset.path,
         quality=dataset.quality,
         tested=tested_quality(dataset),
-        at_load=dataset.on_the_fly.describe() if dataset.on_the_fly else None,
+        at_load=at_load(dataset),
         loader="images" if isinstance(dataset, ImageSet) else kind,
         classes=classes.names,
         names_known=classes.known,
@@ -403,6 +415,11 @@ def _evaluation(run: Classifier, dataset: EvaluationSet, kind: str, outcomes: Ou
         outcomes=outcomes,
         merged=None if merge is None or merge.leaves(run.class_list) else merge.groups,
     )
+
+
+def at_load(dataset: EvaluationSet) -> str | None:
+    """Return a description of the encoding on the fly; None if there is none."""
+    return dataset.on_the_fly.describe() if dataset.on_the_fly else None
 
 
 def tested_quality(dataset: EvaluationSet) -> Quality | None:

@@ -1,7 +1,7 @@
 """Merging of a model's outputs, ``evaluate --merge``: their probabilities are added before the likeliest class is chosen."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,6 +18,12 @@ class Merge:
     """The outputs of a model that count as one class, by the name of that class."""
 
     groups: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def read(cls, merge: str | Mapping[str, Sequence[str]]) -> Self:
+        """Return the merge that a text for ``parse`` or a mapping of names says; raises as ``parse``."""
+        listed = merge if isinstance(merge, str) else ";".join(f"{name}={','.join(of)}" for name, of in merge.items())
+        return cls.parse(listed)
 
     @classmethod
     def parse(cls, text: str) -> Self:

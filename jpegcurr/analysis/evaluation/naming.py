@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.files import short_names
+from jpegcurr.text import join_words
 
 if TYPE_CHECKING:
     from jpegcurr.analysis.evaluation.evaluate import Evaluation
 
+NAMED = 2  # runs that the name of a pass lists
 AFTER_RESIZE = ", after the resize"
 AxisPosition = tuple[int, int, str]  # sorts source first, then falling qualities, then others; the last is the name
 QualityLine = tuple[str, list["Evaluation"]]
@@ -65,6 +67,12 @@ def quality_names(qualities: Iterable[tuple[Quality | None, str | None]]) -> tup
 def join_name(run: str = "", data: str = "", quality: str = "") -> str:
     """Join the parts that are not empty to ``run, data, quality``, the order in all tables."""
     return ", ".join(part for part in (run, data, quality) if part)
+
+
+def pass_name(runs: Sequence[str], data: str, quality: str = "") -> str:
+    """Return a name of a pass of runs over the images of a beton: ``two_phase on val-source at 50``."""
+    who = join_words(runs) if len(runs) <= NAMED else f"{len(runs)} models"
+    return f"{who} on {data}{quality and f' at {quality}'}"
 
 
 def run_name(evaluation: "Evaluation", results: Sequence["Evaluation"]) -> str:

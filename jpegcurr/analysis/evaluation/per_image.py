@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jpegcurr.analysis.evaluation.image_set import ImageLoader
+from jpegcurr.analysis.journal import Part, pack_json, unpack_json
 from jpegcurr.analysis.stats import Flags, calibration_error
 from jpegcurr.runtime import Runtime, World
 from jpegcurr.training.data.sampling import Loader
@@ -60,23 +62,34 @@ def observe(
     runtime: Runtime,
     on_images: Callable[[int], None] | None = None,
     *,
+    kept: Part,
     loss: str = "cross_entropy",
     groups: Sequence[Sequence[int]] | None = None,
 ) -> list[Outcomes]:
     """Return the outcomes of each model on one pass of ``loader``, over the images of all processes together, in their order.
 
     Every process must call it, and each gets all outcomes. Images with a negative label are left out: they cannot be read.
-    ``on_images`` is called after every batch with its number of images, times the models. ``loss`` is that of
-    ``image_losses``. The probabilities of outputs in one of ``groups`` are added; labels are then numbers of groups.
+    ``on_images`` is called after every batch with its number of images, times the models; not for those that are ``kept`` of an
+    interrupted pass. ``loss`` is that of ``image_losses``. The probabilities of outputs in one of ``groups`` are added; labels
+    are then numbers of groups.
     """
+    unread: list[tuple[str, str]] = loader.unread if isinstance(loader, ImageLoader) else []
     parts: list[torch.Tensor] = []
-    for outputs, labels, targets in evaluate_batches(models, loader.at(0), runtime):
+    for batch in kept.recovered():
+        parts.append(torch.from_numpy(batch["columns"]))
+        unread += [(name, reason) for name, reason in unpack_json(batch["unread"])]
+    noted = len(unread)
+    batches = loader.at(0, len(parts)) if len(parts) < len(loader) else iter(())
+    for outputs, labels, targets in evaluate_batches(models, batches, runtime):
         logits = outputs if groups is None else [add_probabilities(of_model, groups) for of_model in outputs]
         losses = [image_losses(loss, of_model, labels, targets) for of_model in logits]
         columns = [_columns(*of_model, labels) for of_model in zip(logits, losses, strict=True)]
         parts.append(torch.stack(columns).cpu())
+        images = len(labels) * len(models)
+        kept.append(images, {"columns": parts[-1].numpy(), "unread": pack_json(unread[noted:])})
+        noted = len(unread)
         if on_images:
-            on_images(len(labels) * len(models))
+            on_images(images)
     mine = torch.cat(parts, dim=2) if parts else torch.zeros(len(models), COLUMNS, 0, dtype=torch.float64)
     return [_outcomes(columns[:, columns[0] >= 0]) for columns in _gather(mine, runtime.world)]
 

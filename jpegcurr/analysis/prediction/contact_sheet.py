@@ -50,13 +50,13 @@ class ContactSheet:
         self.unread: list[tuple[str, str]] = []
         self._classes = classes
         numbers = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int).tolist()
-        self._chosen = {files[number] for number in numbers}
+        self.chosen = {files[number] for number in numbers}
 
     def add(self, prediction: FilePrediction) -> None:
         """Add a file, if it is a chosen one or could not be read."""
-        if prediction.probabilities is None or prediction.view is None:
+        if prediction.probabilities is None:
             self.unread.append((str(prediction.file), prediction.error))
-        elif prediction.file in self._chosen:
+        elif prediction.file in self.chosen and prediction.view is not None:
             top = prediction.likeliest()
             pairs = tuple((full_name(self._classes[label]), float(prediction.probabilities[label])) for label in top)
             truth = None if prediction.truth is None else full_name(self._classes[prediction.truth])

@@ -1,12 +1,15 @@
 """Output files of predictions, all written in one pass: tables, a contact sheet, sorted folders, a confusion matrix, a page."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from jpegcurr.analysis.class_names import find_class
+from jpegcurr.analysis.fingerprint import file_facts, find_changed_file, machine_facts, model_facts
+from jpegcurr.analysis.journal import Journal, Part
 from jpegcurr.analysis.prediction.columns import PredictionColumns
 from jpegcurr.analysis.prediction.confusion import Confusion
 from jpegcurr.analysis.prediction.contact_sheet import LIMIT, ContactSheet, check_sheet
@@ -185,13 +188,17 @@ def classify_files(
     files: LabelledFiles,
     runtime: Runtime,
     outputs: Outputs,
-    on_file: Callable[[int], None] = lambda _done: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
     *,
     keep: int | None = PRINTED,
     max_pixels: int = MAX_PIXELS,
     view: View = "crop",
+    journal: Journal | None = None,
 ) -> Summary:
-    """Classify every file and write ``outputs``, whole or not at all; ``on_file`` is called with the number of files done.
+    """Classify every file and write ``outputs``, whole or not at all.
+
+    ``progress`` is called with the number of files done and in all, at first with those that the ``journal`` of an interrupted
+    run has; it keeps the probabilities of all files, four bytes a class.
 
     The summary has the first ``keep`` predictions; all if it is None. An image of more than ``max_pixels`` is not read;
     the model sees its centre or all of it (``view``, see ``classify``).
@@ -207,19 +214,36 @@ def classify_files(
     unknown = by_truth.describe_unknown(run.classes, str(run.path), known=run.names_known)
     first: list[Prediction] = []
     unread: list[tuple[str, str]] = []
-    with _open_sinks(run, files.files, outputs, confusion, columns) as sinks:
-        for done, prediction in enumerate(classify(run, files, runtime, max_pixels=max_pixels, view=view), start=1):
+    kept, resumed = _open_journal(journal or Journal(), run, files, runtime, max_pixels, view)
+    if resumed:
+        progress(resumed, len(files))
+    with _open_sinks(run, files.files, outputs, confusion, columns) as (sinks, viewed):
+        predictions = classify(run, files, runtime, max_pixels=max_pixels, view=view, kept=kept, viewed=viewed)
+        for done, prediction in enumerate(predictions, start=1):
             for sink in sinks:
                 sink.add(prediction)
             if keep is None or len(first) < keep:
                 first.append(summarise(prediction, run.classes))
             if prediction.error:
                 unread.append((str(prediction.file), prediction.error))
-            on_file(done)
+            if done > resumed:
+                progress(done, len(files))
         report = _build_report(run, files, outputs, columns, unknown, view) if columns is not None else None
     if report is not None and outputs.report is not None:
         write_page(report, outputs.report)
     return Summary(len(files), tuple(first), tuple(unread), confusion, unknown, report.summary if report else ())
+
+
+def _open_journal(
+    journal: Journal, run: Classifier, files: LabelledFiles, runtime: Runtime, max_pixels: int, view: View
+) -> tuple[Part, int]:
+    """Return the part of a journal that keeps the pass, and how many files an interrupted pass has done."""
+    if journal.path is None:
+        return journal.part(0), 0
+    options = {"--view": view, "--max-pixels": max_pixels, "number of files": len(files)}
+    facts = {**options, **model_facts([run]), **file_facts(files, "the command"), **machine_facts(runtime)}
+    resumed = journal.begin(facts, partial(find_changed_file, files.files))
+    return journal.part(0), resumed
 
 
 def _build_report(
@@ -238,8 +262,11 @@ def _open_sinks(
     outputs: Outputs,
     confusion: Confusion | None,
     columns: PredictionColumns | None,
-) -> Iterator[list[PredictionSink]]:
-    """Yield the sinks of ``outputs``; the confusion matrix and the contact sheet are written when the block ends."""
+) -> Iterator[tuple[list[PredictionSink], Collection[Path]]]:
+    """Yield the sinks of ``outputs`` and the files whose pixels they show.
+
+    The confusion matrix and the contact sheet are written when the block ends.
+    """
     with ExitStack() as stack:
         sinks: list[PredictionSink] = [PredictionTable(stack.enter_context(csv_writer(outputs.csv)), run.classes)]
         if outputs.submission is not None:
@@ -249,7 +276,7 @@ def _open_sinks(
             sinks.append(stack.enter_context(sorted_folder(outputs.by_class, run.classes, copy=outputs.copy)))
         sheet = ContactSheet(str(run.path), files, run.classes, outputs.sheet_limit) if outputs.sheet else None
         sinks += [sink for sink in (confusion, sheet, columns) if sink is not None]
-        yield sinks
+        yield sinks, sheet.chosen if sheet is not None else ()
         if outputs.confusion is not None and confusion is not None:
             confusion.write(outputs.confusion)
         if outputs.sheet is not None and sheet is not None:

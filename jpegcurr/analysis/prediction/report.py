@@ -1,7 +1,6 @@
 """Everything that the page of predictions states, computed once; ``page.py`` only renders it."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.analysis.class_names import full_name
 from jpegcurr.analysis.html.scatter_chart import PointGroup
+from jpegcurr.analysis.journal import given_words
 from jpegcurr.analysis.prediction.class_metrics import (
     ClassMetrics,
     MacroMeans,
@@ -345,6 +345,6 @@ def _provenance(subject: Subject, folder: str) -> dict[str, str]:
         "Inputs": str(subject.description),
         "View": {"crop": "the centre crop", "whole": "whole images, resized as before the crop, one at a time"}[subject.view],
         **({"Files": f"{len(subject.files):,}, below {folder}"} if folder else {"Files": f"{len(subject.files):,}"}),
-        "Command": shlex.join(["jpegcurr", *sys.argv[1:]]),
+        "Command": shlex.join(given_words()),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
     }

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from itertools import chain, count
 from pathlib import Path
 
@@ -81,7 +82,13 @@ def refuse_folder(folder: Path, files: Sequence[Path], *, force: bool) -> None:
 
 @contextmanager
 def sorted_folder(folder: Path, classes: Sequence[str], *, copy: bool) -> Iterator[SortedFolder]:
-    """Yield a ``SortedFolder`` that becomes ``folder``, or replaces it, when the block ends: whole or not at all."""
+    """Yield a ``SortedFolder`` that becomes ``folder``, or replaces it, when the block ends: whole or not at all.
+
+    What a killed process has left beside ``folder`` is removed; the commands lock ``folder``, so nobody else is at it.
+    """
+    for aside in folder.absolute().parent.glob(f".{escape(folder.name)}-????????"):
+        if (aside / "new" / MARK).is_file() and not (aside / "old").exists():
+            shutil.rmtree(aside)
     with staged_folder(folder) as partial:
         (partial / MARK).touch()
         yield SortedFolder(partial, classes, copy=copy)

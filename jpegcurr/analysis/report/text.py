@@ -1,7 +1,6 @@
 """Sentences of the report: the verdict on every view, the summary, warnings, and the provenance of the numbers."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from jpegcurr.analysis.cam.methods import OURS
 from jpegcurr.analysis.cam.results import CamStudy, Rule
 from jpegcurr.analysis.cam.similarity import Comparison, MetricSummary
 from jpegcurr.analysis.class_names import readable_name
+from jpegcurr.analysis.journal import given_words
 from jpegcurr.analysis.stats import LEVEL, explain_no_class, precise_p, state_p
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING
 from jpegcurr.system import library_versions
@@ -241,7 +241,7 @@ def provenance(study: CamStudy, qualities: Sequence[str], reference: str) -> dic
         "Intervals": "95 %: means by the bootstrap over images, accuracies by Wilson's score, their differences by Tango's",
         "Seed": f"{study.seed}, for the random images and the noise of faithfulness metrics",
         "Computed on": study.runtime,
-        "Command": shlex.join(["jpegcurr", *(sanitize(argument) for argument in sys.argv[1:])]),
+        "Command": shlex.join(map(sanitize, given_words())),
         "Versions": ", ".join(f"{name} {version}" for name, version in library_versions(_PACKAGES).items()),
     }
 

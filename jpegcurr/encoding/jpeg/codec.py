@@ -252,8 +252,16 @@ def decode_rgb(
         return swap_red_blue(opened.decode_with_pillow())
 
 
-def encode_rgb(pixels: Pixels, quality: int, subsampling: Subsampling = "420") -> bytes:
+def decode_resized(data: bytes | str | Path, resize: Resize, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode any image to the upright RGB that ``reencode`` encodes with ``resize``, uint8 [h w 3]; raises ImageError."""
+    with _name_file(data), _open(_read(data), max_pixels) as opened:
+        return swap_red_blue(_resize(opened, resize, resize.target(opened.width, opened.height))[0])
+
+
+def encode_rgb(pixels: Pixels, quality: int, subsampling: Subsampling = "420", *, source_layout: str = "4:4:4") -> bytes:
     """Encode RGB, uint8 [h w 3], or grey, [h w] or [h w 1], to a JPEG: the bytes of ``reencode`` and of Pillow's ``save``.
+
+    ``source_layout`` is the chroma layout that the subsampling ``keep`` uses, as a ``JpegHeader`` states it.
 
     Raises:
         UsageError: the pixels are no such array, or ``quality`` is no number from 1 to 100.
@@ -271,7 +279,7 @@ def encode_rgb(pixels: Pixels, quality: int, subsampling: Subsampling = "420") -
             f"An array of {pixels.dtype} {list(pixels.shape)} is no image. Give RGB, uint8 [h w 3], or grey, uint8 [h w]."
         )
     bgr = swap_red_blue(pixels) if pixels.shape[2:] == (3,) else pixels
-    return _encode(bgr, False, EncodeSpec(quality, subsampling), "4:4:4").data
+    return _encode(bgr, False, EncodeSpec(quality, subsampling), source_layout).data
 
 
 def round_trip(pixels: Pixels, quality: int, subsampling: Subsampling = "420") -> Pixels:

@@ -12,6 +12,8 @@ _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
 _UNSUPPORTED = _OTHER_FRAMES | _WITHOUT_LENGTH
 _APP1, _SCAN = 0xE1, 0xDA
+# Application segments that no decoder of pixels needs, and comments: all but JFIF's and Adobe's, which names the colours.
+_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _END_OF_IMAGE = b"\xff\xd9"
 # By the sampling factors of luma and chroma: the layouts of libturbojpeg (its getSubsamp), which FFCV decodes with.
 _LAYOUTS = {
@@ -65,6 +67,23 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             return _header(frame, tuple(app1), data.rfind(_END_OF_IMAGE, position) >= 0)
         position += 2 + length
     return None
+
+
+def strip_metadata(data: bytes) -> bytes:
+    """Return a JPEG whose header ``read_jpeg_header`` reads, without EXIF, XMP, colour profile, thumbnails and comments.
+
+    Its pixels are the same for decoders that apply no colour profile, and shown as those are by the ones that do.
+    """
+    kept, position = [data[:2]], 2
+    while data[position + 1] != _SCAN:
+        if data[position + 1] == 0xFF:
+            position += 1
+            continue
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if data[position + 1] not in _METADATA:
+            kept.append(data[position:end])
+        position = end
+    return b"".join([*kept, data[position:]])
 
 
 def _header(frame: bytes, app1: tuple[bytes, ...], ended: bool) -> JpegHeader | None:

@@ -6,8 +6,8 @@ Importing this module registers their networks with timm: ``roadmap50_0`` is Res
 ``roadmap200_6e`` is ConvNeXt-B, and ``roadmap38_*`` are small ones. Weights of torchvision's and timm's ResNets start those of
 the first steps, and weights of ConvNeXts those of the last.
 
-The paper does not state how the networks before the last one are initialised. Here all are as ConvNeXt is: truncated normal
-weights of deviation 0.02, so that no step of the roadmap is a step of the initialisation as well.
+All are initialised as ConvNeXt is, with truncated normal weights of deviation 0.02, so that no step of the roadmap is a step of
+the initialisation as well. That is our choice: the published accuracies may be of other initial weights.
 """
 
 from collections.abc import Callable
