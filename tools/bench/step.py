@@ -23,7 +23,9 @@ both in half precision. ``bare`` is eager without the policy and erasing: what i
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -114,10 +116,10 @@ def open_step(recipe: Recipe, beton: Path, micro: int, runtime: Runtime) -> Reci
     recipe = recipe_on(recipe, beton, micro)
     datasets = open_datasets(recipe)
     loaders = open_loaders(recipe, datasets, replace(runtime, compile=False))
-    epoch = loaders.train.at(0)
-    batches = [batch for batch, _ in zip(epoch, range(BATCHES), strict=False)]
+    with closing(loaders.train.at(0)) as epoch:  # or its threads would go on decoding
+        batches = [batch._replace(images=batch.images.clone()) for batch in islice(epoch, BATCHES)]
     state = _create_state(recipe, runtime, datasets, start=True)
-    return RecipeStep(state, [batch._replace(images=batch.images.clone()) for batch in batches])
+    return RecipeStep(state, batches)
 
 
 def eager(step: RecipeStep) -> RecipeStep:
@@ -194,7 +196,9 @@ def profile_step(step: RecipeStep) -> list[Kernel]:
     microseconds, launches = Counter[str](), Counter[str]()
     for event in profiler.key_averages():
         time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if time > 0 and not (on_gpu and event.device_type == torch.autograd.DeviceType.CPU):
+        if event.is_user_annotation or (on_gpu and event.device_type == torch.autograd.DeviceType.CPU):
+            continue  # an annotation spans kernels that are counted themselves
+        if time > 0:
             microseconds[event.key] += time
             launches[event.key] += event.count
     return [Kernel(name, time / PROFILED / 1e3, launches[name] / PROFILED) for name, time in microseconds.most_common()]
