@@ -152,10 +152,10 @@ class Progress:
         self.meter.resumed = done
         self(done, total)
 
-    def update(self, title: str, done: int, total: int) -> None:
+    def update(self, title: str, done: int, total: int, unit: str | None = None) -> None:
         """Show that ``done`` of ``total`` of the work ``title`` are done; another title begins the next piece of work."""
         if self._meter is None or self._meter.title != sanitize(title):
-            self.begin(title)
+            self.begin(title, unit)
         self(done, total)
 
     def counter(self, title: str, total: int) -> Callable[[int], None]:

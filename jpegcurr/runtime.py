@@ -1,14 +1,21 @@
 """The runtime of a run: its device, its precision, and the processes that train together.
 
 This is the only module that asks for CUDA. ``World`` and ``joined`` are about processes, ``Runtime`` and ``resolve_runtime``
-about the device.
+about the device. What ``Runtime`` does on a GPU goes through ``torch.get_device_module``, so that all of it also runs on the
+pretended GPU of the tests (tests/pretend).
 """
 
 import os
-from collections.abc import Iterator
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -126,17 +133,58 @@ class Runtime:
     world: World = ALONE
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the device is the host itself."""
+        return self.device.type == "cpu"
+
+    @property
+    def eager_half(self) -> bool:
+        """Whether training is in half precision on a GPU, kernel by kernel: not compiled."""
+        return not self.on_cpu and self.dtype != torch.float32 and not self.compile
+
+    @property
+    def _backend(self) -> Any:
+        """The module of torch that is about the device, ``torch.cuda``."""
+        return torch.get_device_module(self.device)
+
+    @property
     def name(self) -> str:
         """The GPU's name as its driver gives it, or ``cpu``."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return "cpu" if self.on_cpu else str(self._backend.get_device_name(self.device))
 
     def memory(self, *shape: int) -> torch.Tensor:
         """Return uint8 memory on the host, page-locked if batches are copied from it to a GPU."""
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=not self.on_cpu)
+
+    def free_memory(self) -> int:
+        """Return the bytes of a GPU that are free, or kept by torch for what comes."""
+        kept = self._backend.memory_reserved(self.device) - self._backend.memory_allocated(self.device)
+        return int(self._backend.mem_get_info(self.device)[0] + kept)
+
+    def peak_memory(self, work: Callable[[], object]) -> int:
+        """Return the most bytes of a GPU that ``work`` needs at a time, beside what is allocated already."""
+        before = self._backend.memory_allocated(self.device)
+        self._backend.reset_peak_memory_stats(self.device)
+        work()
+        return int(self._backend.max_memory_allocated(self.device) - before)
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Start a copy to the device and return it at once; do not change ``tensor`` afterwards. On a CPU, return it itself."""
-        return tensor.to(self.device, non_blocking=True)
+        """Start a copy to the device and return it at once; do not change ``tensor`` afterwards. On a CPU, return it itself.
+
+        The copy has a stream of its own, so it takes place while the device still computes on the batch before, and only work
+        that is started after this call waits for it. Memory that is not page-locked is copied into such memory first, since
+        the driver may wait for the device to copy from it. Either memory may be forgotten by the caller: torch uses page-locked
+        memory again only after the copies from it.
+        """
+        if self.on_cpu:
+            return tensor
+        source = tensor if tensor.is_pinned() else tensor.pin_memory()
+        copying, computing = _copy_stream(self.device), self._backend.current_stream(self.device)
+        with self._backend.stream(copying):
+            uploaded = source.to(self.device, non_blocking=True)
+        computing.wait_stream(copying)
+        uploaded.record_stream(computing)  # its memory belongs to the other stream, which must not use it again too early
+        return uploaded
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of mixed precision; it does nothing for float32."""
@@ -152,9 +200,10 @@ class Runtime:
         State and parameters stay those of ``model``, which evaluation and checkpoints use directly.
         """
         if self.compile:
-            model = torch.compile(model)  # type: ignore[assignment]
+            # A size of images gets a graph of its own: by default the second one makes a slower graph for any size.
+            model = torch.compile(model, dynamic=False)  # type: ignore[assignment]
         if self.world.ranks > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
+            devices = None if self.on_cpu else [self.device]
             model = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         return model
 
@@ -165,21 +214,33 @@ class Runtime:
     def rng_state(self) -> dict[str, torch.Tensor]:
         """Return the state of every torch generator that work on this device draws from, uint8."""
         states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        if not self.on_cpu:
+            states[self.device.type] = self._backend.get_rng_state(self.device)
         return states
 
     def set_rng_state(self, states: dict[str, torch.Tensor]) -> None:
         """Restore the states that ``rng_state`` returned; a CPU ignores the state of CUDA."""
         torch.set_rng_state(states["cpu"])
-        if self.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.device)
+        if not self.on_cpu and self.device.type in states:
+            self._backend.set_rng_state(states[self.device.type], self.device)
 
 
-def resolve_runtime(device: str = "auto", *, precision: str = "auto", compile: bool = False, world: World = ALONE) -> Runtime:
+@cache
+def _copy_stream(device: torch.device) -> Any:
+    """Return the stream of a GPU in which batches are copied to it."""
+    return torch.get_device_module(device).Stream(device)
+
+
+def resolve_runtime(
+    device: str = "auto", *, precision: str = "auto", compile: bool | None = False, world: World = ALONE
+) -> Runtime:
     """Choose ``cuda`` in bfloat16 if there is a GPU, else ``cpu`` in float32; ``device`` and ``precision`` override the choice.
 
-    With more than one process, every process takes the GPU of its ``world.local_rank``.
+    With more than one process, every process takes the GPU of its ``world.local_rank``. ``compile`` None, the choice of
+    ``train`` and ``study``, compiles on a GPU if what that takes is there, and not on a CPU.
+
+    With float32 on a GPU, the products of matrices and convolutions are TF32's, in this whole process: inputs with 10 bits of
+    mantissa, sums in float32. The reason says so.
 
     Raises:
         UsageError: the device or the precision is unknown, or CUDA is asked for and absent.
@@ -202,15 +263,45 @@ def resolve_runtime(device: str = "auto", *, precision: str = "auto", compile: b
     else:
         raise UsageError(f"--device {device!r} is not known. Give auto, cpu, cuda or cuda:N.")
     facts = [str(dtype).removeprefix("torch.") + (" autocast" if dtype != torch.float32 else ""), name]
-    facts += ["compiled"] if compile else []
+    if kind == "cuda" and dtype == torch.float32:
+        torch.set_float32_matmul_precision("high")
+        facts[0] += " with TF32 products"
+    compile, remark = _choose_compile(resolved, compile)
+    facts += [remark] if remark else []
     facts += [f"one of {world.ranks} processes"] if world.ranks > 1 else []
     return Runtime(resolved, dtype, f"{kind.upper()}, {', '.join(facts)} ({reason})", compile, world)
+
+
+def compile_arguments(compile: bool | None) -> list[str]:
+    """Return the arguments of a command line that stand for ``compile``; none for None, the default."""
+    return [] if compile is None else ["--compile" if compile else "--no-compile"]
+
+
+def _choose_compile(device: torch.device, wanted: bool | None) -> tuple[bool, str]:
+    """Return whether to compile on ``device``, and a remark on it, which is empty if nothing has to be said."""
+    if wanted is not None or device.type == "cpu":
+        return bool(wanted), "compiled" if wanted else ""
+    obstacle = _obstacle_to_compiling(device)
+    return obstacle is None, "compiled" if obstacle is None else f"not compiled: {obstacle}"
+
+
+def _obstacle_to_compiling(device: torch.device) -> str | None:
+    """Return what torch.compile lacks to make kernels for a GPU: Triton, which also needs a C compiler; None if it is there."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return "the GPU is too old for Triton"
+    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+        return "there is no C compiler"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python.h is missing (python3-dev)"
+    return None
 
 
 def _resolve_cuda(device: str, world: World) -> torch.device:
     if not torch.cuda.is_available():
         raise UsageError(f"--device {device}: torch finds no CUDA device. Omit --device to use the CPU.")
-    if world.ranks > 1 and device == "cuda":
+    if device == "cuda":  # torch.cuda.set_device takes no device without an index
         device = f"cuda:{world.local_rank}"
     try:
         resolved = torch.device(device)
@@ -247,10 +338,12 @@ def torch_threads_kept() -> Iterator[None]:
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Disable TF32 in the block: by default torch lets a GPU's convolutions use 10 of float32's 23 mantissa bits."""
-    before = torch.backends.cudnn.allow_tf32
+    """Disable TF32 in the block: it uses 10 of float32's 23 mantissa bits, in a GPU's convolutions by torch's own default."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)

@@ -19,15 +19,21 @@ TERMINATION: tuple[int, ...] = (signal.SIGTERM, *([signal.SIGBREAK] if hasattr(s
 
 Handler = Callable[[int, FrameType | None], object]
 
+CPUS_VARIABLE = "JPEGCURR_CPUS"
+
 _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 62  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def available_cpus() -> int:
-    """Return the processors that this process may use: its affinity mask, limited by its cgroup's quota, rounded up."""
+    """Return the processors that this process may use: its affinity mask, limited by its cgroup's quota, rounded up.
+
+    Where several tasks of a study run at a time, ``JPEGCURR_CPUS`` is the share of each, which limits it too.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, ceil(min(count, _cpu_quota())))
+    share = os.environ.get(CPUS_VARIABLE, "")
+    return max(1, ceil(min(count, _cpu_quota(), int(share) if share.isdecimal() else count)))
 
 
 def available_memory() -> int:

@@ -10,6 +10,7 @@ from samples import jpeg, photograph
 
 from jpegcurr.analysis.cam.results import CamStudy, CamView, Column, Example, ExamplePrediction, Rule, ViewColumns
 from jpegcurr.analysis.cam.similarity import METRICS
+from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes
 from jpegcurr.encoding.jpeg.pillow import Pixels
 
 MARKUP = "<img src=x onerror=alert(1)>.jpg"
@@ -92,6 +93,10 @@ def cam_study(
         method="gradcam",
         target_rule="reference",
         seed=seed,
+        jpegs={
+            quality: JpegBytes(images, 90_000 * images // (2 * place + 1), 180_000 * images)
+            for place, quality in enumerate(qualities)
+        },
     )
 
 

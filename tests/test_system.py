@@ -40,6 +40,13 @@ def test_processors_are_limited_by_the_mask_and_the_cgroup(
     assert system.available_cpus() == max(1, min(mask, -(-quota // 1)))
 
 
+def test_a_task_of_a_study_has_its_share_of_the_processors(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    for share, count in (("3", 3), ("64", 8), ("", 8), ("many", 8)):
+        monkeypatch.setenv("JPEGCURR_CPUS", share)
+        assert system.available_cpus() == count
+
+
 def test_a_tenth_of_a_processor_is_one(cgroup: Path) -> None:
     write(cgroup, {"cpu.max": "10000 100000\n"})
     assert system.available_cpus() == 1

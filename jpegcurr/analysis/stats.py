@@ -186,6 +186,8 @@ def _likeliest_variance(mean: float, changes: Sequence[float], counts: Sequence[
     1, which bounds the tilt. At a bound that an end without any count sets, the shares sum to less than 1: that end has the
     rest.
     """
+    if len(counts) == 3:
+        return float(paired_variance(counts[0], counts[2], sum(counts), mean))
     images, apart = sum(counts), [change - mean for change in changes]
     observed = [(count / images, distance) for count, distance in zip(counts, apart, strict=True) if count]
 
@@ -203,6 +205,19 @@ def _likeliest_variance(mean: float, changes: Sequence[float], counts: Sequence[
     rest = 1 - sum(share for share, _ in shares)
     end = apart[-1] if tilt < 0 else apart[0]
     return sum(share * distance**2 for share, distance in shares) + rest * end**2
+
+
+def paired_variance(lost: ArrayLike, gained: ArrayLike, images: ArrayLike, difference: float) -> NDArray[np.float64]:
+    """Return the variance of an image's change, -1, 0 or 1, under the likeliest shares of ``lost`` and ``gained`` images whose
+    ``difference``, gained less lost, is that given (Tango, Stat. Med. 17:891, 1998), in the shape of the counts.
+    """
+    loss = abs(difference)
+    more, fewer, of = (
+        np.asarray(counts, np.float64) for counts in ((lost, gained) if difference < 0 else (gained, lost)) + (images,)
+    )
+    linear, constant = (2 * of - more + fewer) * loss - more - fewer, -fewer * loss * (1 - loss)
+    share = (np.sqrt(linear**2 - 8 * of * constant) - linear) / (4 * of)  # of the rarer change; the other has ``loss`` more
+    return np.asarray(2 * share + loss - loss**2)
 
 
 def detectable_difference(discordant: int, images: int) -> float:

@@ -16,7 +16,9 @@ from typer.main import get_command
 
 import jpegcurr
 from jpegcurr.cli import terminal
+from jpegcurr.cli.audit import audit
 from jpegcurr.cli.board import board
+from jpegcurr.cli.budget import budget
 from jpegcurr.cli.cam import cam
 from jpegcurr.cli.channels import channels
 from jpegcurr.cli.convert import convert
@@ -134,6 +136,7 @@ def _handle_top(
 
 # In the order of --help, whose lines have room for 66 characters in a terminal of 80.
 for command, summary in (
+    (audit, "Read the headers of images: what JPEGs they are."),
     (preview, "Show images at JPEG qualities, and what each costs."),
     (encode, "Encode labelled images at JPEG qualities into .beton files."),
     (split, "Draw train, val and test splits of images, by class."),
@@ -144,6 +147,7 @@ for command, summary in (
     (runs, "Compare runs: what differs, and what came of it."),
     (board, "Draw the curves of one run or more as a page."),
     (evaluate, "Measure and compare runs at JPEG qualities."),
+    (budget, "Find the lowest JPEG quality within a loss of accuracy."),
     (predict, "Classify image files."),
     (cam, "Compare Grad-CAM maps between JPEG qualities and runs."),
     (demo, "Show one picture at any JPEG quality, as a model sees it."),

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -36,6 +37,7 @@ from jpegcurr.text import duration, megabytes, sanitize
 if TYPE_CHECKING:
     from jpegcurr.encoding.beton.manifest import Manifest
     from jpegcurr.encoding.box_windows import BoxFormat, BoxLabel, BoxOptions
+    from jpegcurr.encoding.changes import EncodeChanges
     from jpegcurr.encoding.estimate import EncodeEstimate
     from jpegcurr.encoding.jpeg.codec import Filter, Resize
     from jpegcurr.encoding.sources.base import Source
@@ -166,6 +168,7 @@ def encode(
     - --to webdataset: train-q50.wds/train-q50-000000.tar and on
     - --to parquet: train-q50.parquet/train-q50-00000.parquet and on
     """
+    from jpegcurr.encoding.changes import sample_changes
     from jpegcurr.encoding.encode import encode_dataset
     from jpegcurr.encoding.estimate import estimate_splits
     from jpegcurr.encoding.outputs.paths import parse_formats
@@ -203,7 +206,8 @@ def encode(
         outputs = plan_outputs(sources, specs, output, kinds)
         if dry_run:
             estimates = estimate_splits(sources, outputs, executor, seed=seed, max_pixels=max_pixels)
-            print_estimates(sources, estimates, output, refusal(outputs, replacing=force), as_json=as_json)
+            changes = [sample_changes(source, specs, executor, seed=seed) for source in sources if source.boxes is None]
+            print_estimates(sources, estimates, output, refusal(outputs, replacing=force), changes, as_json=as_json)
             return
         if not quiet:
             for source in sources:
@@ -372,11 +376,17 @@ def _json_classes(source: "Source") -> dict[str, object]:
 
 
 def print_estimates(
-    sources: "Sequence[Source]", estimates: "Sequence[EncodeEstimate]", folder: Path, refused: str, *, as_json: bool
+    sources: "Sequence[Source]",
+    estimates: "Sequence[EncodeEstimate]",
+    folder: Path,
+    refused: str,
+    changes: "Sequence[EncodeChanges]" = (),
+    *,
+    as_json: bool,
 ) -> None:
     """Print the classes, files, sizes and seconds of ``--dry-run``, and whatever would stop the encode.
 
-    ``estimates`` are of the ``sources``, in their order; ``refused`` is "" if nothing would.
+    ``estimates`` are of the ``sources``, in their order; ``refused`` is "" if nothing would; ``changes`` are of whole images.
     """
     from jpegcurr.files import nearest_folder
 
@@ -395,7 +405,8 @@ def print_estimates(
             }
             for source, estimate in zip(sources, estimates, strict=True)
         ]
-        out.print_json(json.dumps({"splits": splits, "free_bytes": free, "refused": refused or None}))
+        changed = [asdict(one) for one in changes]
+        out.print_json(json.dumps({"splits": splits, "changes": changed, "free_bytes": free, "refused": refused or None}))
         return
     rows = [
         [str(path), f"{estimate.images:,}", megabytes(estimate.bytes_in), f"about {megabytes(size)}"]
@@ -405,6 +416,8 @@ def print_estimates(
     for source in sources:
         out.print(describe_classes(source), markup=False)
     print_table(["file to write", "images", "source size", "output size"], rows)
+    for line in (line for one in changes for line in one.describe()):
+        out.print(line, markup=False)
     seconds = sum(estimate.seconds for estimate in estimates)
     needed = sum(sum(estimate.bytes_out.values()) for estimate in estimates)
     sampled = sum(estimate.sampled for estimate in estimates)

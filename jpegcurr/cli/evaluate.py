@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +22,7 @@ from jpegcurr.cli.options import (
     LoaderOption,
     MaxPixelsOption,
     MeanOption,
+    MergeOption,
     OnTheFlyOption,
     QualitiesOption,
     QuietOption,
@@ -34,6 +36,8 @@ from jpegcurr.cli.options import (
 )
 from jpegcurr.cli.resumable import ResumeOption, journal_beside, may_replace, show_from
 from jpegcurr.cli.terminal import out, print_table, progress_bar, show_log
+from jpegcurr.errors import UsageError
+from jpegcurr.progress import Progress
 from jpegcurr.system import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -60,16 +64,14 @@ def evaluate(
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the accuracy of each class, one row per class.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality.")] = None,
-    labels: ImageLabelsOption = None,
-    merge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLASS=OUTPUT,OUTPUT;...",
-            help="Judge by fewer classes: the probabilities of a model's outputs in each are added. Name every output once: "
-            "'negative=amb_neg,negative;positive=amb_pos,positive'.",
-        ),
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw accuracy against quality, or bytes: --axis.")
     ] = None,
+    axis: Annotated[
+        Literal["quality", "bytes"], typer.Option(help="What --plot draws accuracy against; bytes are kB an image.")
+    ] = "quality",
+    labels: ImageLabelsOption = None,
+    merge: MergeOption = None,
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = None,
     mean: MeanOption = None,
@@ -98,7 +100,11 @@ def evaluate(
 
     chosen = parse_qualities(qualities, on_the_fly=on_the_fly)
     settings = parse_settings(checkpoint, mean, std, size, class_names, factory)
-    files = EvaluationFiles(csv, classes, plot)
+    if axis == "bytes" and on_the_fly:
+        raise UsageError(
+            "--axis bytes: with --on-the-fly the JPEGs are of what the model gets, and no file stores them. Omit one."
+        )
+    files = EvaluationFiles(csv, classes, plot, axis)
     with joined(collective_backend()) as world:
         show_log(quiet=True, mute=not world.is_main)
         if world.is_main:
@@ -109,7 +115,6 @@ def evaluate(
             runtime = resolve_runtime(device, world=world)
             loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
             with progress_bar(quiet=quiet or not world.is_main) as bar:
-                bar.begin("evaluating")
                 results = evaluate_models(
                     loaded,
                     data,
@@ -122,12 +127,20 @@ def evaluate(
                     merge=merge,
                     progress=show_from(journal, bar, quiet=quiet or not world.is_main),
                     announce=lambda name: bar.rename(f"evaluating {name}"),
+                    byte_progress=partial(show_bytes, bar),
                     journal=journal,
                 )
             if world.is_main:
                 pairs = compare_evaluations(results)
                 files.write(results, pairs)
                 print_evaluations(results, pairs, files.paths, as_json=as_json)
+
+
+def show_bytes(bar: Progress, done: int, total: int) -> None:
+    """Show how far the pass is that comes before an evaluation and measures the bytes of a beton's images."""
+    bar.update("counting bytes", done, total)
+    if done == total:
+        bar.end()
 
 
 def print_evaluations(
@@ -146,6 +159,8 @@ def print_evaluations(
         out.print(f"The probabilities of outputs are added: {merged}", markup=False)
     columns, cells = tables.score_table(results)
     print_table(columns, cells, title=tables.score_title(results), left=columns.index("images"))
+    if counted := tables.describe_bytes(results):
+        out.print(counted, markup=False)
     if matrix := tables.accuracy_matrix(results):
         out.print()
         print_table(*matrix)

@@ -54,6 +54,7 @@ def print_inspection(inspection: "Inspection", complaints: list[str] | None, *, 
             "labels": inspection.labels,
             "highest_label": inspection.highest_label,
             "subsampling": inspection.subsampling,
+            "qualities_of_tables": inspection.qualities,
             "page_size": inspection.page_size,
             "widths": inspection.widths,
             "heights": inspection.heights,
@@ -103,6 +104,7 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
         "samples": f"{inspection.samples:,}",
         "classes": classes,
         "quality": str(manifest.quality) if manifest else unknown,
+        "quality by the tables": _describe_qualities(inspection),
         "subsampling": layouts,
         "width, pixels": spread(*inspection.widths),
         "height, pixels": spread(*inspection.heights),
@@ -128,6 +130,18 @@ def _describe_file(inspection: "Inspection") -> dict[str, str]:
             "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         }
     return facts
+
+
+def _describe_qualities(inspection: "Inspection") -> str:
+    """Return the qualities of the JPEGs' tables; at ``source`` they are those of the data set's own encoders."""
+    total = sum(inspection.qualities.values())
+    if not total:
+        return "no JPEGs"
+    first = list(inspection.qualities.items())[:6]
+    words = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in first)
+    rest = len(inspection.qualities) - len(first)
+    of = f" of {total:,} samples" if total < inspection.samples else ""
+    return f"{words}{f', {rest} more' if rest else ''}{of}"
 
 
 def _describe_boxes(boxes: "BoxOptions") -> str:

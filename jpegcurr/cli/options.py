@@ -63,11 +63,22 @@ ValShareOption = Annotated[
 TestShareOption = Annotated[
     float | None, typer.Option("--test", metavar="SHARE", help="Draw this share of every class for test.")
 ]
+MergeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS=OUTPUT,OUTPUT;...",
+        help="Judge by fewer classes: the probabilities of a model's outputs in each are added. Name every output once: "
+        "'negative=amb_neg,negative;positive=amb_pos,positive'.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on a GPU that supports it.")
 ]
-CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the model with torch.compile; on a GPU that is the default."),
+]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
 ToOption = Annotated[
     list[str] | None,

@@ -92,7 +92,7 @@ def study(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    compile_model: CompileOption = False,
+    compile_model: CompileOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,7 +125,7 @@ def study(
                 "--val-images": val_images is not None,
                 "--device": device != "auto",
                 "--precision": precision != "auto",
-                "--compile": compile_model,
+                "--compile": compile_model is not None,
             }
         )
         commands = load_command_study(file, command, metric)

@@ -74,7 +74,7 @@ def train(
     images: PlannedImagesOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    compile_model: CompileOption = False,
+    compile_model: CompileOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -98,14 +98,14 @@ def train(
     folder = out_folder or Path("runs") / find_recipe(recipe).stem
     if os.environ.get("WORLD_SIZE", "1") == "1":  # before torch is imported
         context.with_resource(locked_run(folder))  # several processes leave it to ``train``, where all of them notice a refusal
-    from jpegcurr.runtime import collective_backend, joined, resolve_runtime
+    from jpegcurr.runtime import collective_backend, compile_arguments, joined, resolve_runtime
     from jpegcurr.training.train import train as train_recipe
 
     options = {"--device": device, "--precision": precision, "--save-every": str(save_every or "auto")}
     again = ["--recipe", str(recipe), *(part for text in given for part in ("--set", text)), "--out", str(folder)]
     again += [part for name in trackers for part in ("--track", name)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
-    again += [option for option, wanted in (("--compile", compile_model), ("--board", board)) if wanted]
+    again += [*compile_arguments(compile_model), *(["--board"] if board else [])]
     with (
         joined(collective_backend()) as world,
         _resume_command_in_errors(folder / STATE, world, again),

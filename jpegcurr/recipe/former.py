@@ -22,7 +22,7 @@ _FORMER: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
 _FITTED = (("schedule", ("lr",)), ("schedule", ("warmup_epochs",)), ("ema", ("decay", "half_life")))
 _FORMER_DECAY = 0.9999  # of an average without decay and half_life
 
-_FORMER_ABSENT = ("targets",)  # sections that did not exist; null is what earlier versions did
+_FORMER_ABSENT = {"targets": None, "evaluate_every": 1}  # what did not exist at all, with what earlier versions did
 
 
 def former_values(tree: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -50,9 +50,7 @@ def omit_former(tree: Mapping[str, Any]) -> dict[str, Any]:
     for (section, field), value in _FORMER.items():
         if isinstance(fields := whole.get(section), Mapping) and field in fields and fields[field] == value(fields):
             whole[section] = {name: other for name, other in fields.items() if name != field}
-    for section in [section for section in _FORMER_ABSENT if whole.get(section, 0) is None]:
-        del whole[section]
-    return whole
+    return {name: value for name, value in whole.items() if name not in _FORMER_ABSENT or value != _FORMER_ABSENT[name]}
 
 
 def keep_former(recipe: Recipe, tree: Mapping[str, Any]) -> tuple[Recipe, list[str]]:

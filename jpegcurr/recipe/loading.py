@@ -103,6 +103,37 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_checked(find_recipe(path), Recipe, overrides)
 
 
+def load_arm(path: Path, overrides: Sequence[str]) -> tuple[Recipe, frozenset[str]]:
+    """Read the base recipe of a study with an arm's ``overrides``, and omit the data sets that only other arms use.
+
+    Returns the recipe and the names of the data sets that were omitted.
+
+    Raises:
+        RecipeError: as ``load_recipe`` does.
+    """
+    tree, lines = _read(path, overrides)
+    data = tree.get("data")
+    if not isinstance(data, dict):
+        return _validate(path, Recipe, tree, lines), frozenset()
+    used = _used_sets(tree)
+    kept = {name: section for name, section in data.items() if name in used}
+    omitted = frozenset(data.keys() - kept.keys()) if kept else frozenset()  # without any, the recipe's own error is better
+    if omitted:
+        tree = tree | {"data": kept}
+    return _validate(path, Recipe, tree, lines), omitted
+
+
+def _used_sets(tree: Mapping[str, Any]) -> set[Any]:
+    """Return the names in ``curriculum`` and ``evaluate`` of a recipe that is not checked yet."""
+    phases, evaluate = tree.get("curriculum"), tree.get("evaluate")
+    data = [phase.get("data") for phase in phases if isinstance(phase, dict)] if isinstance(phases, list) else []
+    lists = [
+        *(list(names) if isinstance(names, dict) else [names] for names in data),
+        evaluate if isinstance(evaluate, list) else [],
+    ]
+    return {name for names in lists for name in names if isinstance(name, str)}
+
+
 def load_resolved(path: Path) -> Recipe:
     """Read the ``recipe.yaml`` of a run, which states every field; one that an earlier version wrote has those of ``former``.
 

@@ -135,7 +135,7 @@ ANYWHERE: Mapping[str, str] = {
     "the column that decides which epoch is best is save.best": (
         "eval_metric metric_for_best_model load_best_model_at_end monitor best_metric"
     ),
-    "validation follows every epoch, on the data sets that evaluate names": (
+    "the epochs between two validations are evaluate_every, the data sets those that evaluate names": (
         "check_val_every_n_epoch eval_strategy evaluation_strategy eval_steps val_interval val_check_interval eval_interval"
     ),
     "the seed is seed": "random_seed manual_seed seed_everything rng_seed data_seed random_state",

@@ -30,6 +30,7 @@ LARGEST_SIDE = 4096  # pixels: more than photographs have, from which crops are 
 LARGEST_COUNT = 1 << 20  # of images in a step and the like: more than ImageNet has
 LARGEST = 1e30  # of rates, strengths, weights and factors: float32 has no room for much more
 MOST_WORKERS = 1024
+USUAL_PER_DEVICE = 128  # images per forward pass
 
 Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Side = Annotated[int, Field(ge=32, le=LARGEST_SIDE)]
@@ -178,7 +179,8 @@ class ModelSection(Section):
         checkpoint: start from this file of timm's, the ConvNeXt authors', torchvision's, mmpretrain's, transformers' or
             EfficientNet-Lite's weights, or from the folder of a run. A classifier for another number of classes is
             re-initialised.
-        head_init_scale: factor on the classifier's initial weights. None keeps timm's initialisation.
+        head_init_scale: factor on the initial weights of a new classifier, for any model of timm's. None keeps timm's
+            initialisation, with which the loss of an EfficientNet starts far above that of guessing.
         layer_scale: initial factor on ConvNeXt's residual branches. None keeps timm's.
         freeze_until: the first epoch that trains all weights; before it, the classifier alone is trained. The rest then has no
             gradients and is in evaluation mode: batch norm uses and keeps the statistics that it came with, and no path is
@@ -404,7 +406,9 @@ class BatchSection(Section):
 
     Attributes:
         size: images per optimiser step, over all devices.
-        per_device: images per forward pass on one device (a micro-batch); their gradients are accumulated.
+        per_device: images per forward pass on one device (a micro-batch); their gradients are accumulated. ``auto``: 128, or on
+            a GPU the double, fourfold and so on that its memory holds, as long as that divides the steps. The log says how
+            many, and mixing stays that of 128 or of ``mix.chunk``. Networks with batch norm keep 128.
         repeats: repeated augmentation (Hoffer et al. 2020): every image occurs this many times in a step, each time cropped and
             augmented differently. An epoch then takes that many times fewer distinct images, in as many steps.
         order: ``random`` is any permutation. ``quasi_random`` keeps runs of 128 neighbouring samples close together, so that
@@ -416,7 +420,7 @@ class BatchSection(Section):
     """
 
     size: Positive = 4096
-    per_device: Positive = 128
+    per_device: Positive | Literal["auto"] = USUAL_PER_DEVICE
     repeats: Positive = 1
     order: Order = "random"
     balance: Balance | None = None
@@ -656,7 +660,9 @@ class Recipe(Section):
         curriculum: phases, in order; the last ``until_epoch`` is the length of the run.
         targets: distributions in place of classes. None: the class of an image is its target.
         ema: speed of the average of the weights. None keeps no average.
-        evaluate: names of the data sets whose ``val`` is evaluated after every epoch.
+        evaluate: names of the data sets whose ``val`` is evaluated.
+        evaluate_every: number of epochs between two evaluations, counted from epoch 0; the last epochs of the run and of every
+            phase are evaluated too. The weights of an epoch that is not are never the best ones.
         tracking: trackers that metrics are sent to, besides ``metrics.jsonl``: ``tensorboard``, ``wandb``, or both in a list.
         seed: of the initial weights and of everything that is drawn at random.
     """
@@ -665,6 +671,7 @@ class Recipe(Section):
     data: Annotated[dict[str, DataSection], Field(min_length=1, max_length=MOST_SETS)]
     curriculum: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)]
     evaluate: tuple[str, ...] = ()
+    evaluate_every: Positive = 1
     image: ImageSection = ImageSection()
     augment: AugmentSection = AugmentSection()
     mix: MixSection = MixSection()
@@ -700,6 +707,11 @@ class Recipe(Section):
         metrics = [f"{prefix}{metric}" for prefix in prefixes for metric in ("top1", "top5", "loss")]
         return tuple(f"val/{name}/{metric}" for name in self.evaluate for metric in metrics)
 
+    def evaluates(self, epoch: int) -> bool:
+        """Return whether the weights are evaluated after ``epoch``."""
+        ends = epoch + 1
+        return ends % self.evaluate_every == 0 or any(ends == phase.until_epoch for phase in self.curriculum)
+
     def freezes(self, epoch: int) -> bool:
         """Return whether ``epoch`` trains the classifier alone."""
         return epoch < self.model.freeze_until
@@ -720,15 +732,23 @@ class Recipe(Section):
         Raises:
             ValueError: a step cannot be divided into such micro-batches.
         """
-        sizes = {"batch.size": self.batch.size} | {
-            f"curriculum.{number}.batch": phase.batch for number, phase in enumerate(self.curriculum) if phase.batch
-        }
-        micro = min(self.batch.per_device, *(size // ranks for size in sizes.values()))
+        sizes = self._steps()
+        per_device = USUAL_PER_DEVICE if self.batch.per_device == "auto" else self.batch.per_device
+        micro = min(per_device, *(size // ranks for size in sizes.values()))
         for field, size in sizes.items():
             if not micro or size % (micro * ranks):
                 devices = f" on each of {ranks} devices" if ranks > 1 else ""
-                raise ValueError(f"{field} {size} is not a multiple of batch.per_device {self.batch.per_device}{devices}")
+                raise ValueError(f"{field} {size} is not a multiple of batch.per_device {per_device}{devices}")
         return micro
+
+    def allows(self, micro: int, ranks: int = 1) -> bool:
+        """Return whether every step can be divided into micro-batches of ``micro`` images on each of ``ranks`` devices."""
+        return all(size % (micro * ranks) == 0 for size in self._steps().values())
+
+    def _steps(self) -> dict[str, int]:
+        """Return the images of the steps of all phases, by the field that sets them."""
+        phases = {f"curriculum.{number}.batch": phase.batch for number, phase in enumerate(self.curriculum) if phase.batch}
+        return {"batch.size": self.batch.size} | phases
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
@@ -795,7 +815,8 @@ class Recipe(Section):
             _check_name(f"evaluate.{number}", name, self.data)
             if self.data[name].val is None:
                 raise ValueError(f"evaluate.{number} is {name!r}, but data.{name}.val is not given")
-        for name in set(self.data) - set(self.training_sets) - set(self.evaluate):
+        used = {*self.training_sets, *self.evaluate}
+        for name in (name for name in self.data if name not in used):  # in order: a set's is another in every process
             raise ValueError(f"data.{name} is trained on in no phase and not in evaluate: name it there, or omit it")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
-from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_checked, load_recipe
+from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_arm, load_checked
 from jpegcurr.recipe.schema import (
     MOST_SETS,
     FilePath,
@@ -207,7 +207,9 @@ def load_study(name: Path, val_resize: ValResize | None = None, *, encoded: bool
     config = load_checked(path, StudyConfig)
     base = find_recipe(config.recipe, beside=path.parent)
     try:
-        recipes = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.all_arms}
+        resolved = {arm: _resolve_arm(arm, base, config, val_resize) for arm in config.all_arms}
+        recipes = {arm: recipe for arm, (recipe, _) in resolved.items()}
+        _check_data_used(base, resolved.values())
         _check_different(config, recipes)
         _check_primary_weights(config, recipes)
         evaluate = _resolve_sets(config, recipes, encoded=encoded)
@@ -232,13 +234,23 @@ def check_arms(study: Study, only: Iterable[str] = ()) -> None:
             raise RecipeError(add_line_number(f"{study.config.place(arm)}: {error}", study.path)) from None
 
 
-def _resolve_arm(arm: str, base: Path, config: StudyConfig, val_resize: ValResize | None) -> Recipe:
+def _resolve_arm(arm: str, base: Path, config: StudyConfig, val_resize: ValResize | None) -> tuple[Recipe, frozenset[str]]:
+    """Return the recipe of an arm, and the data sets that it has no use for."""
     overrides = (*config.overrides, *config.all_arms[arm].overrides, f"seed={config.seeds[0]}")
     try:
-        recipe = load_recipe(base, overrides)
+        recipe, unused = load_arm(base, overrides)
     except RecipeError as error:
         raise RecipeError(f"{config.place(arm)}: {error}") from None
-    return recipe.validating_by(val_resize) if val_resize else recipe
+    return recipe.validating_by(val_resize) if val_resize else recipe, unused
+
+
+def _check_data_used(base: Path, resolved: Iterable[tuple[Recipe, frozenset[str]]]) -> None:
+    used, unused = set[str](), dict[str, None]()
+    for recipe, omitted in resolved:
+        used |= recipe.data.keys()
+        unused |= dict.fromkeys(sorted(omitted))
+    if never := next((name for name in unused if name not in used), None):
+        raise RecipeError(f"{base}: data.{never} is used in no arm: name it in a phase or in evaluate, or omit it")
 
 
 def _check_different(config: StudyConfig, recipes: Mapping[str, Recipe]) -> None:

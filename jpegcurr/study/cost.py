@@ -22,6 +22,7 @@ from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.data.datasets import count_images
 from jpegcurr.training.loss import soft_targets
 from jpegcurr.training.models.create import create_model
+from jpegcurr.training.models.half_precision import prepare_for_training
 from jpegcurr.training.optim import create_optimizer
 
 DEVICES = (1, 8)
@@ -204,7 +205,7 @@ def measure_speed(recipe: Recipe, classes: int, runtime: Runtime) -> float:
     if runtime.device.type == "cpu":
         images = min(images, max(1, CPU_PIXELS // recipe.image.size**2))
     model = runtime.place(create_model(recipe.model, classes, start=False)).train()
-    prepared, optimizer = runtime.prepare(model), create_optimizer(model, recipe.optim)
+    prepared, optimizer = prepare_for_training(model, runtime), create_optimizer(model, recipe.optim)
     inputs = torch.rand(images, 3, recipe.image.size, recipe.image.size, device=runtime.device)
     inputs = inputs.to(memory_format=torch.channels_last)
     targets = soft_targets(torch.zeros(images, dtype=torch.int64, device=runtime.device), classes, 0.1)

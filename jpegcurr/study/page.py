@@ -159,11 +159,12 @@ def _curve_charts(results: Results) -> list[Markup]:
 
 
 def _curve(arm: str, runs: Sequence[RunResult], key: str) -> Series | None:
-    """Return the mean over the seeds after every epoch (epoch 0 ends at 1), or None if nothing was measured."""
+    """Return the mean over the seeds after every epoch that measured it (epoch 0 ends at 1), or None if none did."""
     rows = [[float(row.get(key, nan)) for row in run.metrics] for run in runs]
-    if not rows or not np.isfinite(rows).any():
+    measured = [epoch for epoch in range(len(rows[0]) if rows else 0) if any(key in run.metrics[epoch] for run in runs)]
+    if not measured or not np.isfinite(rows).any():
         return None
-    return Series(arm, np.mean(rows, axis=0).tolist(), x=[epoch + 1 for epoch in range(len(rows[0]))])
+    return Series(arm, np.mean(rows, axis=0)[measured].tolist(), x=[epoch + 1 for epoch in measured])
 
 
 def _marks(results: Results) -> list[tuple[float, str]]:

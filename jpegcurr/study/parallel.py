@@ -1,4 +1,4 @@
-"""Several tasks of a study at a time, in processes: each with a GPU of its own or, on a CPU, with a share of the threads.
+"""Several tasks of a study at a time, in processes: each with a share of the processors and, if there are any, a GPU.
 
 A ``Launcher`` starts the processes: ``LocalLauncher`` on this machine, ``slurm.SlurmLauncher`` as Slurm jobs.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from jpegcurr.errors import Interrupted, JpegcurrError, UsageError
-from jpegcurr.runtime import visible_gpus
+from jpegcurr.runtime import compile_arguments, visible_gpus
 from jpegcurr.study.config import Study
 from jpegcurr.study.run import TaskResult, Watcher, log_path
 from jpegcurr.study.tasks import Task, epochs_recorded
-from jpegcurr.system import WINDOWS, available_cpus
+from jpegcurr.system import CPUS_VARIABLE, WINDOWS, available_cpus
 
 _STOPPED_CODES = (Interrupted.exit_code, 143)
 
@@ -123,7 +123,7 @@ class LocalLauncher:
     jobs: int
     device: str = "auto"
     precision: str = "auto"
-    compile: bool = False
+    compile: bool | None = None
     launch: tuple[str, ...] = ()
     pause: ClassVar[float] = 0.2
 
@@ -138,16 +138,16 @@ class LocalLauncher:
         kind, _, number = self.device.partition(":")
         if number:
             raise UsageError(f"--device {self.device} is one GPU, but --jobs spreads runs over several: give --device {kind}.")
-        if gpus := visible_gpus() if kind != "cpu" else []:
-            return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(self.jobs)]
-        threads = str(max(1, available_cpus() // self.jobs))
-        return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * self.jobs
+        share = str(max(1, available_cpus() // self.jobs))
+        shares = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share, CPUS_VARIABLE: share}
+        gpus = visible_gpus() if kind != "cpu" else []
+        return [shares | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}) for slot in range(self.jobs)]
 
     def command(self, study: Study, task: Task, out: Path) -> list[str]:
         """Return the command that does one task."""
         command = [*self.launch, sys.executable, "-m", "jpegcurr.study.worker", str(study.path), str(out), task.name]
         command += ["--device", self.device, "--precision", self.precision]
-        return [*command, "--compile"] if self.compile else command
+        return [*command, *compile_arguments(self.compile)]
 
     def progress(self, task: Task, out: Path) -> float:
         """Return how many epochs a task has done."""

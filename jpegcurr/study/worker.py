@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("task")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
     options = parser.parse_args()
     handler = logging.StreamHandler()
     handler.setFormatter(_SafeFormatter("%(asctime)s %(message)s"))

@@ -1,5 +1,6 @@
 """Operations of a network on an image, in training and forward alone, and the share of a device's peak that a speed uses."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
+
+log = logging.getLogger("jpegcurr")
 
 _DENSE = {linear, torch.conv1d, torch.conv2d, torch.conv3d}
 _BATCH = 2  # batch norm refuses to learn from a single image
@@ -72,6 +75,41 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
 def mfu(flops_per_image: float, images_per_second: float, peak: float) -> float:
     """Return the model FLOP utilisation (Chowdhery et al. 2022, appendix B): the share of ``peak`` that a speed uses."""
     return flops_per_image * images_per_second / peak
+
+
+class Utilisation:
+    """The share of the device's ``peak``, in FLOP/s, that the training of ``model`` uses; None where either is not known.
+
+    The operations are counted before an epoch, once for every size of images and for a model with and without frozen weights.
+    A network for which that fails has no share: no number in the log is worth a run.
+    """
+
+    def __init__(self, model: torch.nn.Module, peak: float | None) -> None:
+        self._model, self._peak = model, peak
+        self._counted: dict[tuple[int, int], float | None] = {}
+
+    def count(self, size: int) -> None:
+        """Count the operations of training on one image of ``size`` pixels a side, as the model is now."""
+        key = self._key(size)
+        if self._peak is None or key in self._counted:
+            return
+        try:
+            self._counted[key] = training_flops(self._model, size)
+        except Exception as error:  # of whatever kind: the network may be anyone's
+            log.warning("mfu is not known: the operations of the network cannot be counted (%s)", _one_line(error))
+            self._counted[key] = None
+
+    def at(self, images_per_second: float, size: int) -> float | None:
+        """Return the share at a speed on one device; None if it is not known or ``count`` was not called."""
+        flops = self._counted.get(self._key(size))
+        return None if flops is None or self._peak is None else mfu(flops, images_per_second, self._peak)
+
+    def _key(self, size: int) -> tuple[int, int]:
+        return size, sum(parameter.requires_grad for parameter in self._model.parameters())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class _Count(TorchFunctionMode):

@@ -11,7 +11,6 @@ import torch
 from jpegcurr.errors import NotFiniteError
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.sampling import Batch, Loader
-from jpegcurr.training.flops import mfu, peak_flops, training_flops
 from jpegcurr.training.models.freeze import set_mode
 from jpegcurr.training.optim import set_learning_rate
 from jpegcurr.training.schedule import learning_rate
@@ -47,8 +46,9 @@ def train_epoch(
     """
     micro_batches, world = state.micro_batches(plan), state.runtime.world
     seconds, waited, replaced = progress.seconds, progress.waited, progress.replaced
-    started = perf_counter()
     set_mode(state.model, frozen=state.recipe.freezes(plan.epoch))
+    state.utilisation.count(plan.size or state.recipe.image.size)
+    started = perf_counter()
     loss, buffers = torch.zeros_like(progress.loss), list[torch.Tensor]()
     first = progress.step * micro_batches
     batches = _TimedBatches(loader.at(plan.epoch, first))
@@ -198,7 +198,7 @@ def _metrics_row(state: TrainState, plan: EpochPlan, progress: EpochProgress) ->
         "images_per_second": speed,
         "train/loss": progress.mean_loss,
     }
-    if peak := peak_flops(runtime.name, runtime.dtype):
-        flops = training_flops(state.model, plan.size or state.recipe.image.size)
-        row["mfu"] = mfu(flops, speed / runtime.world.ranks, peak)
+    share = state.utilisation.at(speed / runtime.world.ranks, plan.size or state.recipe.image.size)
+    if share is not None:
+        row["mfu"] = share
     return row

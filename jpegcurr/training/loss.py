@@ -23,6 +23,7 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "l1": l1_loss,
     "mse": mse_loss,
 }
+_HALF = (torch.bfloat16, torch.float16)
 # The argument by which a loss takes a factor on the share that a target has of each class.
 _WEIGHT_OF: dict[str, str] = {"cross_entropy": "weight", "bce": "pos_weight"}
 
@@ -37,7 +38,7 @@ def recipe_loss(recipe: Recipe, weights: Numbers | None = None) -> Loss:
         RecipeError: the recipe has weights for classes that its training set lacks.
         BetonError: ``weights`` are needed, and the training set cannot be opened.
     """
-    loss = LOSSES[recipe.optim.loss]
+    loss = _in_float32(LOSSES[recipe.optim.loss])
     weights = open_weights(recipe) if weights is None else weights
     if weights is None:
         return loss
@@ -50,6 +51,15 @@ def recipe_loss(recipe: Recipe, weights: Numbers | None = None) -> Loss:
         return value
 
     return weighted
+
+
+def _in_float32(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return ``loss``, computed in float32: autocast leaves the softmax of cross-entropy in the precision of the logits."""
+
+    def of_whole(logits: torch.Tensor, targets: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        return loss(logits.float() if logits.dtype in _HALF else logits, targets, **options)
+
+    return of_whole
 
 
 def image_losses(name: str, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:

@@ -41,7 +41,7 @@ class Normaliser(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the normalised images."""
-        return (images.float() - self.mean) / self.std
+        return (images - self.mean) / self.std
 
     def equals(self, other: "Normaliser") -> bool:
         """Return whether the other has the same numbers, apart from rounding to three decimals."""
@@ -90,10 +90,11 @@ def score(
 
     ``loss`` is that of the recipe; see ``image_losses``.
     """
-    totals = torch.zeros(len(models), 4, dtype=torch.float64)
+    totals = torch.zeros(len(models), 4, dtype=torch.float64, device=runtime.device)
     for logits, labels, targets in evaluate_batches([(model, normalise) for model in models], loader.at(0), runtime):
         losses = [image_losses(loss, of_model, labels, targets) for of_model in logits]
-        totals += torch.stack([_sums(*of_model, labels) for of_model in zip(logits, losses, strict=True)]).cpu()
+        totals += torch.stack([_sums(*of_model, labels) for of_model in zip(logits, losses, strict=True)])
+    totals = totals.cpu()  # the one time that an evaluation waits for its device
     return [
         Scores(int(images), 100 * top1 / images, 100 * top5 / images, loss / images)
         for images, top1, top5, loss in runtime.world.sum(totals).tolist()
@@ -103,5 +104,5 @@ def score(
 def _sums(logits: torch.Tensor, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the number of images, of correct top-1 and of correct top-5 answers, and the summed loss: float64 [4]."""
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    count = torch.tensor(len(labels), device=losses.device)
+    count = labels.new_full((), len(labels))
     return torch.stack([count, top[:, 0].sum(), top.sum(), losses.sum()]).double()

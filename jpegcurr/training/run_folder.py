@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
     from jpegcurr.training.data.datasets import Datasets
     from jpegcurr.training.data.loaders import Loaders
-    from jpegcurr.training.metrics import Normaliser
+    from jpegcurr.training.state import TrainState
 
 log = logging.getLogger("jpegcurr")
 
@@ -39,7 +39,7 @@ STATE = "state.safetensors"
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "timm", "torch", "torchvision", "ffcv")
 # A resumed run may change these sections: later epochs, evaluation, checkpoints, and the paths of the data. It may also change
 # the schedule's horizon, as long as the plans of the epochs already trained stay the same.
-_FREE = frozenset({"curriculum", "evaluate", "loader", "tracking", "data", "save"})
+_FREE = frozenset({"curriculum", "evaluate", "evaluate_every", "loader", "tracking", "data", "save"})
 # The files that a run writes under a hidden name first: of ``files.staged``, of ``export_model``, and of safetensors itself.
 _PARTIAL = re.compile(
     r"\.(recipe\.yaml|board\.html|(run|wandb|best|config)\.json|metrics\.jsonl|summary\.csv|(state|model|epoch-\d+)\.safetensors)\.partial"
@@ -241,7 +241,7 @@ def check_same_data(out: Path, datasets: Datasets) -> None:
             )
 
 
-def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime, normalise: Normaliser) -> str:
+def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime, state: TrainState) -> str:
     """Write ``recipe.yaml`` and ``run.json``; return the run's id, which a resumed run keeps."""
     out.mkdir(parents=True, exist_ok=True)
     before = _read_head(out) if (out / _HEAD).is_file() else {}
@@ -257,9 +257,10 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "versions": library_versions(_PACKAGES),
         "commit": source_commit(),
         "runtime": runtime.reason,
+        "per_device": state.micro,
         "loader": loaders.kind,
         "factory_sha256": _factory_sha256(recipe),
-        "normalisation": {"mean": normalise.levels, "std": normalise.deviations},
+        "normalisation": {"mean": state.normalise.levels, "std": state.normalise.deviations},
         "classes": len(datasets.classes),
         "class_names": list(datasets.classes.names) if datasets.classes.known else None,
         "class_names_known": datasets.classes.known,

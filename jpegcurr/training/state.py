@@ -11,6 +11,7 @@ from jpegcurr.recipe.schema import Recipe, TrainedWeights
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.curriculum import EpochPlan
+from jpegcurr.training.flops import Utilisation
 from jpegcurr.training.loss import Loss
 from jpegcurr.training.metrics import Normaliser
 
@@ -38,6 +39,7 @@ class TrainState:
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    utilisation: Utilisation
 
     @property
     def normalise(self) -> Normaliser:

@@ -25,14 +25,17 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets, open_datasets, open_weights
 from jpegcurr.training.data.iteration import ValLoader
 from jpegcurr.training.data.loaders import open_loaders
+from jpegcurr.training.flops import Utilisation, peak_flops
 from jpegcurr.training.loop import StepInfo, check_finite, train_epoch
 from jpegcurr.training.loss import recipe_loss
 from jpegcurr.training.metrics import Scores, score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
 from jpegcurr.training.models.freeze import freeze
+from jpegcurr.training.models.half_precision import prepare_for_training
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
+from jpegcurr.training.per_device import fit_per_device
 from jpegcurr.training.run_folder import (
     STATE,
     check_folder,
@@ -74,8 +77,8 @@ def train(
     true. On a CPU a resumed run ends with the same weights, bit for bit, as one that never stopped. ``until`` ends the run
     before that epoch, at the learning rates of the whole recipe, so that the rest can be resumed.
 
-    Without a ``runtime``, a GPU is used if there is one. Every process of ``runtime.world`` calls this function; the first one
-    writes, and only its returned metrics are complete.
+    Without a ``runtime``, a GPU is used if there is one, and the model compiled for it. Every process of ``runtime.world``
+    calls this function; the first one writes, and only its returned metrics are complete.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or the reverse, or the recipe or the data differ, or another
@@ -86,7 +89,7 @@ def train(
         Terminated: ``stop`` was true; the checkpoint is of that step.
     """
     out = Path(out)
-    runtime = resolve_runtime() if runtime is None else runtime
+    runtime = resolve_runtime(compile=None) if runtime is None else runtime
     with locked_run(out) if runtime.world.is_main else nullcontext():
         return _train_locked(recipe, out, runtime, resume, save_every, until, on_step, on_epoch, stop)
 
@@ -114,8 +117,11 @@ def _train_locked(
         datasets = open_datasets(recipe, classes_of(out) if resume else None)
         if resume:
             check_same_data(out, datasets)
-    loaders = open_loaders(recipe, datasets, runtime)
-    state = _create_state(recipe, runtime, datasets, start=not resume)
+    fitted, remark = fit_per_device(recipe, runtime, len(datasets.classes))
+    if remark:
+        log.info(remark)
+    loaders = open_loaders(fitted, datasets, runtime)
+    state = _create_state(fitted, runtime, datasets, start=not resume)
     progress = load_state(out / STATE, state) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
@@ -135,16 +141,16 @@ def _train_locked(
     started, first = perf_counter(), progress.epoch
     try:
         if world.is_main:
-            run_id = write_head(recipe, out, datasets, loaders, runtime, state.normalise)
+            run_id = write_head(recipe, out, datasets, loaders, runtime, state)
             metrics.open_trackers(recipe.tracking, run_id, recipe.model_dump(mode="json"))
         for plan in plans[first:last]:
             log_phase(plan, plans, datasets)
             state = _freeze(state, plan)
             if state.ema is not None and recipe.ema is not None:
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
-            with _name_the_checkpoint(out, recipe):
+            with _name_the_checkpoint(out, recipe), _explain_uncompiled():
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
-                row |= _validate(state, loaders.val)
+                row |= _validate(state, loaders.val) if recipe.evaluates(plan.epoch) else {}
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
             with _explain_unsaved(out, plan):
                 _save_epoch(state, out, datasets.classes.names, progress, metrics, row)
@@ -177,12 +183,13 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
         classes,
         images=len(first.beton),
         model=model,
-        prepared=runtime.prepare(model),
+        prepared=prepare_for_training(model, runtime),
         augment=Augment(recipe, classes, normalise),
         loss_of=recipe_loss(recipe, open_weights(recipe, first, datasets.classes)),
         ema=ModelEmaV3(model) if recipe.ema is not None else None,
         optimizer=create_optimizer(model, recipe.optim),
         scaler=runtime.scaler(),
+        utilisation=Utilisation(model, peak_flops(runtime.name, runtime.dtype)),
     )
 
 
@@ -190,7 +197,7 @@ def _freeze(state: TrainState, plan: EpochPlan) -> TrainState:
     """Freeze or thaw the model as ``plan`` has it; processes that train together then agree anew on the gradients."""
     if not state.recipe.model.freeze_until or not freeze(state.model, frozen=state.recipe.freezes(plan.epoch)):
         return state
-    return replace(state, prepared=state.runtime.prepare(state.model))
+    return replace(state, prepared=prepare_for_training(state.model, state.runtime))
 
 
 def _validate(state: TrainState, loaders: dict[str, ValLoader]) -> Row:
@@ -265,6 +272,18 @@ def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
     except BetonError as error:
         there = f"{out / STATE} is from before it and can be resumed with --resume once the file is whole."
         raise TrainingError(f"{error} {there if (out / STATE).is_file() else 'There is no checkpoint yet.'}") from None
+
+
+@contextmanager
+def _explain_uncompiled() -> Iterator[None]:
+    """Turn an error of torch.compile into a TrainingError that says how to do without it."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
+            raise
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise TrainingError(f"torch.compile failed: {reason} Train without it: --no-compile.") from error
 
 
 @contextmanager

@@ -38,6 +38,15 @@ def study(photos: Path, trained: Path, cpu: Runtime) -> CamStudy:
     return compare_cams([load_run(trained, cpu)], photos / "val", SPECS, cpu, layer="stages.1", limit=10)
 
 
+def test_bytes_are_those_of_the_images_that_were_read(study: CamStudy, photos: Path) -> None:
+    encoded = [reencode((photos / "val" / name).read_bytes(), SPECS) for name in study.names]
+    for number, spec in enumerate(SPECS):
+        jpegs = [image[number] for image in encoded]
+        counted = study.jpegs[spec.name]
+        assert (counted.images, counted.total) == (len(study.names), sum(len(jpeg.data) for jpeg in jpegs))
+        assert counted.pixels == sum(jpeg.width * jpeg.height for jpeg in jpegs)
+
+
 def with_view(run: Run, **fields: object) -> Run:
     """The same model, which sees another crop."""
     image = ImageSection(**{**run.image.model_dump(), **fields})  # type: ignore[arg-type]

@@ -187,8 +187,19 @@ def test_epochs_are_whole() -> None:
         assert all(value == round(value) for value, _ in ticks)
 
 
+def test_points_are_named_above_them_where_there_is_room() -> None:
+    near, far = Series("a", [1, 1, 2], x=[10, 10.1, 20], labels=["ten", "meets it", "<20>"]), Series("b", [1, 2], x=[10, 20])
+    svg = line_chart([near, far])
+    placed = {element.text: float(element.get("y", "nan")) for element in parsed(svg).iter(f"{SVG}text") if not len(element)}
+    assert "ten" in placed
+    assert "<20>" in placed
+    assert "meets it" not in placed
+    assert placed["<20>"] < placed["ten"], "a higher point has a higher name"
+    assert "meets it, 10.1: 1" in svg, "and what has no room is in the description"
+
+
 def test_columns_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="'a': y, low, high and x are not of one length"):
+    with pytest.raises(ValueError, match="'a': y, low, high, x and labels differ in length"):
         Series("a", [1, 2], x=[1])
     with pytest.raises(ValueError, match="low or high is missing"):
         Series("a", [1], low=[1])

@@ -3,13 +3,13 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from evaluation_samples import simulated
 
 from jpegcurr.analysis.evaluation import evaluate
 from jpegcurr.analysis.evaluation.evaluate import (
@@ -22,7 +22,6 @@ from jpegcurr.analysis.evaluation.evaluate import (
 )
 from jpegcurr.analysis.evaluation.naming import quality_lines, quality_names, run_names
 from jpegcurr.analysis.evaluation.outputs import accuracy_curve
-from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.analysis.evaluation.tables import (
     accuracy_matrix,
     changed_classes,
@@ -36,31 +35,7 @@ from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.description import ModelDescription
 from jpegcurr.training.models.load import Run, load_run
-
-DESCRIPTION = ModelDescription("0" * 64, 224, "bicubic", 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-def simulated(
-    right: Sequence[bool],
-    labels: Sequence[int],
-    *,
-    run: str = "run",
-    data: str = "val.beton",
-    quality: Quality | None = "source",
-    tested: Quality | None = None,
-    at_load: str | None = None,
-    classes: tuple[str, ...] = ("cat", "dog", "hen"),
-    named: bool = True,
-    keys: str | None = "same",
-) -> Evaluation:
-    """Return the evaluation of a model that has these answers ``right`` on images with these ``labels``."""
-    truth, hit = np.array(labels), np.array(right)
-    outcomes = Outcomes(truth, np.where(hit, truth, truth + 1), np.full(len(hit), 0.5), hit, np.ones(len(hit)))
-    model_input = tested if at_load else quality
-    where, how = (Path(run), "raw", Path(data)), (quality, model_input, at_load, "plain")
-    return Evaluation(*where, *how, classes, named, DESCRIPTION, keys, outcomes)
 
 
 def same_outcomes(one: Evaluation, other: Evaluation) -> bool:

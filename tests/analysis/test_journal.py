@@ -21,6 +21,7 @@ from samples import jpeg, photograph
 from jpegcurr.analysis.cam import pipeline
 from jpegcurr.analysis.evaluation import evaluate as evaluation
 from jpegcurr.analysis.evaluation import per_image
+from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes
 from jpegcurr.analysis.journal import Arrays, Journal, has_results, journal_of, pack_json, unpack_json
 from jpegcurr.analysis.prediction import predict
 from jpegcurr.cli import main
@@ -363,6 +364,8 @@ def test_without_an_output_a_stop_says_what_would_have_kept_it(
 def test_every_process_keeps_its_own_part(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the processes one after the other: each gets its own rows from its journal, and reads no image again."""
     monkeypatch.setattr(per_image, "_gather", lambda mine, _world: mine)
+    monkeypatch.setattr(World, "sum", lambda _world, values: values)
+    counted: dict[str, JpegBytes | None] = {}
     model = load_run(Path("one"), cpu)
     sets = evaluation.open_sets([model], {"": Path("images")})
 
@@ -370,6 +373,7 @@ def test_every_process_keeps_its_own_part(cpu: Runtime, monkeypatch: pytest.Monk
         with suppress(KeyboardInterrupt), Journal(file, **options) as journal:
             (result,) = evaluation.evaluate_runs([model], sets, runtime, journal=journal)
             raise KeyboardInterrupt
+        assert counted.setdefault(file, result.jpegs) == result.jpegs, "a resumed pass counts what it does not read again"
         return [float(loss) for loss in result.outcomes.loss]
 
     of_both: list[float] = []

@@ -167,7 +167,7 @@ def test_without_the_script_the_page_says_what_the_study_says(
         before, after = (100 * right / row.images for right in row.right[:2])
         cells = f"<td>{row.images}</td><td>{before:.1f}</td><td>{after:.1f}</td><td>{after - before:+.1f}</td>"
         assert f"{cells}<td>{row.flips[1]}</td><td>{row.pearson[1]:.2f}</td></tr>" in text
-    assert text.count("<svg ") == 4, "each chart is there for a phone too"
+    assert text.count("<svg ") == 6, "each chart is there for a phone too"
     assert {f"image-{number}" for number in range(8)} == {tag["id"] for tag in page.all("article")}
     assert page.all("noscript")
     assert all(f"{100 * share:.1f} %" in words for example in study.examples for _, share in example.predictions[0].top)
@@ -334,6 +334,18 @@ def test_the_json_has_everything(study: CamStudy, report: Report, written: Path)
             assert np.array_equal(np.array(written_["cam"], np.float32), prediction.cam)
             assert written_["target"] == prediction.target
     assert content["views"][1]["right"] == study.right(1).sum()
+
+
+def test_bytes_are_in_the_table_the_chart_and_the_files(study: CamStudy, page: Page, written: Path) -> None:
+    assert [study.jpegs[name].mean for name in ("source", "q50", "q10")] == [90_000, 30_000, 18_000]
+    assert "kB an image 90.0 4.00 bits a pixel 30.0 1.33 bits a pixel 18.0 0.80 bits a pixel" in spaced(page.text)
+    assert any(attributes.get("aria-label") == "accuracy by bytes, as a curve" for attributes in page.all("div"))
+    content = json.loads(written.with_suffix(".json").read_text())
+    assert [view["bytes_per_image"] for view in content["views"]] == 2 * [90_000, 30_000, 18_000]
+    assert [row["bytes"] for row in rows_of(written.with_suffix(".views.csv"))] == 2 * ["2160000", "720000", "432000"]
+    without = cam_study(runs=["a"])
+    page_without = Page(render(build_report(replace(without, jpegs={}))))
+    assert "kB an image" not in page_without.text
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -606,7 +606,8 @@ def test_on_a_phone_no_accuracy_and_no_point_of_a_chart_is_cut_off(opened: Calla
     page.set_viewport_size({"width": 390, "height": 844})
     cells = page.locator("[aria-label='accuracy by run and quality'] td")
     points = page.locator(".chart svg:visible path:has(title)")
-    assert (cells.count(), points.count()) == (18, 18 + 17 + 2 * 9), "one line each for the ceiling and the baseline"
+    counts = 18 + 9, 2 * 18 + 17 + 2 * 9
+    assert (cells.count(), points.count()) == counts, "a row of bytes; one line each for the ceiling and the baseline"
     for shown in (cells, points):
         ends = shown.evaluate_all("all => all.map(one => one.getBoundingClientRect()).map(({ left, right }) => [left, right])")
         assert all(0 <= left < right <= 390 for left, right in ends)
@@ -625,7 +626,7 @@ def test_without_javascript_the_rest_is_there(browser: Any, file: Path) -> None:
     assert not page.locator("#controls").is_visible()
     assert page.locator("#classes button").count() == 0
     assert page.locator("article:visible img").count() == 8
-    assert page.locator("svg:visible").count() == 2
+    assert page.locator("svg:visible").count() == 3
     assert page.locator("article .likeliest").count() == 8
     context.close()
 

@@ -94,7 +94,8 @@ def here(betons: Path, trained: Path, photos: Path) -> None:
     [
         ("encode images --quality 50 -q -o out", "path images"),
         ("encode images --quality 50 -q --dry-run", "splits free_bytes"),
-        ("inspect betons/val-q50.beton --verify -q", "samples wrong"),
+        ("audit images -q --sample 8 --permutations 99", "images splits classes predictions"),
+        ("inspect betons/val-q50.beton --verify -q", "samples wrong qualities_of_tables"),
         (f"train --recipe two_phase --plan -q {SMALL}", "epoch lr_first"),
         ("cam run images -q --device cpu --qualities source --quality 10", "report summary comparisons skipped"),
         ("channels run -q --device cpu --qualities source,50", "run"),

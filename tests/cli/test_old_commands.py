@@ -85,7 +85,7 @@ def test_an_old_option_is_there(name: str) -> None:
 
 
 def test_no_other_command_is_missing() -> None:
-    newer = {"board", "convert", "demo", "export", "preview", "push", "recipe", "runs", "split"}
+    newer = {"audit", "board", "budget", "convert", "demo", "export", "preview", "push", "recipe", "runs", "split"}
     assert set(GROUP.commands) - set(OPTIONS) == newer
 
 

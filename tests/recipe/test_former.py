@@ -21,6 +21,7 @@ def former_tree(recipe: Recipe) -> dict[str, Any]:
     """Return the resolved recipe as version 0.1 wrote it."""
     tree: dict[str, Any] = yaml.safe_load(dump_recipe(recipe))
     del tree["optim"]["layer_ids"], tree["image"]["mean"], tree["image"]["std"], tree["targets"]
+    del tree["evaluate_every"]
     del tree["image"]["padding"], tree["model"]["freeze_until"], tree["batch"]["balance"], tree["optim"]["class_weights"]
     return tree
 

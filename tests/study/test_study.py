@@ -21,7 +21,7 @@ import torch._dynamo
 import yaml
 from forked import PYTHON
 from safetensors.torch import load_file
-from samples import encode_all, image, tiny_recipe
+from samples import encode_all, image, tiny_recipe, tiny_tree
 from studies import PHASES, arms, command, run, write_study
 
 from jpegcurr.errors import Interrupted, RecipeError, Terminated, UsageError
@@ -212,6 +212,20 @@ def test_maps_and_lists_of_overrides_mean_the_same(betons: Path) -> None:
     assert swap.schedule.lr == 0.5
 
 
+def test_an_arm_has_only_the_data_that_it_uses(betons: Path) -> None:
+    """The base recipe may name the data of all arms; a set that none uses is an error, as in a recipe."""
+    data = tiny_tree(betons)["data"]
+    drawn = {"train": {"beton": str(betons / "train-source.beton"), "quality": [20, 95]}}
+    trunk = load_study(write_study(betons)).trunks[0].name
+    curricula = arms(drawn={"set": ["curriculum=" + PHASES.format("clean", "drawn")]})
+    study = load_study(write_study(betons, base={"data": data | {"drawn": drawn}, "evaluate": []}, arms=curricula))
+    assert [set(recipe.data) for recipe in study.recipes.values()] == [{"clean"}, {"clean", "q50"}, {"clean", "drawn"}]
+    assert study.trunks[0].arms == ("clean", "swap", "drawn")
+    assert study.trunks[0].name == trunk, "a study that has begun keeps its trunks"
+    with pytest.raises(RecipeError, match=r"base\.yaml: data\.drawn is used in no arm: name it in a phase or in evaluate"):
+        load_study(write_study(betons, base={"data": data | {"drawn": drawn}}))
+
+
 def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
     betons: Path, cpu: Runtime, unbroken: tuple[Path, list[str]]
 ) -> None:
@@ -243,7 +257,7 @@ def test_an_arm_that_forks_ends_in_the_weights_of_one_that_ran_whole(
 def test_arms_in_one_process_keep_the_compiled_step(betons: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every task has a model of its own; the graph traced for the first serves all."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, backend="eager", dynamic=dynamic))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     notes, failed = run(write_study(betons, seeds=[0]), Path("out"), replace(cpu, compile=True))
@@ -627,11 +641,12 @@ def test_only_some_arms(betons: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_each_process_has_a_gpu_of_its_own_or_a_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "visible_gpus", lambda: ["3", "GPU-5f"])
-    gpus = [environment["CUDA_VISIBLE_DEVICES"] for environment in parallel.LocalLauncher(3, "cuda").environments()]
-    assert gpus == ["3", "GPU-5f", "3"]
     monkeypatch.setattr(parallel, "available_cpus", lambda: 7)
-    environments = parallel.LocalLauncher(3, "cpu").environments()
+    environments = parallel.LocalLauncher(3, "cuda").environments()
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["3", "GPU-5f", "3"]
+    environments += parallel.LocalLauncher(3, "cpu").environments()
     assert {environment["OMP_NUM_THREADS"] for environment in environments} == {"2"}
+    assert {environment["JPEGCURR_CPUS"] for environment in environments} == {"2"}, "or every task's loader takes all of them"
     with pytest.raises(UsageError, match="--device cuda:1 is one GPU"):
         parallel.LocalLauncher(2, "cuda:1").environments()
 
@@ -640,7 +655,10 @@ def test_a_launching_command_assigns_devices(betons: Path, capsys: pytest.Captur
     study = load_study(write_study(betons))
     launcher = parallel.LocalLauncher(2, "cuda:1", launch=("srun", "--gpus", "1"))
     assert launcher.environments() == [{}, {}]
-    assert launcher.command(study, list_tasks(study)[0], Path("out"))[:4] == ["srun", "--gpus", "1", sys.executable]
+    task = list_tasks(study)[0]
+    assert launcher.command(study, task, Path("out"))[:4] == ["srun", "--gpus", "1", sys.executable]
+    for given, last in ((None, "auto"), (True, "--compile"), (False, "--no-compile")):
+        assert parallel.LocalLauncher(2, compile=given).command(study, task, Path("out"))[-1] == last
     assert command("study small.yaml --device cpu --launch nowhere-to-be-found") == 2
     assert "--launch: nowhere-to-be-found cannot be started: No such file" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import jpegcurr.training.models.isotropic  # noqa: F401 (registers its models with timm)
-from jpegcurr.training.flops import mfu, multiply_adds, peak_flops, training_flops
+from jpegcurr.training.flops import Utilisation, mfu, multiply_adds, peak_flops, training_flops
 
 
 def model_of(name: str, **options: object) -> torch.nn.Module:
@@ -118,3 +118,32 @@ def test_peaks_are_the_vendors_and_of_that_very_device(name: str, dtype: torch.d
 
 def test_utilisation_is_a_share_of_the_peak() -> None:
     assert mfu(26.07e9, 5000, 989e12) == pytest.approx(0.1318, rel=1e-3)
+    model = model_of("convnext_tiny")
+    share = Utilisation(model, 989e12)
+    assert share.at(5000, 224) is None, "not counted"
+    for size in (224, 64):
+        share.count(size)
+    assert share.at(5000, 224) == pytest.approx(0.1318, rel=1e-3)
+    assert share.at(5000, 64) < 0.02
+    model.stages.requires_grad_(False)
+    share.count(224)
+    assert share.at(5000, 224) < 0.1, "frozen weights have no gradients to be computed"
+    unknown = Utilisation(model, None)
+    unknown.count(224)
+    assert unknown.at(5000, 224) is None
+
+
+def test_a_network_that_cannot_be_counted_has_no_utilisation_and_trains(caplog: pytest.LogCaptureFixture) -> None:
+    """As with timm's fast norm on the meta device, which ended a run on a known GPU when its first epoch was to be saved."""
+
+    class Odd(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.flatten(1)) * float(images.sum())
+
+    share = Utilisation(Odd(3 * 32 * 32, 4), 989e12)
+    for _ in range(2):
+        share.count(32)
+    assert share.at(5000, 32) is None
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "mfu is not known: the operations of the network cannot be counted"
+    ]

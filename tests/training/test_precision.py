@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from samples import tiny_recipe
+from torch._dynamo.exc import TorchDynamoException
 
-from jpegcurr.errors import NotFiniteError, UsageError
+from jpegcurr.errors import NotFiniteError, TrainingError, UsageError
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.training.loop import StepInfo
 from jpegcurr.training.models.create import create_model
@@ -98,9 +99,9 @@ def test_a_compiled_model_learns_the_same_and_writes_the_same_files(
     compiled: list[torch.nn.Module] = []
     real = torch.compile
 
-    def compile(model: torch.nn.Module) -> torch.nn.Module:
+    def compile(model: torch.nn.Module, *, dynamic: bool) -> torch.nn.Module:
         compiled.append(model)
-        return real(model, backend="aot_eager")  # type: ignore[return-value]
+        return real(model, backend="aot_eager", dynamic=dynamic)  # type: ignore[return-value]
 
     monkeypatch.setattr(torch, "compile", compile)
     short = ("curriculum.0.until_epoch=1", "curriculum.1.until_epoch=2", "schedule.warmup_epochs=0")
@@ -110,6 +111,15 @@ def test_a_compiled_model_learns_the_same_and_writes_the_same_files(
     assert len(compiled) == 1
     names = [set(load_file(f"{name}/state.safetensors")) for name in ("plain", "compiled")]
     assert names[0] == names[1]
+
+
+def test_a_model_that_does_not_compile_trains_without(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(inputs: torch.Tensor) -> torch.Tensor:
+        raise TorchDynamoException("Triton found no GPU\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", lambda _model, **_options: compiled)
+    with pytest.raises(TrainingError, match=r"^torch\.compile failed: Triton found no GPU Train without it: --no-compile\.$"):
+        losses("run", betons, tmp_path, compile=True)
 
 
 def test_an_unknown_precision_is_an_error() -> None:

@@ -101,6 +101,20 @@ def test_a_head_for_other_classes_is_re_initialised(published: Path) -> None:
     assert torch.equal(model.stem[0].weight, authors_weights(10)["downsample_layers.0.0.weight"])
 
 
+def test_head_init_scale_reaches_every_model_and_only_a_new_head() -> None:
+    published = timm.create_model("test_efficientnet", num_classes=5)
+    torch.save(published.state_dict(), "five.pth")
+    section = ModelSection(name="test_efficientnet", checkpoint=Path("five.pth"), head_init_scale=0.001)
+    new, kept = create_model(section, 7), create_model(section, 5)
+    assert 0 < new.classifier.weight.abs().max() < 0.001, "timm's starts at 0.38"
+    assert torch.equal(kept.classifier.weight, published.classifier.weight)
+    torch.manual_seed(0)
+    timms = timm.create_model("test_convnext", num_classes=4, head_init_scale=0.01)
+    torch.manual_seed(0)
+    ours = create_model(ModelSection(name="test_convnext", head_init_scale=0.01), 4)
+    assert torch.equal(ours.head.fc.weight, timms.head.fc.weight)
+
+
 def test_files_of_timm_and_runs_are_started_from(trained: Path) -> None:
     model = timm.create_model("test_convnext", num_classes=4)
     torch.save(model.state_dict(), "timm.pth")

@@ -159,3 +159,16 @@ def test_the_table_is_rounded_and_the_metrics_are_not() -> None:
     Metrics(Path("run")).record({"epoch": 0, "train/loss": loss, "val/clean/top1": top1, "data": "clean"})
     assert read_metrics(Path("run")) == [{"epoch": 0, "train/loss": loss, "val/clean/top1": top1, "data": "clean"}]
     assert Path("run/summary.csv").read_text().splitlines()[1] == "0,0.3,92.8,clean"
+
+
+def test_evaluation_every_few_epochs_is_at_the_ends_of_phases_too(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    ends = ("curriculum.0.until_epoch=1", "curriculum.1.until_epoch=4", "schedule.warmup_epochs=0", "evaluate=[clean]")
+    assert [epoch for epoch in range(4) if tiny_recipe(betons, tmp_path, *ends).evaluates(epoch)] == [0, 1, 2, 3]
+    train(tiny_recipe(betons, tmp_path, *ends, "evaluate_every=3"), Path("run"), runtime=cpu, until=2)
+    rows = train(tiny_recipe(betons, tmp_path, *ends, "evaluate_every=4"), Path("run"), runtime=cpu, resume=True).rows
+    assert [row["epoch"] for row in rows if "val/clean/top1" in row] == [0, 3]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert json.loads(Path("run/best/best.json").read_text())["epoch"] in (0, 3)
+    assert "epoch,phase" in Path("run/summary.csv").read_text()
+    recipe = tiny_recipe(betons, tmp_path, *ends, "evaluate_every=3")
+    assert [epoch for epoch in range(4) if recipe.evaluates(epoch)] == [0, 2, 3]

@@ -147,6 +147,7 @@ def compare_cams(
         method=method,
         target_rule=target_rule,
         seed=seed,
+        jpegs=results.jpegs,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import cached_property
 from itertools import islice
 from math import nan
@@ -18,6 +18,7 @@ from jpegcurr.analysis.cam.faithfulness import Measure
 from jpegcurr.analysis.cam.methods import Method
 from jpegcurr.analysis.cam.results import BaselineOf, Column, Labels, Map, TargetRule, ViewColumns
 from jpegcurr.analysis.cam.similarity import similarities, unknown_columns
+from jpegcurr.analysis.evaluation.jpeg_bytes import NOTHING, JpegBytes
 from jpegcurr.analysis.journal import Arrays, pack_json, unpack_json
 from jpegcurr.analysis.prediction.predict import read_file
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode
@@ -41,12 +42,14 @@ class PreparedImage:
     """One file's crops uint8 [3 s s] by (number in ``ViewRunner.sections``, quality), or the ``reason`` why it has none.
 
     ``converted`` is True if the crops at quality ``source`` are of a JPEG that ``codec.reencode`` made in place of the file.
+    ``jpegs`` has the bytes of the whole image's JPEGs, by quality.
     """
 
     file: Path
     crops: Mapping[tuple[int, str], torch.Tensor]
     reason: str = ""
     converted: bool = False
+    jpegs: Mapping[str, JpegBytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,15 +136,16 @@ class ViewRunner:
                     f"{file.absolute().parent.name!r}); a table can name it: --labels"
                 )
             crops: dict[tuple[int, str], torch.Tensor] = {}
-            converted = False
+            converted, jpegs = False, {}
             encoded = reencode(read_file(file), list(specs.values()), self.max_pixels)
             for name, jpeg in zip(specs, encoded, strict=True):
                 converted |= jpeg.converted
+                jpegs[name] = JpegBytes(1, len(jpeg.data), jpeg.width * jpeg.height)
                 pixels = decode_rgb(jpeg.data, scratch=True, max_pixels=self.max_pixels)
                 crops |= {(number, name): centre_crop(pixels, section) for number, section in enumerate(self.sections)}
         except ImageError as error:
             return PreparedImage(file, {}, str(error))
-        return PreparedImage(file, crops, converted=converted)
+        return PreparedImage(file, crops, converted=converted, jpegs=jpegs)
 
     def run_batch(
         self, batch: Sequence[PreparedImage], targets: Sequence[Labels] | None = None
@@ -205,12 +209,14 @@ class ResultCollector:
     Attributes:
         skipped: (file, reason) pairs of the images that could not be read.
         grid: the size of the maps, (h, w); (0, 0) before the first batch.
+        jpegs: the bytes of the images that were read, by quality.
     """
 
     def __init__(self, runner: ViewRunner, expected: Sequence[Path]) -> None:
         """``expected`` are the files to come, in order; their classes decide which baseline there can be."""
         self.skipped: list[tuple[str, str]] = []
         self.grid = (0, 0)
+        self.jpegs = {spec.name: NOTHING for spec in runner.specs}
         self._runner = runner
         self._expected = expected
         self._truth = np.array([runner.truths[file] for file in expected], np.int32)
@@ -235,7 +241,8 @@ class ResultCollector:
         self.skipped += skipped
         self._added += len(batch)
         columns = {name: column[start : self._added] for name, column in self._all_columns().items()}
-        return {**columns, "maps": maps, "skipped": pack_json(skipped)}
+        jpegs = pack_json({name: astuple(jpegs) for name, jpegs in self.jpegs.items()})  # of all images so far
+        return {**columns, "maps": maps, "skipped": pack_json(skipped), "jpegs": jpegs}
 
     def restore(self, results: Arrays) -> None:
         """Keep the results of the next batch, which ``add`` has returned in an interrupted run."""
@@ -244,6 +251,7 @@ class ResultCollector:
         for name, column in self._all_columns().items():
             column[self._added : self._added + count] = results[name]
         self.skipped += [(file, reason) for file, reason in unpack_json(results["skipped"])]
+        self.jpegs = {name: JpegBytes(*jpegs) for name, jpegs in unpack_json(results["jpegs"]).items()}
         self._added += count
         if len(rows):
             self._add_maps(results["maps"], rows)
@@ -275,6 +283,9 @@ class ResultCollector:
         self._add_maps(first.maps, rows)
         self._read[rows] = True
         self._converted[rows] = [image.converted for image in batch if image.crops]
+        for image in batch:
+            if image.crops:
+                self.jpegs = {name: jpegs + image.jpegs[name] for name, jpegs in self.jpegs.items()}
         return first.maps
 
     def files(self) -> list[Path]:

@@ -1,5 +1,6 @@
 """Results of a comparison of Grad-CAM maps: columns of numbers on every image, and maps and pictures of a chosen few."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes
 from jpegcurr.encoding.jpeg.pillow import Pixels
 
 Map = NDArray[np.float32]
@@ -104,6 +106,7 @@ class CamStudy:
         grid: the size of the maps, (h, w).
         preprocessing: how the inputs of each model are made, in words.
         seed: the seed of the random examples and of noise in ``faithfulness``.
+        jpegs: the bytes of the images' JPEGs, whole and at their full size, by quality; empty where they were not counted.
     """
 
     views: tuple[CamView, ...]
@@ -126,6 +129,7 @@ class CamStudy:
     method: str
     target_rule: TargetRule
     seed: int
+    jpegs: Mapping[str, JpegBytes] = field(default_factory=dict)
 
     @property
     def labelled(self) -> NDArray[np.bool_]:

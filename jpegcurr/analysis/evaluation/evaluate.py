@@ -12,6 +12,7 @@ import torch
 
 from jpegcurr.analysis.evaluation.facts import describe_changes, evaluation_facts, find_changed_set
 from jpegcurr.analysis.evaluation.image_set import ImageLoader, ImageSet, open_images
+from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes, Measured, bytes_of, measure_sets
 from jpegcurr.analysis.evaluation.merge import Merge
 from jpegcurr.analysis.evaluation.naming import data_names, pass_name, quality_name, run_names
 from jpegcurr.analysis.evaluation.per_image import Outcomes, observe
@@ -54,6 +55,8 @@ class Evaluation:
         keys: a fingerprint of the beton's images and their order, None if it is unknown.
         outcomes: one row for each image.
         merged: the outputs whose probabilities were added, by class; None if there are none.
+        jpegs: the bytes of the images that were evaluated; None where they are encoded after the resize or at several
+            qualities, which no file stores, and where nobody asked ``evaluate_runs`` for them.
     """
 
     run: Path
@@ -69,6 +72,7 @@ class Evaluation:
     keys: str | None
     outcomes: Outcomes
     merged: Mapping[str, tuple[str, ...]] | None = None
+    jpegs: JpegBytes | None = None
 
     @property
     def class_list(self) -> Classes:
@@ -101,6 +105,7 @@ class Evaluation:
             "loader": self.loader,
             **self.scores.as_dict(),
             "ece": self.outcomes.calibration_error,
+            **(self.jpegs.as_dict() if self.jpegs else {}),
             **({"merged": {name: list(outputs) for name, outputs in self.merged.items()}} if self.merged else {}),
             **self.description.as_dict(),
             "class_images": self.class_images(),
@@ -122,6 +127,7 @@ def evaluate(
     merge: str | Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     announce: Callable[[str], None] | None = None,
+    byte_progress: Callable[[int, int], None] | None = None,
     journal: Journal | None = None,
 ) -> list[Evaluation]:
     """Evaluate one or more models on the same images, as ``jpegcurr evaluate`` does; every image counts once.
@@ -141,6 +147,7 @@ def evaluate(
         progress: called with the number of images done and in all, counted once for each model; first with those that an
             interrupted evaluation has done, if there are any.
         announce: called before every pass over the images with a name of it, ``two_phase on val-q50.beton``.
+        byte_progress: called before, with the number of a beton's images whose bytes at ``qualities`` are measured, and of all.
         journal: keeps the outcomes of every batch, and has those of an interrupted evaluation.
 
     Returns:
@@ -166,9 +173,17 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    journal = journal or Journal()
+    measured = measure_sets(opened, runtime.world, byte_progress)
     passes = evaluate_runs(
-        loaded, opened, runtime, loader=loader, on_images=count, merge=merged, announce=announce, journal=journal
+        loaded,
+        opened,
+        runtime,
+        loader=loader,
+        on_images=count,
+        merge=merged,
+        announce=announce,
+        journal=journal or Journal(),
+        measured=measured,
     )
     return list(passes)
 
@@ -311,6 +326,7 @@ def evaluate_runs(
     merge: Merge | None = None,
     announce: Callable[[str], None] | None = None,
     journal: Journal | None = None,
+    measured: Measured | None = None,
 ) -> Iterator[Evaluation]:
     """Yield the evaluation of each run on each data set, run by run; every image counts once.
 
@@ -326,6 +342,7 @@ def evaluate_runs(
         merge: outputs that count as one class; a run with the merged classes as its own is judged as it is.
         announce: called before every pass over the images with a name of it, ``two_phase on val-q50``.
         journal: keeps the outcomes of every batch, and has those of an interrupted evaluation.
+        measured: the bytes of betons that are encoded on the fly, where these are wanted.
 
     Raises:
         UsageError: ``merge`` has an output that a run lacks, or leaves one out; or the journal is of another evaluation.
@@ -342,6 +359,7 @@ def evaluate_runs(
             on_images(done)
     pending: dict[tuple[int, int], Outcomes] = {}  # by run and data set
     reported: set[Path] = set()
+    read: dict[int, JpegBytes] = {}  # of images in no beton, by data set
     paths = [dataset.path for dataset in datasets]
     for row, run in enumerate(runs):
         for column, dataset in enumerate(datasets):
@@ -357,13 +375,16 @@ def evaluate_runs(
                     quality = quality_name(tested_quality(dataset), at_load(dataset))
                     announce(pass_name(names, data_names(paths)[dataset.path], quality if at_load(dataset) else ""))
                 observed = observe(models, of_set, runtime, on_images, kept=kept, loss=loss, groups=groups)
-                if isinstance(of_set, ImageLoader) and of_set.unread and dataset.path not in reported:
-                    reported.add(dataset.path)
-                    log.warning("%s", _describe_unread(dataset, of_set.unread))
+                if isinstance(of_set, ImageLoader):
+                    read[column] = of_set.read.over(runtime.world)
+                    if of_set.unread and dataset.path not in reported:
+                        reported.add(dataset.path)
+                        log.warning("%s", _describe_unread(dataset, of_set.unread))
                 pending |= {(other, column): of_run for other, of_run in zip(together, observed, strict=True)}
             outcomes = pending.pop((row, column))
             _check_finite(run, dataset, outcomes)
-            yield _evaluation(run, dataset, kind, outcomes, merge)
+            jpegs = bytes_of(dataset, read.get(column), measured or {})
+            yield replace(_evaluation(run, dataset, kind, outcomes, merge), jpegs=jpegs)
 
 
 def _loss_name(run: Classifier) -> str:

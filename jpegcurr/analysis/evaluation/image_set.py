@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from jpegcurr.analysis.evaluation.jpeg_bytes import NOTHING, JpegBytes
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round_trip
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.base import Source
@@ -97,7 +98,8 @@ class ImageLoader:
     """Batches of an ``ImageSet``, as both loaders yield them of betons: read, encoded and cropped on threads.
 
     With several processes each image belongs to exactly one, as in ``EpochSampler``. An image that cannot be read has the label
-    ``LEFT_OUT`` and is in ``unread``, with the reason.
+    ``LEFT_OUT`` and is in ``unread``, with the reason. ``read`` counts those of this process that were read, at the quality at
+    which they are encoded before the crop: the bytes of the files where that is ``source``.
     """
 
     replaced = 0
@@ -106,6 +108,7 @@ class ImageLoader:
         self._images, self._section, self._batch, self._runtime, self._workers = images, section, batch, runtime, workers
         self._positions = range(runtime.world.rank, len(images), runtime.world.ranks)
         self.unread: list[tuple[str, str]] = []
+        self.read = NOTHING
 
     def __len__(self) -> int:
         return -(-len(self._positions) // self._batch)
@@ -120,8 +123,8 @@ class ImageLoader:
             while rows := list(islice(prepared, self._batch)):
                 yield self._to_batch(rows)
 
-    def _prepare(self, position: int) -> tuple[int, torch.Tensor, str]:
-        """Return the position of an image, its crop uint8 [3 s s], and why it cannot be read; empty if it can."""
+    def _prepare(self, position: int) -> "_Prepared":
+        """Read one image, encode it and crop it."""
         item, on_the_fly = self._images.source.items[position], self._images.on_the_fly
         quality = on_the_fly.quality if on_the_fly is not None and isinstance(on_the_fly.quality, int) else None
         stage = on_the_fly.stage if on_the_fly is not None else None
@@ -130,22 +133,36 @@ class ImageLoader:
             data = self._images.source.store.read(item)
             if quality is not None and stage == "before_crop":
                 data = reencode(data, [EncodeSpec(quality)], max_pixels)[0].data
-            crop = centre_crop(decode_rgb(data, scratch=True, max_pixels=max_pixels), self._section)
+            pixels = decode_rgb(data, scratch=True, max_pixels=max_pixels)
+            counted = JpegBytes(1, len(data), pixels.shape[0] * pixels.shape[1])
+            crop = centre_crop(pixels, self._section)
             if quality is not None and stage == "after_resize":
                 crop = torch.from_numpy(round_trip(crop.permute(1, 2, 0).numpy(), quality)).permute(2, 0, 1)
         except ImageError as error:
             size = self._section.size
-            return position, torch.zeros(3, size, size, dtype=torch.uint8), str(error)
-        return position, crop, ""
+            return _Prepared(position, torch.zeros(3, size, size, dtype=torch.uint8), NOTHING, str(error))
+        return _Prepared(position, crop, counted)
 
-    def _to_batch(self, rows: Sequence[tuple[int, torch.Tensor, str]]) -> Batch:
-        positions = np.array([position for position, _, _ in rows], np.int64)
+    def _to_batch(self, rows: Sequence["_Prepared"]) -> Batch:
+        positions = np.array([prepared.position for prepared in rows], np.int64)
         labels = self._images.labels[positions].copy()
-        for row, (position, _, reason) in enumerate(rows):
-            if reason:
+        for row, prepared in enumerate(rows):
+            self.read += prepared.counted
+            if prepared.reason:
                 labels[row] = LEFT_OUT
-                self.unread.append((self._images.source.store.locate(self._images.source.items[position]), reason))
-        images = torch.stack([crop for _, crop, _ in rows]).contiguous(memory_format=torch.channels_last)
+                item = self._images.source.items[prepared.position]
+                self.unread.append((self._images.source.store.locate(item), prepared.reason))
+        images = torch.stack([prepared.crop for prepared in rows]).contiguous(memory_format=torch.channels_last)
         soft = self._images.soft
         targets = None if soft is None else self._runtime.upload(torch.from_numpy(soft.of(positions)))
         return Batch(self._runtime.upload(images), self._runtime.upload(torch.from_numpy(labels)), positions, 0, 0, targets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The crop of an image, uint8 [3 s s], and the bytes that it was decoded from; or the ``reason`` why it cannot be read."""
+
+    position: int
+    crop: torch.Tensor
+    counted: JpegBytes
+    reason: str = ""

@@ -1,13 +1,14 @@
 """Per-image outcomes of models on a validation set, in the order of the file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from jpegcurr.analysis.evaluation.image_set import ImageLoader
+from jpegcurr.analysis.evaluation.jpeg_bytes import NOTHING, JpegBytes
 from jpegcurr.analysis.journal import Part, pack_json, unpack_json
 from jpegcurr.analysis.stats import Flags, calibration_error
 from jpegcurr.runtime import Runtime, World
@@ -75,9 +76,12 @@ def observe(
     """
     unread: list[tuple[str, str]] = loader.unread if isinstance(loader, ImageLoader) else []
     parts: list[torch.Tensor] = []
+    files = loader if isinstance(loader, ImageLoader) else None
     for batch in kept.recovered():
         parts.append(torch.from_numpy(batch["columns"]))
         unread += [(name, reason) for name, reason in unpack_json(batch["unread"])]
+        if files is not None:
+            files.read = JpegBytes(*unpack_json(batch["read"]))
     noted = len(unread)
     batches = loader.at(0, len(parts)) if len(parts) < len(loader) else iter(())
     for outputs, labels, targets in evaluate_batches(models, batches, runtime):
@@ -86,7 +90,9 @@ def observe(
         columns = [_columns(*of_model, labels) for of_model in zip(logits, losses, strict=True)]
         parts.append(torch.stack(columns).cpu())
         images = len(labels) * len(models)
-        kept.append(images, {"columns": parts[-1].numpy(), "unread": pack_json(unread[noted:])})
+        read = NOTHING if files is None else files.read  # of all images so far
+        reasons = pack_json(unread[noted:])
+        kept.append(images, {"columns": parts[-1].numpy(), "unread": reasons, "read": pack_json(astuple(read))})
         noted = len(unread)
         if on_images:
             on_images(images)

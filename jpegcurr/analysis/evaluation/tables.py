@@ -5,7 +5,8 @@ from math import nan
 from pathlib import Path
 
 from jpegcurr.analysis.class_names import full_name, have_readable_names, readable_name
-from jpegcurr.analysis.evaluation.evaluate import Evaluation, paired_values
+from jpegcurr.analysis.evaluation.evaluate import BETON, Evaluation, paired_values
+from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES
 from jpegcurr.analysis.evaluation.naming import (
     axis_labels,
     axis_position,
@@ -35,17 +36,31 @@ def score_title(results: Sequence[Evaluation]) -> str:
 
 
 def score_table(results: Sequence[Evaluation]) -> Table:
-    """Return one row of scores for each evaluation, with the run and the beton where these differ."""
+    """Return one row of scores for each evaluation, with the run and the beton where these differ, and bytes where known."""
     many_runs, many_betons = have_many_runs(results), len({evaluation.data for evaluation in results}) > 1
     names = [*(["run"] if many_runs else []), *(["data"] if many_betons else []), "quality"]
+    sizes = ["kB/image", "MB"] if any(evaluation.jpegs for evaluation in results) else []
     rows = []
     for evaluation in results:
         scores = evaluation.scores
         row = [run_name(evaluation, results)] if many_runs else []
         row += [data_name(evaluation, results)] if many_betons else []
         row += [tested_name(evaluation), f"{scores.images:,}", f"{scores.top1:.2f}", f"{scores.top5:.2f}"]
-        rows.append([*row, f"{scores.loss:.4f}", f"{evaluation.outcomes.calibration_error:.2f}"])
-    return [*names, "images", "top-1, %", "top-5, %", "loss", "ECE"], rows
+        row += [f"{scores.loss:.4f}", f"{evaluation.outcomes.calibration_error:.2f}"]
+        jpegs = evaluation.jpegs
+        measured = [f"{jpegs.mean / 1e3:,.2f}", f"{jpegs.total / 1e6:,.2f}"] if jpegs else [""] * len(sizes)
+        rows.append([*row, *measured])
+    return [*names, "images", "top-1, %", "top-5, %", "loss", "ECE", *sizes], rows
+
+
+def describe_bytes(results: Sequence[Evaluation]) -> str:
+    """Return what is counted as bytes; empty if nothing is."""
+    if not any(evaluation.jpegs for evaluation in results):
+        return ""
+    kinds = dict.fromkeys("samples as they are stored" if one.data.suffix == BETON else "files as they are" for one in results)
+    encoded = any(evaluation.jpegs and evaluation.at_load for evaluation in results)
+    at_quality = ["at a quality, JPEGs of whole images as encode writes them (4:2:0)"] if encoded else []
+    return f"Bytes: {'; '.join([*kinds, *at_quality])}."
 
 
 def accuracy_matrix(results: Sequence[Evaluation]) -> Table | None:
@@ -133,10 +148,11 @@ def write_scores(path: Path, results: Sequence[Evaluation], pairs: Sequence[Pair
     """
     merged = ["merged"] if any(evaluation.merged for evaluation in results) else []
     with csv_writer(path) as writer:
-        writer.writerow([*CSV_SCORES, *CSV_PAIRED, *merged])
+        names = [*CSV_SCORES, *BYTES, *CSV_PAIRED, *merged]
+        writer.writerow(names)
         for evaluation, pair in zip(results, pairs, strict=True):
             row = evaluation.as_dict() | (paired_values(pair) or {}) | {"merged": describe_merge(evaluation)}
-            writer.writerow([row.get(name) for name in (*CSV_SCORES, *CSV_PAIRED, *merged)])
+            writer.writerow([row.get(name) for name in names])
 
 
 def describe_merge(evaluation: Evaluation) -> str:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from typing import Any
 
 from markupsafe import Markup
@@ -28,6 +28,7 @@ MARKERS = (
 )
 WIDTH, HEIGHT = 760, 300  # of the whole chart, and of the plot at least
 NARROW = 400  # the width for a phone
+SMALL = 11  # pixels, of the labels of points
 MOST_MARKERS = 15  # on a line over numbers
 DESCRIBED = 12  # points of a line that the description lists
 _ROW, _SAMPLE, _BESIDE = 17, 26, 7.0
@@ -40,7 +41,8 @@ Mark = tuple[float, str]
 class Series:
     """A line: ``y`` at ``x`` (None: 0, 1, 2, ...), with the ends of intervals; nan in ``y`` is a gap in the line.
 
-    ``colour`` is its number among ``COLOURS``, for lines that are of one thing; None is its place among the lines.
+    ``colour`` is its number among ``COLOURS``, for lines that are of one thing; None is its place among the lines. ``labels``
+    are names of its points, which are drawn above them where there is room, and are in the description.
 
     Raises:
         ValueError: the columns are not of one length, or one end of the intervals is missing.
@@ -52,11 +54,12 @@ class Series:
     high: Sequence[float] | None = None
     x: Sequence[float] | None = None
     colour: int | None = None
+    labels: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        columns = [column for column in (self.low, self.high, self.x) if column is not None]
-        if any(len(column) != len(self.y) for column in columns) or (self.low is None) != (self.high is None):
-            raise ValueError(f"series {self.name!r}: y, low, high and x are not of one length, or low or high is missing")
+        columns = [len(column) for column in (self.low, self.high, self.x, self.labels) if column is not None]
+        if any(length != len(self.y) for length in columns) or (self.low is None) != (self.high is None):
+            raise ValueError(f"series {self.name!r}: y, low, high, x and labels differ in length, or low or high is missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class _Datum:
     y: float
     low: float
     high: float
+    label: str
 
     @property
     def known(self) -> bool:
@@ -160,7 +164,9 @@ def _data(series: Series) -> list[_Datum]:
     unknown = [nan] * len(series.y)
     places = range(len(series.y)) if series.x is None else series.x
     low, high = (unknown if column is None else column for column in (series.low, series.high))
-    return [_Datum(*map(float, row)) for row in zip(places, series.y, low, high, strict=True)]
+    labels = [""] * len(series.y) if series.labels is None else series.labels
+    rows = zip(places, series.y, low, high, labels, strict=True)
+    return [_Datum(float(x), float(y), float(least), float(most), label) for x, y, least, most, label in rows]
 
 
 def _wrap(name: str, points: list[_Datum]) -> list[str]:
@@ -236,14 +242,28 @@ def _line(number: int, points: list[_Datum], frame: _Frame, ticks: Sequence[str]
         "bands": [[at(e.x, e.high) for e in run] + [at(e.x, e.low) for e in reversed(run)] for run in bands],
         "bars": [(at(e.x, e.low), at(e.x, e.high)) for e in known if e.has_interval and id(e) not in banded],
         "points": [(at(datum.x, datum.y), _describe_point(datum, ticks)) for datum in shown],
+        "labels": _place_labels([(at(datum.x, datum.y), printable(datum.label)) for datum in shown if datum.label]),
         "ends": at(known[-1].x, known[-1].y)[1] if known else frame.down.start,
         "to_the_end": ticks is None and bool(known) and frame.across.at(known[-1].x) > frame.across.end - 20,
     }
 
 
+def _place_labels(labels: list[tuple[Point, str]]) -> list[tuple[Point, str]]:
+    """Return the places of labels above their points, from left to right, without those that would meet the one before."""
+    placed: list[tuple[Point, str]] = []
+    edge, height = -inf, inf
+    for (x, y), text in sorted(labels):
+        half = text_width(text, SMALL) / 2
+        if x - half > edge or abs(y - height) > SMALL:
+            placed.append(((x, y - 8), text))
+            edge, height = x + half, y
+    return placed
+
+
 def _describe_point(datum: _Datum, ticks: Sequence[str] | None) -> str:
     """Return ``50: 81.2 (80.1 to 82.3)``."""
     place = f"{datum.x:g}" if ticks is None else ticks[round(datum.x)]
+    place = f"{datum.label}, {datum.x:.4g}" if datum.label and ticks is None else place
     return printable(f"{place}: {datum.y:.4g}" + (f" ({datum.low:.4g} to {datum.high:.4g})" if datum.has_interval else ""))
 
 

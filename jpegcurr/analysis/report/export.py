@@ -11,6 +11,7 @@ import numpy as np
 
 from jpegcurr.analysis.cam.results import CamView, ClassRow, ExamplePrediction, Map, ViewColumns
 from jpegcurr.analysis.cam.similarity import METRICS, Comparison, MetricSummary
+from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES
 from jpegcurr.analysis.report.model import ExampleRow, Report, RunRow, ViewRow
 from jpegcurr.analysis.stats import Paired
 from jpegcurr.files import csv_writer, json_values, staged
@@ -52,7 +53,7 @@ def report_values(report: Report) -> dict[str, Any]:
         "found": study.available,
         "labelled": report.labelled,
         "source_converted": int(study.converted.sum()),
-        "views": [_view(row) for row in report.views],
+        "views": [_view(row) | _bytes(report, row.view) for row in report.views],
         "summary": list(report.summary),
         "verdict": list(report.verdict),
         "warnings": list(report.warnings),
@@ -76,6 +77,12 @@ def _view(row: ViewRow) -> dict[str, Any]:
         "dark": row.dark,
         "faithfulness": {name: mean.mean for name, mean in row.faithfulness.items()},
     }
+
+
+def _bytes(report: Report, view: CamView) -> dict[str, Any]:
+    """Return the bytes of a view's JPEGs by name; nothing where they were not counted."""
+    jpegs = report.study.jpegs.get(view.quality)
+    return jpegs.as_dict() if jpegs else {}
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
@@ -140,11 +147,12 @@ def write_views(report: Report, path: Path) -> None:
     paired = ("flips", "lost", "gained", "difference", "difference_low", "difference_high", "p_value", "detectable")
     metrics = [f"{name}{suffix}" for name in METRICS for suffix in _SUFFIXES]
     with csv_writer(path) as writer:
-        writer.writerow([*_VIEW, *scores, *paired, *metrics, *report.faithfulness])
+        writer.writerow([*_VIEW, *scores, *BYTES, *paired, *metrics, *report.faithfulness])
         for row in report.views:
             changes = _changes(row.comparison) if row.comparison else [""] * (len(paired) + len(metrics))
             means = [_text(row.faithfulness[name].mean) if name in row.faithfulness else "" for name in report.faithfulness]
-            writer.writerow([*_place(row.view), *_scores(report, row), *changes, *means])
+            sizes = [_text(value) for value in _bytes(report, row.view).values()] or [""] * len(BYTES)
+            writer.writerow([*_place(row.view), *_scores(report, row), *sizes, *changes, *means])
 
 
 def write_classes(report: Report, path: Path) -> None:
@@ -221,4 +229,4 @@ def _texts(values: np.ndarray) -> list[str]:
 
 
 def _text(value: float) -> str:
-    return f"{value:.7g}" if isfinite(value) else ""
+    return str(value) if isinstance(value, int) else f"{value:.7g}" if isfinite(value) else ""

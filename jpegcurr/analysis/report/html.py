@@ -92,7 +92,7 @@ def _content(report: Report) -> dict[str, Any]:
         "metrics": METRICS,
         "precise_p": precise_p,
         "runs": [(row.name, sanitize(row.run), row.weights, row.sha256) for row in report.rows],
-        "charts": {"accuracy": _accuracy_chart(report), "similarity": _similarity_chart(report)},
+        "charts": {"accuracy": _accuracy_chart(report), "bytes": _bytes_chart(report), "similarity": _similarity_chart(report)},
         "meanings": {metric.column: metric.meaning for metric in FAITHFULNESS.values()},
         "rows": [class_row(row) for row in report.classes],
         "examples": [_example(row) for row in report.examples],
@@ -109,6 +109,24 @@ def _accuracy_chart(report: Report) -> Markup:
         y, low, high = ([getattr(at, part) if at else nan for at in accuracies] for part in ("percent", "low", "high"))
         series.append(Series(row.name, y, low, high))
     return _chart(report, series, "accuracy, %")
+
+
+def _bytes_chart(report: Report) -> Markup:
+    """Draw accuracy over the mean bytes of an image, if these were counted and there are at least two qualities.
+
+    Intervals are in ``_accuracy_chart``: here they would be bands, of which several hide one another.
+    """
+    jpegs = report.study.jpegs
+    if not report.labelled or len(report.qualities) < 2 or not all(quality in jpegs for quality in report.qualities):
+        return Markup()
+    order = sorted(range(len(report.qualities)), key=lambda column: jpegs[report.qualities[column]].mean)
+    names = [report.qualities[column] for column in order]
+    series = []
+    for number, (row, views) in enumerate(zip(report.rows, report.matrix, strict=True)):
+        y = [view.accuracy.percent if (view := views[column]) and view.accuracy else nan for column in order]
+        labels = None if number else names  # other runs' points are above or below those of the first
+        series.append(Series(row.name, y, x=[jpegs[name].mean / 1e3 for name in names], labels=labels))
+    return page_chart(series, x_label="kB an image", y_label="accuracy, %")
 
 
 def _similarity_chart(report: Report) -> Markup:

@@ -15,11 +15,13 @@ from jpegcurr.encoding.beton.format import MODE_JPEG, BetonIndex
 from jpegcurr.encoding.beton.manifest import Manifest, Totals, items_path, read_items, read_manifest, refuse_unnamed_labels
 from jpegcurr.encoding.beton.pixels import read_pixels
 from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.jpeg.anatomy import name_quality
 from jpegcurr.encoding.jpeg.header import read_jpeg_header
 from jpegcurr.errors import BetonError, ImageError
 from jpegcurr.system import available_cpus
 
 _BLOCK = 512  # samples submitted at a time
+QUALITY_SAMPLE = 512  # samples whose tables are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Inspection:
     ``labels`` is the number of different labels, ``highest_label`` the largest, -1 without samples.
     ``subsampling`` counts samples by chroma layout, read from every JPEG's own header: J:a:b notation, ``grey``, ``raw``
     for uncompressed samples, ``other`` for a layout without a name, ``unreadable``.
+    ``qualities`` counts JPEGs by the quality of their tables (``name_quality``), of at most 512 evenly spaced samples.
     Sizes are (smallest, median, largest): widths and heights in pixels, samples in bytes.
     """
 
@@ -42,6 +45,7 @@ class Inspection:
     heights: tuple[int, int, int]
     sample_bytes: tuple[int, int, int]
     page_size: int
+    qualities: dict[str, int]
 
 
 def inspect_beton(path: Path) -> Inspection:
@@ -51,6 +55,8 @@ def inspect_beton(path: Path) -> Inspection:
     if manifest is not None:
         refuse_unnamed_labels(path, highest, manifest)
     layouts = Counter(_layout(beton, index) for index in range(len(beton)))
+    some = [index for index in evenly_spaced(len(beton)) if beton.modes[index] == MODE_JPEG]
+    qualities = Counter(name_quality(beton.payload(index)) for index in some)
     return Inspection(
         path,
         manifest,
@@ -62,6 +68,7 @@ def inspect_beton(path: Path) -> Inspection:
         spread(beton.heights),
         spread(beton.sizes),
         beton.page_size,
+        dict(qualities.most_common()),
     )
 
 
@@ -70,6 +77,11 @@ def _layout(beton: Beton, index: int) -> str:
         return "raw"
     header = read_jpeg_header(beton.payload(index))
     return header.layout if header else "unreadable"
+
+
+def evenly_spaced(samples: int) -> range:
+    """Return the samples whose tables are read."""
+    return range(0, samples, max(1, -(-samples // QUALITY_SAMPLE)))
 
 
 def spread(values: np.ndarray) -> tuple[int, int, int]:

@@ -416,7 +416,7 @@ def _decode_scale(opened: _Opened, size: tuple[int, int]) -> int:
 
 def _encode(pixels: Pixels, scaled: bool, spec: EncodeSpec, source_layout: str) -> Encoded:
     height, width = pixels.shape[:2]
-    quality, layout = _resolve_settings(spec, source_layout)
+    quality, layout = resolve_settings(spec, source_layout)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[layout]]
     try:
         done, jpeg = cv2.imencode(".jpg", pixels, options)
@@ -429,7 +429,7 @@ def _encode(pixels: Pixels, scaled: bool, spec: EncodeSpec, source_layout: str) 
     return Encoded(data, width, height, copied=False, scaled=scaled, crc32=zlib.crc32(data), converted=converted)
 
 
-def _resolve_settings(spec: EncodeSpec, source_layout: str) -> tuple[int, str]:
+def resolve_settings(spec: EncodeSpec, source_layout: str) -> tuple[int, str]:
     """Return quality and chroma layout; ``source`` keeps all chroma, and a layout without a name becomes 4:2:0."""
     if spec.quality == "source":
         return CONVERTED_QUALITY, _LAYOUT_NAMES[CONVERTED_SUBSAMPLING]

@@ -93,10 +93,11 @@ def _header(frame: bytes, app1: tuple[bytes, ...], ended: bool) -> JpegHeader | 
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
     if not height or not width or not frame[5]:
         return None
-    return JpegHeader(width, height, frame[5], _layout(frame), app1, ended)
+    return JpegHeader(width, height, frame[5], chroma_layout(frame), app1, ended)
 
 
-def _layout(frame: bytes) -> str:
+def chroma_layout(frame: bytes) -> str:
+    """Return the chroma layout of a frame segment in J:a:b notation, ``grey``, or ``other``."""
     if frame[5] == 1:
         return "grey"
     luma, *chroma = (divmod(frame[7 + 3 * i], 16) for i in range(frame[5]))

@@ -78,7 +78,7 @@ def read_header(data: bytes, max_pixels: int) -> Image.Image:
     """
     if not data:
         raise ImageError("the file is empty")
-    _silence_pillow()
+    silence_pillow()
     try:
         if data.startswith(_ICON):
             _check_icon(data, max_pixels)
@@ -112,7 +112,7 @@ def load_upright(image: Image.Image) -> PillowImage:
     return PillowImage(image, width, height, rotated=orientation > 1)
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Ignore Pillow's warnings about images that it reads: a broken EXIF block, 90 megapixels, dropped transparency.
 
     The filter applies to the whole process and stays, in front of all others: ``warnings.catch_warnings`` is not safe in
@@ -203,7 +203,7 @@ def read_orientation(app1: Sequence[bytes]) -> int | None:
     """Return the orientation in a JPEG's APP1 segments, 1 to 8; None unless they are one plain EXIF block."""
     if len(app1) != 1 or not app1[0].startswith(b"Exif\0\0"):
         return None
-    _silence_pillow()
+    silence_pillow()
     exif = Image.Exif()
     try:
         exif.load(app1[0])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jpegcurr.encoding.beton.manifest import Manifest, Totals, items_path, read_items, read_manifest
-from jpegcurr.encoding.beton.verify import Inspection, spread
+from jpegcurr.encoding.beton.verify import Inspection, evenly_spaced, spread
+from jpegcurr.encoding.jpeg.anatomy import name_quality
 from jpegcurr.encoding.jpeg.codec import decode_rgb
 from jpegcurr.encoding.jpeg.header import read_jpeg_header
 from jpegcurr.encoding.outputs.formats import OUTPUT_FORMATS
@@ -48,11 +49,14 @@ def require_manifest(path: Path) -> Manifest:
 def inspect_output(path: Path) -> Inspection:
     """Read the facts of an output, and the header of every JPEG in it; raises UsageError and BetonError."""
     manifest = require_manifest(path)
-    layouts, labels = Counter[str](), set[int]()
+    layouts, qualities, labels = Counter[str](), Counter[str](), set[int]()
+    some = evenly_spaced(manifest.images)
     sizes: list[tuple[int, int, int]] = []
     for row, data in _samples(path, manifest):
         header = read_jpeg_header(data)
         layouts[header.layout if header else "unreadable"] += 1
+        if len(sizes) in some:
+            qualities[name_quality(data)] += 1
         labels.add(row["label"])
         sizes.append((row["width"], row["height"], row["bytes"]))
     widths, heights, sample_bytes = np.array(sizes, np.int64).reshape(-1, 3).T
@@ -67,6 +71,7 @@ def inspect_output(path: Path) -> Inspection:
         spread(heights),
         spread(sample_bytes),
         manifest.page_size,
+        dict(qualities.most_common()),
     )
 
 

@@ -97,7 +97,7 @@ class Augment:
         elif section.color_jitter:
             images = color_jitter(images, section.color_jitter, rng)
         inputs: torch.Tensor = normalise(images)
-        return erase(inputs, section.erase, rng, fill=section.erase_fill) if section.erase else inputs
+        return erase(inputs, section.erase, rng, fill=section.erase_fill, in_place=True) if section.erase else inputs
 
     def _section(self, epoch: int) -> AugmentSection:
         if epoch >= len(self._plans):

@@ -29,8 +29,12 @@ _APPLIED, _KEY, _BOX = 2000, 2001, 2003
 _GAMMA, _FIRST, _SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def erase(images: torch.Tensor, probability: float, rng: SampleRng, *, fill: Fill = "pixel") -> torch.Tensor:
-    """Return normalised float ``images`` [b 3 h w] with one box filled in each with ``probability``; ``images`` stay unchanged.
+def erase(
+    images: torch.Tensor, probability: float, rng: SampleRng, *, fill: Fill = "pixel", in_place: bool = False
+) -> torch.Tensor:
+    """Return normalised float ``images`` [b 3 h w] with one box filled in each with ``probability``.
+
+    ``images`` stay unchanged, unless it is done ``in_place``.
 
     ``fill`` is timm's mode: ``pixel`` is independent normal noise of mean 0 and deviation 1 for every pixel and channel;
     ``const`` is 0, the mean colour. The latter is also torchvision's ``RandomErasing(value=0)``, except that its largest box is
@@ -40,7 +44,7 @@ def erase(images: torch.Tensor, probability: float, rng: SampleRng, *, fill: Fil
     boxes = erased_boxes(height, width, probability, rng)
     areas = boxes[:, HEIGHT] * boxes[:, WIDTH]
     erased = np.flatnonzero(areas)
-    images = images.clone()
+    images = images if in_place else images.clone()
     if not len(erased):
         return images
     starts = np.cumsum(areas[erased]) - areas[erased]

@@ -21,18 +21,23 @@ def mix(
     """Mix float ``images`` [b 3 h w] and their ``targets`` [b classes] chunk by chunk, numbered from ``first_chunk`` on."""
     if not section.mixup and not section.cutmix:
         return images, targets
-    mixed, mixed_targets = images.clone(), targets.clone()
+    mixed, mixed_targets = torch.empty_like(images), torch.empty_like(targets)
     for number, start in enumerate(range(0, len(images), section.chunk)):
         part = slice(start, start + section.chunk)
         share, box = draw(section, (seed, epoch, first_chunk + number), images.shape[2:])
-        partners = images[part].flip(0)
         if box is None:
-            mixed[part] = share * images[part] + (1 - share) * partners
+            _average(images[part], share, mixed[part])
         else:
             top, bottom, left, right = box
-            mixed[part, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
-        mixed_targets[part] = share * targets[part] + (1 - share) * targets[part].flip(0)
+            mixed[part] = images[part]
+            mixed[part, :, top:bottom, left:right] = images[part, :, top:bottom, left:right].flip(0)
+        _average(targets[part], share, mixed_targets[part])
     return mixed, mixed_targets
+
+
+def _average(values: torch.Tensor, share: float, out: torch.Tensor) -> None:
+    """Write the average of ``values`` and their mirror positions into ``out``."""
+    torch.mul(values, share, out=out).add_(values.flip(0).mul_(1 - share))
 
 
 def draw(section: MixSection, key: tuple[int, int, int], size: torch.Size) -> tuple[float, Box | None]:

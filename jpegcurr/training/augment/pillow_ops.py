@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 Interpolation = Literal["bilinear", "bicubic"]
 
 # Pillow truncates interpolated values to whole levels. This keeps a value that only float32 rounding puts below a whole level.
-_SLACK = {"bilinear": 2**-7, "bicubic": 2**-12}
+SLACK = {"bilinear": 2**-7, "bicubic": 2**-12}
 
 
 def operate(
@@ -173,7 +173,7 @@ def _move(
         moved = torch.nn.functional.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
     inside = ((x >= 0) & (x < width) & (y >= 0) & (y < height))[:, None]
     outside = torch.cat([images.new_full((1, 1, 1, 1), level) for level in fill], 1)
-    return torch.where(inside, moved.add_(_SLACK[interpolation]).clamp_(0, 255).to(torch.uint8), outside)
+    return torch.where(inside, moved.add_(SLACK[interpolation]).clamp_(0, 255).to(torch.uint8), outside)
 
 
 def _sample_cubic(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

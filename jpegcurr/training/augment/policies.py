@@ -195,6 +195,11 @@ def _apply(
 
     from jpegcurr.training.augment.pillow_ops import operate
 
+    if images.device.type != "cpu":
+        from jpegcurr.training.augment.layer_ops import apply_at_once
+
+        apply_at_once(images, layer, fill, interpolation)
+        return
     order = np.argsort(layer.which, kind="stable")
     bounds = np.searchsorted(layer.which[order], np.arange(len(layer.names) + 1)).tolist()
     samples = torch.from_numpy(order).to(images.device, non_blocking=True)

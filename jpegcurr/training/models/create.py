@@ -26,7 +26,7 @@ from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.text import join_words
 from jpegcurr.training.models.factory import create_own
 from jpegcurr.training.models.finite import check_weights
-from jpegcurr.training.models.fit import classifier_names, create_on_meta, describe_misfit
+from jpegcurr.training.models.fit import classifier_names, classifier_parameters, create_on_meta, describe_misfit
 from jpegcurr.training.models.key_maps import StateDict
 from jpegcurr.training.models.names import check_model
 from jpegcurr.training.models.normalisation import normaliser
@@ -47,19 +47,20 @@ def create_model(section: ModelSection, classes: int, *, start: bool = True) -> 
     if section.factory is not None:
         return create_own(section, classes, start=start)
     options: dict[str, Any] = {"num_classes": classes, "drop_path_rate": section.drop_path}
-    if section.head_init_scale is not None:
-        options["head_init_scale"] = section.head_init_scale
     if section.layer_scale is not None:
         options["ls_init_value"] = section.layer_scale
     if start and section.checkpoint is not None:
         return _start_from(section.checkpoint, section, options)
     pretrained = start and section.pretrained
     try:
-        return _create(section, options, pretrained=pretrained)
+        model = _create(section, options, pretrained=pretrained)
     except (RuntimeError, OSError, KeyError) as error:
         if not pretrained:
             raise
         raise RecipeError(f"model: {section.name!r} cannot start from timm's weights: {_reason(error)}") from None
+    if section.head_init_scale is not None and not (pretrained and _published_classes(model) == classes):
+        _scale_classifier(model, section.head_init_scale)
+    return model
 
 
 def _start_from(checkpoint: Path, section: ModelSection, options: dict[str, Any]) -> torch.nn.Module:
@@ -80,7 +81,33 @@ def _start_from(checkpoint: Path, section: ModelSection, options: dict[str, Any]
         raise RecipeError(f"{problem}: {misfit or _reason(error)}") from None
     check_weights(model, f"model.checkpoint: {checkpoint}")
     _check_loaded(model, weights, section)
+    if section.head_init_scale is not None and not _has_classifier(weights, model):
+        _scale_classifier(model, section.head_init_scale)
     return model
+
+
+def _published_classes(model: torch.nn.Module) -> int | None:
+    """Return the number of classes of the weights that timm publishes under the model's name."""
+    configuration: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    return configuration.get("num_classes")
+
+
+def _has_classifier(weights: StateDict, model: torch.nn.Module) -> bool:
+    """Return whether the model's classifier is that of ``weights``, under whatever name they have it."""
+    known = {_fingerprint(tensor) for tensor in weights.values()}
+    matrices = [tensor for tensor in classifier_parameters(model) if tensor.ndim > 1]  # biases may all be 0
+    return bool(matrices) and all(_fingerprint(matrix) in known for matrix in matrices)
+
+
+def _scale_classifier(model: torch.nn.Module, factor: float) -> None:
+    """Multiply the weights and biases of a new classifier, of any model of timm's.
+
+    timm has an argument for it in ConvNeXts alone, and EfficientNet's new classifier is so large that training starts at
+    several times the loss of guessing.
+    """
+    with torch.no_grad():
+        for parameter in classifier_parameters(model):
+            parameter.mul_(factor)
 
 
 def _fill(section: ModelSection, options: dict[str, Any], weights: StateDict, classes: int) -> torch.nn.Module:

@@ -83,9 +83,9 @@ def create_own(section: ModelSection, classes: int, *, start: bool) -> nn.Module
         UsageError: as ``build_model`` and ``load_weights`` do.
         RecipeError: the recipe sets something that is for timm's models alone, or the checkpoint does not fit.
     """
-    for field in ("head_init_scale", "layer_scale"):
+    for field, whose in {"head_init_scale": "models", "layer_scale": "ConvNeXts"}.items():
         if getattr(section, field) is not None:
-            raise RecipeError(f"model.{field} is for timm's ConvNeXts. Have {section.name} set it itself, and omit the field.")
+            raise RecipeError(f"model.{field} is for timm's {whose}. Have {section.name} set it itself, and omit the field.")
     options = {"num_classes": classes, "drop_path_rate": section.drop_path, "pretrained": start and section.pretrained}
     needed = {"drop_path_rate": "model.drop_path"} if section.drop_path else {}
     needed |= {"pretrained": "model.pretrained"} if section.pretrained else {}

@@ -106,12 +106,17 @@ def _stop_at_other_shapes(shapes: set[tuple[int, ...]]) -> Iterator[None]:
         hook.remove()
 
 
-def classifier_names(model: torch.nn.Module) -> set[str]:
-    """Return the names of the parameters of a timm model's classifier."""
+def classifier_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the parameters of a timm model's classifier."""
     timm_model: Any = model
     heads = timm_model.get_classifier()
     modules = heads if isinstance(heads, list | tuple) else [heads]  # distilled models have two
-    own = {id(parameter) for module in modules for parameter in module.parameters()}
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def classifier_names(model: torch.nn.Module) -> set[str]:
+    """Return the names of the parameters of a timm model's classifier."""
+    own = {id(parameter) for parameter in classifier_parameters(model)}
     return {name for name, parameter in model.named_parameters() if id(parameter) in own}
 
 
