@@ -13,9 +13,10 @@ and ``--variants`` gets a new model, and a line for every measurement as it come
     memory       the most that torch held of a GPU's memory
     waits        places where the host waits for a GPU within a step, by ``torch.cuda.set_sync_debug_mode``, which misses some
 
-The last four are of GPUs alone. The variants: ``eager`` and ``compiled`` are as ``jpegcurr train`` has them with ``--no-compile``
-and ``--compile``. ``plain`` is eager with LayerNorms and the layer scale in float32, where autocast leaves them, ``cast`` with
-both in half precision. ``bare`` is eager without the policy and erasing: what is left is the price of the network.
+The last four are of GPUs alone. The variants: ``eager`` and ``compiled`` are as ``jpegcurr train`` has them with
+``--no-compile`` and ``--compile``. ``plain`` is eager with LayerNorms and the layer scale in float32, where autocast leaves
+them, ``cast`` with both in half precision. ``bare`` is eager without the policy and erasing: what is left is the price of the
+network.
 
 ``--kernels N`` prints the N kernels (on a CPU, operators) that take the most time.
 """
