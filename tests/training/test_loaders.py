@@ -212,9 +212,11 @@ def test_auto_takes_plain_where_numba_has_no_folder_for_its_code(monkeypatch: py
     assert "NUMBA_CACHE_DIR" in reason
 
 
+@pytest.mark.parametrize("target", [False, True])
 def test_libturbojpeg_of_a_wheel_is_used_and_what_is_none_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: bool
 ) -> None:
+    """The wheel is in the environment, or in a folder of pip's --target, which is on the path alone."""
     try:
         _, system = turbojpeg.load_library()
     except OSError:
@@ -228,7 +230,9 @@ def test_libturbojpeg_of_a_wheel_is_used_and_what_is_none_is_passed_over(
     monkeypatch.setattr(turbojpeg, "_system_names", lambda: iter(()))
     monkeypatch.setattr("sys.prefix", str(tmp_path))
     monkeypatch.setattr("sys.base_prefix", str(tmp_path))
-    monkeypatch.setattr("sysconfig.get_path", lambda _scheme: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda _scheme: str(tmp_path / "none" if target else tmp_path))
+    if target:
+        monkeypatch.syspath_prepend(str(tmp_path))
     turbojpeg.load_library.cache_clear()
     try:
         assert turbojpeg.load_library()[1] == str(folder / "libturbojpeg-2.so.0")

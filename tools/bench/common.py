@@ -7,6 +7,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,26 @@ def bench_parser(about: str | None, *, folder: bool = False, workers: int = 0, r
     if runs:
         parser.add_argument("--runs", type=positive, default=runs, help=f"timed rounds ({runs})")
     parser.add_argument("--json", type=Path, help="append the metrics to this file, as a line of JSON")
+    parser.add_argument("--lines", type=Path, help="append every measurement to this file as it comes, as a line of JSON")
     return parser
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The measurements of a benchmark as they come, so that one that is killed leaves those before.
+
+    ``file`` gets a line of JSON for each; None: they are only printed.
+    """
+
+    file: Path | None = None
+
+    def add(self, name: str, value: float, unit: str, turn: int | None = None) -> None:
+        """Print a measurement, of round ``turn`` if there are several, and append it to the file."""
+        print(f"{name}{f', round {turn}' if turn else ''}: {value:,.6g} {unit}", flush=True)
+        if self.file is not None:
+            line = {"name": name, "value": value, "unit": unit}
+            with self.file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def positive(text: str) -> int:

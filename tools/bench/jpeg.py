@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import bench_parser, circumstances, positive, record
+from common import Measurements, bench_parser, circumstances, positive, record
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -135,9 +135,11 @@ def main() -> None:
         name: distance(torch.cat([contender(part) for part in batches]), expected) for name, contender in contenders.items()
     }
     rates: dict[str, list[float]] = {name: [] for name in contenders}
+    measurements = Measurements(arguments.lines)
     for _ in range(arguments.runs):
         for name, contender in contenders.items():
             rates[name].append(measure(contender, batches, runtime))
+            measurements.add(name, rates[name][-1], "images/s", len(rates[name]))
     unit = "images/s a core" if runtime.device.type == "cpu" else "images/s"
     medians = {name: statistics.median(runs) for name, runs in rates.items()}
     reference = medians.get(PILLOW)

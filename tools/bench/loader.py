@@ -11,9 +11,10 @@ where other work runs, but leaves out the time in which a worker waits for anoth
 
 The clock measures a whole epoch, from the request to its end. The first batch, for which nothing has been prepared, and the
 last, for which not all workers are busy, therefore count for more on a small file. The contenders do different work. ``area``
-is OpenCV's filter, the only one in FFCV; ``bilinear`` is antialiased, torchvision's default. FFCV decodes with libjpeg's fast
-transform, all others with the accurate one. A DataLoader's workers are processes that pass every batch through shared memory;
-they read the same JPEGs from the same file. The bound is libturbojpeg alone, in threads: no crop, no resize, no batch.
+is OpenCV's filter, the only one in FFCV; ``bilinear`` is antialiased, torchvision's default; ``--filter`` names others. FFCV
+decodes with libjpeg's fast transform, all others with the accurate one. A DataLoader's workers are processes that pass every
+batch through shared memory; they read the same JPEGs from the same file. The bound is libturbojpeg alone, in threads: no crop,
+no resize, no batch.
 
 A swap is the start of an epoch on the other beton. The time from the request for the epoch to its first batch is given in units
 of the median time between two batches of that epoch, without the last, which may be smaller. "from last batch" is the time
@@ -43,7 +44,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from common import bench_parser, circumstances, positive, record
+from common import Measurements, bench_parser, circumstances, positive, record
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -61,6 +62,7 @@ from jpegcurr.training.data.sampling import Batch, EpochSampler, Loader, Variant
 from jpegcurr.training.data.turbojpeg import load_library
 
 SOURCE, HALF = "source", "q50"
+FILTERS: tuple[Interpolation, ...] = ("area", "bilinear")  # of our loaders
 OURS = {"CompiledLoader": "compiled", "FfcvLoader": "ffcv", "PlainLoader": "plain"}
 STOCK = "stock FFCV"
 PILLOW, DECODE_JPEG = "DataLoader + Pillow", "DataLoader + decode_jpeg"
@@ -264,10 +266,18 @@ def loader_contender(name: str, data: str, beton: Beton, begin: Begin, alone: bo
 
 
 def open_contenders(
-    data: str, beton: Beton, options: Options, process: ProcessPoolExecutor | None, stack: ExitStack
+    data: str,
+    beton: Beton,
+    options: Options,
+    process: ProcessPoolExecutor | None,
+    stack: ExitStack,
+    filters: Sequence[Interpolation] = FILTERS,
 ) -> list[Contender]:
-    """Return all contenders that can run here on one beton; ``process`` runs FFCV (None: skipped), ``stack`` ends threads."""
-    samplers = {interpolation: create_sampler({data: beton}, options, interpolation) for interpolation in ("area", "bilinear")}
+    """Return all contenders that can run here on one beton; ``process`` runs FFCV (None: skipped), ``stack`` ends threads.
+
+    Our loaders resize by each of ``filters``.
+    """
+    samplers = {interpolation: create_sampler({data: beton}, options, interpolation) for interpolation in filters}
     contenders = [
         loader_contender(f"{name}, {interpolation}", data, beton, open_ours(name, sampler).at, alone=True)
         for name in available_loaders()
@@ -313,15 +323,22 @@ def can_open(kind: str) -> bool:
     return True
 
 
-def measure(contenders: Sequence[Contender], runs: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return images per second, and per second of processor time where that can be measured, of ``runs`` rounds."""
+def measure(
+    contenders: Sequence[Contender], runs: int, measurements: Measurements
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return images per second, and per second of processor time where that can be measured, of ``runs`` rounds.
+
+    The former are printed as they come.
+    """
     rates: dict[str, list[float]] = {contender.title: [] for contender in contenders}
     costs: dict[str, list[float]] = {contender.title: [] for contender in contenders if contender.alone}
     for turn in range(runs + 1):
         print_turn(turn, runs)
         for contender in contenders:
             seconds, processor_seconds = time_epoch(contender, turn)
-            rates[contender.title] += [contender.images / seconds] if turn else []
+            if turn:
+                rates[contender.title].append(contender.images / seconds)
+                measurements.add(contender.title, contender.images / seconds, "images/s", turn)
             if contender.alone and turn:
                 costs[contender.title].append(contender.images / processor_seconds)
     return rates, costs
@@ -358,7 +375,9 @@ def time_swaps(begin: Begin, count: int) -> Swaps:
     return swaps
 
 
-def measure_waits(betons: Mapping[str, Beton], options: Options, runs: int) -> dict[str, list[tuple[float, float]]]:
+def measure_waits(
+    betons: Mapping[str, Beton], options: Options, runs: int, measurements: Measurements
+) -> dict[str, list[tuple[float, float]]]:
     """Return the share of a training step's time that is spent waiting for data, and the step's milliseconds, by loader."""
     import timm
 
@@ -374,7 +393,10 @@ def measure_waits(betons: Mapping[str, Beton], options: Options, runs: int) -> d
     for turn in range(runs + 1):
         print_turn(turn, runs)
         for name, loader in loaders.items():
-            waits[name] += [measure_wait(loader, turn, train)][: bool(turn)]
+            waited, milliseconds = measure_wait(loader, turn, train)
+            if turn:
+                waits[name].append((waited, milliseconds))
+                measurements.add(f"{name}, data wait", 100 * waited, "%", turn)
     return waits
 
 
@@ -475,11 +497,14 @@ def main() -> None:
         "--only", action="append", metavar="NAME", help="a contender, CompiledLoader for one; no swaps, no waits"
     )
     filters = get_args(Interpolation)
+    parser.add_argument(
+        "--filter", action="append", choices=filters, help="of our loaders; may be repeated (area and bilinear)"
+    )
     parser.add_argument("--interpolation", choices=filters, default="area", help="filter of our loaders in swaps (area)")
     arguments = parser.parse_args()
     if arguments.workers > available_cpus():
         parser.error(f"--workers is at most {available_cpus()}, the number of processors: FFCV has no more")
-    options = Options(arguments.size, arguments.batch, arguments.workers)
+    options, measurements = Options(arguments.size, arguments.batch, arguments.workers), Measurements(arguments.lines)
     keep_freed_memory()  # as jpegcurr's commands and FFCV's process do
     try:
         betons = {SOURCE: Beton(arguments.clean), HALF: Beton(arguments.half)}
@@ -492,18 +517,20 @@ def main() -> None:
             contenders = [
                 contender
                 for data, beton in betons.items()
-                for contender in open_contenders(data, beton, options, process, stack)
+                for contender in open_contenders(data, beton, options, process, stack, arguments.filter or FILTERS)
                 if not arguments.only or contender.name.partition(",")[0] in arguments.only
             ]
             if not contenders:
                 raise SystemExit(f"No contender has one of these names: {', '.join(arguments.only)}.")
-            (rates, costs), count = measure(contenders, arguments.runs), 2 * arguments.runs
+            (rates, costs), count = measure(contenders, arguments.runs, measurements), 2 * arguments.runs
             sampler = create_sampler(betons, options, arguments.interpolation, count + 1)
             swaps = {} if arguments.only else measure_swaps(sampler, count)
+            for name, times in swaps.items():
+                measurements.add(f"{name}, first batch after a swap", statistics.median(times.first), "batch times")
             if process is not None and not arguments.only:
                 paths = [beton.path for beton in betons.values()]
                 swaps |= process.submit(stock_swaps, paths, options, count).result()
-        waits = {} if arguments.only else measure_waits(betons, options, arguments.runs)
+        waits = {} if arguments.only else measure_waits(betons, options, arguments.runs, measurements)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
     counts = describe(betons, options, arguments.runs)

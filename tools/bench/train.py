@@ -16,40 +16,41 @@ timm's public parts: like train.py it reads the loss after every step, but it ha
 lower bound of a step: ours on one batch that is on the device before the clock starts, without anything around it. "data wait"
 is the share of the time that the host spends waiting for batches; a GPU may be busy meanwhile.
 
-``--levers`` measures that synthetic step again, with one change at a time. ``gamma's dtype`` casts ConvNeXt's layer scale,
-which in float32 turns all later activations into float32 under autocast; ``fast norm`` is timm's, which keeps a layer norm in
-autocast's dtype. MFU is the share of the GPU's peak for dense layers that is used (``jpegcurr.training.flops``).
+``--recipe`` makes all three take a recipe's own step: its policy, erasing, mixing and drop path, at its size and by its filter.
+``synthetic`` then augments and mixes two batches of the images over and over; timm mixes in its collation, as train.py does.
+Every measurement is printed as it comes.
+
+``--levers`` measures the synthetic step without a recipe again, with one change at a time. ``gamma's dtype`` casts ConvNeXt's
+layer scale, which in float32 turns all later activations into float32 under autocast; ``fast norm`` is timm's, which keeps a
+layer norm in autocast's dtype. MFU is the share of the GPU's peak for dense layers that is used (``jpegcurr.training.flops``).
 """
 
-import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
 import torch
-from common import bench_parser, circumstances, positive, record
-from timm.data import auto_augment, create_dataset, create_loader, resolve_model_data_config
+from clock import WARM_UP, Clock, Lap
+from common import Measurements, bench_parser, circumstances, positive, record
+from gamma import cast_gammas
+from images import Data, make_data
+from step import BATCHES, RecipeStep, open_step, recipe_on
+from timm.data import FastCollateMixup, auto_augment, create_dataset, create_loader, resolve_model_data_config
 from timm.layers import set_fast_norm
-from timm.loss import LabelSmoothingCrossEntropy
-from timm.models.convnext import ConvNeXtBlock
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 
-from jpegcurr.encoding.encode import encode_dataset
-from jpegcurr.encoding.jpeg.codec import EncodeSpec
-from jpegcurr.encoding.plan import plan_outputs
-from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import JpegcurrError
+from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.recipe.schema import AugmentSection, ModelSection, OptimSection, Recipe
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.system import keep_freed_memory, library_versions
@@ -64,7 +65,6 @@ from jpegcurr.training.train import train
 
 OURS, TIMM, TIMM_EAGER, SYNTHETIC = "ours", "timm", "timm, not compiled", "synthetic"
 BASE = "base"
-WARM_UP = 4  # untimed steps at the start of a round
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING, EMA_DECAY = 1e-3, 0.05, 0.1, 0.9998
 LIBRARIES = ("torch", "torchvision", "timm", "numba")
 # Required ratios to the model's own limit and to timm on a CPU, and to timm on a GPU; images/s of one model on an H200.
@@ -74,7 +74,7 @@ H200_RATE, H200_MODEL, H200_SIZE = 5000, "convnext_tiny", 224
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that all contenders share."""
+    """The options that all contenders share; ``recipe``, if any, says the rest of what a step does."""
 
     model: str
     size: int
@@ -84,28 +84,12 @@ class Options:
     interpolation: str
     policy: str | None
     loader: str
+    recipe: Recipe | None = None
 
     @property
     def images(self) -> int:
         """Return the number of images in a round."""
         return self.batch * (WARM_UP + self.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The same images twice: in the class folders of ``folder``, and in ``beton``."""
-
-    folder: Path
-    beton: Path
-    classes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lap:
-    """The result of a round's timed steps: images/s, and the share of the time that was spent waiting for data."""
-
-    rate: float
-    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,51 +111,6 @@ class Lever:
     cast_gamma: bool = False
     fast_norm: bool = False
     batch: float = 1.0
-
-
-class Clock:
-    """The clock of one round, which runs from the end of its last untimed step to the end of its last step."""
-
-    def __init__(self, runtime: Runtime, steps: int, batch: int) -> None:
-        self.runtime, self.steps, self.batch = runtime, steps, batch
-        self.done, self.start = 0, (0.0, 0.0)
-        self.lap: Lap | None = None
-
-    def tick(self, waited: float) -> None:
-        """Count a step; ``waited`` are the seconds that this round has waited for batches so far."""
-        self.done += 1
-        if self.done == WARM_UP:
-            self.start = self.device_time(), waited
-        elif self.done == WARM_UP + self.steps:
-            seconds = self.device_time() - self.start[0]
-            self.lap = Lap(self.steps * self.batch / seconds, (waited - self.start[1]) / seconds)
-
-    def device_time(self) -> float:
-        """Return the time in seconds, after the device has finished its work."""
-        if self.runtime.device.type == "cuda":
-            torch.cuda.synchronize(self.runtime.device)
-        return time.perf_counter()
-
-    def read(self) -> Lap:
-        """Return the lap of a whole round. Raise SystemExit if the round was shorter."""
-        if self.lap is None:
-            raise SystemExit(f"A round had {self.done} steps instead of {WARM_UP + self.steps}.")
-        return self.lap
-
-
-class CastingBlock(ConvNeXtBlock):
-    """timm's block with gamma cast to the dtype of the activations."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute what timm's block does."""
-        shortcut = x
-        x = self.conv_dw(x)
-        last = not self.use_conv_mlp  # whether the MLP has the channels last
-        x = self.mlp(self.norm(x.permute(0, 2, 3, 1) if last else x))
-        x = x.permute(0, 3, 1, 2) if last else x
-        if self.gamma is not None:
-            x = x.mul(self.gamma.to(x.dtype).reshape(1, -1, 1, 1))
-        return self.drop_path(x) + self.shortcut(shortcut)
 
 
 class Step:
@@ -200,34 +139,11 @@ class Step:
         return loss.detach()
 
 
-def copy_images(source: Path, folder: Path, count: int) -> int:
-    """Copy ``count`` images from all classes of ``source`` to ``folder/<class>``; return the number of classes."""
-    sources = open_sources(source)
-    chosen = next((candidate for candidate in sources if candidate.split == "train"), sources[0])
-    items = [chosen.items[i] for i in random.Random(0).sample(range(len(chosen.items)), min(count, len(chosen.items)))]  # noqa: S311
-    files = []
-    for number, item in enumerate(items):
-        files.append(folder / chosen.classes[item.label] / f"{number}{Path(item.key).suffix}")
-        files[-1].parent.mkdir(parents=True, exist_ok=True)
-        files[-1].write_bytes(chosen.store.read(item))
-    for number, file in enumerate(islice(cycle(files), count - len(files)), start=len(files)):
-        file.with_stem(str(number)).hardlink_to(file)
-    return len(list(folder.iterdir()))
-
-
-def make_data(source: Path, folder: Path, count: int) -> Data:
-    """Copy the images of a round from ``source`` below ``folder``, as files and as a beton."""
-    print(f"copying and encoding {count} images", file=sys.stderr)
-    classes = copy_images(source, folder / "train", count)
-    sources = open_sources(folder / "train")
-    outputs = plan_outputs(sources, [EncodeSpec("source")], folder / "betons")
-    with open_executor() as (executor, workers):
-        encode_dataset(sources, outputs, executor=executor, workers=workers)
-    return Data(folder / "train", folder / "betons" / "train-source.beton", classes)
-
-
 def our_recipe(data: Data, options: Options) -> Recipe:
     """Return a recipe of one epoch without evaluation."""
+    if options.recipe is not None:
+        recipe = recipe_on(options.recipe, data.beton, options.batch, workers=options.workers)
+        return recipe.model_copy(update={"loader": recipe.loader.model_copy(update={"kind": options.loader})})
     return Recipe.model_validate(
         {
             "model": {"name": options.model},
@@ -259,9 +175,13 @@ def seconds_waited(progress: StepInfo) -> float:
 
 def open_timm(data: Data, options: Options, runtime: Runtime) -> Callable[[], Lap]:
     """Return a function that trains as train.py does with ``--opt adamw --model-ema --channels-last --amp --pin-mem``."""
-    model = runtime.place(timm.create_model(options.model, num_classes=data.classes))
+    recipe = options.recipe
+    paths = {"drop_path_rate": recipe.model.drop_path} if recipe is not None and recipe.model.drop_path else {}
+    model = runtime.place(timm.create_model(options.model, num_classes=data.classes, **paths))
     optimizer = create_optimizer_v2(model, "adamw", lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    step = Step(model, optimizer, runtime, LabelSmoothingCrossEntropy(SMOOTHING))
+    mixing = recipe is not None and bool(recipe.mix.mixup or recipe.mix.cutmix)
+    smoothing = SMOOTHING if recipe is None else recipe.optim.label_smoothing
+    step = Step(model, optimizer, runtime, SoftTargetCrossEntropy() if mixing else LabelSmoothingCrossEntropy(smoothing))
     return partial(timm_epoch, open_timm_loader(model, data, options, runtime), step, options)
 
 
@@ -271,6 +191,19 @@ def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runti
     timms_level = auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"]
     if not isinstance(timms_level, partial):  # a second loader in one process
         auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"] = partial(at_least_one_bit, timms_level)
+    recipe, extra = options.recipe, dict[str, Any]()
+    if recipe is not None:
+        mix = recipe.mix
+        extra = {"re_prob": recipe.augment.erase, "re_mode": recipe.augment.erase_fill}
+        if mix.mixup or mix.cutmix:
+            extra["collate_fn"] = FastCollateMixup(
+                mixup_alpha=mix.mixup,
+                cutmix_alpha=mix.cutmix,
+                prob=mix.prob,
+                switch_prob=mix.switch_prob,
+                label_smoothing=recipe.optim.label_smoothing,
+                num_classes=data.classes,
+            )
     loader = create_loader(
         create_dataset("", root=str(data.folder), split="train", search_split=False, is_training=True),
         input_size=(3, options.size, options.size),
@@ -284,6 +217,7 @@ def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runti
         num_workers=options.workers,
         pin_memory=runtime.device.type == "cuda",
         device=runtime.device,
+        **extra,
     )
     if options.workers:
         loader.loader.multiprocessing_context = "spawn"
@@ -307,7 +241,12 @@ def timm_epoch(loader: Any, step: Step, options: Options) -> Lap:
 
 
 def open_synthetic(data: Data, options: Options, runtime: Runtime) -> Callable[[], Lap]:
-    """Return a function that trains our model, optimiser and loss on one batch like those of our loaders."""
+    """Return a function that trains our model, optimiser and loss on one batch like those of our loaders.
+
+    With a recipe it is the recipe's step, on batches of the images, augmented and mixed anew in every step.
+    """
+    if options.recipe is not None:
+        return partial(recipe_epoch, open_step(options.recipe, data.beton, options.batch, runtime), options)
     model = runtime.place(create_model(ModelSection(name=options.model), data.classes))
     optimizer = create_optimizer(model, OptimSection(weight_decay=WEIGHT_DECAY))
     set_learning_rate(optimizer, LEARNING_RATE)
@@ -331,16 +270,23 @@ def synthetic_epoch(step: Step, images: torch.Tensor, labels: torch.Tensor, step
     return clock.read()
 
 
-def open_contenders(data: Data, options: Options, runtime: Runtime) -> list[Contender]:
-    """Return all contenders; timm also without compilation if the others are compiled."""
-    contenders = [
-        Contender(OURS, partial(train_ours, our_recipe(data, options), options, runtime)),
-        Contender(TIMM, open_timm(data, options, runtime)),
-        Contender(SYNTHETIC, open_synthetic(data, options, runtime)),
-    ]
+def recipe_epoch(step: RecipeStep, options: Options) -> Lap:
+    """Train for one round on the batches of a recipe's step."""
+    clock = Clock(step.state.runtime, options.steps, options.batch)
+    step.run(WARM_UP + options.steps, lambda _info: clock.tick(0.0))
+    return clock.read()
+
+
+def open_contenders(data: Data, options: Options, runtime: Runtime, only: Sequence[str] = ()) -> list[Contender]:
+    """Return all contenders, or those that are named in ``only``; timm also eager if the others are compiled."""
+    opening: dict[str, Callable[[], Callable[[], Lap]]] = {
+        OURS: lambda: partial(train_ours, our_recipe(data, options), options, runtime),
+        TIMM: lambda: open_timm(data, options, runtime),
+        SYNTHETIC: lambda: open_synthetic(data, options, runtime),
+    }
     if runtime.compile:
-        contenders.append(Contender(TIMM_EAGER, open_timm(data, options, replace(runtime, compile=False))))
-    return contenders
+        opening[TIMM_EAGER] = lambda: open_timm(data, options, replace(runtime, compile=False))
+    return [Contender(name, open_one()) for name, open_one in opening.items() if not only or name in only]
 
 
 def choose_levers(options: Options, runtime: Runtime) -> list[Lever]:
@@ -379,13 +325,6 @@ def open_lever(lever: Lever, options: Options, runtime: Runtime, classes: int) -
     return partial(synthetic_epoch, step, images.contiguous(memory_format=lever.memory), labels, options.steps)
 
 
-def cast_gammas(model: torch.nn.Module) -> None:
-    """Replace a ConvNeXt's blocks by ``CastingBlock``; other models have none."""
-    for block in model.modules():
-        if type(block) is ConvNeXtBlock:
-            block.__class__ = CastingBlock
-
-
 def open_levers(options: Options, runtime: Runtime, classes: int) -> list[Contender]:
     """Return the levers that can run here, each after a warm-up round."""
     contenders = []
@@ -401,14 +340,24 @@ def open_levers(options: Options, runtime: Runtime, classes: int) -> list[Conten
     return contenders
 
 
-def measure(contenders: Sequence[Contender], runs: int, *, warm_up: bool = True) -> dict[str, list[Lap]]:
-    """Return the laps of ``runs`` rounds by contender, after a warm-up round unless ``warm_up`` is false."""
+def measure(
+    contenders: Sequence[Contender], runs: int, *, warm_up: bool = True, measurements: Measurements | None = None
+) -> dict[str, list[Lap]]:
+    """Return the laps of ``runs`` rounds by contender, after a warm-up round unless ``warm_up`` is false.
+
+    Each is printed as it comes.
+    """
+    measurements = measurements or Measurements()
     laps: dict[str, list[Lap]] = {contender.name: [] for contender in contenders}
     for turn in range(0 if warm_up else 1, runs + 1):
         print(f"round {turn} of {runs}" if turn else "warm-up", file=sys.stderr)
         for contender in contenders:
             lap = contender.run()
-            laps[contender.name] += [lap] if turn else []
+            if turn:
+                laps[contender.name].append(lap)
+                measurements.add(contender.name, lap.rate, "images/s", turn)
+                if lap.waited:
+                    measurements.add(f"{contender.name}, data wait", 100 * lap.waited, "%", turn)
     return laps
 
 
@@ -437,6 +386,8 @@ def table(laps: Mapping[str, Sequence[Lap]], head: str, limit: str, flops: float
 
 def targets(laps: Mapping[str, Sequence[Lap]], options: Options, runtime: Runtime) -> list[tuple[str, float, float | None]]:
     """Return (name, metric, required minimum or None)."""
+    if not laps.keys() >= {OURS, TIMM, SYNTHETIC}:
+        return []  # of --only
     mine, on_gpu = median_rate(laps[OURS]), runtime.device.type == "cuda"
     script = TIMM_EAGER if TIMM_EAGER in laps else TIMM
     rows: list[tuple[str, float, float | None]] = [
@@ -454,6 +405,9 @@ def describe(options: Options, runtime: Runtime, runs: int) -> str:
     """Return a line with the model, the options and the number of rounds."""
     model = f"{options.model} at {options.size}, batch {options.batch}, {runtime.reason}"
     policy = f", {options.policy}" if options.policy else ""
+    if options.recipe is not None:
+        mix = options.recipe.mix
+        policy += f", erasing {options.recipe.augment.erase:g}, mixup {mix.mixup:g}, cutmix {mix.cutmix:g}"
     loading = f"{options.interpolation}{policy}, {options.workers} workers"
     return f"{model}; {loading}; {options.steps} steps after {WARM_UP}, {runs} runs after one warm-up"
 
@@ -461,47 +415,77 @@ def describe(options: Options, runtime: Runtime, runs: int) -> str:
 def parse() -> Any:
     """Parse the command line; exit with code 2 if it is wrong."""
     parser = bench_parser(__doc__, folder=True, workers=2, runs=5)
-    parser.add_argument("--model", default="convnext_atto", help="timm's name (convnext_atto)")
-    parser.add_argument("--size", type=positive, default=128, help="pixels a side, 32 or more (128)")
+    parser.add_argument("--recipe", help="a file, or a shipped recipe's name: all contenders take its step (none)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    parser.add_argument(
+        "--only", action="append", default=[], choices=(OURS, TIMM, SYNTHETIC), help="a contender; may be repeated (all)"
+    )
+    parser.add_argument("--model", help="timm's name (convnext_atto, or the recipe's)")
+    parser.add_argument("--size", type=positive, help="pixels a side, 32 or more (128, or the recipe's)")
     parser.add_argument("--batch", type=positive, default=128, help="images a step (128)")
     parser.add_argument("--steps", type=positive, default=20, help="timed steps a round (20)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the model (auto)")
     parser.add_argument("--compile", action="store_true", help="compile all models with torch.compile")
-    parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="filter of crops (bicubic)")
+    parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), help="filter of crops (bicubic, or the recipe's)")
     parser.add_argument("--policy", help="RandAugment for ours and timm, such as rand-m9-mstd0.5-inc1 (none)")
     parser.add_argument("--loader", choices=("auto", "ffcv", "plain"), default="auto", help="jpegcurr's loader (auto)")
     parser.add_argument("--levers", action="store_true", help="measure the synthetic step with every lever too")
     arguments = parser.parse_args()
-    if arguments.size < 32:
-        parser.error("--size is 32 or more")
+    if arguments.recipe is None:
+        defaults = {"model": "convnext_atto", "size": 128, "interpolation": "bicubic"}
+        for name, value in defaults.items():
+            setattr(arguments, name, getattr(arguments, name) or value)
+        if arguments.set:
+            parser.error("--set changes a recipe: give --recipe")
+        if arguments.size < 32:
+            parser.error("--size is 32 or more")
+    elif arguments.model or arguments.size or arguments.interpolation or arguments.policy:
+        parser.error("with --recipe, the recipe has these: give --set model.name=..., image.size=..., and so on")
     if arguments.policy and not arguments.policy.startswith("rand-"):
         parser.error("--policy must be one that timm has too, such as rand-m9-mstd0.5-inc1")
     return arguments
 
 
+def choose_options(arguments: Any) -> Options:
+    """Return the options of the command line, completed by the recipe if there is one."""
+    names = ("model", "size", "batch", "steps", "workers", "interpolation", "policy", "loader")
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.recipe is not None:
+        recipe = recipe_on(load_recipe(arguments.recipe, arguments.set), Path("images.beton"), arguments.batch)
+        first, image = recipe.curriculum[0], recipe.image
+        recipe = recipe.model_copy(update={"augment": first.augment or recipe.augment})
+        if recipe.model.name is None:
+            raise SystemExit("--recipe: timm's loop needs a model of timm's, by model.name.")
+        options |= {"model": recipe.model.name, "size": first.size or image.size, "interpolation": image.interpolation}
+        options |= {"policy": recipe.augment.policy, "recipe": recipe}
+    return Options(**options)
+
+
 def main() -> None:
     """Measure all contenders, and the levers if requested, and print them."""
     arguments = parse()
-    names = ("model", "size", "batch", "steps", "workers", "interpolation", "policy", "loader")
-    options = Options(**{name: getattr(arguments, name) for name in names})
     keep_freed_memory()  # as jpegcurr's commands do
     torch._dynamo.config.recompile_limit = 1000  # every round of ours compiles a new model
     try:
+        options, measurements = choose_options(arguments), Measurements(arguments.lines)
         runtime = resolve_runtime(arguments.device, precision=arguments.precision, compile=arguments.compile)
         check_model(ModelSection(name=options.model), start=True)
         parse_section_policy(AugmentSection(policy=options.policy), options.interpolation)
         with TemporaryDirectory(prefix="bench-train-") as folder:
-            data = make_data(arguments.folder, Path(folder), options.images)
-            laps = measure(open_contenders(data, options, runtime), arguments.runs)
+            data = make_data(arguments.folder, Path(folder), max(options.images, BATCHES * options.batch))
+            contenders = open_contenders(data, options, runtime, arguments.only)
+            laps = measure(contenders, arguments.runs, measurements=measurements)
         levers = {}
         if arguments.levers:
-            levers = measure(open_levers(options, runtime, data.classes), arguments.runs, warm_up=False)
+            contenders = open_levers(options, runtime, data.classes)
+            levers = measure(contenders, arguments.runs, warm_up=False, measurements=measurements)
     except JpegcurrError as error:
         raise SystemExit(str(error)) from None
     flops = training_flops(create_model(ModelSection(name=options.model), data.classes), options.size)
     peak, target_rows = peak_flops(runtime.name, runtime.dtype), targets(laps, options, runtime)
-    lines = [*table(laps, "images/s", SYNTHETIC, flops, peak), ""]
+    limit = SYNTHETIC if SYNTHETIC in laps else next(iter(laps))
+    lines = [*table(laps, "images/s", limit, flops, peak), ""]
     for name, value, least in target_rows:
         wanted = f"   required: {least}{'' if value >= least else ', missed'}" if least else ""
         lines.append(f"{name:<38}{value:>8.2f}{wanted}")

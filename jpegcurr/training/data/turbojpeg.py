@@ -48,8 +48,9 @@ def _candidates() -> Iterator[str]:
     yield from _system_names()
     for folder in dict.fromkeys((sys.prefix, sys.base_prefix)):
         yield from _files(Path(folder, "lib"), "libturbojpeg.*")
-    for scheme in ("platlib", "purelib"):
-        yield from _files(Path(sysconfig.get_path(scheme)), "*.libs/libturbojpeg*")
+    packages = [sysconfig.get_path(scheme) for scheme in ("platlib", "purelib")]
+    for path in dict.fromkeys([*packages, *filter(None, sys.path)]):  # pip's --target is on the latter alone
+        yield from _files(Path(path), "*.libs/libturbojpeg*")
 
 
 def _system_names() -> Iterator[str]:
