@@ -43,7 +43,7 @@ from jpegcurr.system import keep_freed_memory
 if TYPE_CHECKING:
     from jpegcurr.analysis.evaluation.evaluate import Evaluation
     from jpegcurr.analysis.stats import Paired
-    from jpegcurr.recipe.schema import Stage
+    from jpegcurr.recipe.values import Stage
 
 
 def evaluate(

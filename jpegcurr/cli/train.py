@@ -20,7 +20,7 @@ from jpegcurr.system import TERMINATION, keep_freed_memory, stop_on_signals
 log = logging.getLogger("jpegcurr")
 
 if TYPE_CHECKING:
-    from jpegcurr.recipe.schema import Tracker
+    from jpegcurr.recipe.values import Tracker
     from jpegcurr.runtime import World
     from jpegcurr.training.loop import StepInfo
     from jpegcurr.training.schedule import PlannedEpoch

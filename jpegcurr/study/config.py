@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import add_line_number, find_recipe, find_study, load_arm, load_checked
-from jpegcurr.recipe.schema import (
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import (
     MOST_SETS,
     FilePath,
     PathOrOnTheFly,
     Positive,
-    Recipe,
     Section,
     TrainedWeights,
     ValResize,

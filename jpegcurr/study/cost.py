@@ -12,7 +12,8 @@ import torch
 
 from jpegcurr.encoding.beton.manifest import read_manifest
 from jpegcurr.files import json_values
-from jpegcurr.recipe.schema import Recipe, split_on_the_fly
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.compare import TARGET_DIFFERENCE
 from jpegcurr.study.config import Study

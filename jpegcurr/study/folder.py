@@ -11,7 +11,8 @@ from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable, write_json
 from jpegcurr.json_files import describe, read_json, read_json_map
 from jpegcurr.recipe.former import fill_former
-from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, ValResize, split_on_the_fly
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import OnTheFlyJpeg, ValResize, split_on_the_fly
 from jpegcurr.study.config import Study
 from jpegcurr.training.run_folder import describe_changes
 

@@ -16,7 +16,7 @@ from jpegcurr.analysis.evaluation.per_image import Outcomes
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
 from jpegcurr.json_files import describe, parse_json
-from jpegcurr.recipe.schema import TrainedWeights, split_on_the_fly
+from jpegcurr.recipe.values import TrainedWeights, split_on_the_fly
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import Study
 from jpegcurr.training.data.classes import Classes, have_same_labels

@@ -18,7 +18,8 @@ from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.files import locked, refuse_unwritable, write_json, write_text
 from jpegcurr.recipe.former import keep_former
 from jpegcurr.recipe.loading import dump_recipe, load_resolved, read_tree
-from jpegcurr.recipe.schema import Ramp, Recipe, ScheduleSection, split_on_the_fly
+from jpegcurr.recipe.schema import Recipe, ScheduleSection
+from jpegcurr.recipe.values import Ramp, split_on_the_fly
 from jpegcurr.system import library_versions, source_commit
 from jpegcurr.training.curriculum import EpochPlan, plan_difference, plan_epochs
 from jpegcurr.training.data.classes import Classes

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from jpegcurr.recipe.schema import Recipe, TrainedWeights
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import TrainedWeights
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.augment.augment import Augment
 from jpegcurr.training.curriculum import EpochPlan

@@ -14,7 +14,8 @@ from samples import tiny_recipe, tiny_tree
 
 from jpegcurr.errors import RecipeError, warn_renamed
 from jpegcurr.recipe.loading import add_line_number, dump_recipe, find_recipe, load_recipe, load_resolved
-from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import OnTheFlyJpeg
 from jpegcurr.training.augment.policies import parse_policy
 from jpegcurr.training.curriculum import plan_epochs
 from jpegcurr.training.models.create import create_model

@@ -10,7 +10,7 @@ from samples import tiny_tree
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.loading import MOST_BYTES, dump_recipe, load_recipe
-from jpegcurr.recipe.schema import MOST_EPOCHS, MOST_PHASES
+from jpegcurr.recipe.values import MOST_EPOCHS, MOST_PHASES
 from jpegcurr.study.config import load_study
 from jpegcurr.training.curriculum import plan_epochs
 

@@ -17,7 +17,8 @@ from threads import no_thread_left
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg.codec import EncodeSpec, reencode
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.loaders import open_loader

@@ -10,7 +10,8 @@ from PIL import Image
 from samples import LOADERS, jpeg, photograph, write_beton
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data import device_jpeg

@@ -11,7 +11,8 @@ from threads import no_thread_left
 
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import ImageError, RecipeError, TrainingError
-from jpegcurr.recipe.schema import ImageSection, Interpolation, OnTheFlyJpeg
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import Interpolation, OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data import loaders
 from jpegcurr.training.data.loaders import choose_kind, open_loader

@@ -9,7 +9,8 @@ from samples import tiny_recipe
 from scipy.stats import binomtest, chisquare
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg, Phase
+from jpegcurr.recipe.schema import ImageSection, Phase
+from jpegcurr.recipe.values import OnTheFlyJpeg
 from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data import sampling as contract
 from jpegcurr.training.data.sampling import EpochSampler, Variant

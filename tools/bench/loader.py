@@ -53,7 +53,8 @@ from torchvision.transforms import v2
 from jpegcurr.encoding.beton.format import MODE_JPEG
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import JpegcurrError, RecipeError
-from jpegcurr.recipe.schema import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import Interpolation
 from jpegcurr.runtime import resolve_runtime
 from jpegcurr.system import available_cpus, keep_freed_memory, library_versions
 from jpegcurr.training.curriculum import EpochPlan

@@ -21,7 +21,8 @@ from common import bench_parser, circumstances, positive, record
 from jpegcurr.encoding.jpeg.codec import decode_rgb
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.recipe.schema import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import Interpolation
 from jpegcurr.training.data.crops import HEIGHT, LEFT, TOP, WIDTH, random_boxes
 from jpegcurr.training.data.decode_kernel import FILTERS
 from jpegcurr.training.data.resample_kernel import resample

@@ -29,7 +29,7 @@ from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, as_specs
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles, find_labelled
 from jpegcurr.errors import UsageError
-from jpegcurr.recipe.schema import Stage
+from jpegcurr.recipe.values import Stage
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import sanitize
 from jpegcurr.training.models.description import describe_model, hash_weights

@@ -25,7 +25,8 @@ from jpegcurr.encoding.jpeg.codec import EncodeSpec, decode_rgb, reencode, round
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
-from jpegcurr.recipe.schema import ImageSection, Stage
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import Stage
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop

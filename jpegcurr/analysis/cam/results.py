@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes
 from jpegcurr.encoding.jpeg.pillow import Pixels
-from jpegcurr.recipe.schema import Stage
+from jpegcurr.recipe.values import Stage
 
 Map = NDArray[np.float32]
 Column = NDArray[np.float32]

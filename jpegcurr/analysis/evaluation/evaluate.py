@@ -24,7 +24,7 @@ from jpegcurr.encoding.jpeg.codec import Quality, check_quality
 from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.errors import UsageError
 from jpegcurr.files import json_values
-from jpegcurr.recipe.schema import OnTheFlyJpeg, Stage, split_on_the_fly
+from jpegcurr.recipe.values import OnTheFlyJpeg, Stage, split_on_the_fly
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import join_words
 from jpegcurr.training.data.classes import Classes, describe_match, have_same_labels

@@ -20,7 +20,8 @@ from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError, UsageError
-from jpegcurr.recipe.schema import ImageSection, OnTheFlyJpeg
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import OnTheFlyJpeg
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.classes import Classes, Labels, match_targets
 from jpegcurr.training.data.sampling import Batch

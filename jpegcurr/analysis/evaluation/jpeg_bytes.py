@@ -15,7 +15,7 @@ from jpegcurr.encoding.jpeg.codec import EncodeSpec, encode_rgb, reencode
 from jpegcurr.encoding.jpeg.limits import MOST_PIXELS
 from jpegcurr.encoding.workers import map_in_order, open_executor
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe.schema import OnTheFlyJpeg
+from jpegcurr.recipe.values import OnTheFlyJpeg
 from jpegcurr.runtime import World
 from jpegcurr.training.data.datasets import Dataset
 from jpegcurr.training.data.loaders import loading_workers

@@ -12,7 +12,7 @@ from jpegcurr.analysis.class_names import readable_name
 from jpegcurr.analysis.journal import given_words
 from jpegcurr.analysis.stats import LEVEL, explain_no_class, precise_p, state_p
 from jpegcurr.encoding.jpeg.codec import CONVERTED_QUALITY, CONVERTED_SUBSAMPLING
-from jpegcurr.recipe.schema import Stage
+from jpegcurr.recipe.values import Stage
 from jpegcurr.system import library_versions
 from jpegcurr.text import join_words, sanitize
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
 from jpegcurr.recipe.loading import add_line_number, find_study, load_checked, read_tree
-from jpegcurr.recipe.schema import Section
+from jpegcurr.recipe.values import Section
 from jpegcurr.study.config import (
     MOST_ARMS,
     MOST_SEEDS,

@@ -23,7 +23,7 @@ from scipy.special import ndtri
 
 from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import AugmentSection, Recipe
-from jpegcurr.recipe.schema import Interpolation as ImageInterpolation
+from jpegcurr.recipe.values import Interpolation as ImageInterpolation
 from jpegcurr.training.sample_rng import SampleRng
 
 if TYPE_CHECKING:

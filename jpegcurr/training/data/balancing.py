@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.errors import RecipeError, did_you_mean
-from jpegcurr.recipe.schema import Balance
+from jpegcurr.recipe.values import Balance
 
 Indices = NDArray[np.int64]
 Numbers = NDArray[np.float64]

@@ -18,7 +18,8 @@ from jpegcurr.encoding.beton.manifest import (
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import BetonError, RecipeError, UsageError, did_you_mean
-from jpegcurr.recipe.schema import OnTheFlyJpeg, Recipe, split_on_the_fly
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import OnTheFlyJpeg, split_on_the_fly
 from jpegcurr.training.data.balancing import Numbers, class_weights
 from jpegcurr.training.data.classes import Classes, Labels, describe_match, match_targets
 from jpegcurr.training.data.missing import data_name, encode_like, find_template, has_split

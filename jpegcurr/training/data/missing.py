@@ -12,7 +12,8 @@ from jpegcurr.encoding.sources.base import Source
 from jpegcurr.encoding.sources.open import open_sources
 from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import BetonError, EncodeError, RecipeError, SourceError, UsageError
-from jpegcurr.recipe.schema import Recipe, split_on_the_fly
+from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.values import split_on_the_fly
 
 
 def data_name(field: str) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.beton.reader import Beton
-from jpegcurr.recipe.schema import Balance, ImageSection, OnTheFlyJpeg, Order, Ramp
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import Balance, OnTheFlyJpeg, Order, Ramp
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.balancing import draw
 from jpegcurr.training.data.crops import TRIES, as_views, random_boxes, random_shifts, square_boxes, validation_views

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from jpegcurr.errors import UsageError
-from jpegcurr.recipe.schema import ImageSection, Interpolation, LoaderSection
+from jpegcurr.recipe.schema import ImageSection, LoaderSection
+from jpegcurr.recipe.values import Interpolation
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.datasets import Dataset, check_paired, open_dataset

@@ -15,7 +15,8 @@ from jpegcurr.encoding.beton.pixels import read_pixels
 from jpegcurr.encoding.jpeg.codec import round_trip
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.errors import ImageError
-from jpegcurr.recipe.schema import ImageSection, Interpolation
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import Interpolation
 from jpegcurr.training.data.crops import blocks_around, centre_start, columns_first, validation_views, whole_views
 from jpegcurr.training.data.sampling import SHIFT, VIEW, EpochSampler
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jpegcurr.recipe.schema import ValResize
+from jpegcurr.recipe.values import ValResize
 from jpegcurr.training.models.load import Classifier, Run
 
 

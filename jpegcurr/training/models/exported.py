@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from jpegcurr.encoding.sources.class_labels import MOST_CLASSES
 from jpegcurr.errors import UsageError
 from jpegcurr.json_files import read_json
-from jpegcurr.recipe.schema import LARGEST_SIDE
+from jpegcurr.recipe.values import LARGEST_SIDE
 from jpegcurr.training.models.finite import check_weights
 from jpegcurr.training.models.fit import without_memory
 from jpegcurr.training.run_head import ExportedClasses

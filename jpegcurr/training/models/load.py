@@ -13,7 +13,8 @@ from timm.data import resolve_model_data_config
 
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.recipe.loading import load_resolved
-from jpegcurr.recipe.schema import HUBS, ImageSection, Recipe, is_factory
+from jpegcurr.recipe.schema import ImageSection, Recipe
+from jpegcurr.recipe.values import HUBS, is_factory
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.classes import Classes, read_class_names
 from jpegcurr.training.data.targets import Targets

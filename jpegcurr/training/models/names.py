@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jpegcurr.errors import RecipeError, UsageError, did_you_mean
-from jpegcurr.recipe.schema import HUBS, ModelSection
+from jpegcurr.recipe.schema import ModelSection
+from jpegcurr.recipe.values import HUBS
 from jpegcurr.training.models.roadmap_steps import roadmap_names
 
 _MODEL = re.compile(r"^@register_model\b.*?^def (\w+)", re.MULTILINE | re.DOTALL)

@@ -9,7 +9,8 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 
 from jpegcurr.errors import UsageError, did_you_mean
-from jpegcurr.recipe.schema import ImageSection, ValResize
+from jpegcurr.recipe.schema import ImageSection
+from jpegcurr.recipe.values import ValResize
 
 _SIZES = ("tiny", "small", "base", "large", "xlarge")
 _TAGS = {"_in22ft1k": "fb_in22k_ft_in1k", "_384_in22ft1k": "fb_in22k_ft_in1k_384", "_in22k": "fb_in22k"}
