@@ -158,6 +158,7 @@ def forked(connection: socket.socket, others: list[socket.socket]) -> int:
 def work(request: dict) -> int:
     """Run the requested command line in this process; return its exit code."""
     import runpy
+    import tempfile
     import traceback
     import types
 
@@ -165,6 +166,7 @@ def work(request: dict) -> int:
 
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # so that TMPDIR is read anew
     os.chdir(request["folder"])
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

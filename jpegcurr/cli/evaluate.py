@@ -115,6 +115,7 @@ def evaluate(
             runtime = resolve_runtime(device, world=world)
             loaded = load_classifiers(list(dict.fromkeys(runs)), runtime, weights, settings)
             with progress_bar(quiet=quiet or not world.is_main) as bar:
+                bar.begin("evaluating")
                 results = evaluate_models(
                     loaded,
                     data,
@@ -140,7 +141,7 @@ def show_bytes(bar: Progress, done: int, total: int) -> None:
     """Show how far the pass is that comes before an evaluation and measures the bytes of a beton's images."""
     bar.update("counting bytes", done, total)
     if done == total:
-        bar.end()
+        bar.begin("evaluating")
 
 
 def print_evaluations(

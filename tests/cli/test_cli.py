@@ -440,15 +440,18 @@ def test_ctrl_c_in_training_names_the_command_that_resumes(here) -> None:
     assert not list(Path("runs/two_phase").glob("*.partial"))
 
 
-def test_a_full_disk_is_an_error_with_the_file_and_leaves_nothing_unfinished(
+def test_a_full_disk_is_an_error_with_the_file_and_leaves_only_what_resume_needs(
     run, trained: Path, betons: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Path, *_arguments: object, **_named: object) -> int:
         self.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    done = run(f"evaluate {trained} --data {betons / 'val-q50.beton'} --plot curve.svg --device cpu")
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_text", full)
+        done = run(f"evaluate {trained} --data {betons / 'val-q50.beton'} --plot curve.svg --device cpu")
     assert done.code == 1
     assert "curve.svg: No space left on device. Free some space, or write to another disk; finished files were kept" in done.err
-    assert list(Path().iterdir()) == []
+    assert list(Path().iterdir()) == [Path(".curve.svg.journal")]
+    assert run(f"evaluate {trained} --data {betons / 'val-q50.beton'} --plot curve.svg --device cpu --resume").code == 0
+    assert list(Path().iterdir()) == [Path("curve.svg")]

@@ -13,6 +13,7 @@ from samples import TOOLS, tool_module
 
 from jpegcurr.encoding.sources.image_folder import open_folders
 from jpegcurr.encoding.sources.imagenet_tars import open_imagenet
+from jpegcurr.progress import Progress
 
 TOOL = TOOLS / "prepare_imagenet"
 SRC, OUT = Path("src"), Path("out")
@@ -182,20 +183,20 @@ def test_an_interrupted_run_resumes(
 ) -> None:
     write_archives(SRC)
     monkeypatch.setattr(tool, "CHUNK", 1)
-    update = tool.terminal.Bar.update
+    update = Progress.update
 
-    def interrupt(bar: object, title: str, done: int, total: int) -> None:
+    def interrupt(bar: Progress, title: str, done: int, total: int) -> None:
         update(bar, title, done, total)
         if done == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(tool.terminal.Bar, "update", interrupt)
+    monkeypatch.setattr(Progress, "update", interrupt)
     assert run(tool) == 130
     assert "run the same command again" in capsys.readouterr().err
     there = files(OUT)
     assert 3 <= len(there) < sum(IMAGES.values())
     assert all(name.endswith(".JPEG") for name in there)
-    monkeypatch.setattr(tool.terminal.Bar, "update", update)
+    monkeypatch.setattr(Progress, "update", update)
     assert run(tool) == 0
     assert there.items() <= files(OUT).items(), "what was there was kept"
     assert len(files(OUT)) == sum(IMAGES.values())

@@ -32,7 +32,7 @@ _OUTCOME_SERIES = dict(zip(OUTCOMES, (1, 2, 4, 8), strict=True))
 
 def page_files(path: Path) -> list[Path]:
     """Return the files that ``write_page`` writes: the page, and its JSON."""
-    return [path, path.with_suffix(".json")]
+    return [path, path.parent / f"{path.stem}.json"]
 
 
 def write_page(report: PredictionReport, path: Path) -> None:
