@@ -20,7 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from jpegcurr.progress import Progress, show_progress
+from jpegcurr.progress import Lines, Meter, Progress, can_animate, show_progress
 from jpegcurr.text import escape_json, sanitize, sanitize_lines
 
 if TYPE_CHECKING:
@@ -83,11 +83,30 @@ class StepBar:
         self._progress.update(self._task, completed=info.step, metrics=metrics)
 
 
+class StepLines:
+    """An epoch of training in a pipe or a file: images, speed and time left, every few seconds, and later less often."""
+
+    def __init__(self) -> None:
+        self._lines = Lines(lambda line: err.print(line, markup=False))
+        self._meter: Meter | None = None
+
+    def update(self, info: "StepInfo") -> None:
+        """Write a line if it is time. How the epoch ended is for the log."""
+        title = f"epoch {info.plan.epoch} ({info.plan.data})"
+        if self._meter is None or self._meter.title != title:
+            self._meter = Meter(title, "images")
+        self._meter.update(info.step * info.plan.batch, info.steps * info.plan.batch)
+        self._lines.show(self._meter)
+
+
 @contextmanager
-def step_bar(*, quiet: bool = False) -> Iterator[StepBar]:
-    """Show a bar for training on stderr while the block runs, if stderr is a terminal."""
-    if quiet or not err.is_terminal:
+def step_bar(*, quiet: bool = False) -> Iterator[StepBar | StepLines]:
+    """Show the steps of training on stderr while the block runs: a live bar where there can be one, else lines."""
+    if quiet:
         yield StepBar(None)
+        return
+    if not can_animate(err):
+        yield StepLines()
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
     metrics = TextColumn("{task.fields[metrics]}", markup=False)

@@ -1,7 +1,9 @@
 """The log of a run, and its progress bar."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from samples import tiny_recipe
 
 from jpegcurr.cli import terminal
+from jpegcurr.progress import Meter
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime, World, resolve_runtime
 from jpegcurr.training.advice import rate_warning
@@ -108,6 +111,7 @@ def test_progress_is_reported_step_by_step(betons: Path, cpu: Runtime, tmp_path:
 def live(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     console = Console(force_terminal=True, width=160, record=True, stderr=True)
     monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(terminal, "can_animate", lambda _console: True)
     return console.export_text
 
 
@@ -118,7 +122,7 @@ def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], caps
         reads.append(1)
         return 2.345
 
-    plan = SimpleNamespace(epoch=7, data="q50")
+    plan = SimpleNamespace(epoch=7, data="q50", batch=64)
     with terminal.step_bar() as bar:
         for step in range(1, 11):
             bar.update(StepInfo(plan, step, 10, 1e-3, 5120.0, 0.02, loss))  # type: ignore[arg-type]
@@ -126,6 +130,24 @@ def test_the_bar_shows_loss_rate_speed_and_waiting(live: Callable[[], str], caps
     for part in ("epoch 7 (q50)", "10/10", "loss 2.345", "lr 1.0e-03", "5,120 img/s", "2% waiting"):
         assert part in shown
     assert len(reads) == 1, "read once a second, because every read waits for the device"
+
+
+def test_a_pipe_gets_a_line_of_an_epoch_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal, "Meter", partial(Meter, clock=lambda: now[0]))
+    with terminal.step_bar() as bar:
+        for epoch in (7, 8):
+            plan = SimpleNamespace(epoch=epoch, data="q50", batch=64)
+            for step in range(1, 21):
+                now[0] += 2
+                bar.update(StepInfo(plan, step, 20, 1e-3, 5120.0, 0.02, lambda: 0.0))  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len([line for line in lines if line.startswith("epoch 7 (q50): ")]) < 10
+    assert re.fullmatch(r"epoch 7 \(q50\): \d+ of 1,280 images, \d+ images/s, \d+ s left", lines[1])
+    assert len(set(lines)) == len(lines)
+    assert lines[-1].startswith("epoch 8 (q50): ")
 
 
 def test_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
