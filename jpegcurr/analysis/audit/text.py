@@ -126,7 +126,8 @@ def _split_sentences(split: SplitSummary) -> list[str]:
         by = "by libjpeg's tables" if not others else f"nearest to libjpeg's, whose tables {percent(others, jpegs)} do not have"
         layout, alike = next(iter(split.layouts.items()))
         most = f"quality {quality} ({percent(count, jpegs)}, {by})" if quality else "no quality"
-        lines.append(f"{jpegs:,} JPEGs, most often of {most} and {layout} ({percent(alike, jpegs)}).")
+        files = "1 JPEG" if jpegs == 1 else f"{jpegs:,} JPEGs"
+        lines.append(f"{files}, most often of {most} and {layout} ({percent(alike, jpegs)}).")
     lines += [_trace_sentence(split), _moved_sentence(split.moved)]
     problems = [
         (split.unread, "cannot be read"),
