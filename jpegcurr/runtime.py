@@ -123,7 +123,8 @@ class Runtime:
     """A device, the dtype of matrix work on it, and a sentence that gives the reason for both.
 
     Weights stay float32; with another ``dtype`` the forward pass runs under autocast. Images are channels_last. ``compile``
-    says whether training compiles the model, ``world`` which processes train together.
+    says whether training compiles the model, ``world`` which processes train together, ``kernels`` whether blocks of ConvNeXt
+    are trained by kernels of our own.
     """
 
     device: torch.device
@@ -131,6 +132,7 @@ class Runtime:
     reason: str
     compile: bool = False
     world: World = ALONE
+    kernels: bool = False
 
     @property
     def on_cpu(self) -> bool:
@@ -237,18 +239,24 @@ def _copy_stream(device: torch.device) -> Any:
 
 
 def resolve_runtime(
-    device: str = "auto", *, precision: str = "auto", compile: bool | None = False, world: World = ALONE
+    device: str = "auto",
+    *,
+    precision: str = "auto",
+    compile: bool | None = False,
+    world: World = ALONE,
+    kernels: bool = False,
 ) -> Runtime:
     """Choose ``cuda`` in bfloat16 if there is a GPU, else ``cpu`` in float32; ``device`` and ``precision`` override the choice.
 
     With more than one process, every process takes the GPU of its ``world.local_rank``. ``compile`` None, the choice of
-    ``train`` and ``study``, compiles on a GPU if what that takes is there, and not on a CPU.
+    ``train`` and ``study``, compiles on a GPU if what that takes is there, and not on a CPU, nor with
+    ``kernels``.
 
     With float32 on a GPU, the products of matrices and convolutions are TF32's, in this whole process: inputs with 10 bits of
     mantissa, sums in float32. The reason says so.
 
     Raises:
-        UsageError: the device or the precision is unknown, or CUDA is asked for and absent.
+        UsageError: the device or the precision is unknown, CUDA is asked for and absent, or ``kernels`` are and cannot be had.
     """
     if precision not in ("auto", *_DTYPES):
         raise UsageError(f"--precision {precision!r} is not known. Give auto, {', '.join(_DTYPES)}.")
@@ -271,10 +279,14 @@ def resolve_runtime(
     if kind == "cuda" and dtype == torch.float32:
         torch.set_float32_matmul_precision("high")
         facts[0] += " with TF32 products"
-    compile, remark = _choose_compile(resolved, compile)
+    if kernels:
+        _check_kernels(resolved, compile)
+        compile, remark = False, "kernels of our own"
+    else:
+        compile, remark = _choose_compile(resolved, compile)
     facts += [remark] if remark else []
     facts += [f"one of {world.ranks} processes"] if world.ranks > 1 else []
-    return Runtime(resolved, dtype, f"{kind.upper()}, {', '.join(facts)} ({reason})", compile, world)
+    return Runtime(resolved, dtype, f"{kind.upper()}, {', '.join(facts)} ({reason})", compile, world, kernels)
 
 
 def compile_arguments(compile: bool | None) -> list[str]:
@@ -290,8 +302,17 @@ def _choose_compile(device: torch.device, wanted: bool | None) -> tuple[bool, st
     return obstacle is None, "compiled" if obstacle is None else f"not compiled: {obstacle}"
 
 
+def _check_kernels(device: torch.device, compile: bool | None) -> None:
+    if compile:
+        raise UsageError("--kernels and --compile exclude each other: torch.compile makes kernels of its own. Omit one.")
+    if device.type == "cpu":
+        raise UsageError("--kernels: the kernels are for a GPU, and training is on the CPU. Omit --kernels.")
+    if obstacle := _obstacle_to_compiling(device):
+        raise UsageError(f"--kernels: {obstacle}, and the kernels are Triton's. Omit --kernels.")
+
+
 def _obstacle_to_compiling(device: torch.device) -> str | None:
-    """Return what torch.compile lacks to make kernels for a GPU: Triton, which also needs a C compiler; None if it is there."""
+    """Return what is lacking to make kernels for a GPU: Triton, which also needs a C compiler; None if it is there."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if torch.cuda.get_device_capability(device) < (7, 0):

@@ -72,6 +72,21 @@ def test_training_is_compiled_on_a_gpu_unless_something_is_missing(gpus: list[in
             assert resolve_runtime("auto", compile=True).compile, "whoever asks for it gets it, or torch's own error"
 
 
+def test_kernels_are_for_a_gpu_with_triton_and_not_for_compiled_models(gpus: list[int]) -> None:
+    runtime = resolve_runtime("auto", compile=None, kernels=True)
+    assert (runtime.kernels, runtime.compile) == (True, False)
+    assert runtime.reason == "CUDA, bfloat16 autocast, NVIDIA H200, kernels of our own (found)"
+    with pytest.raises(UsageError, match="--kernels and --compile exclude each other"):
+        resolve_runtime("auto", compile=True, kernels=True)
+    with pytest.raises(UsageError, match="--kernels: the kernels are for a GPU, and training is on the CPU"):
+        resolve_runtime("cpu", kernels=True)
+    with (
+        mock.patch("jpegcurr.runtime.find_spec", return_value=None),
+        pytest.raises(UsageError, match="--kernels: triton is not installed, and the kernels are Triton's"),
+    ):
+        resolve_runtime("auto", kernels=True)
+
+
 def test_float32_on_a_gpu_has_tf32_products_and_says_so(gpus: list[int]) -> None:
     """mfu divides by the peak of TF32. Maps and channels, which compare small differences, do without it."""
     resolve_runtime("cuda")

@@ -75,6 +75,12 @@ def train(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     compile_model: CompileOption = None,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels", help="On a GPU, train ConvNeXt's blocks by kernels of our own, uncompiled; not measured yet."
+        ),
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,7 +111,7 @@ def train(
     again = ["--recipe", str(recipe), *(part for text in given for part in ("--set", text)), "--out", str(folder)]
     again += [part for name in trackers for part in ("--track", name)]
     again += [part for option, value in options.items() if value != "auto" for part in (option, value)]
-    again += [*compile_arguments(compile_model), *(["--board"] if board else [])]
+    again += [*compile_arguments(compile_model), *(["--kernels"] if kernels else []), *(["--board"] if board else [])]
     with (
         joined(collective_backend()) as world,
         _resume_command_in_errors(folder / STATE, world, again),
@@ -123,7 +129,7 @@ def train(
             metrics = train_recipe(
                 resolved,
                 folder,
-                runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world),
+                runtime=resolve_runtime(device, precision=precision, compile=compile_model, world=world, kernels=kernels),
                 resume=resume,
                 save_every=save_every,
                 on_step=on_step,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
     from jpegcurr.training.data.datasets import Datasets
     from jpegcurr.training.data.loaders import Loaders
-    from jpegcurr.training.state import TrainState
+from jpegcurr.training.state import TrainState
 
 log = logging.getLogger("jpegcurr")
 
@@ -244,6 +244,8 @@ def check_same_data(out: Path, datasets: Datasets) -> None:
 
 def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, runtime: Runtime, state: TrainState) -> str:
     """Write ``recipe.yaml`` and ``run.json``; return the run's id, which a resumed run keeps."""
+    from jpegcurr.training.models.half_precision import kernel_blocks  # imports torch
+
     out.mkdir(parents=True, exist_ok=True)
     before = _read_head(out) if (out / _HEAD).is_file() else {}
     run_id = before.get("id") or uuid4().hex[:12]
@@ -258,6 +260,7 @@ def write_head(recipe: Recipe, out: Path, datasets: Datasets, loaders: Loaders, 
         "versions": library_versions(_PACKAGES),
         "commit": source_commit(),
         "runtime": runtime.reason,
+        "kernel_blocks": kernel_blocks(state.model, runtime),
         "per_device": state.micro,
         "loader": loaders.kind,
         "factory_sha256": _factory_sha256(recipe),

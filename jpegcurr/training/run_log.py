@@ -11,6 +11,7 @@ from jpegcurr.training.curriculum import EpochPlan, plan_epochs
 from jpegcurr.training.data.datasets import Datasets
 from jpegcurr.training.data.loaders import Loaders
 from jpegcurr.training.models.freeze import describe_frozen
+from jpegcurr.training.models.half_precision import kernel_blocks
 from jpegcurr.training.models.normalisation import normalisation_warning
 from jpegcurr.training.schedule import planned_epochs
 from jpegcurr.training.state import EpochProgress, TrainState
@@ -25,6 +26,8 @@ _WAITING, _MIN_SECONDS = 0.2, 30  # share of the time, and seconds: every epoch 
 def log_start(state: TrainState, datasets: Datasets, loaders: Loaders, progress: EpochProgress, before: Recipe | None) -> None:
     """Log the device, the loader, warnings about the recipe, and where a run whose recipe was ``before`` resumes."""
     log.info(state.runtime.reason)
+    if blocks := kernel_blocks(state.model, state.runtime):
+        log.info("kernels of our own compute the convolution and LayerNorm of %s ConvNeXt blocks", blocks)
     for reason in loaders.reasons:
         log.info(reason)
     recipe = state.recipe

@@ -32,7 +32,7 @@ from jpegcurr.training.metrics import Scores, score
 from jpegcurr.training.models.create import create_model, export_model
 from jpegcurr.training.models.finite import check_outputs
 from jpegcurr.training.models.freeze import freeze
-from jpegcurr.training.models.half_precision import prepare_for_training
+from jpegcurr.training.models.half_precision import kernel_blocks, prepare_for_training
 from jpegcurr.training.models.normalisation import normaliser
 from jpegcurr.training.optim import create_optimizer
 from jpegcurr.training.per_device import fit_per_device
@@ -148,7 +148,7 @@ def _train_locked(
             state = _freeze(state, plan)
             if state.ema is not None and recipe.ema is not None:
                 state.ema.decay = recipe.ema.per_step(state.steps(plan))
-            with _name_the_checkpoint(out, recipe), _explain_uncompiled():
+            with _name_the_checkpoint(out, recipe), _explain_uncompiled(runtime):
                 row = train_epoch(state, loaders.train, plan, progress, after_step)
                 row |= _validate(state, loaders.val) if recipe.evaluates(plan.epoch) else {}
             progress = EpochProgress.at_start(plan.epoch + 1, runtime)
@@ -170,6 +170,7 @@ def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start
     torch.manual_seed(recipe.seed)
     classes = len(datasets.classes)
     model = runtime.place(create_model(recipe.model, classes, start=start))
+    kernel_blocks(model, runtime)  # complains of a model that has none
     normalise = normaliser(model, recipe.image).to(runtime.device)
     if recipe.model.factory is not None:
         check_outputs(model.eval(), normalise, recipe.image.size, classes, recipe.model.factory)
@@ -275,14 +276,16 @@ def _name_the_checkpoint(out: Path, recipe: Recipe) -> Iterator[None]:
 
 
 @contextmanager
-def _explain_uncompiled() -> Iterator[None]:
-    """Turn an error of torch.compile into a TrainingError that says how to do without it."""
+def _explain_uncompiled(runtime: Runtime) -> Iterator[None]:
+    """Turn an error of torch.compile, or of kernels of our own, into a TrainingError that says how to do without it."""
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
             raise
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        if runtime.kernels:
+            raise TrainingError(f"A kernel could not be compiled or started: {reason} Omit --kernels.") from error
         raise TrainingError(f"torch.compile failed: {reason} Train without it: --no-compile.") from error
 
 

@@ -14,9 +14,9 @@ and ``--variants`` gets a new model, and a line for every measurement as it come
     waits        places where the host waits for a GPU within a step, by ``torch.cuda.set_sync_debug_mode``, which misses some
 
 The last four are of GPUs alone. The variants: ``eager`` and ``compiled`` are as ``jpegcurr train`` has them with
-``--no-compile`` and ``--compile``. ``plain`` is eager with LayerNorms and the layer scale in float32, where autocast leaves
-them, ``cast`` with both in half precision. ``bare`` is eager without the policy and erasing: what is left is the price of the
-network.
+``--no-compile`` and ``--compile``, ``kernels`` with ``--kernels``, on a GPU alone. ``plain`` is eager with LayerNorms and the
+layer scale in float32, where autocast leaves them, ``cast`` with both in half precision. ``bare`` is eager without the policy
+and erasing: what is left is the price of the network.
 
 ``--kernels N`` prints the N kernels (on a CPU, operators) that take the most time.
 """
@@ -150,7 +150,7 @@ def bare(step: RecipeStep) -> RecipeStep:
     return replace(step, state=replace(state, recipe=recipe, augment=Augment(recipe, state.classes, state.normalise)))
 
 
-VARIANTS = {"eager": eager, "compiled": eager, "plain": plain, "cast": cast, "bare": bare}
+VARIANTS = {"eager": eager, "compiled": eager, "kernels": eager, "plain": plain, "cast": cast, "bare": bare}
 
 
 def time_round(step: RecipeStep, steps: int) -> float:
@@ -285,7 +285,7 @@ def main() -> None:
             for micro in arguments.micro:
                 for variant in arguments.variants:
                     name = f"{micro} images, {variant}"
-                    here = resolve_runtime(arguments.device, compile=variant == "compiled")
+                    here = resolve_runtime(arguments.device, compile=variant == "compiled", kernels=variant == "kernels")
                     try:
                         step = VARIANTS[variant](open_step(recipe, data.beton, micro, here))
                         results[name] = measure(step, name, arguments, measurements)

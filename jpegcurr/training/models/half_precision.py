@@ -27,7 +27,25 @@ _PRODUCTS = (torch.nn.Linear, torch.nn.Conv2d)
 
 def prepare_for_training(model: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
     """Return ``model`` as training calls it on this device; see ``Runtime.prepare``."""
-    return runtime.prepare(HalfPrecisionForward(model, runtime.dtype) if runtime.eager_half else model)
+    prepared = HalfPrecisionForward(model, runtime.dtype) if runtime.eager_half else model
+    if runtime.kernels:
+        from jpegcurr.training.models.depthwise_norm import KernelForward  # imports triton, which is only there for GPUs
+
+        prepared = KernelForward(prepared)
+    return runtime.prepare(prepared)
+
+
+def kernel_blocks(model: torch.nn.Module, runtime: Runtime) -> str | None:
+    """Return how many ConvNeXt blocks kernels of our own train, such as ``18 of 18``; None if the runtime has none of them.
+
+    Raises:
+        UsageError: kernels are asked for, and the model has no block that they can compute.
+    """
+    if not runtime.kernels:
+        return None
+    from jpegcurr.training.models.depthwise_norm import count_blocks
+
+    return count_blocks(model)
 
 
 class HalfPrecisionForward(torch.nn.Module):
