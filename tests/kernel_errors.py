@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, layer_norm
 from jpegcurr.training.models.depthwise_norm import KernelForward, count_blocks, depthwise_norm
 from jpegcurr.training.models.half_precision import HalfPrecisionForward
 
-SHAPES = [(2, 5, 3, 9), (1, 9, 5, 2), (3, 3, 1, 1)]
+SHAPES = [(1, 5, 3, 9), (2, 9, 2, 3), (3, 3, 1, 1)]
 SMALL = 1e-4  # what is smaller is rounding
 Tensors = list[torch.Tensor]
 
@@ -60,18 +60,19 @@ def of_network() -> dict[str, object]:
     net = network(depths=(1, 1, 1, 1)).train()  # the interpreter is slow
     before = {name: value.clone() for name, value in net.state_dict().items()}
     call, half = KernelForward(net), KernelForward(HalfPrecisionForward(net, torch.bfloat16))
-    expected, found, rounded = gradients(net, net), gradients(net, call), gradients(net, half, torch.bfloat16)
+    expected, found = gradients(net, net), gradients(net, call)
     again = gradients(net, net)
     net.stages.requires_grad_(False)  # type: ignore[operator, union-attr]
+    rounded = gradients(net, half, torch.bfloat16)
     return {
         "errors": dict(zip(expected, errors(list(found.values()), list(expected.values())), strict=True)),
         "same names": list(found) == list(expected),
-        "in bfloat16": sum(float((rounded[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
-        / len(expected),
+        "in bfloat16": sum(float((rounded[name] - expected[name]).norm() / expected[name].norm()) for name in rounded)
+        / len(rounded),
         "as it was": all(torch.equal(again[name], expected[name]) for name in expected)
         and all(torch.equal(value, before[name]) for name, value in net.state_dict().items()),
         "blocks": count_blocks(net),
-        "frozen": [name for name in gradients(net, call) if name.startswith("stages")],
+        "frozen": [name for name in rounded if name.startswith("stages")],
     }
 
 
@@ -84,7 +85,7 @@ def of_convolutional_mlp() -> list[float]:
 
 
 def of_half_precision() -> dict[str, object]:
-    given = tensors(1, 5, 3, 4)
+    given = tensors(1, 5, 2, 3)
     given[0] = given[0].to(torch.bfloat16)
     found = derived(ours, given)
     exact = derived(plain, [tensor.float() for tensor in given])
