@@ -19,7 +19,7 @@ OPTIONS = {
         "images": "--count 8192",
         "ceilings": "",
         "the recipe's step": f"{RECIPE} --micro 128 512 --variants eager compiled --steps 20 --runs 3",
-        "levers": f"{RECIPE} --micro 128 512 --variants plain cast bare --steps 20 --runs 3",
+        "levers": f"{RECIPE} --micro 128 512 --variants plain cast bare kernels --steps 20 --runs 3",
         "kernels": f"{RECIPE} --micro 128 --variants eager compiled --steps 5 --runs 1 --kernels 25",
         "loader": "--size 224 --batch 128 --runs 2 --filter bicubic --only CompiledLoader --only PlainLoader",
         "loader and step": f"{RECIPE} --batch 128 --steps 40 --runs 2 --only ours",
