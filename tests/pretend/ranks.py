@@ -1,8 +1,7 @@
 """Processes that train together on the pretended GPU, one GPU each: forks of a test's process, which has torch imported."""
 
+import faulthandler
 import os
-import signal
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,7 @@ from jpegcurr.training import train as training
 from jpegcurr.training.models.half_precision import HalfPrecisionForward
 from jpegcurr.training.state import EpochProgress, TrainState
 
-SECONDS = 60  # after which processes that wait for each other are ended
+SECONDS = int(os.environ.get("SECS", "60"))  # after which a process that waits for another ends, and says where it is
 
 
 def together(ranks: int, work: Callable[[World], None]) -> None:
@@ -38,28 +37,21 @@ def together(ranks: int, work: Callable[[World], None]) -> None:
             os.environ.update({name: str(value) for name, value in (variables | {"RANK": rank, "LOCAL_RANK": rank}).items()})
             os._exit(_work(work, rank))
         running[child] = rank
-    codes, end = {}, time.monotonic() + SECONDS
-    while running:
-        for child, rank in [*running.items()]:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                codes[rank] = os.waitstatus_to_exitcode(status)
-                del running[child]
-            elif time.monotonic() > end:
-                os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
-    failures = [file.read_text() for file in (Path(f"failure{rank}.txt") for rank in range(ranks)) if file.exists()]
+    codes = {rank: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, rank in running.items()}
+    failures = [Path(f"failure{rank}.txt").read_text() for rank in range(ranks)]
     assert codes == dict.fromkeys(range(ranks), 0), "\n".join([str(codes), *failures])
 
 
 def _work(work: Callable[[World], None], rank: int) -> int:
-    try:
-        with joined() as world:
-            work(world)
-    except BaseException:
-        Path(f"failure{rank}.txt").write_text(traceback.format_exc())
-        return 1
-    return 0
+    with Path(f"failure{rank}.txt").open("w") as failure:
+        faulthandler.dump_traceback_later(SECONDS, exit=True, file=failure)
+        try:
+            with joined() as world:
+                work(world)
+        except BaseException:
+            failure.write(traceback.format_exc())
+            return 1
+        return 0
 
 
 def train_together(

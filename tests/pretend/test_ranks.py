@@ -4,21 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretend.ranks import train_on_cpus, train_together
+from pretend.device import DeviceMixError
+from pretend.ranks import together, train_on_cpus, train_together
+from pretend.training import pretended_gpu
 from safetensors.torch import load_file
 from samples import tiny_recipe
+from torch import distributed
 
 from jpegcurr.recipe.schema import Recipe
+from jpegcurr.runtime import World
 from jpegcurr.training.tracking import read_metrics
 
 # As in tests/training/test_processes.py: an eps that keeps rounding differences small.
-WHOLE = ("augment={policy: rand-m9, erase: 0.25}", "mix={mixup: 0.8, cutmix: 1.0}", "optim.eps=1e-3")
+MIXED = ("mix={mixup: 0.8, cutmix: 1.0}", "optim.eps=1e-3")
 ONE_EPOCH = ("curriculum=[{data: clean, until_epoch: 1}]", "schedule.warmup_epochs=0", "evaluate=[]")
 NO_PATH_DROPPED = "model.drop_path=0"  # each process drops its own
 
 
 def recipe_of(betons: Path, folder: Path, *overrides: str) -> Recipe:
-    return tiny_recipe(betons, folder, *WHOLE, *ONE_EPOCH, *overrides)
+    return tiny_recipe(betons, folder, *MIXED, *ONE_EPOCH, *overrides)
 
 
 def state_of(run: Path) -> dict[str, torch.Tensor]:
@@ -33,10 +37,34 @@ def distance(first: Path, second: Path) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one if name.startswith(("model.", "ema.")))
 
 
+def test_an_exchange_is_of_tensors_on_one_device() -> None:
+    def work(world: World) -> None:
+        with pretended_gpu() as gpu:
+            mine = torch.full((2, 3), float(world.rank), device="pretend:0")
+            everyones = [torch.empty_like(mine) for _ in range(world.ranks)]
+            distributed.all_gather(everyones, mine)
+            world.sum(mine)
+            with pytest.raises(DeviceMixError, match=r"allgather_ at tests/pretend/test_ranks\.py"):
+                distributed.all_gather([torch.empty(2, 3) for _ in range(world.ranks)], mine)
+            assert gpu.waits == gpu.faults == []
+            assert [[float(number) for number in (*each[0, :1], mine[1, 2])] for each in everyones] == [[0, 3], [1, 3], [2, 3]]
+
+    together(3, work)
+
+
+def test_a_process_that_fails_is_reported() -> None:
+    def work(world: World) -> None:
+        assert world.rank, "the first of us"
+
+    with pytest.raises(AssertionError, match="the first of us"):
+        together(2, work)
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_processes_on_gpus_have_the_weights_of_as_many_on_cpus(betons: Path, tmp_path: Path, ranks: int) -> None:
     """To the bit: gloo adds the same numbers in the same order. Each process's dropped paths and its evaluation too."""
-    recipe = recipe_of(betons, tmp_path, f"batch={{size: 12, per_device: {12 // ranks}}}", "evaluate=[clean]")
+    batch, augment = f"batch={{size: 12, per_device: {12 // ranks}}}", "augment={policy: rand-m9, erase: 0.25}"
+    recipe = recipe_of(betons, tmp_path, batch, augment, "evaluate=[clean]")
     train_on_cpus(ranks, recipe, tmp_path / "cpu")
     train_together(ranks, recipe, tmp_path / "gpu")
     one, other = state_of(tmp_path / "cpu"), state_of(tmp_path / "gpu")
