@@ -20,7 +20,7 @@ from jpegcurr.training import train as training
 from jpegcurr.training.models.half_precision import HalfPrecisionForward
 from jpegcurr.training.state import EpochProgress, TrainState
 
-SECONDS = int(os.environ.get("SECS", "60"))  # after which a process that waits for another ends, and says where it is
+SECONDS = 60  # after which a process that waits for another ends, and says where it is
 
 
 def together(ranks: int, work: Callable[[World], None]) -> None:
