@@ -15,7 +15,7 @@ class Group:
     """``jpegcurr`` with the arguments ``words``, in ``ranks`` processes with the variables that torchrun sets."""
 
     def __init__(self, words: list[str], ranks: int = 2) -> None:
-        port = _free_port()
+        port = free_port()
         self._files = [Path(f"output{rank}.txt").absolute() for rank in range(ranks)]
         self._processes = []
         for rank, file in enumerate(self._files):
@@ -57,7 +57,7 @@ def _exit_code(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

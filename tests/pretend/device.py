@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from pretend import autocast, backend, costs
 from pretend.backend import COMPUTING, NAME, Stream
+from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 ROOT, HERE = Path(__file__).parents[2], str(Path(__file__).parent)
@@ -152,6 +153,17 @@ class PretendedGpu(TorchDispatchMode):
         self._patches.close()
         PretendedGpu.current = None
 
+    def in_other_threads(self, owner: Any, attribute: str) -> None:
+        """Let a function of a module or class, which runs in a thread of its own, find the device there too."""
+        function = getattr(owner, attribute)
+
+        @wraps(function)
+        def entered(*args: Any, **kwargs: Any) -> Any:
+            with _InThread(self):
+                return function(*args, **kwargs)
+
+        self._patches.enter_context(mock.patch.object(owner, attribute, entered))
+
     @property
     def phase(self) -> str:
         """The name of what is under way."""
@@ -192,6 +204,8 @@ class PretendedGpu(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         self._check_devices(name, tensors, mine)
+        if name.startswith("c10d::"):
+            return self._exchange(func, name, args, kwargs)
         if name in _WAITING:
             self.wait(_WAITING[name])
         if name in _INDEXING:
@@ -243,6 +257,23 @@ class PretendedGpu(TorchDispatchMode):
                 self.wait("an index that is a mask")
             elif index is not None and index.dim() and not isinstance(index, PretendTensor):
                 self.wait("an index on the host")
+
+    def _exchange(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Exchange tensors with other processes: gloo does it, with their numbers, and is done before this returns.
+
+        A GPU's own backend, NCCL, lets the device wait and not the host, so this counts as no wait.
+        """
+        made = func(*_mapped(self._on_host, args), **_mapped(self._on_host, kwargs))
+        work = distributed.Work.unbox(made[-1] if isinstance(made, tuple) else made)
+        work.wait()
+        tensors = [leaf for leaf in _leaves(args[0]) if isinstance(leaf, PretendTensor)]
+        self._start(tensors, [])
+        of = tuple(map(costs.Tensor.of, tensors))
+        self.operations.append(costs.Operation(name, self.phase, 1, sum(map(costs.size_of, tensors)), of, of))
+        future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
+        future.set_result([*tensors])  # the device's, where gloo's future has those of the host
+        done = torch._C._distributed_c10d._create_work_from_future(future).boxed()
+        return (args[0], done) if isinstance(made, tuple) else done
 
     # between the host and the device
 
@@ -331,6 +362,17 @@ class PretendedGpu(TorchDispatchMode):
         self._start(reads, [] if func._schema.is_mutable else writes)
         if name not in costs.FREE:
             self.operations.append(costs.measure(name, self.phase, args, reads, writes))
+
+
+class _InThread(TorchDispatchMode):
+    """The mode of a device, in another thread than the one that has entered it."""
+
+    def __init__(self, gpu: PretendedGpu) -> None:
+        super().__init__()
+        self._gpu = gpu
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._gpu.run(func, args, kwargs or {})
 
 
 @cache

@@ -160,3 +160,19 @@ def test_jpegs_after_the_resize_are_the_devices(betons: Path, cpu: Runtime, tmp_
     assert [wait for wait in gpu.waits if wait.phase in ("jpeg", *IN_STEP)] == []
     assert gpu.faults == []
     assert any(operation.phase == "jpeg" for operation in gpu.operations)
+
+
+@pytest.mark.ffcv
+@pytest.mark.filterwarnings("ignore")
+def test_ffcvs_loader_gives_the_weights_of_the_cpu(betons: Path, cpu: Runtime, tmp_path: Path) -> None:
+    """Its thread decodes into page-locked memory, which it must not touch again while a batch is copied from it."""
+    from jpegcurr.training.data import ffcv_loader
+
+    recipe = tiny_recipe(betons, tmp_path, *ONE_EPOCH, "evaluate=[]", "loader.kind=ffcv", "batch={size: 24, per_device: 12}")
+    train(recipe, tmp_path / "cpu", runtime=cpu)
+    with pretended_gpu() as gpu:
+        gpu.in_other_threads(ffcv_loader._Epoch, "run")
+        train(recipe, tmp_path / "gpu", runtime=pretended_runtime())
+    assert differences(tmp_path / "cpu", tmp_path / "gpu") == []
+    assert waits_in_steps(gpu) == gpu.faults == []
+    assert json.loads((tmp_path / "gpu/run.json").read_text())["loader"] == "ffcv"
