@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import shutil
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,11 @@ from jpegcurr.training import train as training
 from jpegcurr.training.models.half_precision import HalfPrecisionForward
 from jpegcurr.training.state import EpochProgress, TrainState
 
-SECONDS = 60  # after which a process that waits for another ends, and says where it is
+SECONDS = 40  # after which a process that waits for another ends, and says where it is
+
+
+class Hung(AssertionError):
+    """A process waited for SECONDS, and its traceback."""
 
 
 def together(ranks: int, work: Callable[[World], None]) -> None:
@@ -39,6 +44,8 @@ def together(ranks: int, work: Callable[[World], None]) -> None:
         running[child] = rank
     codes = {rank: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, rank in running.items()}
     failures = [Path(f"failure{rank}.txt").read_text() for rank in range(ranks)]
+    if any(failure.startswith("Timeout") for failure in failures):
+        raise Hung("\n".join([str(codes), *failures]))
     assert codes == dict.fromkeys(range(ranks), 0), "\n".join([str(codes), *failures])
 
 
@@ -91,12 +98,20 @@ def train_together(
 
 
 def train_on_cpus(ranks: int, recipe: Recipe, out: Path) -> None:
-    """Train in ``ranks`` processes on the CPU."""
+    """Train in ``ranks`` processes on the CPU.
+
+    Once in some thirty times these forks have hung, on a busy machine and for an unknown reason, where torch's own threads may
+    have been forked in the middle of something. They are what others are compared with, so they may try again.
+    """
 
     def work(world: World) -> None:
         training.train(recipe, out, runtime=Runtime(torch.device("cpu"), torch.float32, "a CPU", world=world))
 
-    together(ranks, work)
+    try:
+        together(ranks, work)
+    except Hung:
+        shutil.rmtree(out, ignore_errors=True)
+        together(ranks, work)
 
 
 def _saving_equal_weights(path: Path, state: TrainState, progress: EpochProgress) -> None:
