@@ -69,7 +69,7 @@ class PictureList:
 
     @property
     def remark(self) -> str:
-        """How many are listed, if that is not all."""
+        """The number of pictures that are listed, in words, if that is not all."""
         return f"{len(self.pictures):,} of {self.total:,}, evenly spaced" if len(self.pictures) < self.total else ""
 
 

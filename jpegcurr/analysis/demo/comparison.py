@@ -42,7 +42,7 @@ class ExplainedModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelComparison:
-    """What one model makes of the source and of its JPEG; the first row of every array is the source's.
+    """One model on the source and on its JPEG; the first row of every array is the source's.
 
     Attributes:
         model: the model.

@@ -18,8 +18,8 @@ Maker = Literal["libjpeg", "mozjpeg", "other"]
 QUALITIES = range(1, 101)
 _BASELINE, _EXTENDED = 255, 32767  # the largest step of a table of 8 bits, and of one of 16 bits
 
-# By row and column, as the standard prints them.
-_LUMA = (
+# By row and column, as the standard prints them: the steps of luma and chroma at quality 50.
+LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
     (14, 13, 16, 24, 40, 57, 69, 56),
@@ -29,7 +29,7 @@ _LUMA = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-_CHROMA = (
+CHROMA = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
     (24, 26, 56, 99, 99, 99, 99, 99),
@@ -73,7 +73,7 @@ def libjpeg_tables(quality: int, *, baseline: bool = True) -> tuple[Table, Table
     ``baseline`` limits steps to 255, as Pillow, OpenCV and ``cjpeg -baseline`` do and ``cjpeg`` alone does not; it matters
     below quality 25.
     """
-    return _scaled(_LUMA, quality, baseline), _scaled(_CHROMA, quality, baseline)
+    return _scaled(LUMA, quality, baseline), _scaled(CHROMA, quality, baseline)
 
 
 def _scaled(base: tuple[tuple[int, ...], ...], quality: int, baseline: bool) -> Table:

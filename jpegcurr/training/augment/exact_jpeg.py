@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jpegcurr.encoding.jpeg.codec import Subsampling, check_quality
+from jpegcurr.encoding.jpeg.quantisation import CHROMA, LUMA
 from jpegcurr.errors import UsageError
 
 Gradient = Literal["none", "straight-through"]
@@ -23,24 +24,6 @@ _CHUNK = {"cpu": 1 << 18}
 _DEVICE_CHUNK = 1 << 24
 # Horizontal and vertical pixels per sample of chroma.
 _FACTORS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
-# Tables K.1 and K.2 of ITU-T T.81: the divisors of luma and chroma at quality 50, rows from top to bottom.
-_LUMA = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
-_CHROMA = (
-    (17, 18, 24, 47, 99, 99, 99, 99),
-    (18, 21, 26, 66, 99, 99, 99, 99),
-    (24, 26, 56, 99, 99, 99, 99, 99),
-    (47, 66, 99, 99, 99, 99, 99, 99),
-    *((99,) * 8,) * 4,
-)
 # Fractional bits of the colour conversions and of the DCT's factors, and those that its first pass leaves to the second.
 _COLOR_BITS, _DCT_BITS, _PASS_BITS = 16, 13, 2
 
@@ -126,14 +109,14 @@ def jpeg_unchecked(images: Tensor, qualities: Tensor, subsampling: Subsampling =
 
 
 def _round_trip(images: Tensor, qualities: Tensor, subsampling: Subsampling) -> Tensor:
-    luma_table = _table(_LUMA, qualities)
+    luma_table = _table(LUMA, qualities)
     if images.shape[1] == 1:
         return _code([images[:, 0].int()], [luma_table])[0].to(torch.uint8)[:, None]
     height, width = images.shape[2:]
     across, down = _FACTORS[subsampling]
     y, cb, cr = _to_ycc(images)
     chroma = _downsample(torch.cat([cb, cr]), across, down)
-    chroma_table = _table(_CHROMA, qualities if len(qualities) == 1 else qualities.repeat(2))
+    chroma_table = _table(CHROMA, qualities if len(qualities) == 1 else qualities.repeat(2))
     y, chroma = _code([y, chroma], [luma_table, chroma_table])
     return _to_rgb(y, *_upsample(chroma, width, across, down)[:, :height, :width].chunk(2))
 
