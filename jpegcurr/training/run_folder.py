@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # a study's folder and --plan read this module without torch
     from jpegcurr.runtime import Runtime
     from jpegcurr.training.data.datasets import Datasets
     from jpegcurr.training.data.loaders import Loaders
-from jpegcurr.training.state import TrainState
+    from jpegcurr.training.state import TrainState
 
 log = logging.getLogger("jpegcurr")
 
