@@ -100,8 +100,8 @@ def train_together(
 def train_on_cpus(ranks: int, recipe: Recipe, out: Path) -> None:
     """Train in ``ranks`` processes on the CPU.
 
-    Once in some thirty times these forks have hung, on a busy machine and for an unknown reason, where torch's own threads may
-    have been forked in the middle of something. They are what others are compared with, so they may try again.
+    Once in some fifteen times these forks have hung, on a busy machine; it is not known why, perhaps torch's own threads were
+    forked in the middle of something. They are what others are compared with, so they may try again.
     """
 
     def work(world: World) -> None:
