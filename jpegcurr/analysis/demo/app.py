@@ -48,7 +48,7 @@ SILENT = {"GRADIO_ANALYTICS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif")
 _CODE_FONTS = ("ui-monospace", "DejaVu Sans Mono", "monospace")
 _EMPTY = '<p class="empty">Drop a picture: its JPEG, and what the model makes of it, appear here.</p>'
-_FAILED = '<p class="empty">There is no comparison of this picture: the message says why.</p>'
+_FAILED = '<p class="empty">There is no comparison of this picture: %s</p>'
 # The box of the slider holds any number, or nothing, while one types; what it will hold afterwards is sent.
 _WHOLE_QUALITY = "(...values) => [...values.slice(0, -1), Math.min(100, Math.max(1, Math.round(Number(values.at(-1)))))]"
 _GRACE = 1  # seconds that open connections get at the end; a browser's are never closed by itself
@@ -115,11 +115,22 @@ def build_page(
             compared = compare_picture(models, file, quality, runtime, max_pixels=max_pixels)
             return render_picture(compared), picture_values(compared)
         except JpegcurrError as error:
-            message = html.escape(sanitize(f"{file.name}: {error}"))  # gradio would show markup
-            raise gradio.Error(message, duration=None, print_exception=False) from None
+            raise gradio.Error(sanitize(f"{file.name}: {error}"), print_exception=False) from None
 
     def choose(chosen: int | None, quality: int) -> tuple[None, str, dict[str, Any]]:
         return None, *compare(None, chosen, quality)
+
+    def explain(upload: str | None, chosen: int | None, quality: int) -> tuple[str, dict[str, Any]]:
+        """Return what the page shows after a failure: why there is no comparison, or that of what was chosen meanwhile."""
+        try:
+            return compare(upload, chosen, quality)
+        except gradio.Error as error:
+            return _FAILED % html.escape(error.message), {}
+        except Exception:  # a fault of ours; the terminal has its traceback since the first call
+            return _FAILED % "an unexpected error, which the terminal shows.", {}
+
+    def explain_choice(chosen: int | None, quality: int) -> tuple[None, str, dict[str, Any]]:
+        return None, *explain(None, chosen, quality)
 
     choices = [(name, number) for number, (name, _) in enumerate(listed.pictures)]
     page = gradio.Blocks(title="jpegcurr demo", analytics_enabled=False, fill_width=True)
@@ -145,14 +156,16 @@ def build_page(
         common: dict[str, Any] = {
             "js": _WHOLE_QUALITY,
             "trigger_mode": "always_last",
+            "queue": False,  # the stream of gradio's queue may close over an event that follows at once, which then never ends
             "show_progress": "minimal",
             "show_progress_on": shown,
         }
         triggers = [page.load, upload.upload, upload.clear, slider.change]
         compared = gradio.on(triggers, compare, inputs, outputs, api_name="compare", **common)
         chosen = picture.input(choose, [picture, slider], [upload, *outputs], api_visibility="private", **common)
-        for event in (compared, chosen):  # the comparison of another picture must not stay
-            event.failure(lambda: (_FAILED, {}), None, outputs, api_visibility="private", show_progress="hidden")
+        # Without the queue gradio shows no message, and after a failure it forgets an event that had waited for its end.
+        compared.failure(explain, inputs, outputs, api_visibility="private", **common)
+        chosen.failure(explain_choice, [picture, slider], [upload, *outputs], api_visibility="private", **common)
     return page
 
 
