@@ -196,6 +196,24 @@ def test_a_pack_has_wheels_images_and_how_to_start(tool: ModuleType, monkeypatch
     subprocess.run(["bash", "-n", "pack/start.sh"], check=True)
 
 
+def test_a_pack_without_images_has_the_photographs_that_packages_ship(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_network(monkeypatch)
+    assert tool.main(["--pack", "pack"]) == 0
+    files = list(Path("pack/images").rglob("*.jpg"))
+    assert len({file.parent for file in files}) >= 10, "classes"
+    assert f"{len(files)} images" in capsys.readouterr().out
+    sizes = []
+    for file in files[::10]:
+        with Image.open(file) as image:
+            sizes.append(max(image.size))
+    assert min(sizes) >= 300, "of native size, not small ones"
+    monkeypatch.setattr(tool, "find_spec", lambda name: None)
+    assert tool.main(["--pack", "other"]) == 1
+    assert "skimage and sklearn have the photographs and are not installed. Give --images." in capsys.readouterr().err
+
+
 def test_a_pack_above_the_limit_is_refused_and_leaves_nothing(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
