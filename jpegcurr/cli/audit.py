@@ -121,6 +121,10 @@ class AuditBar:
         self._done += len(facts)
         self._bar.update(f"auditing {source.split}", self._done, len(source.items), "files")
 
+    def compared(self, source: "Source", done: int, total: int) -> None:
+        """Show the progress of the search for blocks from before a resize."""
+        self._bar.update(f"comparing {source.split}", done, total, "files")
+
     def tested(self, target: str, done: int, total: int) -> None:
         """Show the progress of the prediction of ``target``."""
         self._bar.update(f"predicting the {target}", done, total, "shuffles")

@@ -1,7 +1,7 @@
 """Survey of the image files of a data set: facts from every header, and traces of an earlier compression in some."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpegcurr.encoding.jpeg.anatomy import JpegAnatomy, is_jpeg, read_anatomy
-from jpegcurr.encoding.jpeg.double_compression import Trace, find_moved_trace, find_trace
+from jpegcurr.encoding.jpeg.double_compression import Trace, decode_luma, find_moved_trace, find_trace
+from jpegcurr.encoding.jpeg.former_size import LARGEST_SIDE, LEAST_IMAGES, MOST_IMAGES, SMALLEST_SIDE, BlockEdges, FormerSize
 from jpegcurr.encoding.jpeg.limits import BUDGET, MAX_PIXELS, MOST_PIXELS, check_pixels
 from jpegcurr.encoding.jpeg.pillow import read_header
 from jpegcurr.encoding.sources.base import Item, Source, Store
@@ -126,3 +127,54 @@ def _read_item(store: Store, item: Item, depth: int) -> FileFacts:
         raise
     except Exception as error:  # too little memory, or a damaged file of the hub, must not count as a bad image
         raise EncodeError(f"{store.locate(item)}: {type(error).__name__}: {error}.") from error
+
+
+def survey_former_size(
+    source: Source,
+    sizes: NDArray[np.int64],
+    side: int,
+    executor: Executor,
+    workers: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> FormerSize | None:
+    """Look for blocks of JPEGs from before the images of a split were resized to ``side`` pixels, in those chosen by ``seed``.
+
+    ``sizes``, [n 2], are their widths and heights. None if there are too few to tell, or their sides are too long. ``progress``
+    is called with what is done and all that is to be done.
+
+    Raises:
+        EncodeError: the source fails, as in an encode.
+    """
+    order = source.items.shuffled(seed)
+    chosen = order[(sizes[order] == side).any(axis=1)][:MOST_IMAGES]
+    if len(chosen) < LEAST_IMAGES or not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+        return None
+    edges, read = BlockEdges(side), partial(_read_lumas, source.store)
+    with closing(map_in_order(read, split_into_chunks(source.items, chosen), executor, AHEAD * workers)) as results:
+        for lumas in results:
+            for luma in lumas:
+                edges.add(luma)
+            if progress is not None:
+                progress(edges.images, len(chosen))
+    return edges.find()
+
+
+def _read_lumas(store: Store, items: Sequence[Item]) -> list[NDArray[np.uint8]]:
+    """Return the luma of those of a few images that are JPEGs with one, [h w]."""
+    lumas = []
+    for item in items:
+        try:
+            data = store.read(item)
+            if not is_jpeg(data):
+                continue
+            anatomy = read_anatomy(data)
+        except ImageError:
+            continue
+        if _has_luma(anatomy):
+            with BUDGET.hold(anatomy.width * anatomy.height):
+                luma = decode_luma(data)
+            if luma is not None:
+                lumas.append(luma)
+    return lumas

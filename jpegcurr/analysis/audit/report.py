@@ -19,13 +19,15 @@ from jpegcurr.analysis.audit.summary import (
     Duplicates,
     SplitSummary,
     TraceCounts,
+    common_side,
     count_duplicates,
     summarise_classes,
     summarise_split,
 )
+from jpegcurr.encoding.jpeg.former_size import FormerSize
 from jpegcurr.encoding.sources.base import LabelFrom, Source
 from jpegcurr.encoding.sources.open import open_sources
-from jpegcurr.encoding.survey import FileFacts, survey
+from jpegcurr.encoding.survey import FileFacts, survey, survey_former_size
 from jpegcurr.encoding.workers import open_executor
 from jpegcurr.errors import UsageError
 from jpegcurr.files import CsvWriter, csv_writer, json_values
@@ -41,6 +43,9 @@ class Watcher(Protocol):
 
     def read(self, source: Source, facts: Sequence[FileFacts]) -> None:
         """Note that more files of a split were read."""
+
+    def compared(self, source: Source, done: int, total: int) -> None:
+        """Note the progress of the search for blocks from before the images of a split were resized."""
 
     def tested(self, target: str, done: int, total: int) -> None:
         """Note the progress of the prediction of ``target``."""
@@ -83,6 +88,7 @@ class AuditReport:
                 "jpegs": split.jpegs,
                 "traces": _trace_values(split.traces),
                 "moved": _trace_values(split.moved),
+                "former": {**asdict(split.former), "detected": split.former.detected} if split.former else None,
             }
             for split in self.splits
         ]
@@ -141,7 +147,8 @@ def audit(
         classes: the classes to read; all of them if not given.
         flat_classes: take every folder as a class, also one that is named like a split.
         limit: how many images of a split to read, chosen by ``seed``.
-        sample: how many images of a split are searched for an earlier compression, at most 32 of them on all grids.
+        sample: how many images of a split are searched for an earlier compression, at most 32 of them on all grids. Where
+            nearly all have a side in common, up to 4,000 together are searched for one before they were resized. 0: none.
         permutations: shuffles of the labels to compare the prediction with; 0 leaves the prediction out.
         seed: of ``limit``, the sample, the folds and the shuffles.
         csv: a file that gets a row for every image, which this replaces if it exists.
@@ -166,6 +173,7 @@ def audit(
     names = list(dict.fromkeys(name for source in sources for name in source.classes))
     columns = [FileColumns(len(source.items)) for source in sources]
     traces = [(TraceCounts(), TraceCounts()) for _ in sources]
+    former: list[FormerSize | None] = []
     done, total = 0, sum(len(source.items) for source in sources)
     with ExitStack() as stack:
         executor, threads = stack.enter_context(open_executor(workers))
@@ -186,7 +194,13 @@ def audit(
                     watcher.read(source, facts)
                 if progress is not None:
                     progress(done, total)
-    return _report(sources, names, columns, traces, sample, permutations, seed, watcher)
+            side = common_side(numbers) if sample else None
+            sizes = np.stack([numbers["width"], numbers["height"]], axis=1)
+            compared = _compared(watcher, source)
+            former.append(
+                survey_former_size(source, sizes, side[1], executor, threads, seed=seed, progress=compared) if side else None
+            )
+    return _report(sources, names, columns, traces, former, sample, permutations, seed, watcher)
 
 
 @contextmanager
@@ -204,6 +218,7 @@ def _report(
     names: Sequence[str],
     columns: Sequence[FileColumns],
     traces: Sequence[tuple[TraceCounts, TraceCounts]],
+    former: Sequence[FormerSize | None],
     sample: int,
     permutations: int,
     seed: int,
@@ -236,8 +251,8 @@ def _report(
     return AuditReport(
         where=sources[0].where,
         splits=tuple(
-            summarise_split(source.split, numbers, *counts)
-            for source, numbers, counts in zip(sources, columns, traces, strict=True)
+            summarise_split(source.split, numbers, *counts, blocks)
+            for source, numbers, counts, blocks in zip(sources, columns, traces, former, strict=True)
         ),
         classes=summarise_classes(names, labels, columns),
         duplicates=count_duplicates(fingerprints[read], split_of[read], labels[read]),
@@ -260,3 +275,7 @@ def _report(
 
 def _advance(watcher: Watcher | None, target: str) -> Callable[[int, int], None]:
     return lambda done, total: watcher.tested(target, done, total) if watcher is not None else None
+
+
+def _compared(watcher: Watcher | None, source: Source) -> Callable[[int, int], None] | None:
+    return (lambda done, total: watcher.compared(source, done, total)) if watcher is not None else None

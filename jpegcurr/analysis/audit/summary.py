@@ -12,6 +12,7 @@ from scipy.stats import binom
 from jpegcurr.analysis.audit.columns import HUFFMAN_NAMES, LAYOUT_NAMES, MAKERS, PROCESS_NAMES, FileColumns
 from jpegcurr.encoding.jpeg.anatomy import MARKERS
 from jpegcurr.encoding.jpeg.double_compression import Trace
+from jpegcurr.encoding.jpeg.former_size import FormerSize
 
 FALSE_ALARMS = 0.01  # at most, of photographs without an earlier compression: experiments/010
 MOST_ENCODERS = 12  # that a summary lists
@@ -59,8 +60,9 @@ class SplitSummary:
     Counts are of files, by value, the most frequent first. A spread is (least, median, most). ``qualities`` are those of JPEGs,
     exact or nearest; ``makers`` are those of their tables; ``split_quality`` counts those with another quality for chroma, and
     ``largest_factor`` is that of the tables furthest from libjpeg's. ``resized`` is the side that nearly all images have in
-    common, in words; "" if there is none. ``traces`` are of earlier compressions on the files' own grid, ``moved`` on others. A
-    histogram is (middles, counts) of its bins.
+    common, in words; "" if there is none. ``traces`` are of earlier compressions on the files' own grid, ``moved`` on others;
+    ``former`` is what the images together show of one before they were resized, None where that was not looked for. A histogram
+    is (middles, counts) of its bins.
     """
 
     name: str
@@ -92,6 +94,7 @@ class SplitSummary:
     side_histogram: Histogram
     traces: TraceCounts
     moved: TraceCounts
+    former: FormerSize | None
 
     @property
     def jpegs(self) -> int:
@@ -130,7 +133,9 @@ class Duplicates:
     across_classes: int
 
 
-def summarise_split(name: str, columns: FileColumns, traces: TraceCounts, moved: TraceCounts) -> SplitSummary:
+def summarise_split(
+    name: str, columns: FileColumns, traces: TraceCounts, moved: TraceCounts, former: FormerSize | None
+) -> SplitSummary:
     """Summarise the files of one split."""
     read = ~columns["unread"].astype(np.bool_)
     jpeg = columns["process"] > 0
@@ -163,12 +168,13 @@ def summarise_split(name: str, columns: FileColumns, traces: TraceCounts, moved:
         file_bytes=_spread(columns["bytes"][read]),
         total_bytes=int(columns["bytes"].sum(dtype=np.int64)),
         bits_per_pixel=_spread(columns.bits_per_pixel[read]),
-        resized=_common_side(columns["width"][read], columns["height"][read]),
+        resized=_resized_words(columns),
         quality_histogram=_histogram(columns["quality"][jpeg], np.arange(0.5, 101)),
         bits_histogram=_histogram(columns.bits_per_pixel[read], np.arange(0, _MOST_BITS + 0.5, 0.5)),
         side_histogram=_histogram(np.maximum(columns["width"], columns["height"])[read], _SIDES),
         traces=traces,
         moved=moved,
+        former=former,
     )
 
 
@@ -199,16 +205,22 @@ def _spread(values: NDArray[Any]) -> Spread:
     return float(values.min()), float(np.median(values)), float(values.max())
 
 
-def _common_side(width: NDArray[Any], height: NDArray[Any]) -> str:
-    """Return which side nearly all images have in common; "" if there is none."""
-    if len(width) < _LEAST_TO_JUDGE:
-        return ""
-    sides = np.stack([width, height])
+def common_side(columns: FileColumns) -> tuple[str, int, float] | None:
+    """Return which side nearly all images have in common: the shorter or the longer, its pixels, and the share that has it."""
+    read = ~columns["unread"].astype(np.bool_)
+    sides = np.stack([columns["width"][read], columns["height"][read]])
+    if sides.shape[1] < _LEAST_TO_JUDGE:
+        return None
     for name, side in (("shorter", sides.min(axis=0)), ("longer", sides.max(axis=0))):
         values, counts = np.unique(side, return_counts=True)
         if counts.max() >= _RESIZED * len(side):
-            return f"the {name} side of {100 * counts.max() / len(side):.3g} % is {values[counts.argmax()]} pixels"
-    return ""
+            return name, int(values[counts.argmax()]), float(counts.max() / len(side))
+    return None
+
+
+def _resized_words(columns: FileColumns) -> str:
+    found = common_side(columns)
+    return f"the {found[0]} side of {100 * found[2]:.3g} % is {found[1]} pixels" if found else ""
 
 
 def summarise_classes(

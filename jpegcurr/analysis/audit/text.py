@@ -77,7 +77,16 @@ def split_facts(split: SplitSummary) -> dict[str, str]:
         "bits a pixel": " / ".join(f"{value:.2f}" for value in split.bits_per_pixel),
         "earlier compression": trace_words(split.traces),
         "the same, then cropped": trace_words(split.moved),
+        "the same, then resized": _former_words(split),
     }
+
+
+def _former_words(split: SplitSummary) -> str:
+    """Return what the images together show of a compression before they were resized."""
+    if split.former is None:
+        return "cannot be told" if split.resized and split.traces.sampled else "not looked for"
+    found = f"from {split.former.former} pixels" if split.former.detected else "none found"
+    return f"{found}, {split.former.images:,} together"
 
 
 def fact_rows(report: AuditReport) -> list[list[str]]:
@@ -144,9 +153,7 @@ def _trace_sentence(split: SplitSummary) -> str:
     traces = split.traces
     if not traces.sampled:
         return ""
-    resized = ""
-    if split.resized:
-        resized = f" Since {split.resized}, the set was probably resized, and what came before a resize cannot be told."
+    resized = f" {_former_sentence(split)}" if split.resized else ""
     if not traces.judged:
         none = f"of {traces.sampled:,} sampled, none has coefficients enough"
         return f"Whether the JPEGs were compressed before cannot be told: {none}.{resized}"
@@ -162,6 +169,17 @@ def _trace_sentence(split: SplitSummary) -> str:
         f"{counted}, most often at quality {join_words(named)}; up to {expected:.1f} are expected as false alarms "
         f"({state_p(short_p(traces.p_value))}).{resized}"
     )
+
+
+def _former_sentence(split: SplitSummary) -> str:
+    since, former = f"Since {split.resized}, the set was probably resized, and", split.former
+    if former is None:
+        return f"{since} what came before a resize cannot be told."
+    if not former.detected:
+        found = f"{former.images:,} images together show no blocks of JPEGs from before that"
+        return f"{since} {found}; a high quality, or a crop after it, would leave none."
+    found = f"{former.images:,} images together show that they were JPEGs with a side of {former.former} pixels before that"
+    return f"{since} {found} (correlation {former.correlation:.2f}; of other sides {former.others:.2f} at most)."
 
 
 def _moved_sentence(traces: TraceCounts) -> str:

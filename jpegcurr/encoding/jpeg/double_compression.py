@@ -86,9 +86,10 @@ def find_trace(data: bytes, table: Table) -> Trace | None:
     Returns:
         The likeliest one; None where nothing can be told: too few coefficients, or a file about which libjpeg warns.
     """
-    luma = _decode_luma(data)
+    luma = decode_luma(data)
     if luma is None:
         return None
+    luma = _middle(luma)
     steps = [table[mode] for mode in _MODES]
     return _likeliest(_coefficients(luma), _coefficients(luma[_SHIFT:, _SHIFT:]), _MODES, steps, _BLUR, TRIED)
 
@@ -100,9 +101,10 @@ def find_moved_trace(data: bytes, table: Table) -> Trace | None:
     below a quality of about 85.
     """
     blur = max(_BLUR, float(np.sqrt(np.mean(np.square(table[:16])) / 12)))  # of rounding by the file's steps
-    luma = _decode_luma(data) if blur <= _MOST_BLUR else None
+    luma = decode_luma(data) if blur <= _MOST_BLUR else None
     if luma is None:
         return None
+    luma = _middle(luma)
     grids = {(left, top): _coefficients(luma[top:, left:]) for left in range(8) for top in range(8)}
     best: Trace | None = None
     for offset, levels in grids.items():
@@ -124,12 +126,17 @@ def _far_from(offset: tuple[int, int]) -> tuple[int, int]:
     return left, top
 
 
-def _decode_luma(data: bytes) -> NDArray[np.uint8] | None:
-    """Return the luma of a JPEG, uint8 [h w], of a large one its middle; None if libjpeg warns."""
+def decode_luma(data: bytes) -> NDArray[np.uint8] | None:
+    """Return the luma of a JPEG, uint8 [h w]; None if libjpeg warns."""
     try:
         luma: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
     except ValueError:
         return None
+    return luma
+
+
+def _middle(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the middle of a large image, on the same grid, and a small one whole."""
     top, left = (max(0, side - _SIDE) // 16 * 8 for side in luma.shape)
     return luma[top : top + _SIDE, left : left + _SIDE]
 
