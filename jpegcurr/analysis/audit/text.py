@@ -83,8 +83,12 @@ def split_facts(split: SplitSummary) -> dict[str, str]:
 
 def _former_words(split: SplitSummary) -> str:
     """Return what the images together show of a compression before they were resized."""
+    if not split.traces.sampled:
+        return "not looked for"
+    if not split.resized:
+        return "no side in common"
     if split.former is None:
-        return "cannot be told" if split.resized and split.traces.sampled else "not looked for"
+        return "cannot be told"
     found = f"from {split.former.former} pixels" if split.former.detected else "none found"
     return f"{found}, {split.former.images:,} together"
 
