@@ -14,6 +14,7 @@ from jpegcurr.analysis.audit.text import (
     class_rows,
     fact_rows,
     field_rows,
+    former_sides,
     sentences,
     trace_rows,
 )
@@ -38,7 +39,11 @@ def render(report: AuditReport) -> str:
         predictions=[(prediction, field_rows(prediction)) for prediction in report.predictions],
         field_columns=FIELD_COLUMNS,
         traces=[(split.name, trace_rows(split.traces)) for split in report.splits if split.traces.detected],
-        former=[(split.name, split.former) for split in report.splits if split.former is not None and split.former.detected],
+        former=[
+            (split.name, split.former, former_sides(split.former))
+            for split in report.splits
+            if split.former is not None and split.former.detected
+        ],
         judged=sum(split.traces.judged for split in report.splits),
         encoders=[split for split in report.splits if split.encoders],
         classes=class_rows(report.classes),

@@ -6,6 +6,7 @@ from jpegcurr.analysis.audit.label_prediction import FOLDS, FieldScore, LabelPre
 from jpegcurr.analysis.audit.report import AuditReport
 from jpegcurr.analysis.audit.summary import FALSE_ALARMS, ClassSummary, SplitSummary, TraceCounts
 from jpegcurr.analysis.stats import LEVEL, precise_p, short_p, state_p
+from jpegcurr.encoding.jpeg.former_size import FormerSize
 from jpegcurr.text import join_words, megabytes
 
 MOST_VALUES = 6  # of a distribution that are named
@@ -182,8 +183,14 @@ def _former_sentence(split: SplitSummary) -> str:
     if not former.detected:
         found = f"{former.images:,} images together show no blocks of JPEGs from before that"
         return f"{since} {found}; a high quality, or a crop after it, would leave none."
-    found = f"{former.images:,} images together show that they were JPEGs with a side of {former.former} pixels before that"
-    return f"{since} {found} (correlation {former.correlation:.2f}; of other sides {former.others:.2f} at most)."
+    found = f"{former.images:,} images together show that they were JPEGs with {former_sides(former)} before that"
+    return f"{since} {found} (correlation {former.correlation:.2f}, standard error {former.error:.2f})."
+
+
+def former_sides(former: FormerSize) -> str:
+    """Return the side that images had before they were resized, and those that would explain them nearly as well."""
+    others = f" (or {join_words([str(side) for side in former.alike])})" if former.alike else ""
+    return f"a side of {former.former} pixels{others}"
 
 
 def _moved_sentence(traces: TraceCounts) -> str:

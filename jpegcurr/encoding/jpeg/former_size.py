@@ -6,7 +6,7 @@ common sides S, compressed there and resized: strips of the images themselves, s
 the grid that the images have now, and is left out; so is what a resize alone would leave.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from jpegcurr.encoding.jpeg.quantisation import ZIGZAG, libjpeg_tables
 
 Floats = NDArray[np.float32]
+_Resize = tuple[int, Image.Resampling]  # from which side, and how
 
 LEAST_IMAGES = 250  # fewer do not tell
 MOST_IMAGES = 4000  # more tell little more
@@ -33,15 +34,19 @@ _FEW, _MANY = 250, 1500  # strips of 8 pixels by the side that are simulated: fo
 _FINALISTS = 6
 _EDGE = 10  # pixels at both ends, where frames and the grid of now disturb
 _SMOOTHING = 17  # pixels: photographs have more in the middle than at the edge
+_POWERS = 3  # of the place, by which the grid of now may change along the side
 _QUALITY = 75  # of the simulated earlier compression: Pillow's default; the place of the edges is the same for others
 _QUALITY_NOW = 95
-# The least correlation, or so many of its errors if that is more, and how much above that of any other side: experiments/010.
+# The least correlation, or so many of its errors if that is more; calibrated in experiments/010.
 _LEAST = 0.3
 _LEAST_ERRORS = 4.5
-_MARGIN = 0.08
-_NEAR = 0.02  # sides that differ by so much have nearly the same blocks
+_CLEAR = 0.8  # correlation with a resize alone that leaves no doubt from which side it was
+_ALIKE = 0.1  # below the highest correlation
+_RESIZES = 6  # of the likeliest, each of which is taken off
+_NEIGHBOURS = 0.97  # correlation of neighbouring pixels in photographs
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-_MORE_FILTERS = (Image.Resampling.LANCZOS, Image.Resampling.NEAREST)  # of images that were only resized
+_ALL_FILTERS = (*_FILTERS, Image.Resampling.LANCZOS, Image.Resampling.BOX, Image.Resampling.NEAREST)
+_NEAR = 0.02  # correlation
 _BLOCK = np.arange(8)
 _SCALE = np.where(_BLOCK[:, None], 0.5, np.sqrt(1 / 8))
 _DCT: Floats = (np.cos((2 * _BLOCK + 1) * _BLOCK[:, None] * np.pi / 16) * _SCALE).astype(np.float32)
@@ -51,22 +56,25 @@ _DCT: Floats = (np.cos((2 * _BLOCK + 1) * _BLOCK[:, None] * np.pi / 16) * _SCALE
 class FormerSize:
     """What ``images`` images with a side of ``side`` pixels show of JPEG blocks from before they were resized to it.
 
-    Of all sides that were tried, blocks at ``former`` pixels explain best what a resize alone does not, with a ``correlation``
-    whose standard error, were there no blocks, is ``error``. ``others`` is the highest that any other side has.
+    Of all sides that were tried, blocks at ``former`` pixels explain best what any likely resize leaves unexplained, with a
+    ``correlation`` whose standard error, were there no blocks, is ``error``. ``alike`` are other sides that explain it nearly
+    as well. Resizes alone have the correlation ``resize_alone`` at most; ``resized_from`` are the sides that come so near.
     """
 
     side: int
     images: int
     former: int
     correlation: float
-    others: float
     error: float
+    alike: tuple[int, ...]
+    resized_from: tuple[int, ...]
+    resize_alone: float
 
     @property
     def detected(self) -> bool:
-        """Whether the images were JPEGs of ``former`` pixels: calibrated in experiments/010."""
-        least = max(_LEAST, _LEAST_ERRORS * self.error)
-        return self.correlation >= least and self.correlation - self.others >= _MARGIN
+        """Whether the images were JPEGs of ``former`` pixels, or of a side in ``alike``: calibrated in experiments/010."""
+        from_elsewhere = self.resize_alone >= _CLEAR and self.former not in self.resized_from
+        return not from_elsewhere and self.correlation >= max(_LEAST, _LEAST_ERRORS * self.error)
 
 
 @dataclass(slots=True)
@@ -96,50 +104,61 @@ class BlockEdges:
         if self.images < LEAST_IMAGES or not SMALLEST_SIDE <= self.side <= LARGEST_SIDE:
             return None
         seen = [_without_known(self.sums[axis] / self.counts[axis]) for axis in sorted(self.sums)]
-        blocks, resizes = self._explain(seen, _candidates(self.side), _FEW)
-        finalists = {side for found in (blocks, resizes) for side in sorted(found, key=lambda side: -found[side])[:_FINALISTS]}
-        blocks, _ = self._explain(seen, sorted(finalists), _MANY)
+        sides = _candidates(self.side)
+        resizes = {(side, kind): _resized(side, self.side, kind) for side in sides for kind in _ALL_FILTERS}
+        fits = {key: _correlate(seen, resize) for key, resize in resizes.items()}
+        likely = sorted(fits, key=lambda key: -fits[key])[:_RESIZES]
+        blocks = self._explain(seen, sides, resizes, likely, _FEW)
+        blocks = self._explain(seen, sorted(blocks, key=lambda side: -blocks[side])[:_FINALISTS], resizes, likely, _MANY)
         if len(blocks) < 2:
             return None
-        former = max(blocks, key=lambda side: blocks[side])
-        others = max((value for side, value in blocks.items() if abs(side - former) > _NEAR * former), default=1.0)
-        error = float(1 / np.sqrt(7 / 8 * sum(map(len, seen))))
-        return FormerSize(self.side, self.images, former, blocks[former], others, error)
+        former, *others = sorted(blocks, key=lambda side: -blocks[side])
+        resize_alone = fits[likely[0]]
+        return FormerSize(
+            self.side,
+            self.images,
+            former,
+            blocks[former],
+            error=float(1 / np.sqrt(sum(len(one) - 8 * _POWERS for one in seen))),
+            alike=tuple(side for side in others if blocks[side] > blocks[former] - _ALIKE),
+            resized_from=tuple(sorted({side for (side, _), fit in fits.items() if fit > resize_alone - _NEAR})),
+            resize_alone=resize_alone,
+        )
 
-    def _explain(self, seen: Sequence[Floats], sides: Sequence[int], most: int) -> tuple[dict[int, float], dict[int, float]]:
-        """Return how well sides explain what was seen: by blocks, less the likeliest resize alone, and by a resize alone."""
+    def _explain(
+        self,
+        seen: Sequence[Floats],
+        sides: Sequence[int],
+        resizes: Mapping[_Resize, Floats],
+        likely: Sequence[_Resize],
+        most: int,
+    ) -> dict[int, float]:
+        """Return how well blocks at each side explain what was seen, less their own resize and the worst of the likely ones."""
         chosen = self.strips[:: max(1, len(self.strips) // most)][:most]
-        simulated = [(side, *pair) for side in sides for pair in self._simulate(side, chosen)]
-        resizes: dict[int, float] = {}
-        likeliest, highest, resize = 0, -1.0, np.zeros_like(seen[0])
-        for side, resized, _ in simulated:
-            found = _correlate(seen, resized)
-            resizes[side] = max(resizes.get(side, -1.0), found)
-            if found > highest:
-                likeliest, highest, resize = side, found, resized
-        blocks: dict[int, float] = {}
-        for side, resized, compressed in simulated:
-            near = abs(side - likeliest) <= _NEAR * likeliest
-            if compressed is not None and (side == likeliest or not near):
-                blocks[side] = max(blocks.get(side, -1.0), _correlate(seen, compressed, resized, resize))
-        return blocks, resizes
+        found: dict[int, float] = {}
+        for side in sides:
+            for kind in _FILTERS:
+                blocks, own = self._simulate(side, kind, chosen), resizes[side, kind]
+                fit = min(_correlate(seen, blocks, own, resizes[other]) for other in likely)
+                found[side] = max(found.get(side, -1.0), fit)
+        return found
 
-    def _simulate(self, former: int, strips: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[Floats, Floats | None]]:
-        """Yield what would be seen after a resize from ``former`` pixels: with no blocks before it, and with some."""
-        for resampling in (*_FILTERS, *_MORE_FILTERS):
-            weights, both = _resizing(former, self.side, resampling), resampling in _FILTERS
-            resized, compressed = np.zeros((2, self.side - 2))
-            for start in range(0, len(strips), _FEW):
-                part = _widen(strips[start : start + _FEW], former, start)
-                resized += _bends_after(part @ weights) * len(part)
-                if both:
-                    compressed += _bends_after(_compress(part, _QUALITY) @ weights) * len(part)
-            yield _without_known(resized), _without_known(compressed) if both else None
+    def _simulate(self, former: int, kind: Image.Resampling, strips: Sequence[NDArray[np.uint8]]) -> Floats:
+        """Return what would be seen of strips that were JPEGs at ``former`` pixels."""
+        weights, bends = _resizing(former, self.side, kind), np.zeros(self.side - 2)
+        for start in range(0, len(strips), _FEW):
+            part = _compress(_widen(strips[start : start + _FEW], former, start), _QUALITY)
+            bends += _bends(_compress(_round(part @ weights), _QUALITY_NOW)) * len(part)
+        return _without_known(bends)
 
 
-def _bends_after(pixels: Floats) -> NDArray[np.float64]:
-    """Return how bent strips [n 8 w] are that were resized, once they are JPEGs again."""
-    return _bends(_compress(_round(pixels), _QUALITY_NOW))
+def _resized(former: int, side: int, kind: Image.Resampling) -> Floats:
+    """Return what would be seen after a resize alone: pixels that average more of the former ones are less bent."""
+    weights = _resizing(former, side, kind).astype(np.float64).T
+    bends = 2 * weights[1:-1] - weights[:-2] - weights[2:]
+    distance = np.abs(np.subtract.outer(np.arange(former), np.arange(former)))
+    spread = np.sqrt(np.einsum("uj,uj->u", bends @ _NEIGHBOURS**distance, bends))
+    return _without_known(spread / sum(np.roll(spread, shift) for shift in (-2, -1, 0, 1, 2)))
 
 
 def _candidates(side: int) -> list[int]:
@@ -156,12 +175,17 @@ def _bends(lines: Floats) -> NDArray[np.float64]:
 
 
 def _without_known(bends: NDArray[np.float64]) -> Floats:
-    """Take off what changes slowly, the ends, and what repeats every 8 pixels, and return the rest with a spread of 1."""
+    """Take off what changes slowly, the ends, and what repeats every 8 pixels, and return the rest with a spread of 1.
+
+    The grid of now is stronger where images have more detail, in the middle, so what repeats may change with the place.
+    """
     half = _SMOOTHING // 2
     smooth = np.convolve(np.pad(bends, half, mode="reflect"), np.ones(_SMOOTHING) / _SMOOTHING, "valid")
     rest = (bends - smooth)[_EDGE:-_EDGE]
+    place = np.linspace(-1, 1, len(rest))
     for phase in range(8):
-        rest[phase::8] -= rest[phase::8].mean()
+        powers = np.stack([place[phase::8] ** power for power in range(_POWERS)], axis=1)
+        rest[phase::8] -= powers @ np.linalg.lstsq(powers, rest[phase::8], rcond=None)[0]
     scaled: Floats = (rest / max(rest.std(), 1e-12)).astype(np.float32)
     return scaled
 
