@@ -121,7 +121,7 @@ def _train_locked(
     if remark:
         log.info(remark)
     loaders = open_loaders(fitted, datasets, runtime)
-    state = _create_state(fitted, runtime, datasets, start=not resume)
+    state = create_state(fitted, runtime, datasets, start=not resume)
     progress = load_state(out / STATE, state) if resume else EpochProgress.at_start(0, runtime)
     plans = plan_epochs(recipe)
     last = len(plans) if until is None else min(until, len(plans))
@@ -166,7 +166,12 @@ def _train_locked(
     return metrics
 
 
-def _create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start: bool) -> TrainState:
+def create_state(recipe: Recipe, runtime: Runtime, datasets: Datasets, *, start: bool) -> TrainState:
+    """Create what a run trains, before its first step, on the runtime's device; with ``start`` from the recipe's checkpoint.
+
+    Raises:
+        RecipeError: the model, or what it starts from, does not fit the recipe.
+    """
     torch.manual_seed(recipe.seed)
     classes = len(datasets.classes)
     model = runtime.place(create_model(recipe.model, classes, start=start))

@@ -53,7 +53,7 @@ from jpegcurr.training.data.loaders import open_loaders
 from jpegcurr.training.data.sampling import Batch
 from jpegcurr.training.loop import StepInfo, train_epoch
 from jpegcurr.training.state import EpochProgress, TrainState
-from jpegcurr.training.train import _create_state
+from jpegcurr.training.train import create_state
 
 BATCHES = 2  # on the device, taken in turns
 PROFILED = 3  # steps
@@ -119,7 +119,7 @@ def open_step(recipe: Recipe, beton: Path, micro: int, runtime: Runtime) -> Reci
     loaders = open_loaders(recipe, datasets, replace(runtime, compile=False))
     with closing(loaders.train.at(0)) as epoch:  # or its threads would go on decoding
         batches = [batch._replace(images=batch.images.clone()) for batch in islice(epoch, BATCHES)]
-    state = _create_state(recipe, runtime, datasets, start=True)
+    state = create_state(recipe, runtime, datasets, start=True)
     return RecipeStep(state, batches)
 
 

@@ -32,7 +32,7 @@ from jpegcurr.training.metrics import score
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.run_folder import STATE
 from jpegcurr.training.state import EpochProgress
-from jpegcurr.training.train import _create_state, train
+from jpegcurr.training.train import create_state, train
 
 EPOCHS = 2
 
@@ -78,7 +78,7 @@ def largest_difference(first: Path, second: Path) -> float:
 def measure_parts(recipe: Recipe, folder: Path, runtime: Runtime, measurements: Measurements) -> None:
     """Measure an evaluation of raw and averaged weights, and a checkpoint."""
     datasets = open_datasets(recipe)
-    loaders, state = open_loaders(recipe, datasets, runtime), _create_state(recipe, runtime, datasets, start=True)
+    loaders, state = open_loaders(recipe, datasets, runtime), create_state(recipe, runtime, datasets, start=True)
     loader = next(iter(loaders.val.values()))
     models = list(state.models.values())
     for turn in range(2):
