@@ -182,7 +182,7 @@ def _former_sentence(split: SplitSummary) -> str:
         return f"{since} what came before a resize cannot be told."
     if not former.detected:
         found = f"{former.images:,} images together show no blocks of JPEGs from before that"
-        return f"{since} {found}; a high quality, or a crop after it, would leave none."
+        return f"{since} {found}; a high quality, a crop, or a reduction by more than about 1.5 can hide them."
     found = f"{former.images:,} images together show that they were JPEGs with {former_sides(former)} before that"
     return f"{since} {found} (correlation {former.correlation:.2f}, standard error {former.error:.2f})."
 
