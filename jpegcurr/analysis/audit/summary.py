@@ -219,8 +219,8 @@ def common_side(columns: FileColumns) -> tuple[str, int, float] | None:
 
 
 def _resized_words(columns: FileColumns) -> str:
-    found = common_side(columns)
-    return f"the {found[0]} side of {100 * found[2]:.3g} % is {found[1]} pixels" if found else ""
+    common = common_side(columns)
+    return f"the {common[0]} side of {100 * common[2]:.3g} % is {common[1]} pixels" if common else ""
 
 
 def summarise_classes(

@@ -90,8 +90,8 @@ def _former_words(split: SplitSummary) -> str:
         return "no side in common"
     if split.former is None:
         return "cannot be told"
-    found = f"from {split.former.former} pixels" if split.former.detected else "none found"
-    return f"{found}, {split.former.images:,} together"
+    result = f"from {split.former.former} pixels" if split.former.detected else "none found"
+    return f"{result}, {split.former.images:,} together"
 
 
 def fact_rows(report: AuditReport) -> list[list[str]]:
@@ -181,10 +181,10 @@ def _former_sentence(split: SplitSummary) -> str:
     if former is None:
         return f"{since} what came before a resize cannot be told."
     if not former.detected:
-        found = f"{former.images:,} images together show no blocks of JPEGs from before that"
-        return f"{since} {found}; a high quality, a crop, or a reduction by more than about 1.5 can hide them."
-    found = f"{former.images:,} images together show that they were JPEGs with {former_sides(former)} before that"
-    return f"{since} {found} (correlation {former.correlation:.2f}, standard error {former.error:.2f})."
+        shown = f"{former.images:,} images together show no blocks of JPEGs from before that"
+        return f"{since} {shown}; a high quality, a crop, or a reduction by more than about 1.5 can hide them."
+    shown = f"{former.images:,} images together show that they were JPEGs with {former_sides(former)} before that"
+    return f"{since} {shown} (correlation {former.correlation:.2f}, standard error {former.error:.2f})."
 
 
 def former_sides(former: FormerSize) -> str:

@@ -103,13 +103,13 @@ class BlockEdges:
         """Return which former side explains the images best; None if there are too few of them, or no side to compare."""
         if self.images < LEAST_IMAGES or not SMALLEST_SIDE <= self.side <= LARGEST_SIDE:
             return None
-        seen = [_without_known(self.sums[axis] / self.counts[axis]) for axis in sorted(self.sums)]
+        profiles = [_without_known(self.sums[axis] / self.counts[axis]) for axis in sorted(self.sums)]
         sides = _candidates(self.side)
         resizes = {(side, kind): _resized(side, self.side, kind) for side in sides for kind in _ALL_FILTERS}
-        fits = {key: _correlate(seen, resize) for key, resize in resizes.items()}
+        fits = {key: _correlate(profiles, resize) for key, resize in resizes.items()}
         likely = sorted(fits, key=lambda key: -fits[key])[:_RESIZES]
-        blocks = self._explain(seen, sides, resizes, likely, _FEW)
-        blocks = self._explain(seen, sorted(blocks, key=lambda side: -blocks[side])[:_FINALISTS], resizes, likely, _MANY)
+        blocks = self._explain(profiles, sides, resizes, likely, _FEW)
+        blocks = self._explain(profiles, sorted(blocks, key=lambda side: -blocks[side])[:_FINALISTS], resizes, likely, _MANY)
         if len(blocks) < 2:
             return None
         former, *others = sorted(blocks, key=lambda side: -blocks[side])
@@ -119,7 +119,7 @@ class BlockEdges:
             self.images,
             former,
             blocks[former],
-            error=float(1 / np.sqrt(sum(len(one) - 8 * _POWERS for one in seen))),
+            error=float(1 / np.sqrt(sum(len(one) - 8 * _POWERS for one in profiles))),
             alike=tuple(side for side in others if blocks[side] > blocks[former] - _ALIKE),
             resized_from=tuple(sorted({side for (side, _), fit in fits.items() if fit > resize_alone - _NEAR})),
             resize_alone=resize_alone,
@@ -127,21 +127,21 @@ class BlockEdges:
 
     def _explain(
         self,
-        seen: Sequence[Floats],
+        profiles: Sequence[Floats],
         sides: Sequence[int],
         resizes: Mapping[_Resize, Floats],
         likely: Sequence[_Resize],
         most: int,
     ) -> dict[int, float]:
-        """Return how well blocks at each side explain what was seen, less their own resize and the worst of the likely ones."""
+        """Return how well blocks at each side explain profiles, less their own resize and the worst of the likely ones."""
         chosen = self.strips[:: max(1, len(self.strips) // most)][:most]
-        found: dict[int, float] = {}
+        best: dict[int, float] = {}
         for side in sides:
             for kind in _FILTERS:
                 blocks, own = self._simulate(side, kind, chosen), resizes[side, kind]
-                fit = min(_correlate(seen, blocks, own, resizes[other]) for other in likely)
-                found[side] = max(found.get(side, -1.0), fit)
-        return found
+                fit = min(_correlate(profiles, blocks, own, resizes[other]) for other in likely)
+                best[side] = max(best.get(side, -1.0), fit)
+        return best
 
     def _simulate(self, former: int, kind: Image.Resampling, strips: Sequence[NDArray[np.uint8]]) -> Floats:
         """Return what would be seen of strips that were JPEGs at ``former`` pixels."""
@@ -190,7 +190,7 @@ def _without_known(bends: NDArray[np.float64]) -> Floats:
     return scaled
 
 
-def _correlate(seen: Sequence[Floats], expected: Floats, *known: Floats) -> float:
+def _correlate(profiles: Sequence[Floats], expected: Floats, *known: Floats) -> float:
     """Return the mean correlation of what was seen along each axis with what is expected, less what ``known`` explains."""
     basis = np.linalg.qr(np.stack(known, axis=1))[0] if known else np.zeros((len(expected), 0), np.float32)
 
@@ -198,7 +198,7 @@ def _correlate(seen: Sequence[Floats], expected: Floats, *known: Floats) -> floa
         rest: Floats = one - basis @ (basis.T @ one)
         return rest / max(float(np.linalg.norm(rest)), 1e-12)
 
-    return float(np.mean([unexplained(one) @ unexplained(expected) for one in seen]))
+    return float(np.mean([unexplained(one) @ unexplained(expected) for one in profiles]))
 
 
 def _widen(strips: Sequence[NDArray[np.uint8]], width: int, first: int) -> Floats:
