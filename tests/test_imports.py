@@ -187,7 +187,8 @@ def test_a_quick_command_imports_few_modules_and_no_torch(command: str, photos: 
     Path("run/metrics.jsonl").write_text('{"epoch": 0, "train/loss": 1.0}\n')
     modules = imported_by(command)
     assert not {"torch", "torchvision", "timm", "ffcv", "numba", "wandb"} & modules
-    assert len(modules) < (400 if command.endswith("--help") else 1400 if command.startswith("audit") else 1200)
+    scientific = command.startswith(("audit", "preview"))  # SciPy has a thousand modules, some versions more
+    assert len(modules) < (400 if command.endswith("--help") else 1400 if scientific else 1200)
 
 
 def test_every_public_name_is_there() -> None:

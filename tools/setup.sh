@@ -104,7 +104,9 @@ print(*(f"--extra={name}" for name in extras if name != "ffcv"), sep="\n")')
     fi
     say "Installing the lowest versions that pyproject.toml allows into .venv-lowest"
     uv venv -q --allow-existing --python "$(command -v python3)" "$folder"
-    uv pip compile -q pyproject.toml --resolution lowest-direct "${extras[@]}" --group dev -o "$folder/requirements.txt"
+    sed -n 's/^ *"torch>=\([0-9.]*\)".*/torch==\1.*/p' pyproject.toml > "$folder/torch.txt"  # or torchvision's newest decides on it
+    uv pip compile -q pyproject.toml --resolution lowest-direct -c "$folder/torch.txt" "${extras[@]}" --group dev \
+        -o "$folder/requirements.txt"
     VIRTUAL_ENV=$folder uv pip sync -q "$folder/requirements.txt"
     VIRTUAL_ENV=$folder uv pip install -q --no-deps -e .
     VENV=$folder

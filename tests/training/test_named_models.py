@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import timm
 import torch
@@ -221,6 +222,7 @@ def test_models_lists_names_legacy_names_and_sizes(capsys: pytest.CaptureFixture
     assert "convnext_tiny.fb_in22k_ft_in1k  convnext_tiny_in22ft1k" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(int(PIL.__version__.partition(".")[0]) < 13, reason="Pillow resized in another order before version 13")
 @pytest.mark.parametrize(
     "name",
     [
