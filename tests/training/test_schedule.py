@@ -84,6 +84,7 @@ def test_decay_ends_at_the_smallest_rate() -> None:
     assert ours == pytest.approx([1.0, 0.1, 0.02, 0.02])
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # SequentialLR's own, in torch 2.8
 def test_a_rate_per_epoch_is_that_of_torchvisions_reference() -> None:
     """Warm up linearly from a hundredth, then decay by a cosine to 0; both change once an epoch."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)

@@ -272,7 +272,7 @@ class _Fold:
         kinds, of_image, images = np.unique(features, axis=0, return_inverse=True, return_counts=True)
         weighted = kinds.astype(np.float64) * images[:, None]
         counts = np.bincount(truth, minlength=classes).astype(np.float64)
-        return cls(kinds, of_image, weighted.sum(axis=0), weighted.T @ kinds, counts)
+        return cls(kinds, of_image.reshape(-1), weighted.sum(axis=0), weighted.T @ kinds, counts)
 
     def tabulate(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         """Count images by kind, row of ``labels`` and class, float32 [kinds rows classes]."""
