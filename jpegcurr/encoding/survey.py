@@ -165,6 +165,8 @@ def _read_lumas(store: Store, items: Sequence[Item]) -> list[NDArray[np.uint8]]:
     """Return the luma of those of a few images that are JPEGs with one, [h w]."""
     lumas = []
     for item in items:
+        if item.size > LARGEST_FILE:
+            continue
         try:
             data = store.read(item)
             if not is_jpeg(data):
