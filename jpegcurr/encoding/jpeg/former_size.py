@@ -54,7 +54,7 @@ _DCT: Floats = (np.cos((2 * _BLOCK + 1) * _BLOCK[:, None] * np.pi / 16) * _SCALE
 
 @dataclass(frozen=True, slots=True)
 class FormerSize:
-    """What ``images`` images with a side of ``side`` pixels show of JPEG blocks from before they were resized to it.
+    """Traces in ``images`` images with a side of ``side`` pixels of JPEG blocks from before they were resized to it.
 
     Of all sides that were tried, blocks at ``former`` pixels explain best what any likely resize leaves unexplained, with a
     ``correlation`` whose standard error, were there no blocks, is ``error``. ``alike`` are other sides that explain it nearly
