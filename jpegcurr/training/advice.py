@@ -52,7 +52,7 @@ def validation_warning(recipe: Recipe, omitted: Sequence[str] = ()) -> str | Non
     else:
         why = "no data set has val"
         remedy = f"{split}; then give data.{recipe.training_sets[0]}.val, and evaluate: [{recipe.training_sets[0]}]"
-    return f"no validation: {why}. No accuracy is measured, nothing tells overfitting, no best/ is kept: {remedy}"
+    return f"no validation while training: {why}. No curve of accuracy shows overfitting, and no best/ is kept: {remedy}"
 
 
 def rate_warning(recipe: Recipe) -> str | None:

@@ -197,6 +197,34 @@ def test_every_awkward_file_is_a_row_and_counted(capsys: pytest.CaptureFixture[s
         assert words in out, words
 
 
+def test_a_folder_of_images_needs_no_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    write_classes("d", {"a": 75}, images=6)
+    code, out, err = run("audit d/a -o page.html --csv all.csv", capsys)
+    assert (code, "6 JPEGs, most often of quality 75" in out) == (0, True)
+    assert "d/a has no class folders, so its 6 images are one set without classes" in err
+    assert "Predicting" not in out
+    page = Path("page.html").read_text()
+    assert "6 files in 1 split, no classes" in page
+    assert "the images have no classes" in page
+    assert "By class" not in page
+    assert [row[2] for row in read_csv(Path("all.csv"))] == ["class"] + 6 * [""]
+    report = jpegcurr.audit("d/a", limit=4)
+    assert (report.images, report.classes, report.predictions) == (4, (), ())
+
+
+@pytest.mark.parametrize("options", ["--labels no.csv", "--classes a", "--split val", "--flat-classes"])
+def test_options_of_labels_are_not_dropped_where_there_are_none(options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_classes("d", {"a": 75}, images=2)
+    code, out, err = run(f"audit d/a {options}", capsys)
+    assert (code, out) == (2, "")
+    assert "error: " in err
+
+
+def test_unclear_splits_are_not_taken_for_images_without_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    write_classes("d", {"train": 75, "val": 75}, images=2)
+    assert run("audit d", capsys)[0] == 2, "labels may be meant"
+
+
 def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     assert "empty" in run("audit empty", capsys)[2]

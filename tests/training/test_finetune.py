@@ -172,7 +172,7 @@ def test_training_without_validation_is_said_with_the_way_out(
 ) -> None:
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]", "curriculum=[{data: clean, until_epoch: 2}]")
     _, remarks = plan_run(recipe)
-    assert "no validation: evaluate is empty" in remarks[-1]
+    assert "no validation while training: evaluate is empty" in remarks[-1]
     assert "set evaluate=[clean]" in remarks[-1]
     train(recipe, tmp_path / "run", runtime=cpu, until=1)
     assert remarks[-1] in caplog.text
@@ -192,4 +192,4 @@ def test_a_plan_knows_whether_the_images_have_a_val_split(photos: Path, betons: 
     _, remarks = plan_run(
         recipe.model_copy(update={"data": {"clean": DataSection(train=train_only, val=Path("no"), quality="source")}})
     )
-    assert "no validation: data.clean.val is not there, and the images have no val split" in remarks[-1]
+    assert "no validation while training: data.clean.val is not there, and the images have no val split" in remarks[-1]

@@ -1,5 +1,6 @@
 """The audit of a data set: one pass over its files, and everything that its page, its JSON and the terminal say."""
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +28,16 @@ from jpegcurr.analysis.audit.summary import (
 from jpegcurr.encoding.jpeg.former_size import FormerSize
 from jpegcurr.encoding.sources.base import LabelFrom, Source
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.encoding.sources.unlabelled import open_unlabelled
 from jpegcurr.encoding.survey import FileFacts, survey, survey_former_size
 from jpegcurr.encoding.workers import open_executor
-from jpegcurr.errors import UsageError
+from jpegcurr.errors import SourceError, UsageError
 from jpegcurr.files import CsvWriter, csv_writer, json_values
 from jpegcurr.system import library_versions
 
 SCHEMA_VERSION = 1
 SAMPLE = 256  # images of a split that are searched for an earlier compression
+log = logging.getLogger("jpegcurr")
 _PACKAGES = ("jpegcurr", "numpy", "pillow", "simplejpeg", "scikit-learn")
 
 
@@ -56,7 +59,7 @@ class AuditReport:
     """Everything that an audit says.
 
     ``splits`` and ``classes`` summarise the files; ``duplicates`` counts those that are the same; ``predictions`` are of the
-    class, and of the split where there are several.
+    class, and of the split where there are several. Images without classes have no ``classes`` and no prediction.
     """
 
     where: str
@@ -140,7 +143,8 @@ def audit(
         print(jpegcurr.audit("data/imagenet").as_dict())
 
     Args:
-        src: the data set, or more of them, as for ``open_sources``.
+        src: the data set, or more of them, as for ``open_sources``; or a folder of images without classes, which are then not
+            predicted.
         labels: a table of labels, as for ``open_sources``.
         label_from: which folder is the class, where ``labels`` is a list of bare paths.
         splits: the splits to read; all of them if not given.
@@ -160,16 +164,23 @@ def audit(
         SourceError: there is no such data set; see ``open_sources``.
         EncodeError: the source fails, as in an encode.
     """
-    sources = open_sources(
-        src,
-        labels=labels,
-        label_from=label_from,
-        splits=splits,
-        classes=classes,
-        flat_classes=flat_classes,
-        limit=limit,
-        seed=seed,
-    )
+    try:
+        sources = open_sources(
+            src,
+            labels=labels,
+            label_from=label_from,
+            splits=splits,
+            classes=classes,
+            flat_classes=flat_classes,
+            limit=limit,
+            seed=seed,
+        )
+    except SourceError:
+        chosen = labels or label_from or splits or classes or flat_classes
+        source = None if chosen else _open_flat([src] if isinstance(src, str | Path) else src)
+        if source is None:
+            raise
+        sources = (source if limit is None else source.limited(limit, seed),)
     names = list(dict.fromkeys(name for source in sources for name in source.classes))
     columns = [FileColumns(len(source.items)) for source in sources]
     traces = [(TraceCounts(), TraceCounts()) for _ in sources]
@@ -203,6 +214,15 @@ def audit(
     return _report(sources, names, columns, traces, former, sample, permutations, seed, watcher)
 
 
+def _open_flat(roots: Sequence[str | Path]) -> Source | None:
+    """Return the images of a folder without folders in it as one split without classes; None if it is something else."""
+    source = open_unlabelled(str(roots[0])) if len(roots) == 1 else None
+    if source is None or any("/" in item.key for item in source.items):
+        return None
+    log.warning("%s has no class folders, so its %s images are one set without classes", source.where, f"{len(source.items):,}")
+    return source
+
+
 @contextmanager
 def _rows(csv: str | Path | None) -> Iterator[CsvWriter | None]:
     if csv is None:
@@ -232,7 +252,8 @@ def _report(
     fingerprints = np.concatenate([one.fingerprints for one in columns])
     read = np.flatnonzero(~np.concatenate([one["unread"] for one in columns]))
     predictions = []
-    targets = {"class": labels, **({"split": split_of} if len(sources) > 1 else {})}
+    classed = any(names)
+    targets = {**({"class": labels} if classed else {}), **({"split": split_of} if len(sources) > 1 else {})}
     for target, values in targets.items() if permutations else ():
         advance = _advance(watcher, target)
         try:
@@ -254,7 +275,7 @@ def _report(
             summarise_split(source.split, numbers, *counts, blocks)
             for source, numbers, counts, blocks in zip(sources, columns, traces, former, strict=True)
         ),
-        classes=summarise_classes(names, labels, columns),
+        classes=summarise_classes(names, labels, columns) if classed else (),
         duplicates=count_duplicates(fingerprints[read], split_of[read], labels[read]),
         predictions=tuple(predictions),
         sampled=sample,
@@ -263,7 +284,7 @@ def _report(
         unlabelled=sum(source.unlabelled for source in sources),
         provenance={
             "Data set": sources[0].where,
-            "Labels": sources[0].labels or "the source itself",
+            "Labels": sources[0].labels or ("the source itself" if classed else "none"),
             "Limit": f"{sources[0].limit:,} images of a split" if sources[0].limit else "none",
             "Command": shlex.join(["jpegcurr", *sys.argv[1:]]) if sys.argv[1:2] == ["audit"] else "jpegcurr.audit in Python",
             "Seed": str(seed),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jpegcurr.encoding.sources.base import FolderStore, Item, ListingBuilder, Source, Store, order_by_hash
-from jpegcurr.encoding.sources.image_folder import SUFFIXES, image_files
+from jpegcurr.encoding.sources.base import FolderStore, Item, Source, Store, order_by_hash
 from jpegcurr.encoding.sources.open import LAYOUTS, open_sources
+from jpegcurr.encoding.sources.unlabelled import open_unlabelled
 from jpegcurr.errors import SourceError, UsageError
 from jpegcurr.files import short_names
 from jpegcurr.text import join_words
@@ -108,26 +108,9 @@ def _open_data_set(given: Sequence[str], splits: Sequence[str]) -> tuple[Source,
     try:
         return open_sources(given, splits=splits)
     except SourceError as error:
-        source = _list_folder(given[0]) if len(given) == 1 and not splits else None
+        source = open_unlabelled(given[0]) if len(given) == 1 and not splits else None
         if source is None:
             raise
         reason = str(error).split(". ", maxsplit=1)[0]
         log.warning("%s. A preview needs no classes, so its %s images are one set", reason, f"{len(source.items):,}")
         return (source,)
-
-
-def _list_folder(where: str) -> Source | None:
-    """Return all images in a plain folder as one split; None if it is none.
-
-    Raises:
-        SourceError: it holds no images.
-    """
-    if next((layout for layout in LAYOUTS if layout.labels != "required" and layout.matches(where)), None) is not LAYOUTS[-1]:
-        return None
-    root, builder = Path(where), ListingBuilder()
-    for name, size in image_files(root):
-        if name:
-            builder.add(name, 0, size)
-    if not len(builder):
-        raise SourceError(f"{where} holds no images. Their names end in {', '.join(sorted(SUFFIXES))}.")
-    return Source(where, root.resolve().name, ("",), builder.build(), FolderStore(root), named=False)
