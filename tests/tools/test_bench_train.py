@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from samples import tool_module
+from timm.data import auto_augment as timm_augment
 
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.recipe.loading import load_recipe
@@ -77,6 +78,21 @@ def test_all_contenders_train(bench: ModuleType, options: Any, photos: Path, tmp
     assert 0 < bench.median_wait(laps["ours"]) < 1
     assert 0 < bench.median_wait(laps["timm"]) < 1
     assert [name for name, _, _ in bench.targets(laps, options, runtime)] == ["ours of synthetic", "ours against timm"]
+
+
+def test_timms_posterize_keeps_a_bit_and_timm_itself_stays_as_it_is(
+    bench: ModuleType, options: Any, photos: Path, tmp_path: Path
+) -> None:
+    table = dict(timm_augment.LEVEL_TO_ARG)
+    options = replace(options, policy="rand-m9-mstd0.5-inc1")
+    model = timm.create_model(options.model, num_classes=4)
+    loader = bench.open_timm_loader(model, bench.make_data(photos, tmp_path, 24), options, resolve_runtime("cpu"))
+    (policy,) = [transform for transform in loader.dataset.transform.transforms if hasattr(transform, "ops")]
+    (posterize,) = [op for op in policy.ops if op.name == "PosterizeIncreasing"]
+    asked = [table[posterize.name](level, {})[0] for level in range(11)]
+    assert min(asked) == 0, "this is what Pillow refuses"
+    assert [posterize.level_fn(level, {}) for level in range(11)] == [(max(bits, 1),) for bits in asked]
+    assert table == timm_augment.LEVEL_TO_ARG, "other tests compare with it"
 
 
 def test_every_lever_changes_what_it_names(bench: ModuleType, options: Any) -> None:

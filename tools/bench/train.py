@@ -42,7 +42,7 @@ from common import Measurements, bench_parser, circumstances, positive, record
 from gamma import cast_gammas
 from images import Data, make_data
 from step import BATCHES, RecipeStep, open_step, recipe_on
-from timm.data import FastCollateMixup, auto_augment, create_dataset, create_loader, resolve_model_data_config
+from timm.data import FastCollateMixup, create_dataset, create_loader, resolve_model_data_config
 from timm.layers import set_fast_norm
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -188,9 +188,6 @@ def open_timm(data: Data, options: Options, runtime: Runtime) -> Callable[[], La
 def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runtime: Runtime) -> Any:
     """Open timm's loader with spawned workers: forks would inherit the locks that this process's threads hold."""
     config = resolve_model_data_config(model)
-    timms_level = auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"]
-    if not isinstance(timms_level, partial):  # a second loader in one process
-        auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"] = partial(at_least_one_bit, timms_level)
     recipe, extra = options.recipe, dict[str, Any]()
     if recipe is not None:
         mix = recipe.mix
@@ -219,6 +216,10 @@ def open_timm_loader(model: torch.nn.Module, data: Data, options: Options, runti
         device=runtime.device,
         **extra,
     )
+    for transform in loader.dataset.transform.transforms:
+        for op in getattr(transform, "ops", ()):
+            if op.name == "PosterizeIncreasing":
+                op.level_fn = partial(at_least_one_bit, op.level_fn)
     if options.workers:
         loader.loader.multiprocessing_context = "spawn"
     return loader
