@@ -175,7 +175,7 @@ class _Wandb:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(
                 f"tracking: W&B does not start: {reason}. Log in with `wandb login`, write its files without a server by "
-                "setting WANDB_MODE=offline, or omit it with --set tracking=[] and without --track; then give the same command "
+                "setting WANDB_MODE=offline, or omit it: set tracking=[], and give no --track; then give the same command "
                 "again."
             ) from None
 
@@ -213,5 +213,5 @@ def _import_tracker(name: str) -> Any:
 
 def _missing(name: str) -> UsageError:
     return UsageError(
-        f"tracking: {name} is not installed. Run {install_command(name)}, or omit it: --set tracking=[], and no --track."
+        f"tracking: {name} is not installed. Run {install_command(name)}, or omit it: set tracking=[], and give no --track."
     )

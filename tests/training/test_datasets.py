@@ -129,7 +129,9 @@ def test_a_missing_beton_of_two_data_sets_is_encoded_once(
 
 
 def test_a_missing_beton_without_a_template_or_a_source_is_an_error(log_of: OpenAndLog, betons: Path, tmp_path: Path) -> None:
-    with pytest.raises(BetonError, match=r"data\.clean\.train: train-source\.beton does not exist.*jpegcurr encode"):
+    with pytest.raises(
+        BetonError, match=r"data\.clean\.train: train-source\.beton does not exist.*jpegcurr encode --quality source\."
+    ):
         log_of(tiny_recipe(Path(), tmp_path))
     for path in betons.glob("*q50*"):
         shutil.copy(path, path.name)
@@ -172,7 +174,7 @@ def test_nothing_is_encoded_for_a_batch_that_is_too_large(log_of: OpenAndLog, ph
 def test_nothing_is_encoded_if_a_file_is_missing_for_good(log_of: OpenAndLog, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, "d")
     encode_all(Path("d"), Path(), [50])
-    with pytest.raises(BetonError, match=r"data\.q50\.val: gone\.beton does not exist"):
+    with pytest.raises(BetonError, match=r"data\.q50\.val: gone\.beton does not exist. Write it with jpegcurr encode\."):
         log_of(tiny_recipe(Path(), tmp_path, "data.q50.val=gone.beton", "data.q50.quality=null"))
     assert not list(Path().glob("*source*"))
 

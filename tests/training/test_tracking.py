@@ -140,7 +140,7 @@ def test_wandb_that_does_not_start_says_so_and_the_same_command_works_afterwards
     server.refusal = "No API key configured.\n  Use `wandb login` to log in."
     for resume, until in ((False, 2), (True, None)):
         server.refusal = server.refusal or "offline"
-        message = r"^tracking: W&B does not start: .*\. Log in with `wandb login`, .* WANDB_MODE=offline, or omit it with --set"
+        message = r"^tracking: W&B does not start: .*\. Log in with `wandb login`, .* WANDB_MODE=offline, or omit it: set"
         with pytest.raises(UsageError, match=message):
             train(recipe, Path("run"), runtime=cpu, resume=resume)
         server.refusal = ""

@@ -549,7 +549,7 @@ def test_a_tracker_that_is_not_installed_is_named(
     betons: Path, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jpegcurr.training.tracking.find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match=r"wandb is not installed\. Run (uv )?pip install -U wandb, or omit it: --set tr"):
+    with pytest.raises(UsageError, match=r"wandb is not installed\. Run (uv )?pip install -U wandb, or omit it: set tr"):
         train(tiny_recipe(betons, tmp_path, "tracking=[wandb]"), Path("run"), runtime=cpu)
     assert not Path("run").exists()
 

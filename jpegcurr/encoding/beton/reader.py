@@ -7,6 +7,7 @@ without a word, while a read that comes back short becomes an error that names t
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,6 +234,12 @@ class Beton:
             )
 
 
+def encode_command(path: Path) -> str:
+    """Return the command that writes a beton, with the quality that its name states, if it does."""
+    named = re.search(r"-(?:q(\d+)|(source))$", path.stem)
+    return f"jpegcurr encode --quality {named[1] or named[2]}" if named else "jpegcurr encode"
+
+
 def _open(path: Path) -> int:
     if path.is_dir() and (kind := format_of(path)) != "beton":
         raise BetonError(
@@ -243,7 +250,11 @@ def _open(path: Path) -> int:
         raise BetonError(f"{path} is a folder. Name one .beton in it.")
     if not path.is_file():
         interrupted = path.with_name(f".{path.stem}.beton.partial").exists()
-        hint = "Its encode was interrupted: continue it with --resume." if interrupted else "Write it with jpegcurr encode."
+        hint = (
+            "Its encode was interrupted: continue it with --resume."
+            if interrupted
+            else f"Write it with {encode_command(path)}."
+        )
         raise BetonError(f"{path} does not exist. {hint}")
     if not os.access(path, os.R_OK):
         raise BetonError(f"{path} cannot be read: no permission. Change its permissions.")

@@ -15,9 +15,10 @@ from jpegcurr.encoding.beton.manifest import (
     read_shares,
     refuse_unnamed_labels,
 )
-from jpegcurr.encoding.beton.reader import Beton
+from jpegcurr.encoding.beton.reader import Beton, encode_command
 from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import BetonError, RecipeError, UsageError, did_you_mean
+from jpegcurr.recipe.fit import fit_rate
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.recipe.values import OnTheFlyJpeg, split_on_the_fly
 from jpegcurr.training.data.balancing import Numbers, class_weights
@@ -283,7 +284,8 @@ def count_images(recipe: Recipe, planned: int | None = None) -> int:
     if planned is None:
         template = None if path.exists() else find_template(recipe, path, [field])
         if template is None and not path.exists():
-            raise BetonError(f"{field}: {path} does not exist. Write it with jpegcurr encode, or plan without it: --images N.")
+            command = encode_command(path)
+            raise BetonError(f"{field}: {path} does not exist. Write it with {command}, or plan without it: --images N.")
         planned = template.manifest.images if template else len(open_dataset(path, field).beton)
     _check_size(recipe, [field], planned)
     return planned
@@ -357,9 +359,10 @@ def _check_size(recipe: Recipe, fields: Sequence[str], images: int) -> None:
         for size_field, size in sizes.items():
             if field.endswith(".train") and images < size:
                 smaller = 1 << min(6, max(images, 1).bit_length() - 1)
+                rate = fit_rate(recipe.optim.name, smaller, recipe.model.is_trained)
                 raise RecipeError(
                     f"{size_field} {size} is larger than {field}, {images} images: an epoch would have no step. Set a smaller "
-                    f"one (and a smaller schedule.lr with it): --set {size_field}={smaller} --set batch.per_device={smaller}."
+                    f"one, and a rate for it: {size_field}={smaller}, batch.per_device={smaller}, schedule.lr={rate:g}."
                 )
 
 

@@ -175,7 +175,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         if fields is None:
             reason = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "it ended early"
             raise TrainingError(
-                f"FFCV's loading thread failed ({reason}). Use the other loader: --set loader.kind=plain."
+                f"FFCV's loading thread failed ({reason}). Use the other loader: set loader.kind=plain."
             ) from self._failure
         (status,) = fields
         return *self._rendering.popleft(), status

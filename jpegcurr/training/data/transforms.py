@@ -39,7 +39,9 @@ def make_sample(sampler: EpochSampler, epoch: int, sample: np.void, out: Pixels)
         if not sampler.train:
             raise ImageError(f"{error}. Encode the file again.") from None
         if not sampler.skip_broken:
-            raise ImageError(f"{error}. Encode the file again, or replace such samples: --set loader.on_error=skip.") from None
+            raise ImageError(
+                f"{error}. Encode the file again, or set loader.on_error=skip, which replaces such samples."
+            ) from None
         return _make_replacement(sampler, epoch, int(sample["index"]), out, error)
 
 

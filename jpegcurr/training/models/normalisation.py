@@ -50,7 +50,7 @@ def normalisation_warning(section: ModelSection, used: Normaliser, model: torch.
         stated, weights = stated_normaliser(section.checkpoint), str(section.checkpoint)
     else:
         stated, weights = normaliser(model) if section.pretrained else None, section.name
-    return describe_mismatch(weights, stated, used, "--set image.mean=[{mean}] --set image.std=[{std}]")
+    return describe_mismatch(weights, stated, used, "set image.mean=[{mean}] and image.std=[{std}]")
 
 
 def describe_mismatch(weights: str, stated: Normaliser | None, used: Normaliser, options: str) -> str | None:
