@@ -210,9 +210,9 @@ def test_the_public_doors_say_in_a_sentence_what_is_wrong(betons: Path, tmp_path
     ):
         with pytest.raises(UsageError, match=sentence):
             jpegcurr.SwapLoader(swaps, batch=batch, size=32, runtime=cpu)
-    with pytest.raises(UsageError, match=r"^SwapLoader: size: Input should be greater than or equal to 32\.$"):
+    with pytest.raises(UsageError, match=r"^SwapLoader: size: is 8 and should be at least 32\.$"):
         jpegcurr.SwapLoader({0: clean}, batch=8, size=8, runtime=cpu)
-    with pytest.raises(UsageError, match=r"^SwapLoader: kind: Input should be 'auto', 'compiled', 'ffcv' or 'plain'\.$"):
+    with pytest.raises(UsageError, match=r"^SwapLoader: kind: is 'dali' and should be 'auto', 'compiled'"):
         jpegcurr.SwapLoader({0: clean}, batch=8, size=32, kind="dali")
     recipe = tiny_recipe(betons, tmp_path, "evaluate=[]")
     loader = jpegcurr.SwapLoader({0: clean}, batch=8, size=32, runtime=cpu)

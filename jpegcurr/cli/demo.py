@@ -27,7 +27,7 @@ from jpegcurr.cli.options import (
     parse_settings,
 )
 from jpegcurr.cli.terminal import err, out
-from jpegcurr.errors import UsageError
+from jpegcurr.errors import Interrupted, UsageError
 from jpegcurr.text import escape_json
 
 
@@ -89,7 +89,10 @@ def demo(
             if open_browser:
                 Thread(target=_open_page, args=[address], daemon=True).start()  # a browser in a terminal would stop the server
 
-        serve(lambda: build_page(models, pictures, runtime, max_pixels=max_pixels), bound, on_ready)
+        try:
+            serve(lambda: build_page(models, pictures, runtime, max_pixels=max_pixels), bound, on_ready)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped. The demo has ended, and what was uploaded is removed.") from None
 
 
 def _open_page(address: str) -> None:

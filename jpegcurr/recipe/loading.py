@@ -20,6 +20,7 @@ from jpegcurr.recipe.fields import explain_word, is_field
 from jpegcurr.recipe.former import fill_former
 from jpegcurr.recipe.other_words import OF_SECTION
 from jpegcurr.recipe.schema import Recipe
+from jpegcurr.recipe.wrong_values import describe_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
 FieldPath = tuple[str, ...]
@@ -288,12 +289,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any], lines: Mapping[FieldPath, int]) -> list[str]:
     """Return a line of text for every wrong field of the file."""
     messages: dict[str, list[str]] = {}
+    values: dict[str, object] = {}
     items = error.errors(include_url=False)
     for item in items[:_MOST_EXPLAINED]:
         has_inner = any(other["loc"][: len(item["loc"])] == item["loc"] != other["loc"] for other in items)
         if item["type"] != "too_short" or not has_inner:  # pydantic counts only the valid elements
-            messages.setdefault(_field_prefix(item, tree), []).append(_describe(item, model))
-    explanations = (f"{field}{_join_alternatives(list(dict.fromkeys(texts)))}" for field, texts in messages.items())
+            field = _field_prefix(item, tree)
+            messages.setdefault(field, []).append(_describe(item, model))
+            values.setdefault(field, item["input"])
+    explanations = (f"{field}{describe_wrong(list(dict.fromkeys(texts)), values[field])}" for field, texts in messages.items())
     more = [f"  and {len(items) - _MOST_EXPLAINED} more"] if len(items) > _MOST_EXPLAINED else []
     return [f"  {_line_prefix(text, lines)}{text}" for text in explanations] + more
 
@@ -345,11 +349,6 @@ def _explain_place(item: ErrorDetails) -> str:
     if item["type"] in ("model_type", "dict_type", "tuple_type") and len(location) == 1 and location[0] in OF_SECTION:
         return f"is a {'list' if item['type'] == 'tuple_type' else 'map of fields'}: {OF_SECTION[location[0]]}"
     return ""
-
-
-def _join_alternatives(messages: Sequence[str]) -> str:
-    """Join pydantic's messages about one value, one for each type that it may have, into one sentence."""
-    return ", or ".join([messages[0], *(message.removeprefix("Input should be ") for message in messages[1:])])
 
 
 def _sibling_keys(location: Sequence[int | str], section: type[BaseModel]) -> list[str]:

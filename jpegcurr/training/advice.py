@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from math import exp2, log2, sqrt
 
-from jpegcurr.recipe.fit import CONVNEXT_RATE, TUNING_RATE
+from jpegcurr.recipe.fit import CONVNEXT_RATE, TUNING_RATE, fit_rate
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.text import join_words
 from jpegcurr.training.curriculum import plan_epochs
@@ -121,7 +121,8 @@ def _few_steps(recipe: Recipe, images: int) -> str | None:
     if steps >= _FEW_STEPS or batch <= _SMALL_BATCH:
         return None
     smaller = 1 << max((images // (2 * _FEW_STEPS)).bit_length() - 1, 3)
+    rate = fit_rate(recipe.optim.name, smaller, recipe.model.is_trained)
     return (
         f"batch.size: an epoch of {images:,} images has {steps} step{'s' if steps > 1 else ''} of {batch:,}: a smaller one, "
-        f"such as {smaller}, learns more from the same images (and needs a smaller schedule.lr)"
+        f"such as batch.size={smaller} with schedule.lr={rate:g}, learns more from the same images"
     )

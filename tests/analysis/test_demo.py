@@ -72,7 +72,7 @@ def demo(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
         assert process.wait(timeout=20) == 130
         assert list((folder / "tmp").glob("jpegcurr-demo-*")) == []
         left = (folder / "errors").read_text()
-        assert left.endswith("error: interrupted. Unfinished files were removed; finished files were kept.\n"), left
+        assert left.endswith("error: stopped. The demo has ended, and what was uploaded is removed.\n"), left
         assert "analysis/demo" not in left, "a picture ends in a sentence; gradio prints what it refuses by itself"
     finally:
         process.kill()

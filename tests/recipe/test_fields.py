@@ -94,7 +94,7 @@ def test_what_a_section_takes_is_there() -> None:
         ("curriculum=3", "curriculum: is a list: each phase has its data and until_epoch"),
         ("schedule.lrr=1", "schedule.lrr: unknown key. Did you mean 'lr'?"),
         ("xyzzy=1", "xyzzy: unknown key."),
-        ("tracking=tensorbord", "tracking: Input should be 'tensorboard' or 'wandb'"),
+        ("tracking=tensorbord", "tracking: is 'tensorbord' and should be 'tensorboard' or 'wandb'"),
     ],
 )
 def test_a_word_of_another_program_is_told_its_place(override: str, message: str, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_shipped_study_has_the_arms_of_a_controlled_experiment(betons: Path)
         ({"sedes": [0]}, r"line \d+: sedes: unknown key. Did you mean 'seeds'\?"),
         ({"seeds": [1, 1]}, "seeds: a seed is listed twice"),
         ({"primary": {"data": "q50", "weights": "raw"}}, r"line \d+: primary.data: no validation set 'q50'"),
-        ({"primary": {"data": "clean", "weights": "best"}}, "primary.weights: Input should be 'raw' or 'ema'"),
+        ({"primary": {"data": "clean", "weights": "best"}}, "primary.weights: is 'best' and should be 'raw' or 'ema'"),
         ({"evaluate": {"clean": "gone.beton"}}, r"line \d+: evaluate.clean: gone.beton does not exist"),
         ({"recipe": "gone.yaml"}, "gone.yaml does not exist"),
         (

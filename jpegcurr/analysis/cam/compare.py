@@ -85,7 +85,7 @@ def compare_cams(
         threads: threads for reading and encoding; the number of processors if None.
         max_pixels: how many pixels an image may have; a larger one is skipped.
         stage: encode the whole image, or, as ``after_resize``, what the model gets of it, which degrades it much more.
-        progress: called with the number of images done and in all; an image that is shown counts twice.
+        progress: called with the number of images done and in all; at the end pictures are drawn, which do not count.
         journal: keeps the results of every batch, about as many bytes as they take in memory and the first view's maps; and has
             those of an interrupted comparison.
 
@@ -116,7 +116,7 @@ def compare_cams(
     runner = ViewRunner(
         runs, specs, layer, find_method(method), target_rule, runtime, truths, near, measures, seed, max_pixels, stage
     )
-    total = len(files) + min(pictures, len(files))
+    total = len(files)
     journal = journal or Journal()
     if journal.path is not None:
         facts = _describe_work(runner, labelled, folder, method, list(metrics))
@@ -131,7 +131,6 @@ def compare_cams(
     columns, truth, (baseline, baseline_of) = results.columns(), results.truth(), results.baseline()
     chosen = choose_examples(columns, truth, pictures, seed)
     examples, lost_files = _run_examples(runner, files, columns, chosen, threads)
-    progress(total, total)
     return CamStudy(
         views=views,
         classes=first.classes,

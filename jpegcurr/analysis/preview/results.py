@@ -187,7 +187,7 @@ def _describe_set(preview: Preview) -> str:
 
 def _describe_sample(preview: Preview) -> str:
     unread = len(preview.failures)
-    lost = f" {_count(unread, 'image')} could not be read: no JPEG and no bytes." if unread else ""
+    lost = f" {_count(unread, 'image')} could not be read: encode leaves them out, so they add no bytes." if unread else ""
     if preview.sampled == preview.images:
         return f"Every image was measured, so no number is an estimate.{lost}"
     few = f" Of fewer than {FEW} images, intervals are too narrow." if preview.sampled < FEW else ""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from jpegcurr.errors import UsageError
 from jpegcurr.recipe.schema import ImageSection, LoaderSection
 from jpegcurr.recipe.values import Interpolation
+from jpegcurr.recipe.wrong_values import describe_wrong
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.curriculum import EpochPlan
 from jpegcurr.training.data.datasets import Dataset, check_paired, open_dataset
@@ -66,7 +67,8 @@ class SwapLoader(TrainLoader):
             reading = LoaderSection(kind=kind, workers=workers)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"SwapLoader: {first['loc'][0] if first['loc'] else 'crops'}: {first['msg']}.") from None
+            what = describe_wrong([first["msg"]], first["input"])
+            raise UsageError(f"SwapLoader: {first['loc'][0] if first['loc'] else 'crops'}: {what}.") from None
         datasets = _open_paired(list(dict.fromkeys(Path(path) for path in files.values())), batch)
         chosen, _ = choose_kind(reading.kind)
         sampler = EpochSampler(

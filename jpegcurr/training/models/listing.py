@@ -117,7 +117,7 @@ def list_roadmap(pattern: str) -> list[ListedStep]:
     names = roadmap_names()
     matching = {name: names[name] for name in names if fnmatchcase(name, _wildcard(pattern))}
     if not matching:
-        raise UsageError(f"The roadmap has no network like {pattern!r}.{did_you_mean(pattern, names)}")
+        raise UsageError(f"The roadmap has no network like {pattern!r}.{did_you_mean(pattern, ['roadmap', *names])}")
     listed = []
     for name, (family, step) in matching.items():
         result = published(family, step)
