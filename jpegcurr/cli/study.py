@@ -43,7 +43,7 @@ def study(
     ],
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="The study's folder; studies/<name of the file> if not given."),
+        typer.Option("--out", "-o", metavar="FOLDER", help="The study's folder; studies/<name of the file> if not given."),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", "--dry-run", help="Print what it costs and which differences it can detect, and exit.")

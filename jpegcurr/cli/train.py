@@ -58,7 +58,8 @@ def train(
         ),
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="The run's folder; runs/<name of the recipe> if not given.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="The run's folder; runs/<name of the recipe> if not given."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     save_every: Annotated[
