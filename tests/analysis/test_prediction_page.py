@@ -308,7 +308,7 @@ def test_the_command_writes_a_page_of_the_same_predictions(
         ("--report p.html --positive cat --threshold nan", "nan is not a probability"),
         ("--report p.html --positive cta", "has no class of this name. Did you mean 'cat'?"),
         ("--report p.html --csv p.json", "p.json would be written twice"),
-        ("--report nowhere/x/../p.html --positive 7", "has no class of this name"),
+        ("--report nowhere/x/../p.html --positive 7", "has no class of this name. Its classes are '"),
     ],
 )
 def test_a_wrong_use_of_the_page_is_one_sentence(

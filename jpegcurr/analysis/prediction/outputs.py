@@ -29,6 +29,7 @@ from jpegcurr.training.models.load import Classifier
 
 THRESHOLD = 0.5  # of the positive class's probability
 PRINTED = 40  # predictions that are kept for the terminal
+_MOST_NAMED = 8  # classes in an error
 
 
 class PredictionSink(Protocol):
@@ -126,7 +127,9 @@ class Outputs:
             names = join_words([repr(run.classes[label]) for label in labels])
             raise UsageError(f"--positive {self.positive}: {run.path} has several classes of this name, {names}. Choose one.")
         if not labels:
-            near = did_you_mean(self.positive, run.classes) or f" Its classes are {run.classes[0]!r} and others."
+            more = [f"{len(run.classes) - _MOST_NAMED:,} more"] if len(run.classes) > _MOST_NAMED else []
+            its = join_words([*map(repr, run.classes[:_MOST_NAMED]), *more])
+            near = did_you_mean(self.positive, run.classes) or f" Its classes are {its}."
             raise UsageError(f"--positive {self.positive}: {run.path} has no class of this name.{near}")
         return labels[0]
 
