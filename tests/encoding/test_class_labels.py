@@ -9,6 +9,7 @@ from samples import image
 
 from jpegcurr.encoding.sources.class_labels import complete_numbers, count_classes, sort_class_names
 from jpegcurr.encoding.sources.open import open_sources
+from jpegcurr.errors import SourceError
 
 NAMES = ("10", "9", "07", "7", "0", "100")
 ORDER = ("0", "07", "7", "9", "10", "100")
@@ -116,6 +117,46 @@ def test_a_data_set_in_which_nearly_every_image_is_a_class_is_warned_of(kind: st
     open_sources(where, labels=labels, limit=3)
     assert f"{where}: nearly every image is a class of its own: 12 images have 12 classes. Check that" in caplog.text
     assert ("Check that labels.csv holds labels, not ids or boxes" in caplog.text) is (kind == "table")
+
+
+@pytest.mark.parametrize("write", [write_folder, write_table, write_shards, write_hub_texts])
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("Cat", "cat", "dog"), "'Cat' and 'cat' differ only in capitals. They are classes of their own"),
+        (("tiger_cat", "tiger cat", "dog"), "'tiger cat' and 'tiger_cat' differ only in spaces, separators"),
+        (("caf\u00e9", "cafe\u0301", "dog"), r"'cafe\u0301' and 'caf\xe9' differ only in Unicode's form"),
+        (("dog", "NaN", "cat"), "'NaN' (1 image) is taken for a class, and may be a missing label."),
+    ],
+)
+def test_names_that_look_alike_or_missing_are_warned_of(
+    write, names: tuple[str, ...], sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = write(names)
+    open_sources(where, labels=Path("labels.csv") if where == "table" else None)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"{where}: {sentence}")
+
+
+def test_other_names_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    open_sources(write_folder(("n01440764", "n01443537", "none", "-1", "1", "n1-2", "n12", "ant", "ants")))
+    assert not caplog.records
+
+
+def test_a_class_that_train_spells_otherwise_is_refused_with_the_other_name() -> None:
+    rows, shards = ["path,label,split"], {"train": {}, "val": {}}
+    for split, name in (("train", "Cat"), ("train", "dog"), ("val", "cat"), ("val", "dog")):
+        Path("folder", split, name).mkdir(parents=True)
+        Path("folder", split, name, "1.jpg").write_bytes(image(0))
+        rows.append(f"{split}/{name}/1.jpg,{name},{split}")
+        shards[split] |= {f"{name}.jpg": image(0), f"{name}.cls": name.encode()}
+    Path("labels.csv").write_text("\n".join(rows))
+    Path("shards").mkdir()
+    for split, files in shards.items():
+        Path(f"shards/{split}-0.tar").write_bytes(tar(files))
+    for where, labels in (("folder", None), ("folder", Path("labels.csv")), ("shards", None)):
+        with pytest.raises(SourceError, match=r"lacks\. 'cat' and 'Cat' differ only in capitals"):
+            open_sources(where, labels=labels)
 
 
 def test_few_images_and_small_parts_of_a_data_set_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -238,6 +238,7 @@ def test_a_column_of_splits_makes_sources() -> None:
             "path,label\nx/a.jpg,cat\nx/b.jpg,cat\n",
             "line 2 names 'x/a.jpg', which is not in pictures, .* no other image of the table is",
         ),
+        ("path,label\nx\\a.jpg,cat\nx\\b.jpg,cat\n", "Its backslashes separate no folders here: write / in their place"),
         ('a.jpg,cat\n"b.jpg,cat\nc.jpg,cat\n', "labels.csv, line 3: unexpected end of data. Check that every quote is closed"),
         (b"a.jpg,caf\xe9\n", "line 1: the label .* is not UTF-8. Save the table in UTF-8"),
         ("a.jpg,cat\n".encode("utf-16"), "labels.csv is not a text table. Save it as CSV in UTF-8"),

@@ -55,16 +55,23 @@ def test_a_class_that_the_model_lacks_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("theirs", "ours", "difference"),
     [
-        ("Dog", "dog"),
-        (unicodedata.normalize("NFD", "cáncer"), unicodedata.normalize("NFC", "cáncer")),
-        ("007", "7"),
-        ("a ", "a"),
+        ("Dog", "dog", "'Dog' and 'dog' differ only in capitals"),
+        (
+            unicodedata.normalize("NFD", "cáncer"),
+            unicodedata.normalize("NFC", "cáncer"),
+            r"a\\u0301.* differ only in Unicode's form",
+        ),
+        ("007", "7", "'007' and '7' differ only in zeros in front"),
+        ("a ", "a", "'a ' and 'a' differ only in spaces"),
+        ("golden-retriever", "golden_retriever", "differ only in spaces, separators"),
     ],
 )
-def test_names_that_differ_in_what_one_does_not_see_are_refused_with_that_remark(theirs: str, ours: str) -> None:
-    with pytest.raises(UsageError, match="differ only in capitals, spaces, zeros or the encoding of accents"):
+def test_names_that_differ_in_what_one_does_not_see_are_refused_with_that_remark(
+    theirs: str, ours: str, difference: str
+) -> None:
+    with pytest.raises(UsageError, match=difference):
         matched([0], theirs, model=Classes((ours,), known=True, owner="run"))
 
 

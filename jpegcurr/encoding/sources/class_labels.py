@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jpegcurr.encoding.sources.base import Listing, Source
+from jpegcurr.encoding.sources.spelling import describe_similar
 from jpegcurr.errors import SourceError
 
 MOST_CLASSES = 1 << 20  # larger numbers are ids, not labels
@@ -115,8 +116,8 @@ def resolve_labels(
         if (labels < 0).any():
             stray = listing[int(np.argmin(labels))]
             raise SourceError(
-                f"{where}: {stray.key} of the split {split} has the class {names[stray.label]!r}, which train lacks. "
-                "Remove it, or add images of the class to train."
+                f"{where}: {stray.key} of the split {split} has the class {names[stray.label]!r}, which train lacks."
+                f"{describe_similar([names[stray.label]], classes)} Remove it, or add images of the class to train."
             )
         resolved[split] = listing.with_labels(labels)
     return classes, resolved

@@ -17,6 +17,7 @@ from jpegcurr.encoding.sources.base import MISSING, SPLITS, LabelFrom, ListingBu
 from jpegcurr.encoding.sources.class_labels import ClassNumbers, is_integer, resolve_labels, sort_class_names
 from jpegcurr.encoding.sources.image_folder import classes_beside, is_image_name
 from jpegcurr.encoding.sources.imagenet_labels import is_validation_image, read_imagenet_labels, resolve_positions, stem_of
+from jpegcurr.encoding.sources.spelling import describe_similar
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES
 from jpegcurr.encoding.sources.table_paths import PathFinder, Roots, at_line
 from jpegcurr.encoding.sources.table_shares import (
@@ -201,7 +202,8 @@ def _check_classes(names: Sequence[str], images: Sequence[str], labels: Path, cl
     known = set(names if classes is None else classes)
     for name, image in zip(names, images, strict=True):
         if name not in known:
-            raise SourceError(f"{labels} gives {image} the class {name}, which the train split lacks.")
+            similar = describe_similar([name], known)
+            raise SourceError(f"{labels} gives {image} the class {name}, which the train split lacks.{similar}")
         if "/" in name or name.startswith("."):
             raise SourceError(f"{labels} gives {image} the class {name!r}, which cannot be the name of a folder.")
 
@@ -214,8 +216,9 @@ def _flat_names(roots: Roots) -> list[str]:
 def _describe_no_images(roots: Roots, labels: Path, first: str) -> str:
     if not first:
         return f"{labels} names no images. Every image needs a row with its path and its label."
+    paths = "" if "\\" not in first or os.sep == "\\" else " Its backslashes separate no folders here: write / in their place."
     return (
-        f"{labels}{first}, which is not in {roots}, with or without an image's suffix; no other image of the table is. "
+        f"{labels}{first}, which is not in {roots}, with or without an image's suffix; no other image of the table is.{paths} "
         "Give the folder that the paths start from."
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jpegcurr.encoding.sources.base import MISSING, SPLITS, FolderStore, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import sort_class_names
+from jpegcurr.encoding.sources.spelling import describe_similar
 from jpegcurr.encoding.sources.split_names import SPLIT_NAMES, split_in_name
 from jpegcurr.errors import SourceError
 from jpegcurr.text import join_words
@@ -274,7 +275,10 @@ def _open_split(
     labels = {name: label for label, name in enumerate(names)}
     unknown = [name for name in folders if name not in labels]
     if unknown:
-        raise SourceError(f"{folder / unknown[0]} is a class that the train split lacks. Remove it, or add it to train.")
+        similar = describe_similar(unknown[:1], labels)
+        raise SourceError(
+            f"{folder / unknown[0]} is a class that the train split lacks.{similar} Remove it, or add it to train."
+        )
     builder, ignored = ListingBuilder(), len(entries) - len(folders)
     unlabelled = sum(is_image_name(entry.name) and not is_folder(entry) for entry in entries)
     nested: list[str] = []

@@ -15,6 +15,7 @@ from jpegcurr.encoding.sources.csv_labels import names_splits, open_table
 from jpegcurr.encoding.sources.huggingface import is_hub, open_hub
 from jpegcurr.encoding.sources.image_folder import is_image_folder, open_folders
 from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
+from jpegcurr.encoding.sources.spelling import describe_missing, describe_spellings
 from jpegcurr.encoding.sources.split_table import divide
 from jpegcurr.encoding.sources.union import unite
 from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
@@ -73,7 +74,8 @@ def open_sources(
     only the classes of these names; ``limit`` is the maximum number of images of each split, chosen by ``seed``. A data set
     without splits becomes one split, named by ``splits`` if given. ``flat_classes`` says that every folder in an image folder
     is a class, whatever its name. With ``boxes``, the items are not the images of the folder ``where`` but the boxes that are
-    annotated in them. A data set in which nearly every image is a class of its own is warned of (``describe_lone_images``).
+    annotated in them. A data set in which nearly every image is a class of its own is warned of, and classes that differ in
+    spelling alone or look like a missing value.
 
     Raises:
         UsageError: the shares of ``draw`` are none.
@@ -86,8 +88,9 @@ def open_sources(
         opened = _open_all(roots, None if labels is None else Path(labels), label_from, flat_classes)
     else:
         opened = _open_boxes(roots, labels or label_from, flat_classes, boxes)
-    if warning := describe_lone_images(join_words(roots), opened):
-        log.warning("%s", warning)
+    for describe in (describe_lone_images, describe_spellings, describe_missing):
+        if warning := describe(join_words(roots), opened):
+            log.warning("%s", warning)
     if draw is not None:
         opened = split_source(lone_split(opened), draw)
     sources = _choose_splits(opened, splits, join_words(roots))

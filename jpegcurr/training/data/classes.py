@@ -4,7 +4,6 @@ Whether the names are known is recorded: a beton with a manifest has them, and o
 them if its training data had. Names are compared as they are. Nothing is inferred from names that look like numbers.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jpegcurr.encoding.sources.spelling import describe_similar
 from jpegcurr.errors import UsageError
 from jpegcurr.text import join_words, sanitize
 from jpegcurr.training.data.targets import Row, Shares, SoftTargets, Targets
@@ -170,24 +170,9 @@ def _describe_strangers(strangers: Sequence[str], data: Classes, model: Classes)
     known = ", ".join(repr(sanitize(name)) for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     return (
         f"{data.owner} has images of {number} that {model.owner} lacks: {shown}{more}. {model.owner} has {known}"
-        f"{_describe_near(strangers, names)}. Encode images of those classes only (--classes), or give the classes the "
+        f".{describe_similar(strangers, names)} Encode images of those classes only (--classes), or give the classes the "
         "same names."
     )
-
-
-def _describe_near(strangers: Sequence[str], names: Sequence[str]) -> str:
-    """Return a remark on a name that differs only in capitals, spaces, zeros or the encoding of accents; empty if none does."""
-    near = {simplify(name): name for name in names}
-    pair = next(((name, near[simplify(name)]) for name in strangers if simplify(name) in near), None)
-    if pair is None:
-        return ""
-    one, other = map(sanitize, pair)
-    return f"; {one!r} and {other!r} differ only in capitals, spaces, zeros or the encoding of accents"
-
-
-def simplify(name: str) -> str:
-    """Return a name in its compatibility normal form, in lower case, without spaces at its ends and leading zeros."""
-    return unicodedata.normalize("NFKC", name).casefold().strip().lstrip("0")
 
 
 def read_class_names(given: Path | tuple[str, ...]) -> tuple[str, ...]:
