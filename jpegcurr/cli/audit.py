@@ -23,7 +23,10 @@ MOST_CLASSES = 10
 
 def audit(
     context: typer.Context,
-    src: Annotated[list[str], typer.Argument(metavar="SRC", help="The images, as for encode. Several are one data set.")],
+    src: Annotated[
+        list[str],
+        typer.Argument(metavar="SRC", help="The images, as for encode, or a folder without classes. Several are one."),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.html", help="Write a page.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write a row for every file.")] = None,
     labels: Annotated[
