@@ -25,7 +25,7 @@ def audit(
     context: typer.Context,
     src: Annotated[
         list[str],
-        typer.Argument(metavar="SRC", help="The images, as for encode, or a folder without classes. Several are one."),
+        typer.Argument(metavar="SRC", help="The images, as for encode, or a folder without classes. Several are one data set."),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.html", help="Write a page.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write a row for every file.")] = None,

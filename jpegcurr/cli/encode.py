@@ -187,7 +187,7 @@ def encode(
     class_names = parse_classes(classes or ())
     box_options = parse_boxes(boxes, pad, box_class or (), label, keep_inside=keep_inside)
     keep_freed_memory()
-    stopped = "stopped." if dry_run else "stopped. Encoded images are kept; to continue, give the same command with --resume."
+    stopped = "stopped." if dry_run else "stopped. What is encoded is kept; to continue, give the same command with --resume."
     if box_options and any(spec.quality == "source" for spec in specs):
         log.info("A part of an image has no original bytes: at the quality source, boxes are JPEGs of quality 95, 4:4:4.")
     with interruptible(stopped), open_executor(threads, dask) as (executor, workers):
