@@ -63,8 +63,9 @@ def evaluate_batches(
     The last is the distributions [b classes] of the batch, None where its labels are the targets.
 
     The models compute in the runtime's precision. They are in evaluation mode until the iterator ends or is closed, and then
-    in the mode that they were in. Neighbours with the same normaliser share its output.
+    every part of them in the mode that it was in. Neighbours with the same normaliser share its output.
     """
+    modes = [(part, part.training) for model, _ in models for part in model.modules()]  # of a part, not of all its parts
     training = [model.training for model, _ in models]
     try:
         for model, _ in models:
@@ -79,7 +80,9 @@ def evaluate_batches(
             yield logits, batch.labels, batch.targets
     finally:
         for (model, _), mode in zip(models, training, strict=True):
-            model.train(mode)
+            model.train(mode)  # a network may do more there than to set the mode
+        for part, mode in modes:
+            part.training = mode
 
 
 @torch.inference_mode()
