@@ -72,7 +72,7 @@ class FormerSize:
 
     @property
     def detected(self) -> bool:
-        """Whether the images were JPEGs of ``former`` pixels, or of a side in ``alike``: calibrated in experiments/010."""
+        """True if the images were JPEGs of ``former`` pixels or of a side in ``alike``, as experiments/010 calibrated it."""
         from_elsewhere = self.resize_alone >= _CLEAR and self.former not in self.resized_from
         return not from_elsewhere and self.correlation >= max(_LEAST, _LEAST_ERRORS * self.error)
 

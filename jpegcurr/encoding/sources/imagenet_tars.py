@@ -10,10 +10,11 @@ from typing import BinaryIO
 from jpegcurr.encoding.sources.base import Listing, ListingBuilder, Source
 from jpegcurr.encoding.sources.class_labels import sort_class_names
 from jpegcurr.encoding.sources.class_tars import add_class_archive
-from jpegcurr.encoding.sources.csv_labels import label_images, names_splits
+from jpegcurr.encoding.sources.csv_labels import label_images
 from jpegcurr.encoding.sources.image_folder import is_image_name
 from jpegcurr.encoding.sources.imagenet_labels import TRAIN_ARCHIVE, find_ground_truth
 from jpegcurr.encoding.sources.split_table import divide
+from jpegcurr.encoding.sources.table_rows import names_splits
 from jpegcurr.encoding.sources.tar_index import Member, TarStore, read_members
 from jpegcurr.errors import SourceError
 

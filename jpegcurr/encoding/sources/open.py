@@ -11,12 +11,13 @@ from jpegcurr.encoding.sources.base import LabelFrom, Source, SplitDraw
 from jpegcurr.encoding.sources.boxes import open_boxes
 from jpegcurr.encoding.sources.class_labels import describe_lone_images
 from jpegcurr.encoding.sources.class_tars import is_class_tars, open_class_tars
-from jpegcurr.encoding.sources.csv_labels import names_splits, open_table
+from jpegcurr.encoding.sources.csv_labels import open_table
 from jpegcurr.encoding.sources.huggingface import is_hub, open_hub
 from jpegcurr.encoding.sources.image_folder import is_image_folder, open_folders
 from jpegcurr.encoding.sources.imagenet_tars import is_imagenet, open_imagenet
 from jpegcurr.encoding.sources.spelling import describe_missing, describe_spellings
 from jpegcurr.encoding.sources.split_table import divide
+from jpegcurr.encoding.sources.table_rows import names_splits
 from jpegcurr.encoding.sources.union import unite
 from jpegcurr.encoding.sources.webdataset import is_shards, open_shards
 from jpegcurr.encoding.splits import split_source

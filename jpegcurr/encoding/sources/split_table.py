@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from jpegcurr.encoding.sources.base import SPLITS, FolderStore, Source
 from jpegcurr.encoding.sources.class_labels import resolve_labels
-from jpegcurr.encoding.sources.csv_labels import read_splits
 from jpegcurr.encoding.sources.table_paths import key_below
+from jpegcurr.encoding.sources.table_rows import read_splits
 from jpegcurr.encoding.sources.union import UnionStore
 from jpegcurr.encoding.splits import UNDRAWN, take_splits
 from jpegcurr.errors import SourceError
