@@ -85,7 +85,7 @@ def channels(
     from jpegcurr.analysis.channels.pruning import check_prunable, split_images, study_pruning
     from jpegcurr.analysis.channels.study import check_same_images, study_channels
     from jpegcurr.analysis.channels.tables import as_values, to_csv
-    from jpegcurr.analysis.evaluation.evaluate import choose_sets, open_betons
+    from jpegcurr.analysis.evaluation.sets import choose_sets, open_betons
     from jpegcurr.files import refuse_existing, write_text
     from jpegcurr.runtime import resolve_runtime
     from jpegcurr.training.models.load import load_classifier

@@ -11,8 +11,9 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs
 from jpegcurr.analysis.evaluation.per_image import Outcomes
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.errors import UsageError
 from jpegcurr.files import staged
 from jpegcurr.json_files import describe, parse_json

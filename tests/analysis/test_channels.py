@@ -28,7 +28,7 @@ from jpegcurr.analysis.channels.study import (
     study_channels,
 )
 from jpegcurr.analysis.channels.tables import meanings, moved_table, stage_table, to_csv
-from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
+from jpegcurr.analysis.evaluation.sets import expand_qualities, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime

@@ -16,17 +16,11 @@ from PIL import Image
 from samples import jpeg
 
 from jpegcurr.analysis.evaluation import evaluate
-from jpegcurr.analysis.evaluation.evaluate import (
-    Evaluation,
-    compare_evaluations,
-    evaluate_run,
-    evaluate_runs,
-    expand_qualities,
-    open_sets,
-)
+from jpegcurr.analysis.evaluation.evaluate import Evaluation, compare_evaluations, evaluate_run, evaluate_runs
 from jpegcurr.analysis.evaluation.naming import quality_lines, quality_names, run_names
 from jpegcurr.analysis.evaluation.outputs import accuracy_curve
 from jpegcurr.analysis.evaluation.per_image import observe
+from jpegcurr.analysis.evaluation.sets import expand_qualities, open_sets
 from jpegcurr.analysis.evaluation.tables import (
     accuracy_matrix,
     changed_classes,

@@ -13,8 +13,9 @@ import pytest
 from forked import PYTHON
 from samples import jpeg, photograph
 
-from jpegcurr.analysis.evaluation.evaluate import choose_sets, evaluate_runs, open_betons, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs
 from jpegcurr.analysis.evaluation.image_set import LEFT_OUT, ImageLoader, open_images
+from jpegcurr.analysis.evaluation.sets import choose_sets, open_betons, open_sets
 from jpegcurr.cli import main
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime, World

@@ -22,6 +22,7 @@ from jpegcurr.analysis.cam import pipeline
 from jpegcurr.analysis.evaluation import evaluate as evaluation
 from jpegcurr.analysis.evaluation import per_image
 from jpegcurr.analysis.evaluation.jpeg_bytes import JpegBytes
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.analysis.journal import Arrays, Journal, has_results, journal_of, pack_json, unpack_json
 from jpegcurr.analysis.prediction import predict
 from jpegcurr.cli import main
@@ -372,7 +373,7 @@ def test_every_process_keeps_its_own_part(cpu: Runtime, monkeypatch: pytest.Monk
     monkeypatch.setattr(World, "sum", lambda _world, values: values)
     counted: dict[str, JpegBytes | None] = {}
     model = load_run(Path("one"), cpu)
-    sets = evaluation.open_sets([model], {"": Path("images")})
+    sets = open_sets([model], {"": Path("images")})
 
     def rows(file: str, runtime: Runtime, **options: bool) -> list[float]:
         with suppress(KeyboardInterrupt), Journal(file, **options) as journal:

@@ -12,7 +12,8 @@ from samples import tiny_recipe
 
 from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.channels.study import study_channels
-from jpegcurr.analysis.evaluation.evaluate import evaluate_run, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_run
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.analysis.prediction.predict import classify
 from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec

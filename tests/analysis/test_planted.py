@@ -17,7 +17,8 @@ from samples import jpeg, tiny_recipe
 
 from jpegcurr.analysis.cam.compare import compare_cams
 from jpegcurr.analysis.channels.study import check_same_images, study_channels
-from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.analysis.prediction.outputs import Outputs, classify_files
 from jpegcurr.encoding.beton.manifest import read_manifest
 from jpegcurr.encoding.encode import encode_dataset

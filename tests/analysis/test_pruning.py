@@ -29,7 +29,8 @@ from jpegcurr.analysis.channels.pruning import (
 from jpegcurr.analysis.channels.statistics import Channels
 from jpegcurr.analysis.channels.study import LayerStudy, study_channels
 from jpegcurr.analysis.channels.tables import as_values, prune_meanings, prune_table, prune_title
-from jpegcurr.analysis.evaluation.evaluate import evaluate_run, expand_qualities, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_run
+from jpegcurr.analysis.evaluation.sets import expand_qualities, open_sets
 from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import compare_paired
 from jpegcurr.errors import UsageError

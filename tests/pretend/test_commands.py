@@ -12,7 +12,7 @@ from studies import write_study
 
 import jpegcurr
 from jpegcurr.analysis.channels.study import ChannelStudy, study_channels
-from jpegcurr.analysis.evaluation.evaluate import expand_qualities, open_sets
+from jpegcurr.analysis.evaluation.sets import expand_qualities, open_sets
 from jpegcurr.runtime import Runtime
 from jpegcurr.study.config import load_study
 from jpegcurr.study.run import run_task

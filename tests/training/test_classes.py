@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from samples import encode_all, image, tiny_recipe
 
-from jpegcurr.analysis.evaluation.evaluate import evaluate_run, evaluate_runs, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_run, evaluate_runs
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.encoding.beton.manifest import manifest_path
 from jpegcurr.encoding.beton.reader import Beton
 from jpegcurr.errors import BetonError, UsageError

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from jpegcurr.analysis.cam.compare import compare_cams
-from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.errors import JpegcurrError, UsageError

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from samples import tiny_tree
 from studies import command, write_study
 
-from jpegcurr.analysis.evaluation.evaluate import evaluate_runs, open_sets
+from jpegcurr.analysis.evaluation.evaluate import evaluate_runs
+from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime

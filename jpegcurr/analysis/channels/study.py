@@ -15,8 +15,8 @@ import torch
 
 from jpegcurr.analysis.channels.activations import LayerSummary, pick_layers, watch_layers
 from jpegcurr.analysis.channels.statistics import Channels, RunningStats, summarise_channels
-from jpegcurr.analysis.evaluation.evaluate import tested_quality
 from jpegcurr.analysis.evaluation.naming import quality_names
+from jpegcurr.analysis.evaluation.sets import tested_quality
 from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import Flags
 from jpegcurr.encoding.jpeg.codec import Quality
@@ -96,7 +96,7 @@ def study_channels(
 
     Args:
         run: the model.
-        datasets: one for each quality, as ``evaluate.open_sets`` opens them; the first is the reference for the others.
+        datasets: one for each quality, as ``sets.open_sets`` opens them; the first is the reference for the others.
         runtime: where to compute; always in float32, as ``cam`` does.
         layers: names of layers; all stages that timm names if empty.
         loader: see ``open_loaders``.

@@ -5,7 +5,7 @@ from math import nan
 from pathlib import Path
 
 from jpegcurr.analysis.class_names import full_name, have_readable_names, readable_name
-from jpegcurr.analysis.evaluation.evaluate import BETON, Evaluation, paired_values
+from jpegcurr.analysis.evaluation.evaluate import Evaluation, paired_values
 from jpegcurr.analysis.evaluation.jpeg_bytes import BYTES
 from jpegcurr.analysis.evaluation.naming import (
     axis_labels,
@@ -17,6 +17,7 @@ from jpegcurr.analysis.evaluation.naming import (
     run_name,
     tested_name,
 )
+from jpegcurr.analysis.evaluation.sets import BETON
 from jpegcurr.analysis.stats import LEVEL, ClassChange, Paired, compare_classes, explain_no_class, holm, short_p
 from jpegcurr.files import csv_writer
 

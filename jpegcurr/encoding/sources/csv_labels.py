@@ -30,13 +30,13 @@ def open_table(
 
     The table is one of ImageNet's own (``read_imagenet_labels``), or UTF-8 text with two columns, path and label, separated by
     tabs (as in a ``.tsv``), commas, semicolons or spaces. Its first row is a header because of its words: it names both
-    columns (``table_rows.PATHS``, ``LABELS``), or one of them by a word that is in no other row; and no image has its path. Known names
-    also identify the columns where they are in another order or more than two; a column ``split`` (train, val, test)
-    makes that many splits, and ``val`` and ``test`` then use the classes of ``train``; cells of such a table may be escaped as
-    ``files.escape_cell`` does. A list of bare paths, one a line, is a table too: the class of an image is then the folder
-    that holds it, or with ``label_from`` the folder that holds that. Two columns or more such as ``p_cat`` have the shares of
-    classes of every image, which sum to 1. Its label is the class with the largest share; a column of labels may be omitted,
-    and decides between equal shares.
+    columns (``PATHS`` and ``LABELS`` of ``table_rows``), or one of them by a word that is in no other row; and no image has
+    its path. Known names also identify the columns where they are in another order or more than two; a column ``split``
+    (train, val, test) makes that many splits, and ``val`` and ``test`` then use the classes of ``train``; cells of such a
+    table may be escaped as ``files.escape_cell`` does. A list of bare paths, one a line, is a table too: the class of an image
+    is then the folder that holds it, or with ``label_from`` the folder that holds that. Two columns or more such as ``p_cat``
+    have the shares of classes of every image, which sum to 1. Its label is the class with the largest share; a column of
+    labels may be omitted, and decides between equal shares.
 
     Paths start from ``where``; if that is several folders, with the name of one of them. A path without the suffix of an image
     is the file of that name or, failing that, the one file with that name and the suffix of an image. A missing image is

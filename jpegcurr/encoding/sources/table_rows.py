@@ -55,7 +55,7 @@ class _Columns:
 
 _Row = tuple[int, list[str]]  # the number of its last line, and its cells
 # Line (0: unknown), path as in the table, class, number of the split, and shares if the table has them.
-Labelled = tuple[int, str, str, int, Shares | None]
+_Labelled = tuple[int, str, str, int, Shares | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Table:
     In a list of ``bare`` paths the classes are empty. ``classes`` are those of its columns of shares; empty if it has none.
     """
 
-    rows: Iterator[Labelled]
+    rows: Iterator[_Labelled]
     splits: bool = False
     imagenet: bool = False
     bare: bool = False
@@ -125,7 +125,7 @@ def names_splits(labels: Path) -> bool:
     return columns is not None and columns.split is not None
 
 
-def read_splits(labels: Path, exists: Callable[[str], bool]) -> Iterator[Labelled]:
+def read_splits(labels: Path, exists: Callable[[str], bool]) -> Iterator[_Labelled]:
     """Yield (line, path, class, position of its split in ``SPLITS``) of every row of a table with a column ``split``.
 
     ``exists`` tells whether a path names an image. Raises SourceError if the table has no such column, or cannot be read.
