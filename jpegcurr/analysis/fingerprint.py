@@ -20,8 +20,8 @@ from jpegcurr.encoding.sources.base import file_changed_at
 from jpegcurr.encoding.sources.labelled_files import LabelledFiles
 from jpegcurr.runtime import Runtime
 from jpegcurr.system import library_versions, source_commit
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.description import describe_model
-from jpegcurr.training.models.load import Classifier
 
 Facts = dict[str, Any]
 

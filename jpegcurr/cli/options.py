@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jpegcurr.encoding.jpeg.codec import EncodeSpec, Quality, Resize, Subsampling
     from jpegcurr.encoding.outputs.paths import Format
     from jpegcurr.encoding.sources.base import SplitDraw
-    from jpegcurr.training.models.load import ModelSettings
+    from jpegcurr.training.models.classifier import ModelSettings
 
 Weights = Literal["raw", "ema", "best"]
 WeightsOption = Annotated[
@@ -143,7 +143,7 @@ def parse_settings(
     checkpoint: Path | None, mean: str | None, std: str | None, size: int | None, class_names: Path | None, factory: str | None
 ) -> "ModelSettings":
     """Parse the options of models that are no runs; raise UsageError for a mean or deviation that is not three numbers."""
-    from jpegcurr.training.models.load import ModelSettings
+    from jpegcurr.training.models.classifier import ModelSettings
 
     return ModelSettings(checkpoint, _parse_channels("--mean", mean), _parse_channels("--std", std), size, class_names, factory)
 

@@ -29,7 +29,8 @@ from jpegcurr.encoding.sources.labelled_files import find_images
 from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.recipe.schema import ImageSection
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.classifier import Run
+from jpegcurr.training.models.load import load_run
 
 SPECS = [EncodeSpec("source"), EncodeSpec(50), EncodeSpec(5)]
 

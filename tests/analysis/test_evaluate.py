@@ -34,7 +34,8 @@ from jpegcurr.encoding.jpeg.codec import Quality
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.classifier import Run
+from jpegcurr.training.models.load import load_run
 
 
 def same_outcomes(one: Evaluation, other: Evaluation) -> bool:

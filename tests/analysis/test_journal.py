@@ -213,7 +213,7 @@ def here(betons: Path, trained: Path, photos: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.argv", ["jpegcurr"])
     monkeypatch.setattr(pipeline, "BATCH", 5)
     monkeypatch.setattr(predict, "BATCH", 5)
-    monkeypatch.setattr("jpegcurr.training.models.load.Run.batch", 5)
+    monkeypatch.setattr("jpegcurr.training.models.classifier.Run.batch", 5)
 
 
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -20,7 +20,8 @@ from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.classifier import Run
+from jpegcurr.training.models.load import load_run
 from jpegcurr.training.train import train
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -30,7 +30,7 @@ from jpegcurr.encoding.workers import open_executor
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.load import Run
+from jpegcurr.training.models.classifier import Run
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255))
 PICTURES = [jpeg(Image.new("RGB", (40, 36), colour), quality=95, subsampling="4:4:4") for colour in COLOURS]

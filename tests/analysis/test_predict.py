@@ -26,7 +26,8 @@ from jpegcurr.encoding.sources.labelled_files import LabelledFiles, find_labelle
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.text import sanitize
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.classifier import Run
+from jpegcurr.training.models.load import load_run
 
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 CLASSES = ["astronaut", "cat", "coffee", "grass"]

@@ -35,7 +35,8 @@ from jpegcurr.analysis.layers import Layout
 from jpegcurr.analysis.stats import compare_paired
 from jpegcurr.errors import UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
-from jpegcurr.training.models.load import Run, load_run
+from jpegcurr.training.models.classifier import Run
+from jpegcurr.training.models.load import load_run
 
 
 def network(name: str, **options: object) -> torch.nn.Module:

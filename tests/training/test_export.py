@@ -26,9 +26,10 @@ from jpegcurr.recipe.schema import ImageSection, ModelSection
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
 from jpegcurr.training.models import create, export, onnx
+from jpegcurr.training.models.classifier import LoadedModel
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.key_maps import KEY_MAPS
-from jpegcurr.training.models.load import LoadedModel, load_run
+from jpegcurr.training.models.load import load_run
 
 CLASSES = ("cat", "coffee", "rocket")
 IMAGE = ImageSection(size=64, interpolation="bicubic", val_crop=0.875)

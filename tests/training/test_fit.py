@@ -11,10 +11,11 @@ import torch
 from jpegcurr.errors import JpegcurrError, RecipeError
 from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.classifier import ModelSettings
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.fit import create_on_meta, describe_misfit, find_models
 from jpegcurr.training.models.key_maps import KEY_MAPS
-from jpegcurr.training.models.load import ModelSettings, load_named
+from jpegcurr.training.models.load import load_named
 
 
 def section(name: str, file: str = "weights.pth") -> ModelSection:

@@ -12,9 +12,10 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from jpegcurr.recipe.schema import ModelSection
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.classifier import ModelSettings
 from jpegcurr.training.models.create import create_model
 from jpegcurr.training.models.key_maps import KEY_MAPS, to_timm
-from jpegcurr.training.models.load import ModelSettings, load_named
+from jpegcurr.training.models.load import load_named
 
 SMALL = {"depths": (2, 1, 3, 1), "dims": (8, 16, 32, 64), "num_classes": 5}
 ATTO = {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)}

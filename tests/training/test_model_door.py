@@ -15,13 +15,9 @@ from jpegcurr.cli import main
 from jpegcurr.encoding.jpeg.codec import EncodeSpec
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
+from jpegcurr.training.models.classifier import LoadedModel, ModelSettings
 from jpegcurr.training.models.description import describe_model, hash_weights
-from jpegcurr.training.models.load import (
-    LoadedModel,
-    ModelSettings,
-    load_classifier,
-    load_classifiers,
-)
+from jpegcurr.training.models.load import load_classifier, load_classifiers
 
 OWN = """
 import torch

@@ -22,8 +22,9 @@ from jpegcurr.encoding.sources.labelled_files import find_labelled
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.transforms import centre_crop
+from jpegcurr.training.models.classifier import ModelSettings, Run
 from jpegcurr.training.models.listing import list_named
-from jpegcurr.training.models.load import ModelSettings, Run, load_classifier, load_named
+from jpegcurr.training.models.load import load_classifier, load_named
 from jpegcurr.training.models.published import LEGACY, imagenet_classes
 
 NAME = "test_convnext.r160_in1k"

@@ -16,7 +16,8 @@ from jpegcurr.errors import RecipeError
 from jpegcurr.recipe.schema import ModelSection, Recipe
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.metrics import Normaliser
-from jpegcurr.training.models.load import ModelSettings, load_named, load_run
+from jpegcurr.training.models.classifier import ModelSettings
+from jpegcurr.training.models.load import load_named, load_run
 from jpegcurr.training.models.normalisation import normalisation_warning, normaliser, stated_normaliser
 from jpegcurr.training.train import train
 

@@ -16,7 +16,8 @@ from jpegcurr.analysis.evaluation.sets import open_sets
 from jpegcurr.errors import RecipeError, UsageError
 from jpegcurr.recipe.loading import load_recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import ModelSettings, load_classifier
+from jpegcurr.training.models.classifier import ModelSettings
+from jpegcurr.training.models.load import load_classifier
 from jpegcurr.training.train import train
 
 NETS = """

@@ -32,8 +32,9 @@ from jpegcurr.errors import UsageError
 from jpegcurr.recipe.values import Stage
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.text import sanitize
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.description import describe_model, hash_weights
-from jpegcurr.training.models.load import Classifier, Models, load_models
+from jpegcurr.training.models.load import Models, load_models
 
 NEAR = EncodeSpec(95)  # a change that nobody sees, whose effect on the maps is the ceiling of the comparison
 PICTURES = 60

@@ -14,8 +14,8 @@ from torch.func import functional_call
 
 from jpegcurr.analysis.layers import Layout, find_layer, read_layout, stages, stages_sentence
 from jpegcurr.errors import UsageError
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.factory import unwrapped
-from jpegcurr.training.models.load import Classifier
 
 
 @dataclass(frozen=True, slots=True)

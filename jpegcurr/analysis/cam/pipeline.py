@@ -30,8 +30,8 @@ from jpegcurr.recipe.values import Stage
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier
 
 BATCH = 32
 AHEAD = 2 * BATCH  # images decoded while the model works; only their crops are kept

@@ -23,7 +23,7 @@ from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.datasets import Dataset
 from jpegcurr.training.data.sampling import Batch
 from jpegcurr.training.metrics import evaluate_batches
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.classifier import Classifier
 
 DRAWS = 5  # of random channels, for each k
 

@@ -25,8 +25,8 @@ from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.datasets import Dataset, describe_unpaired
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.description import ModelDescription, describe_model
-from jpegcurr.training.models.load import Classifier
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ from jpegcurr.encoding.jpeg.limits import MAX_PIXELS
 from jpegcurr.encoding.jpeg.pillow import Pixels
 from jpegcurr.runtime import Runtime, whole_float32
 from jpegcurr.training.data.transforms import centre_crop
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.classifier import Classifier
 
 AMPLIFIED = 8  # times that the error is shown
 

@@ -30,9 +30,10 @@ from jpegcurr.training.data.classes import Classes, have_same_labels
 from jpegcurr.training.data.loaders import choose_kind, loading_workers, open_loader
 from jpegcurr.training.data.sampling import EpochSampler, Loader
 from jpegcurr.training.metrics import Scores
+from jpegcurr.training.models.classifier import Classifier, Run
 from jpegcurr.training.models.description import ModelDescription, describe_model
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier, Models, Run, load_models
+from jpegcurr.training.models.load import Models, load_models
 
 log = logging.getLogger("jpegcurr")
 

@@ -11,7 +11,7 @@ from jpegcurr.encoding.sources.base import file_changed_at
 from jpegcurr.runtime import Runtime
 from jpegcurr.training.data.datasets import Dataset
 from jpegcurr.training.data.identity import describe_differences, identify
-from jpegcurr.training.models.load import Classifier, Run
+from jpegcurr.training.models.classifier import Classifier, Run
 from jpegcurr.training.run_folder import data_of
 
 

@@ -16,7 +16,7 @@ from jpegcurr.errors import UsageError
 from jpegcurr.recipe.values import OnTheFlyJpeg, Stage, split_on_the_fly
 from jpegcurr.training.data.classes import Classes, describe_match
 from jpegcurr.training.data.datasets import Dataset, open_dataset
-from jpegcurr.training.models.load import Classifier, Run
+from jpegcurr.training.models.classifier import Classifier, Run
 
 log = logging.getLogger("jpegcurr")
 

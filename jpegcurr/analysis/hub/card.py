@@ -18,8 +18,8 @@ from jpegcurr.json_files import read_json
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.text import join_words, sanitize
 from jpegcurr.training.curriculum import plan_epochs
+from jpegcurr.training.models.classifier import Run
 from jpegcurr.training.models.description import describe_model
-from jpegcurr.training.models.load import Run
 from jpegcurr.training.run_head import RunData, read_head, read_whole_head
 from jpegcurr.training.tracking import Row, read_metrics
 

@@ -15,7 +15,8 @@ from jpegcurr.files import staged, write_text
 from jpegcurr.recipe.loading import load_resolved
 from jpegcurr.recipe.schema import Recipe
 from jpegcurr.runtime import Runtime
-from jpegcurr.training.models.load import Run, Weights, load_run
+from jpegcurr.training.models.classifier import Run, Weights
+from jpegcurr.training.models.load import load_run
 from jpegcurr.training.run_head import read_head
 
 FILES = ("README.md", "config.json", "model.safetensors", "recipe.yaml")

@@ -24,8 +24,8 @@ from jpegcurr.errors import UsageError, did_you_mean
 from jpegcurr.files import csv_writer, refuse_existing, refuse_unwritable
 from jpegcurr.runtime import Runtime
 from jpegcurr.text import join_words
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.description import describe_model
-from jpegcurr.training.models.load import Classifier
 
 THRESHOLD = 0.5  # of the positive class's probability
 PRINTED = 40  # predictions that are kept for the terminal

@@ -19,8 +19,9 @@ from jpegcurr.errors import ImageError, UsageError
 from jpegcurr.runtime import Runtime, resolve_runtime
 from jpegcurr.training.data.crops import images_at_once
 from jpegcurr.training.data.transforms import centre_crop, whole_image
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.finite import require_finite
-from jpegcurr.training.models.load import Classifier, Model, load_model
+from jpegcurr.training.models.load import Model, load_model
 
 BATCH = 64
 TOP = 5

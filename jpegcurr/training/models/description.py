@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from jpegcurr.recipe.values import ValResize
-from jpegcurr.training.models.load import Classifier, Run
+from jpegcurr.training.models.classifier import Classifier, Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from timm.models.convnext import ConvNeXt
 
 from jpegcurr.errors import UsageError
 from jpegcurr.files import refuse_existing, staged, staged_folder, write_json
+from jpegcurr.training.models.classifier import Classifier
 from jpegcurr.training.models.isotropic import IsotropicConvNeXt
 from jpegcurr.training.models.key_maps import KEY_MAPS, StateDict
-from jpegcurr.training.models.load import Classifier
 from jpegcurr.training.models.onnx import check_packages, write_onnx
 from jpegcurr.training.models.roadmap import RoadmapNet, to_convnext
 

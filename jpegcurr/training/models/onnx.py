@@ -16,7 +16,7 @@ import torch
 from jpegcurr.errors import JpegcurrError, UsageError
 from jpegcurr.files import staged
 from jpegcurr.system import install_command
-from jpegcurr.training.models.load import Classifier
+from jpegcurr.training.models.classifier import Classifier
 
 _PACKAGES = ("onnx", "onnxscript")
 _LARGEST = 2**31 - 2**22  # bytes of weights: a protobuf message is smaller than 2 GB, and the graph needs some
