@@ -1,7 +1,8 @@
 """The recipe: every field of a training run, its unit, its default and its limits.
 
 ``Recipe``, at the end, is the whole. Before it come its sections, in the order in which it names them. The kinds of values that
-several sections share are in ``values``. ``loading`` reads a recipe from a YAML file.
+several sections share are in ``values``. ``loading`` reads a recipe from a YAML file. It is one long file because it is the
+reference of all fields, which readers search in one place.
 """
 
 from collections.abc import Iterable, Mapping
