@@ -29,7 +29,7 @@ from jpegcurr.training.train import train
 ROOT = Path(__file__).parent.parent
 FILES = [
     ROOT / "README.md",
-    *(file for parts in ("*", "jpegcurr/*", "recipes/*") for file in sorted(ROOT.glob(f"{parts}/README.md"))),
+    *(file for parts in ("[!.]*", "jpegcurr/*", "recipes/*") for file in sorted(ROOT.glob(f"{parts}/README.md"))),
 ]
 TEXTS = {str(file.relative_to(ROOT)): file.read_text() for file in FILES}
 README = TEXTS["README.md"]
